@@ -1,0 +1,1 @@
+//! Placeholder module header, replaced as the crate is written.
