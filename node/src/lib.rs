@@ -2,4 +2,6 @@
 
 pub mod cli;
 pub mod config;
+pub mod diskprobe;
+pub mod doctor;
 pub mod metrics;
