@@ -4,4 +4,5 @@ pub mod cli;
 pub mod config;
 pub mod diskprobe;
 pub mod doctor;
+pub mod http;
 pub mod metrics;
