@@ -4,13 +4,19 @@
 //! is one [`error::CliError`] with a code, a hint and an exit status: 0 done, 1 failed, 2 used
 //! wrongly, 10 not healthy, 11 `doctor` found something fatal.
 
+pub mod arguments;
 pub mod config;
+pub mod connect;
 pub mod error;
 pub mod explain;
+pub mod kv;
+pub mod load;
 pub mod machine;
 pub mod output;
 pub mod settings;
 pub mod start;
+pub mod stats;
+pub mod topic;
 pub mod units;
 
 use std::ffi::OsString;
@@ -49,6 +55,12 @@ pub enum Command {
     Doctor(settings::SettingsArgs),
     /// Measure the disk under the data directory and keep the result for `start`
     Diskprobe(machine::DiskprobeArgs),
+    /// Read and write keys
+    Kv(kv::KvArgs),
+    /// Define, fill and read topics
+    Topic(topic::TopicArgs),
+    /// Show what a node counts
+    Stats(connect::ConnectArgs),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -89,6 +101,9 @@ fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
         Command::Start(args) => start::run(args, output)?,
         Command::Doctor(settings) => return machine::doctor(settings, output),
         Command::Diskprobe(args) => machine::diskprobe(args, output)?,
+        Command::Kv(args) => kv::run(args, output)?,
+        Command::Topic(args) => topic::run(args, output)?,
+        Command::Stats(connect) => stats::run(connect, output)?,
         Command::Config(command) => config::run(command, output)?,
         Command::Explain { code } => explain::run(code.as_deref(), output)?,
         Command::Completions { shell } => {
