@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use ironring_core::{Durability, ErrorCode};
+use ironring_core::{Durability, ErrorCode, Offset};
 use ironring_net::client::blocking::Client;
 use ironring_net::client::{ClientConfig, ClientError};
 use serde::{Serialize, Serializer};
@@ -63,10 +63,19 @@ pub struct WriteArgs {
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> CliError {
         match &error {
-            ClientError::Server { code, message, .. } if message.is_empty() => {
-                CliError::refused(*code, code.name())
+            ClientError::Server { code, message, .. } => {
+                let message = if message.is_empty() { code.name() } else { message };
+                match error.current_version() {
+                    None => CliError::refused(*code, message),
+                    Some(Offset::NONE) => {
+                        CliError::refused(*code, format!("{message}: the key does not exist"))
+                    }
+                    Some(version) => CliError::refused(
+                        *code,
+                        format!("{message}: the key has version {version}"),
+                    ),
+                }
             }
-            ClientError::Server { code, message, .. } => CliError::refused(*code, message.as_str()),
             ClientError::Io { .. } => CliError::local(&CONNECT_FAILED, error.to_string()),
             ClientError::Timeout => {
                 CliError::refused(ErrorCode::DeadlineExceeded, error.to_string())

@@ -331,8 +331,9 @@ impl Reading<'_> {
             let wait_ms = if follow { FOLLOW_WAIT_MS } else { 0 };
             let max_records = u32::try_from(left).unwrap_or(0);
             let limits = (max_records, 0);
-            let read = client.topic_read(self.name, self.partition, from, limits, wait_ms)?;
-            left -= (read.records.len() as u64).min(left);
+            let mut read = client.topic_read(self.name, self.partition, from, limits, wait_ms)?;
+            read.records.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= read.records.len() as u64;
             match read.records.last() {
                 Some(last) => from = ReadFrom::Offset(last.offset + 1),
                 // Offsets after the end are only known once: what comes next must not be missed.
