@@ -2,4 +2,6 @@
 
 pub mod cli;
 pub mod config;
+pub mod driver;
 pub mod metrics;
+pub mod shard;

@@ -2,7 +2,7 @@
 
 use ironring_core::io::{IoDone, IoQueue};
 use ironring_core::{Instant, ShardId};
-use ironring_net::codec::{self, Header};
+use ironring_net::{Header, codec};
 use ironring_net::message::Response;
 
 use super::meta::MetaSnapshot;
