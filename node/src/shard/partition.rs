@@ -119,7 +119,10 @@ impl Partition {
                     topic.trim(name.first, |gone| space.push(Space::Dead(gone)));
                 }
             }
-            RecordKind::TermStart | RecordKind::SessionMark | RecordKind::Meta => {
+            RecordKind::TermStart
+            | RecordKind::SessionMark
+            | RecordKind::Meta
+            | RecordKind::Batch => {
                 space.push(Space::Dead(at));
             }
         }
