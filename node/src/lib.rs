@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod diskprobe;
+pub mod doctor;
 pub mod driver;
 pub mod metrics;
 pub mod shard;
