@@ -147,11 +147,6 @@ impl Executor {
     fn turn(self: &Rc<Self>) -> bool {
         let mut fx = self.effects.borrow_mut();
         self.shard.borrow_mut().handle(clock::now(), Event::TurnEnd, &mut fx);
-        let mut started = false;
-        while let Some(request) = fx.io.pop() {
-            self.start_io(request);
-            started = true;
-        }
         for (to, message) in fx.messages.drain(..) {
             self.mesh.send(to, message);
         }
@@ -166,7 +161,16 @@ impl Executor {
                 }
             });
         }
-        started
+        // A spawned task runs to its first wait at once, and an operation that never waits ends
+        // in an event: nothing may be borrowed from here on.
+        drop(fx);
+        let mut started = false;
+        loop {
+            let next = self.effects.borrow_mut().io.pop();
+            let Some(request) = next else { return started };
+            started = true;
+            self.start_io(request);
+        }
     }
 
     fn start_io(self: &Rc<Self>, request: IoRequest) {

@@ -11,5 +11,6 @@ pub mod executor;
 pub mod files;
 pub mod mesh;
 pub mod node;
+pub mod signals;
 
-pub use node::{Addresses, EXIT_DISK_FAILED, Node, NodeError, Shared};
+pub use node::{Addresses, Node, NodeError, Shared};

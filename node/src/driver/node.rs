@@ -24,9 +24,6 @@ use crate::config::{Config, Loaded, Origin, Settled};
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
 
-/// Exit code after a disk fault: everything acked is on disk, nothing more can be promised.
-pub const EXIT_DISK_FAILED: i32 = 74;
-
 /// Why a node cannot start, or ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -176,8 +173,7 @@ impl Node {
     /// sockets are bound, and with what the control thread needs.
     ///
     /// # Errors
-    /// When it cannot start, or a shard's disk failed: then the process should end with
-    /// [`EXIT_DISK_FAILED`].
+    /// When it cannot start, or a shard's disk failed ([`NodeError::Shard`]).
     pub fn run(
         self,
         started: impl FnOnce(&Addresses, &Arc<Shared>) -> Result<(), NodeError>,
