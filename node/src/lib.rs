@@ -5,5 +5,6 @@ pub mod config;
 pub mod diskprobe;
 pub mod doctor;
 pub mod driver;
+pub mod http;
 pub mod metrics;
 pub mod shard;
