@@ -9,6 +9,7 @@ use super::settings::SettingsArgs;
 use super::units;
 use crate::config::{Loaded, Machine, Settled, TraceLevel};
 use crate::driver::{self, Node, NodeError};
+use crate::http::Server;
 
 /// Flags of `start`.
 #[derive(Args, Debug)]
@@ -123,7 +124,20 @@ fn serve(prepared: Prepared) -> Result<(), CliError> {
     let stop = driver::signals::stop_flag()
         .map_err(|error| CliError::io("signals cannot be handled", &error))?;
     let node = Node { loaded: prepared.loaded, settled: prepared.settled, stop };
-    node.run(|_, _| Ok(())).map_err(|error| match error {
+    let http = node.loaded.config.listen.http;
+    let mut server = None;
+    let ended = node.run(|_, shared| {
+        let view = std::sync::Arc::clone(shared);
+        let started = Server::start(http, view)
+            .map_err(|source| NodeError::Listen { address: http, source })?;
+        tracing::info!("http on {}", started.address());
+        server = Some(started);
+        Ok(())
+    });
+    if let Some(server) = server {
+        server.stop();
+    }
+    ended.map_err(|error| match error {
         NodeError::Shard { .. } => CliError::local(&DISK_FAILED, error.to_string()),
         error => CliError::local(&START_FAILED, error.to_string()),
     })

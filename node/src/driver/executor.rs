@@ -59,6 +59,7 @@ pub struct Executor {
     /// True from the moment a stop was asked for.
     pub stopping: Cell<bool>,
     io_in_flight: Cell<u64>,
+    probe_seen: Cell<u64>,
 }
 
 impl Executor {
@@ -78,6 +79,7 @@ impl Executor {
             dirty: RefCell::default(),
             stopping: Cell::new(false),
             io_in_flight: Cell::new(0),
+            probe_seen: Cell::new(0),
         })
     }
 
@@ -207,6 +209,7 @@ impl Executor {
                 publish_at = now.mono + PUBLISH_EVERY;
             }
             self.expire_connections(now.mono);
+            self.answer_probe(now);
             if self.shared.stop_wanted() && !self.stopping.replace(true) {
                 stop_by = Some(now.mono + STOP_PATIENCE);
                 self.handle_at(now, Event::Stop);
@@ -255,6 +258,18 @@ impl Executor {
             }
             conn.wake_reader();
         }
+    }
+
+    /// Passes a probe of readiness on to the shard, and its answer back.
+    fn answer_probe(self: &Rc<Self>, now: ironring_core::Now) {
+        let wanted = self.shared.probe_wanted.load(Ordering::Relaxed);
+        if wanted > self.probe_seen.replace(wanted) {
+            self.handle_at(now, Event::Probe { ticket: wanted });
+        }
+        let shard = self.shard.borrow();
+        self.shared.sockets[usize::from(shard.id().0)]
+            .probe_done
+            .store(shard.probe_done(), Ordering::Relaxed);
     }
 
     fn publish(&self) {

@@ -21,6 +21,7 @@ use super::executor::Executor;
 use super::files::Files;
 use super::mesh::{self, Ends, Mesh};
 use crate::config::{Config, Loaded, Origin, Settled};
+use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
 
@@ -78,6 +79,8 @@ pub struct SocketCounters {
     pub bytes_in: AtomicU64,
     /// Bytes sent.
     pub bytes_out: AtomicU64,
+    /// The newest probe of readiness the shard has made durable.
+    pub probe_done: AtomicU64,
 }
 
 impl SocketCounters {
@@ -105,6 +108,8 @@ pub struct Shared {
     pub timeouts: Timeouts,
     /// Topics defined.
     pub topics: AtomicU64,
+    /// The newest probe of readiness asked for.
+    pub probe_wanted: AtomicU64,
     base: NodeSnapshot,
     started: std::time::Instant,
     shards: Vec<Mutex<ShardSnapshot>>,
@@ -128,9 +133,11 @@ impl Shared {
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 
+}
+
+impl NodeView for Shared {
     /// What is known of the node, at most a second old.
-    #[must_use]
-    pub fn snapshot(&self) -> NodeSnapshot {
+    fn snapshot(&self) -> NodeSnapshot {
         let mut node = self.base.clone();
         node.uptime_seconds = self.started.elapsed().as_secs_f64();
         node.shards = self
@@ -141,7 +148,32 @@ impl Shared {
         node.topics = self.topics.load(Ordering::Relaxed);
         node
     }
+
+    /// Asks every shard for a durable write and waits for all of them.
+    fn probe_ready(&self, timeout: Duration) -> Result<(), Vec<String>> {
+        let ticket = self.probe_wanted.fetch_add(1, Ordering::Relaxed) + 1;
+        let until = std::time::Instant::now() + timeout;
+        loop {
+            let late: Vec<String> = self
+                .sockets
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| s.probe_done.load(Ordering::Relaxed) < ticket)
+                .map(|(shard, _)| format!("shard {shard} made no write durable within {timeout:?}"))
+                .collect();
+            if late.is_empty() {
+                return Ok(());
+            }
+            if std::time::Instant::now() >= until {
+                return Err(late);
+            }
+            std::thread::sleep(PROBE_NAP);
+        }
+    }
 }
+
+/// How often a probe looks for its answers; executors look for probes every 20 ms.
+const PROBE_NAP: Duration = Duration::from_millis(5);
 
 /// A node to run.
 pub struct Node {
@@ -183,6 +215,7 @@ impl Node {
         let shards = dir.identity.shards;
         let slices = Slices::new(dir.identity.partitions, shards)
             .map_err(|e| NodeError::Settings(e.to_string()))?;
+        let log = self.log_config(&dir)?;
         raise_descriptor_limit();
         let listeners = listen(config, shards)?;
         let shared = Arc::new(self.shared(&dir, &listeners.addresses));
@@ -194,7 +227,7 @@ impl Node {
         let sockets = listeners.common.into_iter().zip(listeners.own);
         for ((shard, ends), sockets) in (0..shards).zip(mesh::ends(shards)).zip(sockets) {
             let start = ShardStart {
-                config: self.shard_config(&dir, slices, shard, map.clone())?,
+                config: self.shard_config(&dir, slices, shard, (log.clone(), map.clone())),
                 dir: dir.shard_dir(shard),
                 probe: dir.probe(),
                 format: true,
@@ -266,6 +299,7 @@ impl Node {
             sockets: (0..shards).map(|_| SocketCounters::default()).collect(),
             timeouts: Timeouts::default(),
             topics: AtomicU64::new(0),
+            probe_wanted: AtomicU64::new(0),
             base: NodeSnapshot {
                 node: dir.identity.node.clone(),
                 cluster: dir.identity.cluster.clone(),
@@ -316,27 +350,51 @@ impl Node {
         );
     }
 
+    /// The settings of each shard's log.
+    fn log_config(&self, dir: &DataDir) -> Result<ironring_log::LogConfig, NodeError> {
+        let config = &self.loaded.config;
+        let shards = u64::from(dir.identity.shards);
+        let mut disk = self.settled.disk_bytes_max / shards;
+        if config.log.disk_bytes_max == 0 {
+            // Nobody asked for more than the segment table holds.
+            let slots = ironring_log::format::superblock::SLOTS_MAX as u64;
+            disk = disk.min(slots * dir.identity.segment_bytes);
+        }
+        let log = ironring_log::LogConfig {
+            segment_bytes: u32::try_from(dir.identity.segment_bytes).unwrap_or(u32::MAX),
+            disk_bytes_max: disk,
+            // Of the segments kept ready two are for deletes and compaction.
+            reserve_segments: 2,
+            free_segments_target: config.log.reserve_segments.saturating_sub(2).max(1),
+            waiting_bytes_max: u32::try_from(config.limits.waiting_bytes_max).unwrap_or(u32::MAX),
+            checkpoint_interval_bytes: config.log.checkpoint_interval_bytes,
+            idle_floor_after: Duration::from_millis(u64::from(config.log.idle_floor_after_ms)),
+            compaction: ironring_log::CompactionConfig {
+                dead_percent_min: (config.log.compaction_dead_share * 100.0) as u8,
+                bandwidth_percent: (config.log.compaction_bandwidth_share * 100.0) as u8,
+                ..ironring_log::CompactionConfig::default()
+            },
+            scrub: ironring_log::ScrubConfig {
+                period: Duration::from_secs(u64::from(config.log.scrub_period_days) * 86_400),
+                ..ironring_log::ScrubConfig::default()
+            },
+            ..ironring_log::LogConfig::default()
+        };
+        log.validate().map_err(|e| NodeError::Settings(e.to_string()))?;
+        Ok(log)
+    }
+
     fn shard_config(
         &self,
         dir: &DataDir,
         slices: Slices,
         shard: u16,
-        map: ClusterMap,
-    ) -> Result<ShardConfig, NodeError> {
+        (log, map): (ironring_log::LogConfig, ClusterMap),
+    ) -> ShardConfig {
         let config = &self.loaded.config;
         let shards = u64::from(dir.identity.shards);
         let ms = |n: u32| Duration::from_millis(u64::from(n));
-        let log = ironring_log::LogConfig {
-            segment_bytes: u32::try_from(dir.identity.segment_bytes).unwrap_or(u32::MAX),
-            disk_bytes_max: self.settled.disk_bytes_max / shards,
-            reserve_segments: config.log.reserve_segments.saturating_sub(2).max(1),
-            waiting_bytes_max: u32::try_from(config.limits.waiting_bytes_max).unwrap_or(u32::MAX),
-            checkpoint_interval_bytes: config.log.checkpoint_interval_bytes,
-            idle_floor_after: ms(config.log.idle_floor_after_ms),
-            ..ironring_log::LogConfig::default()
-        };
-        log.validate().map_err(|e| NodeError::Settings(e.to_string()))?;
-        Ok(ShardConfig {
+        ShardConfig {
             identity: LogIdentity { storage: dir.identity.uuid(), shard: ShardId(shard) },
             slices,
             log,
@@ -345,7 +403,7 @@ impl Node {
             deadline_default: ms(config.limits.deadline_default_ms),
             deadline_max: ms(config.limits.deadline_max_ms),
             map,
-        })
+        }
     }
 
     fn spawn(

@@ -49,6 +49,12 @@ pub enum Event<'a> {
     TurnEnd,
     /// [`super::Shard::next_deadline`] has passed.
     Timer,
+    /// Make something durable, so that whoever asks knows that this shard can: see
+    /// [`super::Shard::probe_done`].
+    Probe {
+        /// Names the probe; grows.
+        ticket: u64,
+    },
     /// Stop cleanly: refuse new requests, finish what was started, checkpoint.
     Stop,
 }

@@ -32,8 +32,10 @@ mod uploads;
 use std::time::Duration;
 
 use ironring_core::io::BufAlloc;
-use ironring_core::{ErrorCode, GroupSeq, Instant, Now, Offset, ShardId};
-use ironring_log::{Log, LogFailure, LogStatus};
+use ironring_core::{
+    ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, SessionId, ShardId, WallTime,
+};
+use ironring_log::{Log, LogFailure, LogStatus, Priority, RecordKind};
 use ironring_net::message::Response;
 
 pub use config::ShardConfig;
@@ -89,6 +91,9 @@ pub struct Shard {
     /// The group of the newest record: whatever is not durable is in it or in an earlier one.
     last_group: GroupSeq,
     started_at: Instant,
+    /// A probe on its way, with the group that must be durable.
+    probe: Option<(u64, GroupSeq)>,
+    probe_done: u64,
 }
 
 /// What every request carries along.
@@ -121,6 +126,8 @@ impl Shard {
             stop_wanted: false,
             last_group: GroupSeq(0),
             started_at: Instant(0),
+            probe: None,
+            probe_done: 0,
             config,
         }
     }
@@ -191,6 +198,7 @@ impl Shard {
                     self.sweep(now, fx);
                 }
             }
+            Event::Probe { ticket } => self.probe(now, ticket),
             Event::Stop => {
                 self.stop_wanted = true;
                 self.try_stop(now, fx);
@@ -206,11 +214,43 @@ impl Shard {
         while let Some(ack) = self.acks.pop_durable(self.models.durable) {
             self.acknowledge(now, &ack, fx);
         }
+        if let Some((ticket, group)) = self.probe
+            && group <= self.models.durable
+        {
+            self.probe_done = ticket;
+            self.probe = None;
+        }
         self.committed_meta(now, fx);
         self.serve_polls(now, fx);
         if self.stop_wanted {
             self.try_stop(now, fx);
         }
+    }
+
+    /// Appends a record nobody needs. A shard that takes no records leaves the probe unanswered.
+    fn probe(&mut self, now: Now, ticket: u64) {
+        if !self.serving() {
+            return;
+        }
+        let partition = PartitionId(self.config.slices.range(self.id()).start);
+        let draft = keys::Draft {
+            kind: RecordKind::SessionMark,
+            flags: 0,
+            session: SessionId::NONE,
+            sequence: 0,
+            expires: WallTime(0),
+            key: &[],
+            body: &[],
+        };
+        if let Ok((appended, _)) = self.append(now, partition, &draft, Priority::Reserve) {
+            self.probe = Some((ticket, appended.group));
+        }
+    }
+
+    /// The newest probe whose record is durable.
+    #[must_use]
+    pub fn probe_done(&self) -> u64 {
+        self.probe_done
     }
 
     fn tell_log_space(&mut self) {
