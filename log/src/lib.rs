@@ -6,5 +6,7 @@
 //!
 //! Owned by exactly one shard; never shared.
 
+mod allocation;
 pub mod api;
+pub mod cache;
 pub mod index;
