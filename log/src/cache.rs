@@ -144,20 +144,31 @@ impl RecordCache {
         Some(&slot.record)
     }
 
-    /// Takes a copy of a record, and makes room for it by evicting others. A record that would
-    /// take more than an eighth of the capacity is not taken, without a word: it would push out too
-    /// much. O(1) on average and for each record evicted.
+    /// [`RecordCache::insert_parts`] for a record in one piece.
     pub fn insert(&mut self, at: Location, record: &[u8]) {
+        self.insert_parts(at, &[record]);
+    }
+
+    /// Takes a copy of a record that lies in parts, one behind the other, and makes room for it by
+    /// evicting others. A record that would take more than an eighth of the capacity is not taken,
+    /// without a word: it would push out too much. O(1) on average and for each record evicted.
+    pub fn insert_parts(&mut self, at: Location, parts: &[&[u8]]) {
         let place = Place::from(at);
+        let record_bytes = parts.iter().map(|part| part.len()).sum();
         if let Some(index) = self.find(place) {
             let old = &mut self.slots[index as usize].record;
-            if old.len() == record.len() {
-                old.copy_from_slice(record);
+            if old.len() == record_bytes {
+                let mut rest = &mut old[..];
+                for part in parts {
+                    let (place, behind) = rest.split_at_mut(part.len());
+                    place.copy_from_slice(part);
+                    rest = behind;
+                }
                 return;
             }
             self.drop_slot(index);
         }
-        let cost = block_bytes(record.len());
+        let cost = block_bytes(record_bytes);
         if cost > self.capacity / LARGEST_SHARE {
             return;
         }
@@ -171,7 +182,7 @@ impl RecordCache {
         let queue = if self.is_ghost(hash) { Which::Main } else { Which::Small };
         let index = self.take_slot(Slot {
             place,
-            record: record.into(),
+            record: parts.concat().into_boxed_slice(),
             chain: NONE,
             older: NONE,
             newer: NONE,

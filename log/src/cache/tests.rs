@@ -75,8 +75,9 @@ fn run(seed: u64) -> Vec<u64> {
                 }
             }
             60..75 => {
-                let bytes = record(number, step, prng.below(300) as usize);
-                cache.insert(at(number), &bytes);
+                let bytes = record(number, step, prng.below(4) as usize * 100);
+                let (front, back) = bytes.split_at(prng.below(bytes.len() as u64 + 1) as usize);
+                cache.insert_parts(at(number), &[front, back]);
                 newest.insert(number, bytes);
             }
             75..85 => {
