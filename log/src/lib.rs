@@ -11,6 +11,7 @@
 //!   (formatting and recovery), `staging` (group commit), `segments` (the slot table),
 //!   `superblock_writer`, `provision` (zero-filling and preparing segments).
 
+mod allocation;
 mod api;
 pub mod cache;
 mod config;

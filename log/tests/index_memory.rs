@@ -4,7 +4,7 @@
 
 use ironring_core::prng::Prng;
 use ironring_core::{Offset, SegmentId, WallTime};
-use ironring_log::api::Location;
+use ironring_log::Location;
 use ironring_log::index::{Entry, KeyIndex};
 
 const KEYS: u64 = 150_000;

@@ -19,13 +19,12 @@
 use std::hint::black_box;
 use std::marker::PhantomData;
 
+use crate::allocation::{ALLOCATOR_HEADER_BYTES, block_bytes};
+
 /// Bytes of one slot.
 pub(super) const SLOT_BYTES: usize = 6;
 const CACHE_LINE_BYTES: usize = 64;
-/// What an allocator adds to a block (glibc's chunk header); sizes are chosen so that block and
-/// header together are a multiple of the step.
-const ALLOCATOR_HEADER_BYTES: usize = 8;
-/// Steps of buffer sizes, up to and above [`SMALL_BYTES_MAX`].
+/// Steps of buffer sizes with the allocator's header, up to and above [`SMALL_BYTES_MAX`].
 const SMALL_STEP_BYTES: usize = 128;
 const LARGE_STEP_BYTES: usize = 256;
 const SMALL_BYTES_MAX: usize = 1024;
@@ -48,12 +47,6 @@ impl Ledger {
     pub(super) fn freed(&mut self, bytes: usize) {
         self.bytes -= block_bytes(bytes);
     }
-}
-
-/// What an allocation of `bytes` really takes: header, rounding to 16, at least 32 (the rules of
-/// glibc's malloc on 64-bit machines; size-class allocators differ by about the same either way).
-pub(super) fn block_bytes(bytes: usize) -> usize {
-    if bytes == 0 { 0 } else { (bytes + ALLOCATOR_HEADER_BYTES).next_multiple_of(16).max(32) }
 }
 
 /// The size of the buffer for `bytes` of cells and slots.

@@ -6,9 +6,9 @@ use ironring_core::prng::Prng;
 use ironring_core::{Offset, SegmentId, WallTime};
 use proptest::prelude::*;
 
-use super::page::block_bytes;
 use super::tree::Inner;
 use super::*;
+use crate::allocation::block_bytes;
 use crate::api::Location;
 
 fn entry(seed: u64) -> Entry {

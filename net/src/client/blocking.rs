@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use ironring_core::prng::Prng;
 use ironring_core::{PartitionId, SessionId, Token};
 
-use super::call::{Call, Failure, Next, Sequences, accepted, options_of, unexpected, with_options};
+use super::call::{
+    Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
+};
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
 use crate::codec::{decode_response, encode_request};
 use crate::error::BodyError;
@@ -156,14 +158,12 @@ impl Client {
             _ => Duration::ZERO,
         };
         let until = Instant::now() + self.config.deadline + wait;
-        let numbers = self.config.session && options_of(&request).is_some();
-        let Some(partition) = partition.filter(|_| numbers) else {
-            return self.repeat(partition, request, until, read);
+        let place = partition.filter(|_| self.config.session && options_of(&request).is_some());
+        let request = match place {
+            Some(partition) => self.number(partition, request)?,
+            None => request,
         };
-        let request = self.number(partition, request)?;
-        let result = self.repeat(Some(partition), request, until, read);
-        self.sequences.ended(partition, &result);
-        result
+        self.repeat(partition, request, until, read)
     }
 
     /// Gives a write its place in the session, which is opened when there is none.
@@ -172,22 +172,22 @@ impl Client {
         partition: PartitionId,
         request: Request<'a>,
     ) -> Result<Request<'a>, ClientError> {
-        let session = match self.sequences.session() {
-            Some(session) => session,
+        let Some(options) = options_of(&request) else { return Ok(request) };
+        let (session, sequence) = match self.sequences.next(partition) {
+            Some(next) => next,
             None => {
                 let opened = self.call(None, Request::OpenSession, |response| match response {
                     Response::Session(session) => Some(*session),
                     _ => None,
                 })?;
-                self.sequences.begin(opened);
-                opened
+                self.sequences.opened(opened);
+                (opened, 1)
             }
         };
-        let Some(options) = options_of(&request) else { return Ok(request) };
-        let sequence = self.sequences.next(partition);
         Ok(with_options(request, WriteOptions { session, sequence, ..options }))
     }
 
+    /// Attempts until there is a definite end, and tells the sequences what it was.
     fn repeat<T>(
         &mut self,
         partition: Option<PartitionId>,
@@ -196,26 +196,31 @@ impl Client {
         read: impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, ClientError> {
         let mut call = Call::new(&request);
-        loop {
+        let result = loop {
             let failure = match self.attempt(partition, &request, until, &read) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => break Ok(answer),
                 Err(failure) => failure,
             };
             match call.failed(failure, &mut self.prng) {
-                Next::Stop(error) => return Err(error),
+                Next::Stop(error) => break Err(error),
                 Next::Again { pause, .. } if Instant::now() + pause >= until => {
-                    return Err(call.out_of_time());
+                    break Err(call.out_of_time());
                 }
                 Next::Again { pause, first } => {
                     std::thread::sleep(pause);
                     self.routing_is_old |= first.map;
-                    if let Some(partition) = partition.filter(|_| first.session) {
-                        self.sequences = Sequences::default();
+                    let place = partition.zip(options_of(&request)).filter(|_| first.session);
+                    if let Some((partition, options)) = place {
+                        self.sequences.renounce(partition, options.session);
                         request = self.number(partition, request)?;
                     }
                 }
             }
+        };
+        if let Some((partition, options)) = partition.zip(numbered(&request)) {
+            self.sequences.ended(partition, options, &result);
         }
+        result
     }
 
     fn attempt<T>(
