@@ -1,7 +1,7 @@
 //! What the engine needs to know of a protocol, so that every server is measured by the same
 //! generator.
 
-pub mod nats;
+pub mod ironring;
 pub mod resp;
 
 use std::io::{self, Write};
