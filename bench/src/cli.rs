@@ -249,7 +249,7 @@ pub struct PeersArgs {
     pub data_root: PathBuf,
     /// Servers to measure, the first one against each of the others. Those that are not
     /// installed are left out, and the report says so.
-    #[arg(long, value_delimiter = ',', default_value = "ironring,redis")]
+    #[arg(long, value_delimiter = ',', default_value = "ironring,redis,nats")]
     pub systems: Vec<crate::peers::System>,
     /// Scenarios to measure; all when none is named.
     #[arg(long, value_delimiter = ',')]
@@ -269,6 +269,12 @@ pub struct PeersArgs {
     /// The redis-server or valkey-server program; default: on PATH.
     #[arg(long, value_name = "PATH")]
     pub redis: Option<PathBuf>,
+    /// The nats-server program; default: on PATH.
+    #[arg(long, value_name = "PATH")]
+    pub nats: Option<PathBuf>,
+    /// A further argument of `ironring start`; may be repeated.
+    #[arg(long = "ironring-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub ironring_args: Vec<String>,
     /// CPU the servers are pinned to.
     #[arg(long, default_value_t = 0)]
     pub server_cpu: usize,
@@ -310,8 +316,23 @@ mod tests {
     #[test]
     fn flags_win_over_the_defaults() {
         let s = resolved(&[
-            "--closed", "-c", "8", "-P", "2", "--mix", "put=1,get=3", "--value-size", "4KiB",
-            "--duration", "500ms", "--pin", "1", "--durability", "async", "--seed", "9",
+            "--closed",
+            "-c",
+            "8",
+            "-P",
+            "2",
+            "--mix",
+            "put=1,get=3",
+            "--value-size",
+            "4KiB",
+            "--duration",
+            "500ms",
+            "--pin",
+            "1",
+            "--durability",
+            "async",
+            "--seed",
+            "9",
         ])
         .unwrap();
         assert_eq!((s.load.mode, s.load.connections, s.load.pipeline), (Mode::Closed, 8, 2));

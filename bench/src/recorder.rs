@@ -132,10 +132,7 @@ impl Recorder {
             window,
             open,
             kinds: [const { None }; 5],
-            intervals: vec![
-                Histogram::new(INTERVAL_DIGITS).expect("2 digits are valid");
-                intervals
-            ],
+            intervals: vec![histogram(INTERVAL_DIGITS); intervals],
             lag: histogram(DIGITS),
             counts: Counts::default(),
         }
@@ -286,7 +283,7 @@ impl Recorder {
 }
 
 fn add(ours: &mut Histogram<u64>, theirs: &Histogram<u64>) {
-    ours.add(theirs).expect("both have the same bounds, or resize");
+    ours.add(theirs).expect("both have the same bounds");
 }
 
 #[cfg(test)]

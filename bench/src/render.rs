@@ -71,7 +71,9 @@ pub fn run(result: &RunResult) -> String {
     let mut line = |words: String| writeln!(text, "{words}").expect("strings take any text");
     let load = &s.load;
     let loop_kind = match result.offered_per_s {
-        Some(rate) => format!("open loop at {} ({:?})", show_rate(rate), load.arrivals).to_lowercase(),
+        Some(rate) => {
+            format!("open loop at {} ({:?})", show_rate(rate), load.arrivals).to_lowercase()
+        }
         None => "closed loop".to_owned(),
     };
     line(format!(
@@ -84,9 +86,7 @@ pub fn run(result: &RunResult) -> String {
         String::new()
     };
     line(format!("throughput  {}{records}", show_rate(result.achieved_per_s)));
-    let mut table = Table::new(
-        &[&["latency"], &PERCENTILE_HEADINGS[..]].concat(),
-    );
+    let mut table = Table::new(&[&["latency"], &PERCENTILE_HEADINGS[..]].concat());
     let mut add = |name: &str, latency: Option<&Latency>| {
         if latency.is_some() {
             table.row([vec![name.to_owned()], percentiles(latency)].concat());
@@ -105,9 +105,9 @@ pub fn run(result: &RunResult) -> String {
     let lag = check.lag.as_ref().map_or(String::new(), |lag| {
         format!(", sends late by p50 {} p99 {}", show_ns(lag.p50_ns), show_ns(lag.p99_ns))
     });
-    let wait = check.wait_share.map_or(String::new(), |share| {
-        format!(", waiting for CPU {:.1} %", share * 100.0)
-    });
+    let wait = check
+        .wait_share
+        .map_or(String::new(), |share| format!(", waiting for CPU {:.1} %", share * 100.0));
     line(format!(
         "generator   CPU {:.0} %{} ({:.2} us/op){wait}{lag}",
         check.cpu_share * 100.0,

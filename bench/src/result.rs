@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::counters;
 use crate::engine::{Measured, records_per_op};
 use crate::error::BenchError;
+use crate::floor::FloorResult;
 use crate::host::Host;
 use crate::latency::Latency;
+use crate::peers::PeersResult;
 use crate::scenario::{Mode, Scenario};
 use crate::selfcheck::{Evidence, SelfCheck};
 use crate::workload::OpKind;
@@ -226,8 +228,7 @@ fn course(measured: &Measured) -> Vec<Interval> {
 fn server_use(scenario: &Scenario, measured: &Measured, window_s: f64) -> ServerUse {
     let counts = measured.recorder.counts();
     let cpu_us = measured.server_cpu_ns.map(|ns| ns as f64 / 1e3);
-    let counters =
-        measured.stats.as_ref().map_or(BTreeMap::new(), |(a, b)| counters::deltas(a, b));
+    let counters = measured.stats.as_ref().map_or(BTreeMap::new(), |(a, b)| counters::deltas(a, b));
     let syncs = counters::syncs(&counters);
     let written: u64 = OpKind::ALL
         .iter()
@@ -258,6 +259,10 @@ pub struct ResultFile {
 pub enum Content {
     /// One run.
     Run(Box<RunResult>),
+    /// What disk and network give.
+    Floor(Box<FloorResult>),
+    /// Servers side by side.
+    Peers(Box<PeersResult>),
 }
 
 /// Writes a result as JSON, replacing the file only once it is whole.
@@ -280,4 +285,67 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, BenchError> {
     let text = std::fs::read_to_string(path).map_err(BenchError::file(path))?;
     serde_json::from_str(&text)
         .map_err(|e| BenchError::Usage(format!("{}: not a result file: {e}", path.display())))
+}
+
+/// A finished run with made-up figures, for tests of what is done with results.
+#[cfg(test)]
+pub fn example() -> RunResult {
+    use crate::engine::ThreadUse;
+    use crate::lane::Pending;
+    use crate::recorder::{Outcome, Recorder, Window};
+    use crate::system::ThreadTimes;
+
+    let mut scenario = Scenario { name: "example".to_owned(), ..Scenario::default() };
+    scenario.check().expect("the default scenario is valid");
+    let window = Window { start_ns: 0, end_ns: 10_000_000_000 };
+    let mut recorder = Recorder::new(window, true);
+    for i in 0..10_000_u64 {
+        let at_ns = i * 1_000_000;
+        let request = Pending { kind: OpKind::Put, intended_ns: at_ns, sent_ns: at_ns };
+        recorder.reply(request, Outcome::Ok, at_ns + 100_000 + i * 10);
+    }
+    let times = ThreadTimes { cpu_ns: 1_000_000_000, wait_ns: Some(0) };
+    let measured = Measured {
+        recorder,
+        threads: vec![ThreadUse { wall_ns: 10_000_000_000, times }],
+        server_cpu_ns: Some(2_000_000_000),
+        stats: None,
+    };
+    RunResult::of(&scenario, 1, &measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_has_rates_shares_and_a_course() {
+        let run = example();
+        assert!((run.achieved_per_s - 1000.0).abs() < 1.0);
+        assert_eq!(run.offered_per_s, Some(1000.0));
+        assert!((run.server.cpu_us_per_op.unwrap() - 200.0).abs() < 1.0);
+        assert!((run.server.cpu_share.unwrap() - 0.2).abs() < 1e-9);
+        assert_eq!(run.course.len(), 10);
+        assert!(run.course.iter().all(|i| (i.per_s - 1000.0).abs() <= 1.0));
+        assert!(run.course[0].p50_ns > 100_000 && run.course[9].max_ns < 203_000);
+        assert!(run.kinds.contains_key("put") && run.kinds.len() == 1);
+        assert!(run.self_check.is_clean() && run.self_check.caveats.is_empty());
+    }
+
+    #[test]
+    fn result_files_read_back_and_others_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.json");
+        let file = ResultFile {
+            provenance: Provenance::here(folder.path()),
+            content: Content::Run(Box::new(example())),
+        };
+        write(&path, &file).unwrap();
+        let again = folder.path().join("again.json");
+        write(&again, &read::<ResultFile>(&path).unwrap()).unwrap();
+        let text = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(text(&path), text(&again));
+        std::fs::write(&path, "{}").unwrap();
+        assert!(read::<ResultFile>(&path).unwrap_err().is_usage());
+    }
 }

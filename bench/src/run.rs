@@ -9,6 +9,7 @@ use crate::error::BenchError;
 use crate::latency::hgrm;
 use crate::protocol::Target;
 use crate::protocol::ironring::IronringTarget;
+use crate::protocol::nats::NatsTarget;
 use crate::protocol::resp::RespTarget;
 use crate::recorder::Recorder;
 use crate::render;
@@ -53,7 +54,9 @@ pub fn execute(
             let target = RespTarget { addr: scenario.addr.clone() };
             on(&target, scenario, seed, around, phases)
         }
-        ProtocolName::Nats => Err(BenchError::Usage("nats is not measured yet".to_owned())),
+        ProtocolName::Nats => {
+            on(&NatsTarget::prepare(&scenario.addr)?, scenario, seed, around, phases)
+        }
     }
 }
 

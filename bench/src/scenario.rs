@@ -231,12 +231,7 @@ impl Default for Load {
 
 impl Default for Keys {
     fn default() -> Keys {
-        Keys {
-            count: 100_000,
-            distribution: KeyDistribution::Uniform,
-            theta: 0.99,
-            prefill: false,
-        }
+        Keys { count: 100_000, distribution: KeyDistribution::Uniform, theta: 0.99, prefill: false }
     }
 }
 
@@ -275,7 +270,10 @@ impl Mix {
     /// Sum of the weights.
     #[must_use]
     pub fn total(&self) -> u64 {
-        [self.put, self.get, self.delete, self.append, self.read].iter().map(|w| u64::from(*w)).sum()
+        [self.put, self.get, self.delete, self.append, self.read]
+            .iter()
+            .map(|w| u64::from(*w))
+            .sum()
     }
 
     /// Whether a topic is needed.
@@ -329,10 +327,9 @@ impl Load {
             format!("load.pin names {} CPUs for {} threads", self.pin.len(), self.threads)
         })?;
         require(!self.timeout.is_zero(), || "load.timeout must be above 0".to_owned())?;
-        require(
-            self.mode == Mode::Closed || (self.rate.is_finite() && self.rate > 0.0),
-            || format!("load.rate = {}: an open loop needs a rate above 0", self.rate),
-        )
+        require(self.mode == Mode::Closed || (self.rate.is_finite() && self.rate > 0.0), || {
+            format!("load.rate = {}: an open loop needs a rate above 0", self.rate)
+        })
     }
 }
 
@@ -381,10 +378,11 @@ impl Scenario {
             ProtocolName::Redis => require(!self.mix.uses_topic(), || {
                 "redis is measured with put, get and delete only".to_owned()
             }),
-            ProtocolName::Nats => require(
-                self.mix.put + self.mix.get + self.mix.delete + self.mix.read == 0,
-                || "nats is measured with append only".to_owned(),
-            ),
+            ProtocolName::Nats => {
+                require(self.mix.put + self.mix.get + self.mix.delete + self.mix.read == 0, || {
+                    "nats is measured with append only".to_owned()
+                })
+            }
         }
     }
 }

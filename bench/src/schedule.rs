@@ -33,8 +33,7 @@ impl Arrivals {
         seed: u64,
     ) -> Arrivals {
         let gap_ns = 1e9 / rate * threads as f64;
-        let mut arrivals =
-            Arrivals { kind, gap_ns, next_ns: 0.0, start_ns, prng: Prng::new(seed) };
+        let mut arrivals = Arrivals { kind, gap_ns, next_ns: 0.0, start_ns, prng: Prng::new(seed) };
         match kind {
             ArrivalKind::Constant => {
                 arrivals.next_ns = gap_ns * thread as f64 / threads as f64;
@@ -227,7 +226,10 @@ mod tests {
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
         assert!((mean / 1e6 - 1.0).abs() < 0.02, "mean gap {mean}");
-        assert!((variance.sqrt() / mean - 1.0).abs() < 0.02, "an exponential's deviation is its mean");
+        assert!(
+            (variance.sqrt() / mean - 1.0).abs() < 0.02,
+            "an exponential's deviation is its mean"
+        );
     }
 
     #[test]
@@ -254,7 +256,10 @@ mod tests {
         d.pump(50_000_000, &mut fake);
         assert_eq!(fake.sent.len(), 51);
         assert_eq!(fake.sent[1], (1_000_000, 50_000_000), "the intended time is kept");
-        assert!(fake.lags.iter().all(|lag| *lag == 0), "the server was full, not the generator late");
+        assert!(
+            fake.lags.iter().all(|lag| *lag == 0),
+            "the server was full, not the generator late"
+        );
         d.pump(51_500_000, &mut fake);
         assert_eq!(fake.lags.last(), Some(&500_000), "with room, late is late");
     }

@@ -12,9 +12,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let value: f64 = number
-        .parse()
-        .map_err(|_| format!("`{text}` is no duration: write for example 250us, 10ms, 30s or 5m"))?;
+    let value: f64 = number.parse().map_err(|_| {
+        format!("`{text}` is no duration: write for example 250us, 10ms, 30s or 5m")
+    })?;
     let unit_s = match unit.trim() {
         "ns" => 1e-9,
         "us" => 1e-6,

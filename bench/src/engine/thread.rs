@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::future::poll_fn;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -224,7 +224,7 @@ impl<T: Target> Job<T> {
 
 /// Sends an open loop's requests when they are due.
 async fn dispatch<P: Protocol>(thread: Rc<Thread<P>>, spin: bool) {
-    let mut alarm = match Alarm::new() {
+    let mut alarm = match Alarm::new(spin) {
         Ok(alarm) => alarm,
         Err(error) => {
             let failure = BenchError::System { doing: "making a timer".to_owned(), source: error };
@@ -242,7 +242,6 @@ async fn dispatch<P: Protocol>(thread: Rc<Thread<P>>, spin: bool) {
         };
         match wake_ns {
             None => room(&thread).await,
-            Some(_) if spin => yield_once().await,
             Some(at_ns) => {
                 let wait_ns = at_ns.saturating_sub(thread.clock.now_ns()).max(SLEEP_MIN_NS);
                 if let Err(source) = alarm.wait(Duration::from_nanos(wait_ns)).await {
@@ -269,38 +268,36 @@ async fn room<P>(thread: &Thread<P>) {
     .await;
 }
 
-/// Lets every other task and the ring have a turn.
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// A timer finer than the runtime's own, which counts in milliseconds.
+/// A wait finer than the runtime's own timers, which count in milliseconds.
 struct Alarm {
-    timer: TimerFd,
+    /// `None` to busy-wait.
+    timer: Option<TimerFd>,
+    /// Reading it completes when the timer has expired; at once when busy-waiting.
     file: monoio::fs::File,
     buffer: Vec<u8>,
 }
 
 impl Alarm {
-    fn new() -> std::io::Result<Alarm> {
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
-        let copy: OwnedFd = std::os::fd::AsFd::as_fd(&timer).try_clone_to_owned()?;
-        let file = monoio::fs::File::from_std(File::from(copy))?;
+    /// Busy-waiting reads `/dev/zero`, so that every turn goes through the ring: a task that wakes
+    /// itself would be polled again before all others, and the runtime's timers would never fire.
+    fn new(spin: bool) -> std::io::Result<Alarm> {
+        let (timer, file) = if spin {
+            (None, File::open("/dev/zero")?)
+        } else {
+            let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+            let copy: OwnedFd = timer.as_fd().try_clone_to_owned()?;
+            (Some(timer), File::from(copy))
+        };
+        let file = monoio::fs::File::from_std(file)?;
         Ok(Alarm { timer, file, buffer: Vec::with_capacity(8) })
     }
 
+    /// Waits for `after`, or for one turn of the ring when busy-waiting.
     async fn wait(&mut self, after: Duration) -> std::io::Result<()> {
-        let once = Expiration::OneShot(TimeSpec::from_duration(after));
-        self.timer.set(once, TimerSetTimeFlags::empty())?;
+        if let Some(timer) = &self.timer {
+            let once = Expiration::OneShot(TimeSpec::from_duration(after));
+            timer.set(once, TimerSetTimeFlags::empty())?;
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let (result, buffer) = self.file.read_at(buffer, 0).await;

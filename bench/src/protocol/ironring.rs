@@ -57,13 +57,14 @@ impl IronringTarget {
             let name = scenario.topic.name.as_str();
             let retention = Retention::default();
             let create = Request::TopicCreate { name, partitions: target.partitions, retention };
-            let (topic, partitions) =
-                match control.ask(&create, topic_or_exists)? {
-                    Some(made) => made,
-                    None => control.ask(&Request::TopicDescribe { name }, topic_or_exists)?.ok_or_else(
+            let (topic, partitions) = match control.ask(&create, topic_or_exists)? {
+                Some(made) => made,
+                None => {
+                    control.ask(&Request::TopicDescribe { name }, topic_or_exists)?.ok_or_else(
                         || BenchError::Server(format!("topic {name} exists and does not")),
-                    )?,
-                };
+                    )?
+                }
+            };
             target.topic = topic;
             target.partitions = partitions;
         }
@@ -249,7 +250,9 @@ impl Protocol for Ironring {
         let options = self.options;
         let condition = Condition::None;
         let request = match op.kind {
-            OpKind::Put => Request::Put { options, condition, ttl_ms: 0, key: &key, value: op.value },
+            OpKind::Put => {
+                Request::Put { options, condition, ttl_ms: 0, key: &key, value: op.value }
+            }
             OpKind::Get => Request::Get { key: &key },
             OpKind::Delete => Request::Delete { options, condition, key: &key },
             OpKind::Append => {
@@ -329,7 +332,10 @@ mod tests {
         else {
             panic!("not a put");
         };
-        assert_eq!((options.durability, key, value), (Durability::Local, &key_bytes(42)[..], &b"v"[..]));
+        assert_eq!(
+            (options.durability, key, value),
+            (Durability::Local, &key_bytes(42)[..], &b"v"[..])
+        );
     }
 
     #[test]
@@ -374,7 +380,7 @@ mod tests {
     #[test]
     fn topic_reads_go_on_where_the_last_one_ended_and_start_again_at_the_end() {
         let mut protocol = connection();
-        let mut answer = |protocol: &mut Ironring, offsets: &[u64]| {
+        let answer = |protocol: &mut Ironring, offsets: &[u64]| {
             let mut bytes = Vec::new();
             let mut builder = RecordListBuilder::new(&mut bytes);
             for offset in offsets {

@@ -2,6 +2,7 @@
 //! generator.
 
 pub mod ironring;
+pub mod nats;
 pub mod resp;
 
 use std::io::{self, Write};
@@ -112,6 +113,22 @@ pub fn dial(addr: &str) -> Result<TcpStream, BenchError> {
 /// The connection broke.
 pub fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), BenchError> {
     stream.write_all(bytes).map_err(BenchError::system("sending to the server"))
+}
+
+/// Appends a number in decimal.
+fn push_decimal(value: usize, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]

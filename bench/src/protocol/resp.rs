@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::net::TcpStream;
 
-use super::{Parsed, Protocol, Target, dial, send};
+use super::{Parsed, Protocol, Target, dial, push_decimal, send};
 use crate::error::BenchError;
 use crate::keys::{KEY_BYTES, key_bytes};
 use crate::recorder::Outcome;
@@ -87,9 +87,7 @@ impl Protocol for Resp {
         match input[0] {
             b'+' => Ok(reply(len, Outcome::Ok)),
             b'-' => Ok(reply(len, Outcome::Refused(first_word(line)))),
-            b':' => {
-                Ok(reply(len, if number(line)? == 0 { Outcome::Missing } else { Outcome::Ok }))
-            }
+            b':' => Ok(reply(len, if number(line)? == 0 { Outcome::Missing } else { Outcome::Ok })),
             b'$' => match number(line)? {
                 -1 => Ok(reply(len, Outcome::Missing)),
                 body if (0..=i64::from(u32::MAX)).contains(&body) => {
@@ -135,21 +133,6 @@ fn first_word(line: &[u8]) -> &str {
     std::str::from_utf8(word).unwrap_or("unreadable error")
 }
 
-fn push_decimal(value: usize, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut rest = value;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,14 +154,8 @@ mod tests {
             encoded(OpKind::Put, b""),
             b"*3\r\n$3\r\nSET\r\n$16\r\nkey0000000000042\r\n$0\r\n\r\n"
         );
-        assert_eq!(
-            encoded(OpKind::Get, b""),
-            b"*2\r\n$3\r\nGET\r\n$16\r\nkey0000000000042\r\n"
-        );
-        assert_eq!(
-            encoded(OpKind::Delete, b""),
-            b"*2\r\n$3\r\nDEL\r\n$16\r\nkey0000000000042\r\n"
-        );
+        assert_eq!(encoded(OpKind::Get, b""), b"*2\r\n$3\r\nGET\r\n$16\r\nkey0000000000042\r\n");
+        assert_eq!(encoded(OpKind::Delete, b""), b"*2\r\n$3\r\nDEL\r\n$16\r\nkey0000000000042\r\n");
     }
 
     #[test]
