@@ -25,6 +25,12 @@ pub struct Cli {
 pub enum Verb {
     /// Run one scenario.
     Run(RunArgs),
+    /// Find the rate a server sustains, then measure at 50, 70 and 90 % of it.
+    Sweep(SweepArgs),
+    /// Show two results of the same kind side by side.
+    Compare(CompareArgs),
+    /// Turn a result into one self-contained HTML page.
+    Report(ReportArgs),
     /// Measure what disk and network give without any storage server: fio, and an echo.
     Floor(FloorArgs),
     /// Measure ironring and other servers in alternating rounds.
@@ -207,6 +213,58 @@ impl Overrides {
         scenario.check()?;
         Ok(scenario)
     }
+}
+
+/// `sweep`.
+#[derive(Clone, Debug, Args)]
+pub struct SweepArgs {
+    /// Scenario file; without one, a put scenario that flags describe.
+    #[arg(value_name = "SCENARIO.toml")]
+    pub scenario: Option<PathBuf>,
+    /// What to change in it.
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Rate of the first step.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 1000.0)]
+    pub from: f64,
+    /// A rate with a higher p99 than this is not sustained; default: ten times the p99 of the
+    /// first rate that is.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub p99_max: Option<Duration>,
+    /// Measured time of each step of the search.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    pub step: Duration,
+    /// Process of the server, to account its CPU per request.
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+}
+
+/// `compare`.
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// The result to hold the other against.
+    #[arg(value_name = "A.json")]
+    pub before: PathBuf,
+    /// The other result.
+    #[arg(value_name = "B.json")]
+    pub after: PathBuf,
+    /// Fail (exit 1) when throughput or p99 got worse by more than this.
+    #[arg(long, value_name = "PERCENT")]
+    pub fail_above: Option<f64>,
+}
+
+/// `report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// The result.
+    #[arg(value_name = "RESULT.json")]
+    pub result: PathBuf,
+    /// The page; default: the result's name with .html.
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `floor`.

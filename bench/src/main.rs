@@ -6,12 +6,13 @@
 //! - [`protocol`]: requests and replies as bytes. [`engine`]: moves those bytes, on monoio.
 //! - [`selfcheck`], [`result`], [`latency`], [`render`]: what the figures are worth, and showing
 //!   them.
-//! - [`run`], [`floor`], [`peers`]: the commands.
+//! - [`run`], [`sweep`], [`floor`], [`peers`], [`compare`], [`report`]: the commands.
 //!
 //! Exit code: 0 measured, 1 failed (with `--strict` also when the generator may have been the
 //! bottleneck), 2 wrong usage.
 
 mod cli;
+mod compare;
 mod counters;
 mod engine;
 mod error;
@@ -25,11 +26,13 @@ mod protocol;
 mod random;
 mod recorder;
 mod render;
+mod report;
 mod result;
 mod run;
 mod scenario;
 mod schedule;
 mod selfcheck;
+mod sweep;
 mod system;
 mod units;
 mod workload;
@@ -48,13 +51,20 @@ fn main() -> ExitCode {
             let strict = args.output.strict;
             (run::command(args), strict)
         }
-        Verb::Floor(args) => (floor::command(&args).map(|()| Verdict::Clean), false),
-        Verb::Peers(args) => (peers::command(&args).map(|()| Verdict::Clean), false),
+        Verb::Sweep(args) => {
+            let strict = args.output.strict;
+            (sweep::command(args), strict)
+        }
+        // Here the fault to fail for is the one the user asked to be told of.
+        Verb::Compare(args) => (compare::command(&args), true),
+        Verb::Report(args) => (report::command(&args).map(|()| Verdict::Good), false),
+        Verb::Floor(args) => (floor::command(&args).map(|()| Verdict::Good), false),
+        Verb::Peers(args) => (peers::command(&args).map(|()| Verdict::Good), false),
     };
     match outcome {
-        Ok(Verdict::Clean) => ExitCode::SUCCESS,
-        Ok(Verdict::Bottleneck) if strict => ExitCode::FAILURE,
-        Ok(Verdict::Bottleneck) => ExitCode::SUCCESS,
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::Doubtful) if strict => ExitCode::FAILURE,
+        Ok(Verdict::Doubtful) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             if error.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE }

@@ -15,6 +15,7 @@ use crate::latency::Latency;
 use crate::peers::PeersResult;
 use crate::scenario::{Mode, Scenario};
 use crate::selfcheck::{Evidence, SelfCheck};
+use crate::sweep::SweepResult;
 use crate::workload::OpKind;
 
 /// Version of the result format; readers refuse others.
@@ -259,6 +260,8 @@ pub struct ResultFile {
 pub enum Content {
     /// One run.
     Run(Box<RunResult>),
+    /// A search for the rate a server sustains.
+    Sweep(Box<SweepResult>),
     /// What disk and network give.
     Floor(Box<FloorResult>),
     /// Servers side by side.

@@ -16,13 +16,13 @@ use crate::render;
 use crate::result::{self, Content, Provenance, ResultFile, RunResult};
 use crate::scenario::{ProtocolName, Scenario};
 
-/// How a command that measured went.
+/// How a command that gave figures went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The figures may be used.
-    Clean,
-    /// The generator may have been the bottleneck.
-    Bottleneck,
+    /// The figures may be used as they are.
+    Good,
+    /// The generator may have been the bottleneck, or a comparison found a regression.
+    Doubtful,
 }
 
 /// Which phases of a scenario to run.
@@ -110,7 +110,7 @@ pub fn command(args: RunArgs) -> Result<Verdict, BenchError> {
         let provenance = Provenance::here(&args.output.data_path);
         result::write(out, &ResultFile { provenance, content: Content::Run(Box::new(run)) })?;
     }
-    Ok(if clean { Verdict::Clean } else { Verdict::Bottleneck })
+    Ok(if clean { Verdict::Good } else { Verdict::Doubtful })
 }
 
 fn write_hgrm(prefix: &Path, recorder: &Recorder) -> Result<(), BenchError> {

@@ -1,11 +1,10 @@
 //! A server that decodes requests and answers each with a receipt, and stores nothing: what the
 //! network, the kernel and the protocol cost by themselves.
 
-use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
-use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ const RING_ENTRIES: u32 = 4096;
 #[derive(Debug)]
 pub struct EchoServer {
     addr: SocketAddr,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,10 +43,12 @@ impl EchoServer {
     /// The port, the CPU or io_uring is not to be had.
     pub fn start(cpu: Option<usize>) -> Result<EchoServer, BenchError> {
         let (tell, told) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("echo".to_owned())
             .spawn(move || {
-                if let Err(error) = serve(cpu, &tell) {
+                if let Err(error) = serve(cpu, &tell, &stopped) {
                     // The receiver is gone only when the server had started.
                     let _ = tell.send(Err(error));
                 }
@@ -56,7 +58,7 @@ impl EchoServer {
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("it ended at once")))
             .map_err(BenchError::system("starting the echo server"))?;
-        Ok(EchoServer { addr, thread: Some(thread) })
+        Ok(EchoServer { addr, stop, thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -68,7 +70,8 @@ impl EchoServer {
 
 impl Drop for EchoServer {
     fn drop(&mut self) {
-        // A connection that says nothing and closes is the sign to stop.
+        self.stop.store(true, Ordering::Release);
+        // The server looks at the sign whenever it has accepted a connection.
         if StdStream::connect(self.addr).is_ok()
             && let Some(thread) = self.thread.take()
         {
@@ -77,46 +80,41 @@ impl Drop for EchoServer {
     }
 }
 
-fn serve(cpu: Option<usize>, tell: &mpsc::Sender<io::Result<SocketAddr>>) -> io::Result<()> {
+fn serve(
+    cpu: Option<usize>,
+    tell: &mpsc::Sender<io::Result<SocketAddr>>,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     if let Some(cpu) = cpu {
         pin_thread(cpu)?;
     }
-    let mut runtime =
-        RuntimeBuilder::<FusionDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()?;
+    let mut runtime = RuntimeBuilder::<FusionDriver>::new().with_entries(RING_ENTRIES).build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let stop = Rc::new(Cell::new(false));
+        // The receiver waits for exactly this.
         let _ = tell.send(Ok(listener.local_addr()?));
         loop {
-            let accepted = monoio::time::timeout(Duration::from_millis(50), listener.accept());
-            if let Ok(connection) = accepted.await {
-                let (stream, _) = connection?;
-                stream.set_nodelay(true)?;
-                monoio::spawn(answer(stream, Rc::clone(&stop)));
-            }
-            if stop.get() {
+            let (stream, _) = listener.accept().await?;
+            if stop.load(Ordering::Acquire) {
                 return Ok(());
             }
+            stream.set_nodelay(true)?;
+            monoio::spawn(answer(stream));
         }
     })
 }
 
 /// Answers one connection until it closes.
-async fn answer(mut stream: TcpStream, stop: Rc<Cell<bool>>) {
+async fn answer(mut stream: TcpStream) {
     let mut buffer: Vec<u8> = Vec::with_capacity(READ_BYTES);
     let mut out: Vec<u8> = Vec::with_capacity(READ_BYTES);
-    let mut heard = false;
     loop {
         let (filled, capacity) = (buffer.len(), buffer.capacity());
         let (result, slice) = stream.read(buffer.slice_mut(filled..capacity)).await;
         buffer = slice.into_inner();
         if !matches!(result, Ok(n) if n > 0) {
-            if !heard {
-                stop.set(true);
-            }
             return;
         }
-        heard = true;
         let Some((taken, need)) = answer_frames(&buffer, &mut out) else { return };
         buffer.drain(..taken);
         if need > buffer.capacity() {
