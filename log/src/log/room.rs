@@ -9,7 +9,7 @@ use crate::{AppendError, LogStatus, Priority};
 pub struct Usage {
     /// Bytes of records something refers to.
     pub live_bytes: u64,
-    /// Bytes of groups in active and sealed segments.
+    /// Bytes of segments that hold or held records.
     pub used_bytes: u64,
     /// Bytes of all segment files.
     pub file_bytes: u64,
@@ -52,14 +52,13 @@ impl Log {
         self.staging.waiting()
     }
 
-    /// How full the log is. O(segments).
+    /// How full the log is. O(1).
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let mut usage = Usage { file_bytes: self.segments.file_bytes(), ..Usage::default() };
-        for (_, slot) in self.segments.iter() {
-            usage.live_bytes += slot.live;
-            usage.used_bytes += u64::from(slot.used);
+        Usage {
+            live_bytes: self.segments.live(),
+            used_bytes: self.segments.held_bytes(),
+            file_bytes: self.segments.file_bytes(),
         }
-        usage
     }
 }
