@@ -15,14 +15,15 @@ use std::time::{Duration, Instant};
 use ironring_core::prng::Prng;
 use ironring_core::{PartitionId, SessionId, Token};
 
+use super::answers;
 use super::call::{
     Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
 };
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
 use crate::codec::{decode_response, encode_request};
-use crate::error::BodyError;
 use crate::frame::HEADER_BYTES;
 use crate::message::{ClusterMap, Request, Response, TopicInfo, WriteOptions};
+use crate::wire::within;
 
 mod keys;
 mod raw;
@@ -87,9 +88,7 @@ impl Client {
     /// As every call: [`ClientError`].
     pub fn ping(&mut self) -> Result<Duration, ClientError> {
         let begin = Instant::now();
-        self.call(None, Request::Ping, |response| {
-            matches!(response, Response::Pong).then_some(())
-        })?;
+        self.call(None, Request::Ping, answers::pong)?;
         Ok(begin.elapsed())
     }
 
@@ -98,10 +97,7 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn stats(&mut self) -> Result<String, ClientError> {
-        self.call(None, Request::Stats, |response| match response {
-            Response::Stats(text) => Some((*text).to_owned()),
-            _ => None,
-        })
+        self.call(None, Request::Stats, answers::stats)
     }
 
     /// Asks for the cluster map, and uses it from here on.
@@ -109,7 +105,7 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn cluster_map(&mut self) -> Result<ClusterMap, ClientError> {
-        let map = self.call(None, Request::ClusterMap, read_map)?;
+        let map = self.call(None, Request::ClusterMap, answers::map)?;
         self.routing = Some(Routing::new(map.clone()));
         self.routing_is_old = false;
         Ok(map)
@@ -176,10 +172,7 @@ impl Client {
         let (session, sequence) = match self.sequences.next(partition) {
             Some(next) => next,
             None => {
-                let opened = self.call(None, Request::OpenSession, |response| match response {
-                    Response::Session(session) => Some(*session),
-                    _ => None,
-                })?;
+                let opened = self.call(None, Request::OpenSession, answers::session)?;
                 self.sequences.opened(opened);
                 (opened, 1)
             }
@@ -252,12 +245,9 @@ impl Client {
         self.frame.clear();
         encode_request(&mut self.frame, self.correlation, deadline_ms(left), request)
             .map_err(|error| Failure::Invalid(error.into()))?;
-        let (len, max) = (self.frame.len() - HEADER_BYTES, raw.server().frame_bytes_max);
-        if len > max as usize {
-            let (len, max) = (len as u64, max.into());
-            let error = BodyError::TooLarge { field: "frame body", len, max };
-            return Err(Failure::Invalid(error.into()));
-        }
+        let max = raw.server().frame_bytes_max as usize;
+        within(self.frame.len() - HEADER_BYTES, max, "frame body")
+            .map_err(|error| Failure::Invalid(error.into()))?;
         raw.send(&self.frame, until + GRACE).map_err(Failure::Lost)?;
         loop {
             let (header, body) = raw.receive(until + GRACE).map_err(Failure::Lost)?;
@@ -333,7 +323,7 @@ impl Client {
             return;
         }
         let Ok(address) = self.any_connection(until) else { return };
-        match self.exchange(&address, &Request::ClusterMap, until, &read_map) {
+        match self.exchange(&address, &Request::ClusterMap, until, &answers::map) {
             Ok(map) => self.routing = Some(Routing::new(map)),
             Err(_) => {
                 self.connections.remove(&address);
@@ -353,12 +343,5 @@ impl Client {
             return Ok(Some(token.partition(partitions)));
         }
         Ok(None)
-    }
-}
-
-fn read_map(response: &Response<'_>) -> Option<ClusterMap> {
-    match response {
-        Response::ClusterMap(map) => Some(map.clone()),
-        _ => None,
     }
 }
