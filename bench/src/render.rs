@@ -71,8 +71,9 @@ pub fn run(result: &RunResult) -> String {
     let mut line = |words: String| writeln!(text, "{words}").expect("strings take any text");
     let load = &s.load;
     let loop_kind = match result.offered_per_s {
-        Some(rate) => {
-            format!("open loop at {} ({:?})", show_rate(rate), load.arrivals).to_lowercase()
+        Some(_) => {
+            let arrivals = format!("{:?}", load.arrivals).to_lowercase();
+            format!("open loop at {} ({arrivals})", show_rate(load.rate))
         }
         None => "closed loop".to_owned(),
     };

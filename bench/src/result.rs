@@ -104,7 +104,8 @@ pub struct RunResult {
     pub seed: u64,
     /// Length of the window.
     pub window_s: f64,
-    /// The schedule's rate; open loop only.
+    /// Requests per second the schedule asked for in the window; open loop only. The scenario
+    /// has the nominal rate.
     pub offered_per_s: Option<f64>,
     /// Replies per second inside the window, refusals not counted.
     pub achieved_per_s: f64,
@@ -148,22 +149,27 @@ impl RunResult {
             .iter()
             .map(|k| counts.completed_by_kind[k.index()] * records_per_op(scenario, *k))
             .sum();
+        let refused = counts.refused.values().sum();
+        // Every request due in the window is in the histogram or was refused. The nominal rate
+        // would blame the server for the randomness of a short Poisson schedule.
+        let scheduled = response.as_ref().map_or(0, |latency| latency.count) + refused;
+        let offered_per_s = open.then(|| scheduled as f64 / window_s);
         let self_check = SelfCheck::of(Evidence {
             threads: &measured.threads,
             spinning: open && scenario.load.spin,
             lag: if open { Latency::of(recorder.lag()) } else { None },
             p99_ns: response.as_ref().or(service.as_ref()).map_or(0, |latency| latency.p99_ns),
             completed: counts.completed,
-            scheduled: if open { scenario.load.rate * window_s } else { 0.0 },
+            scheduled: if open { scheduled } else { 0 },
             sheds: counts.sheds,
             timeouts: counts.timeouts,
-            refused: counts.refused.values().sum(),
+            refused,
         });
         RunResult {
             scenario: scenario.clone(),
             seed,
             window_s,
-            offered_per_s: open.then_some(scenario.load.rate),
+            offered_per_s,
             achieved_per_s: counts.completed as f64 / window_s,
             records_per_s: records as f64 / window_s,
             missing: counts.missing,

@@ -50,7 +50,7 @@ pub struct Evidence<'a> {
     /// Replies inside the window.
     pub completed: u64,
     /// Requests the schedule asked for inside the window; 0 in a closed loop.
-    pub scheduled: f64,
+    pub scheduled: u64,
     /// Scheduled requests never sent.
     pub sheds: u64,
     /// Requests without a reply in time.
@@ -129,8 +129,8 @@ fn caveats(evidence: &Evidence<'_>) -> Vec<String> {
     count(evidence.sheds, "scheduled requests were never sent: every connection stayed full");
     count(evidence.timeouts, "requests timed out");
     count(evidence.refused, "requests were refused");
-    let achieved = evidence.completed as f64 / evidence.scheduled;
-    if evidence.scheduled > 0.0 && achieved < ACHIEVED_MIN {
+    let achieved = evidence.completed as f64 / evidence.scheduled as f64;
+    if evidence.scheduled > 0 && achieved < ACHIEVED_MIN {
         found.push(format!(
             "only {:.1} % of the scheduled rate was reached: percentiles describe an overload",
             achieved * 100.0
@@ -163,7 +163,7 @@ mod tests {
             lag: None,
             p99_ns: 1_000_000,
             completed: 1000,
-            scheduled: 0.0,
+            scheduled: 0,
             sheds: 0,
             timeouts: 0,
             refused: 0,
@@ -218,7 +218,7 @@ mod tests {
             sheds: 3,
             timeouts: 2,
             refused: 1,
-            scheduled: 2000.0,
+            scheduled: 2000,
             ..evidence(&threads)
         });
         assert!(check.is_clean());

@@ -30,6 +30,9 @@ pub use system::{Installed, System};
 /// Size of the file fio works on.
 const FIO_FILE_BYTES: u64 = 1 << 30;
 
+/// Why a peer that belongs here is not.
+const ETCD: &str = "etcd: it speaks gRPC only; run its own `benchmark put` on the same disk";
+
 /// Smallest, middle and largest of a figure over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
@@ -101,6 +104,7 @@ pub fn command(args: &PeersArgs) -> Result<(), BenchError> {
             Err(why) => result.missing.push(why),
         }
     }
+    result.missing.push(ETCD.to_owned());
     if result.systems.is_empty() {
         return Err(BenchError::Usage(format!(
             "nothing to measure: {}",
@@ -119,7 +123,6 @@ pub fn command(args: &PeersArgs) -> Result<(), BenchError> {
     for why in &result.missing {
         println!("not measured: {why}");
     }
-    println!("not measured: etcd (gRPC only; use its own benchmark tool on the same disk)");
     if let Some(out) = &args.out {
         let provenance = Provenance::here(&args.data_root);
         result::write(out, &ResultFile { provenance, content: Content::Peers(Box::new(result)) })?;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
@@ -21,10 +21,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Processes to kill when the generator is interrupted.
-static STARTED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// Processes to kill when the generator is interrupted, and folders to remove then.
+static STARTED: Mutex<Vec<(u32, Option<PathBuf>)>> = Mutex::new(Vec::new());
 
-fn started() -> std::sync::MutexGuard<'static, Vec<u32>> {
+fn started() -> MutexGuard<'static, Vec<(u32, Option<PathBuf>)>> {
     STARTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -40,8 +40,9 @@ pub fn clean_up_when_interrupted() -> Result<(), BenchError> {
         .map_err(|e| BenchError::system(doing)(e.into()))?;
     let watch = move || {
         if signals.wait().is_ok() {
-            for pid in started().iter() {
+            for (pid, folder) in started().iter() {
                 let _ = signal(*pid, Signal::SIGKILL);
+                let _ = folder.as_ref().map(std::fs::remove_dir_all);
             }
             std::process::exit(130);
         }
@@ -101,11 +102,12 @@ impl Server {
         let errors = log.try_clone().map_err(failed)?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         // A child inherits CPU and signal mask from the thread that starts it.
+        let scratch = (!keep).then(|| folder.to_owned());
         let starting = std::thread::spawn(move || {
             pin_thread(cpu)?;
             pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&interrupts()), None)?;
             let child = command.spawn()?;
-            started().push(child.id());
+            started().push((child.id(), scratch));
             Ok(child)
         });
         let child = starting.join().expect("the closure has nothing to panic with");
@@ -187,7 +189,7 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let pid = self.pid();
-        started().retain(|other| *other != pid);
+        started().retain(|(other, _)| *other != pid);
         if !self.keep {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
@@ -219,9 +221,10 @@ mod tests {
         let cpus = status.lines().find(|l| l.starts_with("Cpus_allowed_list")).unwrap();
         assert_eq!(cpus.split_whitespace().last(), Some("0"));
         server.freeze().unwrap();
-        assert!(started().contains(&pid));
+        let registered = || started().iter().any(|(other, _)| *other == pid);
+        assert!(registered());
         drop(server);
-        assert!(!alive(pid) && !folder.exists() && !started().contains(&pid));
+        assert!(!alive(pid) && !folder.exists() && !registered());
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl Installed {
             System::Ironring => {
                 command.arg("start").arg("--data-dir").arg(folder.join("data"));
                 command.args(["--listen", &format!("127.0.0.1:{port}"), "--shards", "1"]);
+                command.args(["--http", &format!("127.0.0.1:{}", free_port()?)]);
                 command.args(&args.ironring_args);
             }
             System::Redis => {

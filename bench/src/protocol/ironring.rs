@@ -28,6 +28,7 @@ pub struct IronringTarget {
     addr: String,
     durability: Durability,
     deadline_ms: u32,
+    pipeline: usize,
     records_per_append: usize,
     read_bytes_max: u32,
     uses_topic: bool,
@@ -46,6 +47,7 @@ impl IronringTarget {
             addr: scenario.addr.clone(),
             durability,
             deadline_ms: deadline_ms(scenario.load.timeout),
+            pipeline: scenario.load.pipeline,
             records_per_append: scenario.topic.records_per_append,
             read_bytes_max: scenario.topic.read_bytes_max,
             uses_topic: scenario.mix.uses_topic(),
@@ -96,16 +98,18 @@ fn unexpected(response: &Response<'_>) -> String {
 struct Control {
     stream: TcpStream,
     correlation: u64,
+    /// Most requests the server lets a connection have unanswered.
+    in_flight_max: u32,
 }
 
 impl Control {
     fn open(addr: &str) -> Result<Control, BenchError> {
-        let mut control = Control { stream: dial(addr)?, correlation: 0 };
+        let mut control = Control { stream: dial(addr)?, correlation: 0, in_flight_max: 0 };
         let (version_min, version_max) = ironring_net::VERSIONS;
         let hello =
             Request::Hello { version_min, version_max, features: 0, cluster: "", client: CLIENT };
-        control.ask(&hello, |response| match response {
-            Response::Welcome(_) => Ok(()),
+        control.in_flight_max = control.ask(&hello, |response| match response {
+            Response::Welcome(welcome) => Ok(welcome.in_flight_max),
             other => Err(unexpected(other)),
         })?;
         Ok(control)
@@ -142,6 +146,12 @@ impl Target for IronringTarget {
         workload: &mut Workload,
     ) -> Result<(TcpStream, Ironring), BenchError> {
         let control = Control::open(&self.addr)?;
+        if self.pipeline > control.in_flight_max as usize {
+            return Err(BenchError::Usage(format!(
+                "load.pipeline = {}: the server allows {} unanswered requests per connection",
+                self.pipeline, control.in_flight_max
+            )));
+        }
         let partition = (lane as u64 % u64::from(self.partitions)) as u32;
         let mut protocol = Ironring {
             options: WriteOptions {

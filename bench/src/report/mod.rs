@@ -148,7 +148,8 @@ fn curves(title: &str, latencies: &[(String, &Latency)]) -> Result<String, Strin
         })
         .collect();
     let x_tick = |nines: f64| format!("{}%", trimmed(100.0 * (1.0 - 10_f64.powf(-nines))));
-    let frame = Frame { title, x: "percentile", y: "microseconds", x_tick, y_log: true };
+    let frame =
+        Frame { title, x: "percentile", y: "microseconds", x_tick, x_step_min: 1.0, y_log: true };
     plot::lines(frame, &series)
 }
 
@@ -190,8 +191,22 @@ fn course(run: &RunResult) -> Result<String, String> {
         points: run.course.iter().map(|i| (i.at_s, figure(i))).collect(),
     };
     let x = "seconds";
-    let rate = Frame { title: "replies per second", x, y: "1/s", x_tick: seconds, y_log: false };
-    let latency = Frame { title: "latency", x, y: "microseconds", x_tick: seconds, y_log: true };
+    let rate = Frame {
+        title: "replies per second",
+        x,
+        y: "1/s",
+        x_tick: seconds,
+        x_step_min: 0.0,
+        y_log: false,
+    };
+    let latency = Frame {
+        title: "latency",
+        x,
+        y: "microseconds",
+        x_tick: seconds,
+        x_step_min: 0.0,
+        y_log: true,
+    };
     let us = |ns: u64| ns as f64 / NS_PER_US;
     let rates = plot::lines(rate, &[line("replies", &|i| i.per_s)])?;
     let latencies = plot::lines(
@@ -222,7 +237,8 @@ fn sweep_body(sweep: &SweepResult) -> Result<String, String> {
         title: "latency by offered rate",
         x: "requests per second",
         y: "microseconds",
-        x_tick: |rate| format!("{rate:.0}"),
+        x_tick: plot::short,
+        x_step_min: 0.0,
         y_log: true,
     };
     html += &plot::lines(frame, &[line("p50", |l| l.p50_ns), line("p99", |l| l.p99_ns)])?;

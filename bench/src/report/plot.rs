@@ -1,8 +1,10 @@
 //! Plots as SVG text, to be put into the page as they are.
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, ValueFormatter};
 use plotters::prelude::*;
 use std::fmt::Display;
+use std::ops::Range;
 
 const SIZE: (u32, u32) = (860, 360);
 /// Colours that are told apart by most eyes (Okabe and Ito).
@@ -35,6 +37,8 @@ pub struct Frame<'a> {
     pub y: &'a str,
     /// Text of a tick of the x axis.
     pub x_tick: fn(f64) -> String,
+    /// Ticks of the x axis are at least so far apart.
+    pub x_step_min: f64,
     /// Whether y grows by factors: values that are not above 0 are left out.
     pub y_log: bool,
 }
@@ -76,34 +80,70 @@ fn draw(root: &Area<'_>, frame: Frame<'_>, series: &[Series]) -> Result<(), Prob
     let x_min = all().map(|p| p.0).fold(f64::MAX, f64::min);
     let y_max = all().map(|p| p.1).fold(f64::MIN, f64::max);
     let y_min = all().map(|p| p.1).fold(f64::MAX, f64::min);
-    let x_range = x_min..x_max.max(x_min + 1e-9);
+    let x_max = x_max.max(x_min + 1e-9);
+    let x_axis = Ticked { range: x_min..x_max, ticks: ticks(x_min, x_max, frame.x_step_min) };
     let mut builder = ChartBuilder::on(root);
     builder
-        .caption(frame.title, ("sans-serif", 18))
+        .caption(frame.title, ("sans-serif", 20))
         .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(90);
+        .x_label_area_size(45)
+        .y_label_area_size(70);
     if frame.y_log {
         let y_range = (y_min / 1.5..y_max * 1.5).log_scale();
-        let mut chart = builder.build_cartesian_2d(x_range, y_range)?;
+        let mut chart = builder.build_cartesian_2d(x_axis, y_range)?;
         mesh(&mut chart, frame)?;
         curves(&mut chart, series)
     } else {
-        let mut chart = builder.build_cartesian_2d(x_range, 0.0..(y_max * 1.1).max(1e-9))?;
+        let mut chart = builder.build_cartesian_2d(x_axis, 0.0..(y_max * 1.1).max(1e-9))?;
         mesh(&mut chart, frame)?;
         curves(&mut chart, series)
     }
 }
 
-type Chart<'a, 'b, Y> =
-    ChartContext<'a, SVGBackend<'b>, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>;
+/// A linear axis with chosen ticks.
+struct Ticked {
+    range: Range<f64>,
+    ticks: Vec<f64>,
+}
+
+impl Ranged for Ticked {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        let share = (value - self.range.start) / (self.range.end - self.range.start);
+        from + (share * f64::from(to - from)).round() as i32
+    }
+
+    fn key_points<H: KeyPointHint>(&self, _hint: H) -> Vec<f64> {
+        self.ticks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Ticked, Y>>;
+
+/// Multiples of 1, 2 or 5 times a power of ten: at most eight, and `step_min` or more apart.
+fn ticks(min: f64, max: f64, step_min: f64) -> Vec<f64> {
+    let rough = ((max - min) / 7.0).max(step_min);
+    let power = 10_f64.powf(rough.log10().floor());
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= rough * 0.999);
+    let step = power * factor.unwrap_or(10.0);
+    let first = (min / step).ceil() as i64;
+    let last = (max / step).floor() as i64;
+    (first..=last).map(|i| i as f64 * step).collect()
+}
 
 fn mesh<Y>(chart: &mut Chart<'_, '_, Y>, frame: Frame<'_>) -> Result<(), Problem>
 where
-    Y: Ranged<ValueType = f64> + plotters::coord::ranged1d::ValueFormatter<f64>,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     chart
         .configure_mesh()
+        .label_style(("sans-serif", 15))
         .x_desc(frame.x)
         .y_desc(frame.y)
         .x_label_formatter(&|x| (frame.x_tick)(*x))
@@ -126,6 +166,7 @@ where
     }
     chart
         .configure_series_labels()
+        .label_font(("sans-serif", 15))
         .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(RGBColor(200, 200, 200))
@@ -134,7 +175,7 @@ where
 }
 
 /// A tick's number with at most three significant digits and a suffix.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let with = |value: f64, suffix: &dyn Display| {
         let text = if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
         let trimmed = text.trim_end_matches('0').trim_end_matches('.');
@@ -153,7 +194,8 @@ mod tests {
     use super::*;
 
     fn frame(y_log: bool) -> Frame<'static> {
-        Frame { title: "a title", x: "x", y: "y", x_tick: |x| format!("{x:.0}"), y_log }
+        let x_tick = |x| format!("{x:.0}");
+        Frame { title: "a title", x: "x", y: "y", x_tick, x_step_min: 0.0, y_log }
     }
 
     fn series(points: &[(f64, f64)]) -> Vec<Series> {
@@ -178,7 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_short() {
+    fn ticks_are_few_round_and_not_closer_than_asked() {
+        assert_eq!(ticks(0.0, 3.0, 1.0), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(ticks(0.0, 60.0, 0.0), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]);
+        assert_eq!(ticks(1500.0, 9000.0, 0.0), [2000.0, 4000.0, 6000.0, 8000.0]);
+        assert_eq!(ticks(0.2, 0.3, 1.0), Vec::<f64>::new());
+        for max in 1..1000 {
+            assert!(ticks(0.0, f64::from(max), 0.0).len() <= 8, "{max}");
+        }
+    }
+
+    #[test]
+    fn tick_texts_are_short() {
         assert_eq!(short(1500.0), "1.5k");
         assert_eq!(short(200.0), "200");
         assert_eq!(short(0.25), "0.25");
