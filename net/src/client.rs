@@ -1,6 +1,7 @@
 //! The client library. What decides is pure and shared; what waits is thin.
 //!
 //! - [`blocking`]: over `std::net`, one request at a time. For tools.
+//! - `asynchronous` (feature `monoio`): pipelined. For the load generator and services.
 //! - [`ClientError`]: what can go wrong, with *failed* and *unknown* kept apart.
 //!
 //! Both clients retry within the deadline of a call what the protocol says may be retried, with
@@ -15,6 +16,9 @@ use crate::VERSIONS;
 use crate::features;
 use crate::message::Request;
 
+mod answers;
+#[cfg(feature = "monoio")]
+pub mod asynchronous;
 pub mod blocking;
 mod call;
 mod error;
@@ -23,6 +27,7 @@ mod fake;
 mod routing;
 mod types;
 
+pub use answers::Offsets;
 pub use error::ClientError;
 pub use routing::Routing;
 pub use types::{Appended, Entry, Record, Records, ServerInfo, Value, WriteSettings};

@@ -3,7 +3,7 @@
 //! - [`message`]: requests and responses as types; [`list`]: their lists, kept encoded.
 //! - [`frame`]: the envelope every message travels in; [`codec`]: messages to bytes and back. No I/O.
 //! - [`connection`]: one server-side connection: bytes in, requests out, responses in, bytes out.
-//! - [`client`]: the client library.
+//! - [`client`]: the client library: blocking, and asynchronous with the `monoio` feature.
 //!
 //! `docs/protocol.md` describes the same for people who write a client in another language.
 

@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 use ironring_core::prng::Prng;
 use ironring_core::{PartitionId, SessionId, Token};
 
-use super::call::{Call, Failure, Next, Sequences, accepted, options_of, unexpected, with_options};
+use super::answers;
+use super::call::{
+    Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
+};
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
 use crate::codec::{decode_response, encode_request};
-use crate::error::BodyError;
 use crate::frame::HEADER_BYTES;
 use crate::message::{ClusterMap, Request, Response, TopicInfo, WriteOptions};
+use crate::wire::within;
 
 mod keys;
 mod raw;
@@ -85,9 +88,7 @@ impl Client {
     /// As every call: [`ClientError`].
     pub fn ping(&mut self) -> Result<Duration, ClientError> {
         let begin = Instant::now();
-        self.call(None, Request::Ping, |response| {
-            matches!(response, Response::Pong).then_some(())
-        })?;
+        self.call(None, Request::Ping, answers::pong)?;
         Ok(begin.elapsed())
     }
 
@@ -96,10 +97,7 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn stats(&mut self) -> Result<String, ClientError> {
-        self.call(None, Request::Stats, |response| match response {
-            Response::Stats(text) => Some((*text).to_owned()),
-            _ => None,
-        })
+        self.call(None, Request::Stats, answers::stats)
     }
 
     /// Asks for the cluster map, and uses it from here on.
@@ -107,7 +105,7 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn cluster_map(&mut self) -> Result<ClusterMap, ClientError> {
-        let map = self.call(None, Request::ClusterMap, read_map)?;
+        let map = self.call(None, Request::ClusterMap, answers::map)?;
         self.routing = Some(Routing::new(map.clone()));
         self.routing_is_old = false;
         Ok(map)
@@ -156,14 +154,12 @@ impl Client {
             _ => Duration::ZERO,
         };
         let until = Instant::now() + self.config.deadline + wait;
-        let numbers = self.config.session && options_of(&request).is_some();
-        let Some(partition) = partition.filter(|_| numbers) else {
-            return self.repeat(partition, request, until, read);
+        let place = partition.filter(|_| self.config.session && options_of(&request).is_some());
+        let request = match place {
+            Some(partition) => self.number(partition, request)?,
+            None => request,
         };
-        let request = self.number(partition, request)?;
-        let result = self.repeat(Some(partition), request, until, read);
-        self.sequences.ended(partition, &result);
-        result
+        self.repeat(partition, request, until, read)
     }
 
     /// Gives a write its place in the session, which is opened when there is none.
@@ -172,22 +168,19 @@ impl Client {
         partition: PartitionId,
         request: Request<'a>,
     ) -> Result<Request<'a>, ClientError> {
-        let session = match self.sequences.session() {
-            Some(session) => session,
+        let Some(options) = options_of(&request) else { return Ok(request) };
+        let (session, sequence) = match self.sequences.next(partition) {
+            Some(next) => next,
             None => {
-                let opened = self.call(None, Request::OpenSession, |response| match response {
-                    Response::Session(session) => Some(*session),
-                    _ => None,
-                })?;
-                self.sequences.begin(opened);
-                opened
+                let opened = self.call(None, Request::OpenSession, answers::session)?;
+                self.sequences.opened(opened);
+                (opened, 1)
             }
         };
-        let Some(options) = options_of(&request) else { return Ok(request) };
-        let sequence = self.sequences.next(partition);
         Ok(with_options(request, WriteOptions { session, sequence, ..options }))
     }
 
+    /// Attempts until there is a definite end, and tells the sequences what it was.
     fn repeat<T>(
         &mut self,
         partition: Option<PartitionId>,
@@ -196,26 +189,31 @@ impl Client {
         read: impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, ClientError> {
         let mut call = Call::new(&request);
-        loop {
+        let result = loop {
             let failure = match self.attempt(partition, &request, until, &read) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => break Ok(answer),
                 Err(failure) => failure,
             };
             match call.failed(failure, &mut self.prng) {
-                Next::Stop(error) => return Err(error),
+                Next::Stop(error) => break Err(error),
                 Next::Again { pause, .. } if Instant::now() + pause >= until => {
-                    return Err(call.out_of_time());
+                    break Err(call.out_of_time());
                 }
                 Next::Again { pause, first } => {
                     std::thread::sleep(pause);
                     self.routing_is_old |= first.map;
-                    if let Some(partition) = partition.filter(|_| first.session) {
-                        self.sequences = Sequences::default();
+                    let place = partition.zip(options_of(&request)).filter(|_| first.session);
+                    if let Some((partition, options)) = place {
+                        self.sequences.renounce(partition, options.session);
                         request = self.number(partition, request)?;
                     }
                 }
             }
+        };
+        if let Some((partition, options)) = partition.zip(numbered(&request)) {
+            self.sequences.ended(partition, options, &result);
         }
+        result
     }
 
     fn attempt<T>(
@@ -247,12 +245,9 @@ impl Client {
         self.frame.clear();
         encode_request(&mut self.frame, self.correlation, deadline_ms(left), request)
             .map_err(|error| Failure::Invalid(error.into()))?;
-        let (len, max) = (self.frame.len() - HEADER_BYTES, raw.server().frame_bytes_max);
-        if len > max as usize {
-            let (len, max) = (len as u64, max.into());
-            let error = BodyError::TooLarge { field: "frame body", len, max };
-            return Err(Failure::Invalid(error.into()));
-        }
+        let max = raw.server().frame_bytes_max as usize;
+        within(self.frame.len() - HEADER_BYTES, max, "frame body")
+            .map_err(|error| Failure::Invalid(error.into()))?;
         raw.send(&self.frame, until + GRACE).map_err(Failure::Lost)?;
         loop {
             let (header, body) = raw.receive(until + GRACE).map_err(Failure::Lost)?;
@@ -328,7 +323,7 @@ impl Client {
             return;
         }
         let Ok(address) = self.any_connection(until) else { return };
-        match self.exchange(&address, &Request::ClusterMap, until, &read_map) {
+        match self.exchange(&address, &Request::ClusterMap, until, &answers::map) {
             Ok(map) => self.routing = Some(Routing::new(map)),
             Err(_) => {
                 self.connections.remove(&address);
@@ -348,12 +343,5 @@ impl Client {
             return Ok(Some(token.partition(partitions)));
         }
         Ok(None)
-    }
-}
-
-fn read_map(response: &Response<'_>) -> Option<ClusterMap> {
-    match response {
-        Response::ClusterMap(map) => Some(map.clone()),
-        _ => None,
     }
 }

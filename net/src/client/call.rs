@@ -201,6 +201,11 @@ pub(super) fn options_of(request: &Request<'_>) -> Option<WriteOptions> {
     }
 }
 
+/// The options of a request that has its place in a session.
+pub(super) fn numbered(request: &Request<'_>) -> Option<WriteOptions> {
+    options_of(request).filter(|options| options.session != SessionId::NONE)
+}
+
 /// The same request with other options. Requests without options stay as they are.
 pub(super) fn with_options<'a>(mut request: Request<'a>, new: WriteOptions) -> Request<'a> {
     if let Request::Put { options, .. }
@@ -236,39 +241,50 @@ pub(super) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")
 }
 
-/// Numbers the writes of one session: 1, 2, 3, ... for each partition.
+/// Numbers writes: 1, 2, 3, ... for each pair of session and partition.
 ///
-/// A number is used up by a definite answer only. After an unknown outcome the whole session is
-/// given up: the next write must not be taken for the one in doubt.
+/// A number is used up by a definite answer only. After an unknown outcome the partition goes on in
+/// another session: its next write must not be taken for the one in doubt.
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
-    session: Option<SessionId>,
-    used: BTreeMap<PartitionId, u64>,
+    /// The session of partitions not written to yet.
+    current: Option<SessionId>,
+    /// Session and last number used up of the partitions written to.
+    used: BTreeMap<PartitionId, (SessionId, u64)>,
 }
 
 impl Sequences {
-    pub fn session(&self) -> Option<SessionId> {
-        self.session
+    /// Session and number of the next write to a partition; `None`: a session has to be opened.
+    pub fn next(&self, partition: PartitionId) -> Option<(SessionId, u64)> {
+        let used = self.used.get(&partition).copied();
+        used.or(self.current.map(|session| (session, 0))).map(|(session, n)| (session, n + 1))
     }
 
-    pub fn begin(&mut self, session: SessionId) {
-        *self = Sequences { session: Some(session), used: BTreeMap::new() };
+    /// A session nobody has used yet.
+    pub fn opened(&mut self, session: SessionId) {
+        self.current = Some(session);
     }
 
-    /// The number of the next write to a partition.
-    pub fn next(&self, partition: PartitionId) -> u64 {
-        self.used.get(&partition).copied().unwrap_or(0) + 1
-    }
-
-    /// How a write to a partition ended.
-    pub fn ended<T>(&mut self, partition: PartitionId, result: &Result<T, ClientError>) {
+    /// How the write that `options` numbered ended.
+    pub fn ended<T>(
+        &mut self,
+        partition: PartitionId,
+        options: WriteOptions,
+        result: &Result<T, ClientError>,
+    ) {
         match result {
             Ok(_) | Err(ClientError::Server { code: ErrorCode::ConditionFailed, .. }) => {
-                *self.used.entry(partition).or_default() += 1;
+                self.used.insert(partition, (options.session, options.sequence));
             }
-            Err(ClientError::Unknown { .. }) => *self = Sequences::default(),
+            Err(ClientError::Unknown { .. }) => self.renounce(partition, options.session),
             Err(_) => {}
         }
+    }
+
+    /// A session is not used for a partition any more.
+    pub fn renounce(&mut self, partition: PartitionId, session: SessionId) {
+        self.used.remove(&partition);
+        self.current = self.current.filter(|current| *current != session);
     }
 }
 

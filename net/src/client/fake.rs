@@ -121,6 +121,12 @@ impl Cluster {
         state.seen.iter().rev().find(|(opcode, _)| *opcode == Opcode::Put).unwrap().1
     }
 
+    /// Connections accepted so far.
+    #[cfg(feature = "monoio")]
+    pub fn connections(&self) -> usize {
+        self.state.lock().unwrap().connections.len()
+    }
+
     pub fn sequences_seen(&self) -> Vec<u64> {
         self.state.lock().unwrap().sequences_seen.clone()
     }

@@ -6,11 +6,10 @@ use ironring_core::limits::BATCH_OPS_MAX;
 use ironring_core::{ErrorCode, Offset, PartitionId};
 
 use super::{Client, Scan};
-use crate::client::call::unexpected;
-use crate::client::{ClientError, Value, WriteSettings};
+use crate::client::{ClientError, Entry, Value, WriteSettings, answers};
 use crate::error::BodyError;
 use crate::list::{BatchListBuilder, KeyListBuilder};
-use crate::message::{BatchOp, Condition, Receipt, Request, Response};
+use crate::message::{BatchOp, Condition, Receipt, Request};
 
 impl Client {
     /// Stores a value.
@@ -35,7 +34,11 @@ impl Client {
         let partition = self.partition_for(key)?;
         let options = self.options(settings.durability);
         let (condition, ttl_ms) = (settings.condition, settings.ttl_ms());
-        self.call(partition, Request::Put { options, condition, ttl_ms, key, value }, read_receipt)
+        self.call(
+            partition,
+            Request::Put { options, condition, ttl_ms, key, value },
+            answers::receipt,
+        )
     }
 
     /// Stores a value if the key has exactly this version.
@@ -65,10 +68,7 @@ impl Client {
     /// As every call: [`ClientError`].
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Value>, ClientError> {
         let partition = self.partition_for(key)?;
-        let found = self.call(partition, Request::Get { key }, |response| match response {
-            Response::Value(value) => Some(Value::from(*value)),
-            _ => None,
-        });
+        let found = self.call(partition, Request::Get { key }, answers::value);
         match found {
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
             found => found.map(Some),
@@ -95,7 +95,7 @@ impl Client {
         let partition = self.partition_for(key)?;
         let options = self.options(settings.durability);
         let condition = settings.condition;
-        self.call(partition, Request::Delete { options, condition, key }, read_receipt)
+        self.call(partition, Request::Delete { options, condition, key }, answers::receipt)
     }
 
     /// Applies all operations or none. All keys must belong to one partition
@@ -126,7 +126,7 @@ impl Client {
         };
         let options = self.options(settings.durability);
         let request = Request::Batch { options, partition, ops: list.finish() };
-        self.call(Some(partition), request, read_receipt)
+        self.call(Some(partition), request, answers::receipt)
     }
 
     /// Reads many keys, of any partitions, in the order given. Not a snapshot: each partition is
@@ -166,12 +166,8 @@ impl Client {
             list.push(keys[*at].as_ref())?;
         }
         let request = Request::MultiGet { partition, keys: list.finish() };
-        let answer = self.call(Some(partition), request, |response| match response {
-            Response::Values(values) if values.len() == wanted.len() => {
-                Some(values.iter().map(|value| value.map(Value::from)).collect::<Vec<_>>())
-            }
-            _ => None,
-        });
+        let answer =
+            self.call(Some(partition), request, |response| answers::values(response, wanted.len()));
         match answer {
             Ok(values) => {
                 wanted.iter().zip(values).for_each(|(at, value)| found[*at] = value);
@@ -203,25 +199,8 @@ impl Client {
         after: &[u8],
         limit: u32,
         values: bool,
-    ) -> Result<(Vec<crate::client::Entry>, bool), ClientError> {
+    ) -> Result<(Vec<Entry>, bool), ClientError> {
         let request = Request::Scan { partition, prefix, after, limit, values };
-        let (entries, more) = self.call(Some(partition), request, |response| match response {
-            Response::Page { entries, more } => {
-                Some((entries.iter().map(Into::into).collect::<Vec<_>>(), *more))
-            }
-            _ => None,
-        })?;
-        if more && entries.is_empty() {
-            // There is no key to go on after.
-            return Err(unexpected(&Response::Page { entries: Default::default(), more }));
-        }
-        Ok((entries, more))
-    }
-}
-
-pub(super) fn read_receipt(response: &Response<'_>) -> Option<Receipt> {
-    match response {
-        Response::Receipt(receipt) => Some(*receipt),
-        _ => None,
+        self.call(Some(partition), request, answers::page)
     }
 }

@@ -3,17 +3,12 @@
 use ironring_core::{Durability, ErrorCode, WallTime};
 
 use super::Client;
-use super::keys::read_receipt;
+use crate::client::answers::{self, Offsets};
 use crate::client::routing::append_index;
 use crate::client::{Appended, ClientError, Records};
 use crate::error::BodyError;
 use crate::list::AppendListBuilder;
-use crate::message::{
-    AppendRecord, AppendTo, ReadFrom, Receipt, Request, Response, Retention, TopicInfo,
-};
-
-/// Start, end, and the first offset at or after a time.
-pub type Offsets = (u64, u64, u64);
+use crate::message::{AppendRecord, AppendTo, ReadFrom, Receipt, Request, Retention, TopicInfo};
 
 impl Client {
     /// Makes a topic.
@@ -26,7 +21,7 @@ impl Client {
         partitions: u32,
         retention: Retention,
     ) -> Result<TopicInfo, ClientError> {
-        self.call(None, Request::TopicCreate { name, partitions, retention }, read_topic)
+        self.call(None, Request::TopicCreate { name, partitions, retention }, answers::topic)
     }
 
     /// Drops a topic and its records.
@@ -35,7 +30,7 @@ impl Client {
     /// `unknown_topic`; [`ClientError::Unknown`] when it may have been dropped.
     pub fn topic_delete(&mut self, name: &str) -> Result<TopicInfo, ClientError> {
         self.topics.remove(name);
-        self.call(None, Request::TopicDelete { name }, read_topic)
+        self.call(None, Request::TopicDelete { name }, answers::topic)
     }
 
     /// Describes a topic.
@@ -43,7 +38,7 @@ impl Client {
     /// # Errors
     /// `unknown_topic`, or as every call: [`ClientError`].
     pub fn topic_describe(&mut self, name: &str) -> Result<TopicInfo, ClientError> {
-        let topic = self.call(None, Request::TopicDescribe { name }, read_topic)?;
+        let topic = self.call(None, Request::TopicDescribe { name }, answers::topic)?;
         self.topics.insert(name.to_owned(), topic.clone());
         Ok(topic)
     }
@@ -53,10 +48,7 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn topic_list(&mut self) -> Result<Vec<TopicInfo>, ClientError> {
-        self.call(None, Request::TopicList, |response| match response {
-            Response::Topics(topics) => Some(topics.clone()),
-            _ => None,
-        })
+        self.call(None, Request::TopicList, answers::topics)
     }
 
     /// Changes what a topic keeps.
@@ -68,7 +60,7 @@ impl Client {
         name: &str,
         retention: Retention,
     ) -> Result<TopicInfo, ClientError> {
-        self.call(None, Request::TopicAlter { name, retention }, read_topic)
+        self.call(None, Request::TopicAlter { name, retention }, answers::topic)
     }
 
     /// Appends records, all or none, with consecutive offsets. `durability`: `None` for the
@@ -96,15 +88,7 @@ impl Client {
             let partition = client.partition_for_topic(topic, index)?;
             let topic = topic.id;
             let request = Request::TopicAppend { options, topic, to, records };
-            client.call(partition, request, |response| match response {
-                Response::Appended { receipt, partition, first, count } => Some(Appended {
-                    receipt: *receipt,
-                    partition: *partition,
-                    first: *first,
-                    count: *count,
-                }),
-                _ => None,
-            })
+            client.call(partition, request, answers::appended)
         })
     }
 
@@ -126,14 +110,7 @@ impl Client {
             let topic = topic.id;
             let request =
                 Request::TopicRead { topic, partition, from, max_records, max_bytes, wait_ms };
-            client.call(owner, request, |response| match response {
-                Response::Records { records, start, end } => Some(Records {
-                    records: records.iter().map(Into::into).collect(),
-                    start: *start,
-                    end: *end,
-                }),
-                _ => None,
-            })
+            client.call(owner, request, answers::records)
         })
     }
 
@@ -150,10 +127,7 @@ impl Client {
         self.with_topic(name, |client, topic| {
             let owner = client.partition_for_topic(topic, partition)?;
             let request = Request::TopicOffsets { topic: topic.id, partition, time };
-            client.call(owner, request, |response| match response {
-                Response::Offsets { start, end, at_time } => Some((*start, *end, *at_time)),
-                _ => None,
-            })
+            client.call(owner, request, answers::offsets)
         })
     }
 
@@ -171,7 +145,7 @@ impl Client {
         self.with_topic(name, |client, topic| {
             let owner = client.partition_for_topic(topic, partition)?;
             let request = Request::TopicTrim { options, topic: topic.id, partition, before };
-            client.call(owner, request, read_receipt)
+            client.call(owner, request, answers::receipt)
         })
     }
 
@@ -192,12 +166,5 @@ impl Client {
         }
         let topic = self.topic_describe(name)?;
         act(self, &topic)
-    }
-}
-
-fn read_topic(response: &Response<'_>) -> Option<TopicInfo> {
-    match response {
-        Response::Topic(topic) => Some(topic.clone()),
-        _ => None,
     }
 }

@@ -111,16 +111,26 @@ fn pauses_double_with_jitter_up_to_a_second() {
 #[test]
 fn a_sequence_is_used_up_by_a_definite_answer_only() {
     let server = |code| ClientError::Server { code, detail: 0, message: String::new() };
-    let partition = PartitionId(4);
+    let (a, b) = (PartitionId(4), PartitionId(5));
     let mut sequences = Sequences::default();
-    sequences.begin(SessionId(9));
-    assert_eq!(sequences.next(partition), 1);
-    sequences.ended(partition, &Ok(()));
-    assert_eq!((sequences.next(partition), sequences.next(PartitionId(5))), (2, 1));
-    sequences.ended::<()>(partition, &Err(server(ErrorCode::ConditionFailed)));
-    assert_eq!(sequences.next(partition), 3);
-    sequences.ended::<()>(partition, &Err(server(ErrorCode::Overloaded)));
-    assert_eq!(sequences.next(partition), 3);
-    sequences.ended::<()>(partition, &Err(ClientError::Unknown { reason: String::new() }));
-    assert_eq!(sequences.session(), None);
+    assert_eq!(sequences.next(a), None);
+    sequences.opened(SessionId(9));
+    let end = |sequences: &mut Sequences, partition, result: Result<(), ClientError>| {
+        let (session, sequence) = sequences.next(partition).unwrap();
+        let options = WriteOptions { durability: Durability::Local, session, sequence };
+        sequences.ended(partition, options, &result);
+        sequences.next(partition).map(|(session, sequence)| (session.0, sequence))
+    };
+    assert_eq!(end(&mut sequences, a, Ok(())), Some((9, 2)));
+    assert_eq!(end(&mut sequences, b, Ok(())), Some((9, 2)));
+    let failed = server(ErrorCode::ConditionFailed);
+    assert_eq!(end(&mut sequences, a, Err(failed)), Some((9, 3)));
+    assert_eq!(end(&mut sequences, a, Err(server(ErrorCode::Overloaded))), Some((9, 3)));
+    let unknown = || ClientError::Unknown { reason: String::new() };
+    assert_eq!(end(&mut sequences, a, Err(unknown())), None);
+    sequences.opened(SessionId(10));
+    assert_eq!(sequences.next(a), Some((SessionId(10), 1)));
+    // The other partition is not in doubt and goes on where it was, until it is.
+    assert_eq!(end(&mut sequences, b, Ok(())), Some((9, 3)));
+    assert_eq!(end(&mut sequences, b, Err(unknown())), Some((10, 1)));
 }
