@@ -14,6 +14,7 @@
 mod api;
 mod config;
 pub mod format;
+pub mod inspect;
 mod log;
 mod opening;
 mod ops;
