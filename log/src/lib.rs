@@ -17,6 +17,7 @@ pub mod cache;
 mod config;
 pub mod format;
 pub mod index;
+pub mod inspect;
 mod log;
 mod opening;
 mod ops;

@@ -137,10 +137,11 @@ fn a_segment_is_not_freed_while_it_is_read() {
     assert!(run.log.counters().segments_freed > 0, "{:?}", run.log.counters());
 }
 
+/// An operation: its offset, key and value (none: a delete).
+type Op = (u64, Vec<u8>, Option<Vec<u8>>);
+
 /// What a prefix of the operations leaves: key to offset and value.
-fn state_after(
-    ops: &[(u64, Vec<u8>, Option<Vec<u8>>)],
-) -> BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)> {
+fn state_after(ops: &[Op]) -> BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)> {
     ops.iter().map(|(offset, key, body)| (key.clone(), (*offset, body.clone()))).collect()
 }
 
@@ -148,7 +149,7 @@ fn crash_while_compacting(seed: u64) {
     let mut rng = Prng::new(seed);
     let config = LogConfig { checkpoint_interval_bytes: 256 << 10, ..busy() };
     let mut disk = Disk::default();
-    let mut ops: Vec<(u64, Vec<u8>, Option<Vec<u8>>)> = Vec::new();
+    let mut ops: Vec<Op> = Vec::new();
     let mut durable = 0;
     for _ in 0..5 {
         while rng.chance(1, 3) {
