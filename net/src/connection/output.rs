@@ -6,7 +6,6 @@ use ironring_core::{ErrorCode, Instant};
 use crate::codec::encode_response;
 use crate::error::RequestError;
 use crate::frame::{HEADER_BYTES, Opcode, decode_header};
-use crate::frame::HEADER_BYTES;
 use crate::input::{KEEP_BUSY_BYTES, KEEP_BYTES, SMALL_IN_A_ROW};
 use crate::message::Response;
 
