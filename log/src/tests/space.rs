@@ -70,6 +70,9 @@ fn endless_overwrites_stay_within_bounds() {
     // Twice the live bytes, what two checkpoints pin, the empty segments, the superblock.
     let bound = live * 2 + (2 + 2 + 4 + 3) * (1 << 20) + (3 << 20);
     assert!(most <= bound, "{most} bytes on disk, {bound} allowed: {:?}", run.log.counters());
+    let counters = run.log.counters();
+    assert_eq!(counters.live_bytes, keys * (len as u64 + 64 + 8));
+    assert!(counters.held_bytes >= counters.live_bytes && counters.disk_bytes <= run.disk.bytes());
     assert!(run.log.counters().segments_freed > 20, "{:?}", run.log.counters());
     run.check_reads();
     let index = run.owner.index.clone();
