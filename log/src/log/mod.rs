@@ -297,6 +297,10 @@ impl Log {
         }
         self.stop_if_done(io);
         self.counters.segments = self.segments.counts();
+        self.counters.live_bytes = self.segments.live();
+        self.counters.held_bytes = self.segments.held_bytes();
+        let checkpoints = self.newest.bytes + self.older.bytes;
+        self.counters.disk_bytes = self.segments.file_bytes() + checkpoints;
     }
 
     /// The log's life ends: nothing is acknowledged any more.

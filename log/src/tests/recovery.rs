@@ -539,6 +539,16 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
         assert_eq!((report.checkpoint, report.checkpoints_bad), (newest - 1, 1));
         assert_eq!(run.owner.index, whole.owner.index);
         run.check_reads();
+        run.put_durable(b"after", b"v");
+        let run = Run::opened(small(), run.stop(), 20);
+        let report = run.log.counters().recovery.clone();
+        assert_eq!((report.checkpoint, report.checkpoints_bad), (newest + 1, 0));
+        // The one that served stays until another is complete.
+        let mut bad = run.stop();
+        bad.edit(FileName::Checkpoint(newest + 1), damage);
+        let run = Run::opened(small(), bad, 21);
+        assert_eq!(run.log.counters().recovery.checkpoint, newest - 1);
+        assert!(run.owner.index.contains_key(&b"after"[..]));
     }
     let mut bad = disk.clone();
     bad.files.remove(&FileName::Checkpoint(newest));
