@@ -16,6 +16,7 @@ mod api;
 pub mod cache;
 mod config;
 pub mod format;
+mod gather;
 pub mod index;
 pub mod inspect;
 mod log;
