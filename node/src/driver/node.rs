@@ -132,7 +132,6 @@ impl Shared {
         let slot = &self.shards[usize::from(snapshot.shard)];
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
-
 }
 
 impl NodeView for Shared {
@@ -240,10 +239,8 @@ impl Node {
         }
         let mut worst = Ok(());
         for (shard, thread) in threads {
-            let ended = thread.join().map_err(|e| NodeError::Executor {
-                shard,
-                message: e.to_string(),
-            });
+            let ended =
+                thread.join().map_err(|e| NodeError::Executor { shard, message: e.to_string() });
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => {
@@ -511,11 +508,7 @@ fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
     // A socket without SO_REUSEPORT first: it fails when anybody else listens there, whereas the
     // shards' own sockets would quietly share the port with another process.
     let probe = bind(clients, false)?;
-    let clients = probe
-        .local_addr()
-        .ok()
-        .and_then(|a| a.as_socket())
-        .unwrap_or(clients);
+    let clients = probe.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(clients);
     drop(probe);
     let mut listeners = Listeners {
         common: Vec::new(),
@@ -574,8 +567,7 @@ fn raise_descriptor_limit() {
 /// The alignment direct I/O needs on the probe file, or `None` when the file system refuses it.
 fn direct_io_block(probe: &std::path::Path) -> Option<u64> {
     use std::os::unix::fs::OpenOptionsExt;
-    let opened =
-        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(probe);
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(probe);
     let file = opened.ok()?;
     Some(nix::sys::statfs::fstatfs(&file).map_or(4096, |s| s.block_size() as u64))
 }
