@@ -7,6 +7,7 @@
 pub mod arguments;
 pub mod config;
 pub mod connect;
+pub mod demo;
 pub mod error;
 pub mod explain;
 pub mod inspect;
@@ -52,6 +53,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a node until it is told to stop
     Start(start::StartArgs),
+    /// Start a node, load it, kill it, start it again, and verify every acknowledged write
+    Demo(demo::DemoArgs),
     /// Check whether this machine can run a node, and well; changes nothing
     Doctor(settings::SettingsArgs),
     /// Measure the disk under the data directory and keep the result for `start`
@@ -102,6 +105,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
     match command {
         Command::Start(args) => start::run(args, output)?,
+        Command::Demo(args) => demo::run(args, output)?,
         Command::Doctor(settings) => return machine::doctor(settings, output),
         Command::Diskprobe(args) => machine::diskprobe(args, output)?,
         Command::Kv(args) => kv::run(args, output)?,
