@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
 use support::{NodeProcess, SMALL, data_dir};
@@ -133,7 +134,10 @@ fn a_running_node_is_watched_and_a_stopped_one_is_inspected() {
     let puts: u64 = shards.iter().filter_map(|s| s["clients"]["requests"]["Put"].as_u64()).sum();
     // A shard that was not ready yet was asked again, and both requests count.
     assert!(puts >= 3, "{stats:#}");
-    assert!(get(&node, "/health/ready").starts_with("HTTP/1.1 200"));
+    let answers = std::iter::repeat_with(|| get(&node, "/health/ready"));
+    // Shards publish once a second: at first the node may say that it only starts.
+    let answer = answers.take(600).inspect(|_| std::thread::sleep(Duration::from_millis(100)));
+    assert!(answer.into_iter().any(|answer| answer.starts_with("HTTP/1.1 200")));
     assert!(get(&node, "/metrics").contains("ironring_shard_state{shard=\"1\",state=\"ready\"} 1"));
 
     let superblock = dir.join("shard-000/superblock");
