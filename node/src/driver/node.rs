@@ -171,6 +171,8 @@ impl NodeView for Shared {
     }
 }
 
+/// A shard scrubs at least this fast, however slow the disk was measured: the log takes no less.
+const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
 const PROBE_NAP: Duration = Duration::from_millis(5);
 
@@ -367,13 +369,14 @@ impl Node {
             checkpoint_interval_bytes: config.log.checkpoint_interval_bytes,
             idle_floor_after: Duration::from_millis(u64::from(config.log.idle_floor_after_ms)),
             compaction: ironring_log::CompactionConfig {
-                dead_percent_min: (config.log.compaction_dead_share * 100.0) as u8,
-                bandwidth_percent: (config.log.compaction_bandwidth_share * 100.0) as u8,
+                dead_percent_min: (config.log.compaction_dead_share * 100.0).round() as u8,
+                bandwidth_percent: (config.log.compaction_bandwidth_share * 100.0).round() as u8,
                 ..ironring_log::CompactionConfig::default()
             },
             scrub: ironring_log::ScrubConfig {
                 period: Duration::from_secs(u64::from(config.log.scrub_period_days) * 86_400),
-                ..ironring_log::ScrubConfig::default()
+                bytes_per_second_max: (self.settled.scrub_bytes_per_second_max / shards)
+                    .max(SCRUB_BYTES_PER_SECOND_MIN),
             },
             ..ironring_log::LogConfig::default()
         };
