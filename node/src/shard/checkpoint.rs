@@ -74,7 +74,9 @@ impl Cursor {
                     true
                 }
                 Stage::Keys(after) => self.keys_piece(p, after, out),
-                Stage::Topics(topic, index, first) => self.topic_piece(p, (topic, index), first, out),
+                Stage::Topics(topic, index, first) => {
+                    self.topic_piece(p, (topic, index), first, out)
+                }
                 Stage::Done => return false,
             };
             if made {
@@ -105,8 +107,7 @@ impl Cursor {
                 break;
             }
         }
-        self.stage =
-            if full { Stage::Keys(last) } else { Stage::Topics(TopicId(0), 0, 0) };
+        self.stage = if full { Stage::Keys(last) } else { Stage::Topics(TopicId(0), 0, 0) };
         if out.len() == empty {
             out.truncate(begin);
             return false;

@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 
 use ironring_core::{GroupSeq, Offset, PartitionId, TopicId};
 use ironring_log::cache::RecordCache;
-use ironring_log::{
-    Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError,
-};
+use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError};
 
 use super::checkpoint::{Cursor, restore_piece};
 use super::fields::Malformed;

@@ -7,7 +7,9 @@ use ironring_core::limits::{FRAME_BODY_BYTES_MAX, SCAN_ENTRIES_MAX};
 use ironring_core::{ErrorCode, GroupSeq, Now, Offset, PartitionId, Token, WallTime};
 use ironring_log::Location;
 use ironring_log::index::Entry;
-use ironring_net::list::{AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder};
+use ironring_net::list::{
+    AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder,
+};
 use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 
 use super::acks::Answer;
@@ -265,12 +267,8 @@ impl Shard {
             Kind::Get => {
                 let item = &gather.items[0];
                 let (time, value) = gather.value(item);
-                let value = ValueRef {
-                    version: item.version,
-                    time,
-                    expires: item.expires,
-                    value: &value,
-                };
+                let value =
+                    ValueRef { version: item.version, time, expires: item.expires, value: &value };
                 fx.reply(me, gather.origin, &Response::Value(value));
             }
             Kind::MultiGet => {
@@ -306,7 +304,9 @@ impl Shard {
     }
 
     pub(super) fn finish_topic_read(&mut self, gather: &Gather, fx: &mut Effects) {
-        let Kind::Topic { topic, index, from, max_records, max_bytes } = gather.kind else { return };
+        let Kind::Topic { topic, index, from, max_records, max_bytes } = gather.kind else {
+            return;
+        };
         let p = self.models.peek(gather.partition);
         let Some(state) = p.topics.get(&(topic, index)) else {
             let why = "the topic was deleted meanwhile";

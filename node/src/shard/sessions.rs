@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 
-use ironring_core::limits::{SESSIONS_PER_PARTITION_MAX, SESSION_WINDOW};
+use ironring_core::limits::{SESSION_WINDOW, SESSIONS_PER_PARTITION_MAX};
 use ironring_core::{Offset, SessionId, StableMap};
 
 /// What a session's request came to, enough to give the same answer again.
@@ -105,7 +105,11 @@ impl SessionTable {
         if let Some(found) = known.recent.iter().rev().find(|r| r.sequence == sequence) {
             return Verdict::Duplicate(*found);
         }
-        if sequence + SESSION_WINDOW as u64 <= known.last { Verdict::TooOld } else { Verdict::Evaluate }
+        if sequence + SESSION_WINDOW as u64 <= known.last {
+            Verdict::TooOld
+        } else {
+            Verdict::Evaluate
+        }
     }
 
     /// A request of several turns begins: later numbers are welcome meanwhile.
@@ -219,7 +223,11 @@ mod tests {
         assert_eq!(t.judge(S, 3), Verdict::Evaluate);
         t.fold(S, written(3, 11));
         t.end(S, 2);
-        assert_eq!(t.judge(S, 2), Verdict::Evaluate, "refused before evaluation: a retry is welcome");
+        assert_eq!(
+            t.judge(S, 2),
+            Verdict::Evaluate,
+            "refused before evaluation: a retry is welcome"
+        );
         for i in 4..=(3 + SESSION_WINDOW as u64) {
             t.fold(S, written(i, 20 + i));
         }
