@@ -57,9 +57,9 @@ impl Cursor {
         loop {
             if self.stage == Stage::Meta {
                 self.stage = Stage::Header;
-                if let (Some(meta), true) = (&models.meta, models.holds_meta()) {
+                if models.holds_meta() {
                     out.push(4);
-                    meta.encode(out);
+                    models.appended_meta.encode(out);
                     return true;
                 }
             }
@@ -221,7 +221,7 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
         }
         3 => restore_topic(models, &mut r)?,
         4 => {
-            models.meta = Some(Meta::decode(&piece[1..])?);
+            models.appended_meta = Meta::decode(&piece[1..])?;
             return Ok(());
         }
         _ => return Err(Malformed),

@@ -330,7 +330,7 @@ impl Shard {
 
     fn acknowledge(&mut self, now: Now, ack: &Ack, fx: &mut Effects) {
         if let Answer::Gather(id) = ack.answer {
-            self.fetch(now, id, fx);
+            self.fetch_after_wait(now, id, fx);
             return;
         }
         let (Some(origin), Some(response)) = (ack.origin, ack.answer.response()) else { return };
