@@ -86,7 +86,7 @@ impl Acks {
 
     /// How many wait.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.queue.len()
     }
 }

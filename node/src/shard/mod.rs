@@ -479,7 +479,7 @@ impl Shard {
     /// Records of the queue the driver executes; exposed for tests that inspect the order.
     #[must_use]
     pub fn waiting_acks(&self) -> usize {
-        self.acks.len()
+        self.acks.count()
     }
 
     /// Version of a key as the index has it, durable or not; for tests and inspection.

@@ -357,7 +357,7 @@ impl Partition {
     #[must_use]
     pub fn other_memory_bytes(&self) -> usize {
         self.topics.values().map(TopicPartition::memory_bytes).sum::<usize>()
-            + self.sessions.len() * 256
+            + self.sessions.count() * 256
             + self.large.memory_bytes()
     }
 }

@@ -186,7 +186,7 @@ impl Shard {
         after: GroupSeq,
         fx: &mut Effects,
     ) {
-        if self.gathers.len() >= GATHERS_MAX {
+        if self.gathers.count() >= GATHERS_MAX {
             let why = "too many reads wait for the disk";
             return self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
         }
@@ -396,7 +396,9 @@ impl Gather {
         self.items.iter().any(|item| {
             let parts = &self.parts[item.parts.clone()];
             !parts.is_empty()
-                && self.places(p, item).is_none_or(|now| !now.iter().eq(parts.iter().map(|part| &part.at)))
+                && self
+                    .places(p, item)
+                    .is_none_or(|now| !now.iter().eq(parts.iter().map(|part| &part.at)))
         })
     }
 

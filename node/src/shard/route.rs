@@ -59,8 +59,10 @@ impl Shard {
                 return self.refuse(ask.origin, error.code(), 0, &error.to_string(), fx);
             }
         };
-        let local =
-            matches!(request, Request::Ping | Request::ClusterMap | Request::Stats | Request::Hello { .. });
+        let local = matches!(
+            request,
+            Request::Ping | Request::ClusterMap | Request::Stats | Request::Hello { .. }
+        );
         if !local && let Err((code, why)) = self.admit(now.mono, &ask) {
             // Before its place is looked up: a shard that is opening does not know its topics.
             return self.refuse(ask.origin, code, 0, why, fx);

@@ -161,7 +161,7 @@ impl SessionTable {
 
     /// How many sessions are remembered.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.sessions.len()
     }
 
@@ -270,7 +270,7 @@ mod tests {
         for id in 1..=(SESSIONS_PER_PARTITION_MAX as u64 + 1) {
             t.fold(SessionId(id), written(1, id));
         }
-        assert_eq!(t.len(), SESSIONS_PER_PARTITION_MAX);
+        assert_eq!(t.count(), SESSIONS_PER_PARTITION_MAX);
         assert_eq!(t.judge(SessionId(1), 1), Verdict::Expired);
         assert_eq!(t.judge(SessionId(1), 2), Verdict::Expired);
         assert_eq!(t.judge(SessionId(2), 2), Verdict::Evaluate);
