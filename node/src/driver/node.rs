@@ -176,6 +176,9 @@ impl NodeView for Shared {
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
 const PROBE_NAP: Duration = Duration::from_millis(5);
+/// How long a start waits for an address that is in use, and how often it tries.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+const ADDRESS_NAP: Duration = Duration::from_millis(10);
 
 /// A node to run.
 pub struct Node {
@@ -546,7 +549,24 @@ fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
     Ok(listeners)
 }
 
+/// A socket on `address`. Waits a little for an address in use: the kernel closes the sockets of a
+/// process that was killed only when it has taken its rings down, behind the end of the process.
 fn bind(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
+    let begin = std::time::Instant::now();
+    loop {
+        match bind_now(address, share) {
+            Err(NodeError::Listen { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse
+                    && begin.elapsed() < ADDRESS_PATIENCE =>
+            {
+                std::thread::sleep(ADDRESS_NAP);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn bind_now(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
     let make = || -> std::io::Result<socket2::Socket> {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
