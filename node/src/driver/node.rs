@@ -425,7 +425,13 @@ impl Node {
             .ring_depth(1024)
             .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
             .spawn(move || run_shard(start))
-            .map_err(|e| NodeError::Executor { shard, message: e.to_string() })
+            .map_err(|e| {
+                let mut message = e.to_string();
+                if !self.settled.io_memory_registered {
+                    message += "; io_uring needs more lockable memory: raise `ulimit -l`";
+                }
+                NodeError::Executor { shard, message }
+            })
     }
 }
 
