@@ -176,6 +176,9 @@ impl NodeView for Shared {
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
 const PROBE_NAP: Duration = Duration::from_millis(5);
+/// How long a start waits for an address that is in use, and how often it tries.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+const ADDRESS_NAP: Duration = Duration::from_millis(10);
 
 /// A node to run.
 pub struct Node {
@@ -422,7 +425,13 @@ impl Node {
             .ring_depth(1024)
             .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
             .spawn(move || run_shard(start))
-            .map_err(|e| NodeError::Executor { shard, message: e.to_string() })
+            .map_err(|e| {
+                let mut message = e.to_string();
+                if !self.settled.io_memory_registered {
+                    message += "; io_uring needs more lockable memory: raise `ulimit -l`";
+                }
+                NodeError::Executor { shard, message }
+            })
     }
 }
 
@@ -546,7 +555,24 @@ fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
     Ok(listeners)
 }
 
+/// A socket on `address`. Waits a little for an address in use: the kernel closes the sockets of a
+/// process that was killed only when it has taken its rings down, behind the end of the process.
 fn bind(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
+    let begin = std::time::Instant::now();
+    loop {
+        match bind_now(address, share) {
+            Err(NodeError::Listen { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse
+                    && begin.elapsed() < ADDRESS_PATIENCE =>
+            {
+                std::thread::sleep(ADDRESS_NAP);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn bind_now(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
     let make = || -> std::io::Result<socket2::Socket> {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
