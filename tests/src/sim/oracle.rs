@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ironring_core::{Durability, ErrorCode, TopicId};
+use ironring_core::{Durability, ErrorCode, PartitionId, TopicId};
 
 pub use keys::{Seen, Window};
 pub use ledger::{Bounds, Part, Write};
@@ -172,9 +172,10 @@ impl Oracle {
     }
 
     /// The medium silently lost the newest writes, and nothing was written later that could tell:
-    /// promises made since `bounds` do not hold. To be called just before [`Oracle::crash`].
-    pub fn forgive(&mut self, bounds: &Bounds) {
-        self.ledger.forgive(bounds);
+    /// promises made since `bounds` about the partitions `concerned` do not hold. To be called
+    /// just before [`Oracle::crash`].
+    pub fn forgive(&mut self, bounds: &Bounds, concerned: impl Fn(PartitionId) -> bool) {
+        self.ledger.forgive(bounds, concerned);
         self.forgiven = true;
     }
 

@@ -140,7 +140,7 @@ impl Ledger {
     pub fn send(&mut self, intent: Intent, what: What, wall: u64) {
         let after = self.partitions.entry(intent.partition).or_default().end_seen;
         let epoch = self.epoch;
-        let write = self.writes.entry(intent.id).or_insert(Write {
+        let write = self.writes.entry(intent.id).or_insert_with(|| Write {
             intent,
             what,
             fate: Fate::Open,
@@ -155,6 +155,11 @@ impl Ledger {
             maybe_lost: false,
             after,
         });
+        if write.fate == Fate::Refused {
+            // Refused, and sent again: only this attempt can apply it.
+            write.fate = Fate::Open;
+            write.after = after;
+        }
         write.attempts += 1;
         write.last_epoch = epoch;
     }
@@ -372,11 +377,11 @@ impl Ledger {
 
     /// The medium silently lost the newest writes and nothing written later could tell: promises
     /// made since `bounds` do not hold. To be called before [`Ledger::crash`].
-    pub fn forgive(&mut self, bounds: &Bounds) {
-        for (id, partition) in &mut self.partitions {
+    pub fn forgive(&mut self, bounds: &Bounds, concerned: impl Fn(PartitionId) -> bool) {
+        for (id, partition) in self.partitions.iter_mut().filter(|(id, _)| concerned(**id)) {
             partition.bound = partition.bound.min(bounds.0.get(id).copied().unwrap_or(0));
         }
-        for write in self.writes.values_mut() {
+        for write in self.writes.values_mut().filter(|w| concerned(w.intent.partition)) {
             let bound = self.partitions[&write.intent.partition].bound;
             if write.version.is_none_or(|v| v > bound) {
                 write.durable = false;

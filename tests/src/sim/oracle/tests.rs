@@ -410,7 +410,7 @@ fn forgiven_promises_do_not_hold_and_older_ones_do() {
     let old = h.put_at(5);
     let bounds = h.oracle.bounds();
     h.put_at(6);
-    h.oracle.forgive(&bounds);
+    h.oracle.forgive(&bounds, |_| true);
     h.power_loss(&[]);
     assert_eq!(h.get(value(old, 5)), Ok(()));
     breaks(h.get(NOT_FOUND), "no value was read");

@@ -1,0 +1,715 @@
+//! The simulated world: one node of several shards, their disks, its clients, and time.
+//!
+//! Everything happens in one loop in order of virtual time; the same seed gives the same run, to
+//! the last bit of [`Report::hash`]. The node dies at any moment between two effects, and comes
+//! back with what its disks kept.
+//!
+//! What the world promises a subject is what a driver promises: events of one shard are handled to
+//! completion, one after the other; a turn ends when nothing more is ready; effects are carried
+//! out in order, at once or at the end of the turn; messages between two shards and bytes on one
+//! connection keep their order.
+
+mod audit;
+mod lives;
+mod silent;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ironring_core::io::{IoDone, IoOp};
+use ironring_core::prng::Prng;
+use ironring_core::{ErrorCode, Instant, Now, ShardId, WallTime};
+
+use crate::sim::client::{Client, Reaction};
+use crate::sim::crash::{Moment, Trigger, kind_of};
+use crate::sim::disk::{Latency, SimDisk, Ticket};
+use crate::sim::op::{Op, Outcome, RequestId};
+use crate::sim::oracle::Oracle;
+use crate::sim::profile::Profile;
+use crate::sim::subject::{Conn, Effects, Event, Node, Phase, Subject};
+use crate::sim::trace::{Coverage, Trace};
+use crate::sim::workload::{KnownTopic, Workload};
+use silent::SilentDamage;
+
+/// A request that is not answered within this time is a violation, in nanoseconds.
+const PATIENCE_NS: u64 = 300_000_000_000;
+/// Most events of one run.
+const STEPS_MAX: u64 = 20_000_000;
+
+type Message<N> = <<N as Node>::Subject as Subject>::Message;
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The trace of the run.
+    pub hash: u64,
+    /// Events handled.
+    pub steps: u64,
+    /// Virtual time passed, in nanoseconds.
+    pub time_ns: u64,
+    /// How often things happened.
+    pub coverage: Coverage,
+    /// What went wrong, if anything did.
+    pub failure: Option<String>,
+}
+
+/// Something that is going to happen.
+#[derive(Debug)]
+enum Happening<M> {
+    /// All shards of the node start.
+    Start,
+    Io {
+        shard: u16,
+        ticket: Ticket,
+        kind: &'static str,
+    },
+    Arrive {
+        shard: u16,
+        conn: Conn,
+        request: RequestId,
+        op: Op,
+    },
+    Answer {
+        client: usize,
+        conn: Conn,
+        request: RequestId,
+        outcome: Outcome,
+    },
+    Closed {
+        shard: u16,
+        conn: Conn,
+    },
+    Message {
+        to: u16,
+        message: M,
+    },
+    Wake(usize),
+    /// The process ends after a failure it noticed itself.
+    Exit,
+    Decay,
+}
+
+/// One shard and its disk.
+struct Slot<S: Subject> {
+    subject: Option<S>,
+    disk: SimDisk,
+    fx: Effects<S::Message>,
+    /// The turn goes on until this time.
+    turn_until: Option<u64>,
+    /// Effects wait for the end of the turn.
+    deferred: bool,
+    failed: bool,
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Clients do what they like, and the node dies.
+    Load,
+    /// Clients hear the end of what they asked for; nothing more goes wrong.
+    Drain,
+    /// Everything is read back.
+    Audit,
+    /// The node is asked to stop.
+    Stop,
+    /// It is over.
+    Over,
+}
+
+/// A run in progress.
+pub struct World<N: Node> {
+    node: N,
+    profile: Profile,
+    rng: Prng,
+    now: u64,
+    wall_start: u64,
+    next_happening: u64,
+    queue: BTreeMap<(u64, u64), Happening<Message<N>>>,
+    slots: Vec<Slot<N::Subject>>,
+    clients: Vec<Client>,
+    workload: Workload,
+    oracle: Oracle,
+    trace: Trace,
+    coverage: Coverage,
+    stage: Stage,
+    life: u32,
+    up: bool,
+    /// All shards served at least once.
+    served: bool,
+    trigger: Option<Trigger>,
+    crash_now: bool,
+    crashes_left: u32,
+    requests_left: u32,
+    next_request: u64,
+    next_conn: u64,
+    sent_at: BTreeMap<RequestId, u64>,
+    opening_since: u64,
+    /// Order on the wire: when the last bytes of a connection or message channel arrive.
+    conn_in: BTreeMap<Conn, u64>,
+    conn_out: BTreeMap<Conn, u64>,
+    channel: BTreeMap<(u16, u16), u64>,
+    lasting_asked: u32,
+    audit: VecDeque<Op>,
+    audits_left: u32,
+    silent: SilentDamage,
+}
+
+impl<N: Node> World<N> {
+    /// Runs one seed to its end.
+    #[must_use]
+    pub fn run(node: N, profile: Profile, seed: u64, print: bool) -> Report {
+        let mut world = World::new(node, profile, seed, print);
+        let failure = world.live().err();
+        world.report(failure)
+    }
+
+    fn new(node: N, profile: Profile, seed: u64, print: bool) -> World<N> {
+        let mut rng = Prng::new(seed);
+        let workload = Workload::new(rng.next_u64(), profile.load, node.partitions());
+        let slots = (0..node.shards()).map(|_| {
+            let latency =
+                Latency { stall_one_in: [0, 50, 500][rng.below(3) as usize], ..Latency::default() };
+            let seed = rng.next_u64();
+            Slot {
+                subject: None,
+                disk: SimDisk::new(seed, profile.disk_bytes, latency, profile.faults),
+                fx: Effects::default(),
+                turn_until: None,
+                deferred: false,
+                failed: false,
+            }
+        });
+        let slots = slots.collect();
+        let oracle =
+            Oracle { tolerated: profile.tolerated().into_iter().collect(), ..Oracle::default() };
+        let mut world = World {
+            node,
+            profile,
+            rng,
+            now: 1_000_000,
+            wall_start: 1_700_000_000_000,
+            next_happening: 0,
+            queue: BTreeMap::new(),
+            slots,
+            clients: Vec::new(),
+            workload,
+            oracle,
+            trace: Trace::new(print),
+            coverage: Coverage::default(),
+            stage: Stage::Load,
+            life: 0,
+            up: false,
+            served: false,
+            trigger: None,
+            crash_now: false,
+            crashes_left: profile.crashes_max,
+            requests_left: profile.requests,
+            next_request: 0,
+            next_conn: 0,
+            sent_at: BTreeMap::new(),
+            opening_since: 0,
+            conn_in: BTreeMap::new(),
+            conn_out: BTreeMap::new(),
+            channel: BTreeMap::new(),
+            lasting_asked: 0,
+            audit: VecDeque::new(),
+            audits_left: 2,
+            silent: SilentDamage::default(),
+        };
+        for _ in 0..profile.load.clients {
+            let conn = world.new_conn();
+            let shard = world.rng.below(u64::from(world.node.shards())) as u16;
+            let session = world.workload.wants_session();
+            world.clients.push(Client::new(conn, shard, session));
+        }
+        world.at(1_000, Happening::Start);
+        world
+    }
+
+    fn report(&self, failure: Option<String>) -> Report {
+        let mut coverage = self.coverage.clone();
+        for slot in &self.slots {
+            for injected in &slot.disk.faults.injected {
+                coverage.add(&format!("fault {}", injected.fault.name()), 1);
+            }
+        }
+        Report {
+            hash: self.trace.hash(),
+            steps: self.trace.steps(),
+            time_ns: self.now,
+            coverage,
+            failure,
+        }
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        while self.stage != Stage::Over {
+            if self.trace.steps() > STEPS_MAX {
+                return Err(format!("the run does not end (stage {:?})", self.stage));
+            }
+            self.step()?;
+            if std::mem::take(&mut self.crash_now) {
+                self.crash()?;
+            }
+            self.check_patience()?;
+        }
+        Ok(())
+    }
+
+    fn check_patience(&self) -> Result<(), String> {
+        let waiting = self.sent_at.iter().find(|(_, at)| self.now > **at + PATIENCE_NS);
+        if let Some((request, at)) = waiting {
+            return Err(format!("{request:?}, sent at {} ms, is not answered", at / 1_000_000));
+        }
+        let opening = self.up && self.slots.iter().any(|s| self.phase_is(s, &Phase::Opening));
+        if opening && self.now > self.opening_since + PATIENCE_NS {
+            return Err("a shard does not open".to_owned());
+        }
+        if self.stage == Stage::Stop && self.now > self.opening_since + PATIENCE_NS {
+            return Err("a shard does not stop".to_owned());
+        }
+        Ok(())
+    }
+
+    fn phase_is(&self, slot: &Slot<N::Subject>, phase: &Phase) -> bool {
+        slot.subject.as_ref().is_some_and(|s| s.phase() == *phase)
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Instant(self.now), wall: WallTime(self.wall()) }
+    }
+
+    fn wall(&self) -> u64 {
+        self.wall_start + self.now / 1_000_000
+    }
+
+    fn new_conn(&mut self) -> Conn {
+        self.next_conn += 1;
+        Conn(self.next_conn)
+    }
+
+    fn at(&mut self, time: u64, happening: Happening<Message<N>>) {
+        self.next_happening += 1;
+        self.queue.insert((time.max(self.now), self.next_happening), happening);
+    }
+
+    /// The next thing, in order of time: the end of a turn, a timer, or what is in the queue.
+    fn step(&mut self) -> Result<(), String> {
+        let queued = self.queue.first_key_value().map(|((time, _), _)| *time);
+        let timers = self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let due = slot.subject.as_ref()?.next_deadline()?;
+            Some((due.0.max(self.now), index))
+        });
+        let timer = timers.min();
+        let turn = self.slots.iter().enumerate().filter_map(|(i, s)| Some((s.turn_until?, i)));
+        let turn = turn.min();
+        let next = [queued, timer.map(|t| t.0), turn.map(|t| t.0)].into_iter().flatten().min();
+        let Some(next) = next else {
+            return Err(format!("nothing can happen any more (stage {:?})", self.stage));
+        };
+        self.now = self.now.max(next);
+        if let Some((until, shard)) = turn
+            && until <= self.now
+        {
+            return self.end_turn(shard);
+        }
+        if let Some((due, shard)) = timer
+            && due <= self.now
+            && queued.is_none_or(|q| due <= q)
+        {
+            return self.handle(shard, Event::Timer);
+        }
+        match self.queue.pop_first() {
+            Some((_, happening)) => self.happen(happening),
+            None => Ok(()),
+        }
+    }
+
+    fn happen(&mut self, happening: Happening<Message<N>>) -> Result<(), String> {
+        match happening {
+            Happening::Start => self.start(),
+            Happening::Io { shard, ticket, kind } => self.complete(shard, ticket, kind),
+            Happening::Arrive { shard, conn, request, op } => {
+                self.trace.note(self.now, &[1, request.0], || {
+                    format!("shard {shard} <- {request:?} {op:?}")
+                });
+                self.handle(usize::from(shard), Event::Request { conn, request, op })
+            }
+            Happening::Answer { client, conn, request, outcome } => {
+                self.answer(client, conn, request, &outcome)
+            }
+            Happening::Closed { shard, conn } => {
+                self.handle(usize::from(shard), Event::Closed(conn))
+            }
+            Happening::Message { to, message } => {
+                self.trace
+                    .note(self.now, &[2, u64::from(to)], || format!("shard {to} <- {message:?}"));
+                self.handle(usize::from(to), Event::Message(message))
+            }
+            Happening::Wake(client) => self.wake(client),
+            Happening::Exit => {
+                self.coverage.add("life ended by a failure it noticed", 1);
+                self.crash_now = true;
+                Ok(())
+            }
+            Happening::Decay => {
+                self.decay();
+                Ok(())
+            }
+        }
+    }
+
+    fn complete(&mut self, shard: u16, ticket: Ticket, kind: &'static str) -> Result<(), String> {
+        let index = usize::from(shard);
+        let done = self.slots[index].disk.complete(ticket);
+        self.note_silent(index, ticket);
+        self.trace.note(self.now, &[3, u64::from(shard), done.id.0, word_of(&done)], || {
+            format!("shard {shard} <- {kind} {:?}: {}", done.id, describe(&done))
+        });
+        if self.fires(kind, Moment::Done) {
+            self.coverage.add(&format!("crash between the effect of {kind} and its event"), 1);
+            self.crash_now = true;
+            return Ok(());
+        }
+        self.handle(index, Event::Io(done))?;
+        if self.fires(kind, Moment::Heard) {
+            self.coverage.add(&format!("crash after {kind}"), 1);
+            self.crash_now = true;
+        }
+        Ok(())
+    }
+
+    fn fires(&mut self, kind: &'static str, moment: Moment) -> bool {
+        self.stage == Stage::Load && self.trigger.as_mut().is_some_and(|t| t.io(kind, moment))
+    }
+
+    /// Hands one event to a shard and takes what it wants done.
+    fn handle(&mut self, index: usize, event: Event<Message<N>>) -> Result<(), String> {
+        let now = self.now();
+        let slot = &mut self.slots[index];
+        let Some(subject) = slot.subject.as_mut() else { return Ok(()) };
+        self.trace.note(self.now, &[4, index as u64, tag_of(&event)], || {
+            format!("shard {index} handles {}", name_of(&event))
+        });
+        subject.handle(now, event, &mut slot.fx);
+        if slot.turn_until.is_none() {
+            slot.turn_until = Some(self.now + self.rng.below(30_000));
+            slot.deferred = self.rng.chance(1, 2);
+        }
+        if !slot.deferred {
+            self.carry_out(index)?;
+        }
+        self.look_at(index)?;
+        if self.stage == Stage::Load && self.trigger.as_mut().is_some_and(Trigger::step) {
+            self.coverage.add("crash after so many steps", 1);
+            self.crash_now = true;
+        }
+        Ok(())
+    }
+
+    fn end_turn(&mut self, index: usize) -> Result<(), String> {
+        let now = self.now();
+        let slot = &mut self.slots[index];
+        slot.turn_until = None;
+        let Some(subject) = slot.subject.as_mut() else { return Ok(()) };
+        self.trace.note(self.now, &[5, index as u64], || format!("shard {index} ends its turn"));
+        subject.handle(now, Event::TurnEnd, &mut slot.fx);
+        self.carry_out(index)?;
+        self.look_at(index)
+    }
+
+    /// Does what a shard wants done. A crash in the middle leaves the rest undone.
+    fn carry_out(&mut self, index: usize) -> Result<(), String> {
+        self.send_replies(index);
+        self.send_messages(index);
+        while let Some(request) = self.slots[index].fx.io.pop() {
+            let kind = kind_of(&request.op);
+            let group = self.node.is_group(&request.op);
+            let (id, word) = (request.id, op_word(&request.op));
+            let text = describe_op(&request.op);
+            let (due, ticket) = self.slots[index].disk.submit(Instant(self.now), request);
+            self.trace.note(self.now, &[6, index as u64, id.0, word, due.0], || {
+                format!("shard {index} -> {id:?} {text}")
+            });
+            if group {
+                self.note_group(index, ticket);
+            }
+            self.at(due.0, Happening::Io { shard: index as u16, ticket, kind });
+            if let Some(misuse) = self.slots[index].disk.misuse.first() {
+                return Err(format!("shard {index} misuses its disk: {misuse}"));
+            }
+            if self.fires(kind, Moment::Submitted) {
+                self.coverage.add(&format!("crash with {kind} in flight"), 1);
+                self.crash_now = true;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn send_replies(&mut self, index: usize) {
+        let replies = std::mem::take(&mut self.slots[index].fx.replies);
+        for (conn, request, outcome) in replies {
+            let Some(client) = self.clients.iter().position(|c| c.conn == conn) else {
+                continue;
+            };
+            let latency = 5_000 + self.rng.below(40_000);
+            let at = self.conn_out.get(&conn).copied().unwrap_or(0).max(self.now + latency);
+            self.conn_out.insert(conn, at);
+            self.at(at, Happening::Answer { client, conn, request, outcome });
+        }
+    }
+
+    fn send_messages(&mut self, index: usize) {
+        let messages = std::mem::take(&mut self.slots[index].fx.messages);
+        for (ShardId(to), message) in messages {
+            let latency = 1_000 + self.rng.below(30_000);
+            let channel = (index as u16, to);
+            let at = self.channel.get(&channel).copied().unwrap_or(0).max(self.now + latency);
+            self.channel.insert(channel, at);
+            self.at(at, Happening::Message { to, message });
+        }
+    }
+
+    fn wake(&mut self, index: usize) -> Result<(), String> {
+        if !self.up {
+            return Ok(());
+        }
+        let depth = self.profile.load.depth as usize;
+        let auditing = self.stage == Stage::Audit && index == 0;
+        let depth = if auditing { 16 } else { depth };
+        while self.clients[index].outstanding() < depth {
+            let Some(op) = self.next_op(index) else { break };
+            self.send(index, op);
+            // Mostly bursts; sometimes one at a time.
+            if self.rng.chance(1, 4) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn next_op(&mut self, index: usize) -> Option<Op> {
+        if index == 0 && self.stage == Stage::Audit {
+            return self.audit.pop_front();
+        }
+        if index == 0 && self.lasting_asked < self.profile.load.topics {
+            self.lasting_asked += 1;
+            return Some(self.workload.lasting_topic());
+        }
+        let fresh = self.stage == Stage::Load && self.requests_left > 0;
+        let retry = self.clients[index].has_retries();
+        if self.stage == Stage::Audit || self.stage == Stage::Stop {
+            return None;
+        }
+        let op = self.clients[index].next(&mut self.workload, fresh)?;
+        if !retry {
+            self.requests_left -= 1;
+        }
+        Some(op)
+    }
+
+    fn send(&mut self, index: usize, op: Op) {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        let (conn, shard) = (self.clients[index].conn, self.clients[index].shard);
+        self.oracle.send(request, &op, self.wall());
+        self.sent_at.insert(request, self.now);
+        self.clients[index].sent(request, op.clone());
+        let latency = 5_000 + self.rng.below(40_000);
+        let at = self.conn_in.get(&conn).copied().unwrap_or(0).max(self.now + latency);
+        self.conn_in.insert(conn, at);
+        self.at(at, Happening::Arrive { shard, conn, request, op });
+        self.coverage.add("requests", 1);
+        if self.rng.chance(self.profile.decay_per_million, 1_000_000) {
+            let later = self.now + self.rng.below(20_000_000);
+            self.at(later, Happening::Decay);
+        }
+        let breaks = self.profile.disconnect_one_in;
+        if self.stage == Stage::Load && breaks > 0 && self.rng.chance(1, breaks) {
+            self.disconnect(index);
+        }
+    }
+
+    /// The client's connection breaks after what it sent was sent.
+    fn disconnect(&mut self, index: usize) {
+        let (old, shard) = (self.clients[index].conn, self.clients[index].shard);
+        self.coverage.add("connections broken", 1);
+        let next = self.new_conn();
+        for request in self.clients[index].disconnected(next) {
+            self.oracle.abandon(request);
+            self.sent_at.remove(&request);
+        }
+        let at = self.conn_in.get(&old).copied().unwrap_or(self.now);
+        self.at(at, Happening::Closed { shard, conn: old });
+        let again = self.now + self.workload.think_ns();
+        self.at(again, Happening::Wake(index));
+    }
+
+    fn answer(
+        &mut self,
+        index: usize,
+        conn: Conn,
+        request: RequestId,
+        outcome: &Outcome,
+    ) -> Result<(), String> {
+        if self.clients[index].conn != conn {
+            return Ok(());
+        }
+        let Some((op, reaction)) = self.clients[index].answered(request, outcome) else {
+            return Err(format!("{request:?} is answered twice"));
+        };
+        self.trace.note(self.now, &[7, request.0, outcome_word(outcome)], || {
+            format!("client {index} <- {request:?} {}", short(outcome))
+        });
+        self.sent_at.remove(&request);
+        self.count_answer(outcome);
+        self.oracle.answer(request, outcome, self.wall()).map_err(|v| v.to_string())?;
+        self.learn(&op, outcome);
+        if self.stage == Stage::Audit && index == 0 {
+            self.audited(&op, outcome)?;
+        }
+        let pause = match reaction {
+            Reaction::Done => self.workload.think_ns(),
+            Reaction::Retry => 1_000_000 + self.rng.below(30_000_000),
+            Reaction::NewSession => {
+                self.coverage.add("sessions given up", 1);
+                self.workload.think_ns()
+            }
+        };
+        let again = self.now + pause;
+        self.at(again, Happening::Wake(index));
+        self.move_on()
+    }
+
+    fn count_answer(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Error { code, .. } => {
+                self.coverage.add(&format!("answer {}", code.name()), 1);
+            }
+            Outcome::Receipt(r) | Outcome::Appended { receipt: r, .. } if r.duplicate => {
+                self.coverage.add("answer duplicate", 1);
+            }
+            _ => self.coverage.add("answer ok", 1),
+        }
+    }
+
+    /// What clients tell each other: versions to expect, ends of topics.
+    fn learn(&mut self, op: &Op, outcome: &Outcome) {
+        match (op, outcome) {
+            (Op::Write { ops, .. }, Outcome::Receipt(receipt)) => {
+                for op in ops {
+                    self.workload.versions.insert(op.key.clone(), receipt.offset);
+                }
+            }
+            (Op::Get { key }, Outcome::Value(value)) => {
+                self.workload.versions.insert(key.clone(), value.version);
+            }
+            (Op::Get { key }, Outcome::Error { code: ErrorCode::NotFound, .. }) => {
+                self.workload.versions.remove(key);
+            }
+            (Op::TopicCreate { name, partitions, .. }, Outcome::Topic(id))
+                if name.starts_with("lasting") =>
+            {
+                let ends = BTreeMap::new();
+                self.workload.topics.push(KnownTopic { id: *id, partitions: *partitions, ends });
+            }
+            (Op::Append { topic, index, .. }, Outcome::Appended { first, count, .. }) => {
+                let known = self.workload.topics.iter_mut().find(|t| t.id == *topic);
+                if let Some(topic) = known {
+                    topic.ends.insert(*index, first + u64::from(*count));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn word_of(done: &IoDone) -> u64 {
+    use ironring_core::io::IoOk;
+    match &done.result {
+        Ok(IoOk::Read(buf)) => u64::from(ironring_core::checksum::crc32c(buf)),
+        Ok(IoOk::Opened(len)) => *len,
+        Ok(_) => 1,
+        Err(_) => 2,
+    }
+}
+
+fn op_word(op: &IoOp) -> u64 {
+    match op {
+        IoOp::WriteAt { buf, pos, .. } => {
+            u64::from(ironring_core::checksum::crc32c(buf)) ^ (pos.0 << 32)
+        }
+        IoOp::ReadAt { pos, len, .. } => pos.0 ^ (u64::from(*len) << 40),
+        _ => 0,
+    }
+}
+
+fn describe_op(op: &IoOp) -> String {
+    match op {
+        IoOp::WriteAt { file, pos, buf, durable } => {
+            let how = if *durable { " durable" } else { "" };
+            format!("write {file:?} {pos}+{}{how}", buf.len())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn describe(done: &IoDone) -> String {
+    match &done.result {
+        Ok(ok) => format!("{ok:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn tag_of<M>(event: &Event<M>) -> u64 {
+    match event {
+        Event::Start { .. } => 1,
+        Event::Io(_) => 2,
+        Event::Request { .. } => 3,
+        Event::Closed(_) => 4,
+        Event::Message(_) => 5,
+        Event::TurnEnd => 6,
+        Event::Timer => 7,
+        Event::Stop => 8,
+    }
+}
+
+fn name_of<M>(event: &Event<M>) -> &'static str {
+    match event {
+        Event::Start { .. } => "start",
+        Event::Io(_) => "a completion",
+        Event::Request { .. } => "a request",
+        Event::Closed(_) => "a closed connection",
+        Event::Message(_) => "a message",
+        Event::TurnEnd => "the end of its turn",
+        Event::Timer => "its timer",
+        Event::Stop => "stop",
+    }
+}
+
+fn outcome_word(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Session(id) => id.0,
+        Outcome::Receipt(r) => r.offset,
+        Outcome::Value(v) => v.version,
+        Outcome::Values(v) => v.len() as u64,
+        Outcome::Page { entries, .. } => entries.len() as u64,
+        Outcome::Topic(id) => u64::from(id.0),
+        Outcome::Topics(t) => t.len() as u64,
+        Outcome::Appended { first, .. } => *first,
+        Outcome::Records { records, end, .. } => records.len() as u64 ^ (end << 20),
+        Outcome::Error { code, detail } => *code as u64 ^ (detail << 16),
+    }
+}
+
+fn short(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Value(v) => format!("version {} ({} bytes)", v.version, v.bytes.len()),
+        Outcome::Values(v) => format!("{} values", v.len()),
+        Outcome::Records { records, start, end } => {
+            format!("{} records of {start}..{end}", records.len())
+        }
+        Outcome::Page { entries, more } => format!("{} entries, more: {more}", entries.len()),
+        other => format!("{other:?}"),
+    }
+}
