@@ -5,3 +5,6 @@
 //! results, records to keep in a compaction) goes to a [`LogSink`], which the shard implements.
 //!
 //! Owned by exactly one shard; never shared.
+
+pub mod api;
+pub mod index;

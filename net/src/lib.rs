@@ -1,11 +1,23 @@
 //! The client protocol: messages, their bytes, the state of one connection, and a client library.
 //!
 //! - [`message`]: requests and responses as types; [`list`]: their lists, kept encoded.
-//! - [`codec`]: frames to bytes and back. No I/O.
+//! - [`frame`]: the envelope every message travels in; [`codec`]: messages to bytes and back. No I/O.
 //! - [`connection`]: one server-side connection: bytes in, requests out, responses in, bytes out.
-//! - [`client`]: the client library (blocking; asynchronous on monoio with the `monoio` feature).
+//!
+//! `docs/protocol.md` describes the same for people who write a client in another language.
 
+pub mod codec;
+pub mod connection;
+pub mod error;
+pub mod frame;
+pub mod list;
 pub mod message;
+
+mod wire;
+
+pub use codec::{decode_request, decode_response, encode_request, encode_response};
+pub use error::{BodyError, FrameError, RequestError, ResponseError};
+pub use frame::{Header, Opcode, decode_header};
 
 /// Protocol versions this build speaks, lowest and highest.
 pub const VERSIONS: (u8, u8) = (1, 1);
@@ -14,4 +26,7 @@ pub const VERSIONS: (u8, u8) = (1, 1);
 pub mod features {
     /// The client connects to owning shards by the cluster map.
     pub const SHARD_AWARE: u64 = 1;
+
+    /// Every bit this build knows.
+    pub const KNOWN: u64 = SHARD_AWARE;
 }

@@ -1,1 +1,5 @@
-//! lib
+//! The node: shards composed from the pure crates, their driver, and the operator's surface.
+
+pub mod cli;
+pub mod config;
+pub mod metrics;

@@ -1,2 +1,5 @@
-//! bin
-fn main() {}
+//! The `ironring` binary: server and tool.
+
+fn main() -> std::process::ExitCode {
+    ironring_node::cli::main()
+}

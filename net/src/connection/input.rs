@@ -1,0 +1,115 @@
+//! Bytes received and not yet handled: frames are handed out where they lie.
+
+use crate::error::FrameError;
+use crate::frame::{HEADER_BYTES, Header, MAGIC, decode_header};
+
+/// Most bytes taken from the socket at once.
+pub const RECEIVE_BYTES_MAX: usize = 64 << 10;
+
+/// Memory a connection keeps between frames. More is given back when a large frame was handled.
+const KEEP_BYTES: usize = 64 << 10;
+
+/// Received bytes are `buffer[start..end]`; what is before is handled, what is after is free.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Header of the frame at `start`, once it was read.
+    header: Option<Header>,
+}
+
+impl Input {
+    pub(super) fn buffered(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The header of the frame at the front when all of it is here. `body_max` is the largest body
+    /// that is taken.
+    pub(super) fn peek(&mut self, body_max: u32) -> Result<Option<Header>, FrameError> {
+        let bytes = &self.buffer[self.start..self.end];
+        let header = match self.header {
+            Some(header) => header,
+            None => {
+                // Tell a stranger before it has sent a header's worth of something else.
+                if let Some(got) = bytes.first_chunk::<4>().filter(|got| **got != MAGIC) {
+                    return Err(FrameError::BadMagic { got: *got });
+                }
+                if bytes.len() < HEADER_BYTES {
+                    return Ok(None);
+                }
+                let header = decode_header(bytes)?;
+                if header.body_len > body_max {
+                    return Err(FrameError::BodyTooLong {
+                        len: header.body_len,
+                        max: body_max,
+                        correlation: header.correlation,
+                    });
+                }
+                *self.header.insert(header)
+            }
+        };
+        Ok((bytes.len() >= header.frame_bytes()).then_some(header))
+    }
+
+    /// Takes the frame that `peek` reported and returns its body.
+    pub(super) fn take_body(&mut self, header: &Header) -> &[u8] {
+        let body = self.start + HEADER_BYTES..self.start + header.frame_bytes();
+        assert!(body.end <= self.end, "peek reports whole frames only");
+        self.header = None;
+        self.start = body.end;
+        &self.buffer[body]
+    }
+
+    /// Free memory of at least `len` bytes behind what was received. Moves an incomplete frame to
+    /// the front when there is no room behind it; grows no faster than bytes arrive.
+    pub(super) fn space(&mut self, len: usize, body_max: u32) -> &mut [u8] {
+        let bound = HEADER_BYTES + body_max as usize + RECEIVE_BYTES_MAX;
+        assert!(self.buffered() <= bound, "frames are taken before more is received");
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.buffer.len() - self.end < len || self.buffer.len() > KEEP_BYTES {
+            self.compact(len);
+        }
+        if self.buffer.len() - self.end < len {
+            let ceiling = bound + RECEIVE_BYTES_MAX;
+            let grown = (2 * self.buffer.len()).min(ceiling).max(self.end + len);
+            self.buffer.reserve_exact(grown - self.buffer.len());
+            self.buffer.resize(grown, 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Moves what is buffered to the front, and gives memory back once a large frame is gone.
+    fn compact(&mut self, len: usize) {
+        let small_enough = self.buffered() + len <= KEEP_BYTES;
+        let needs_room = self.buffer.len() - self.end < len;
+        let shrinks = small_enough && self.buffer.len() > KEEP_BYTES;
+        if self.start > 0 && (needs_room || shrinks) {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if shrinks && self.header.is_none_or(|header| header.frame_bytes() <= KEEP_BYTES) {
+            self.buffer.truncate(KEEP_BYTES);
+            self.buffer.shrink_to(KEEP_BYTES);
+        }
+    }
+
+    /// `len` bytes were written to the front of `space`.
+    pub(super) fn filled(&mut self, len: usize) {
+        assert!(len <= self.buffer.len() - self.end, "more bytes than there was space for");
+        self.end += len;
+    }
+
+    pub(super) fn release_if_empty(&mut self) {
+        if self.start == self.end {
+            *self = Input::default();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+}

@@ -1,0 +1,124 @@
+//! `ironring start`: from flags to a running node.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::{CliError, START_FAILED};
+use super::output::{Cell, Output, Report, Tone, View};
+use super::settings::SettingsArgs;
+use super::units;
+use crate::config::{Loaded, Machine, Settled};
+
+/// Flags of `start`.
+#[derive(Args, Debug)]
+pub struct StartArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// Say what would be started, and start nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A configuration that was checked against the machine.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The configuration and where each value came from.
+    pub loaded: Loaded,
+    /// What its open questions come to here.
+    pub settled: Settled,
+}
+
+/// Loads the configuration and settles it on this machine.
+///
+/// # Errors
+/// When either is impossible, with every reason.
+pub fn prepare(settings: &SettingsArgs) -> Result<Prepared, CliError> {
+    let loaded = settings.load()?;
+    let machine = Machine::read(&loaded.config.node.data_dir)
+        .map_err(|error| CliError::io("the machine cannot be looked at", &error))?;
+    let settled = Settled::new(&loaded.config, &machine)
+        .map_err(|error| CliError::local(&START_FAILED, error.to_string()))?;
+    Ok(Prepared { loaded, settled })
+}
+
+/// Runs the command: returns when the node has stopped.
+///
+/// # Errors
+/// When the node cannot start, or stopped because of a failure.
+pub fn run(args: &StartArgs, output: Output) -> Result<(), CliError> {
+    let prepared = prepare(&args.settings)?;
+    for warning in prepared.loaded.config.warnings() {
+        output.note(&format!("warning: {warning}"));
+    }
+    if args.dry_run {
+        return output.print(&Plan::new(&prepared)).map_err(|error| CliError::io("stdout", &error));
+    }
+    serve(prepared)
+}
+
+/// What `start --dry-run` says.
+#[derive(Serialize)]
+struct Plan<'a> {
+    node: &'a str,
+    cluster: &'a str,
+    data_dir: &'a std::path::Path,
+    partitions: u32,
+    clients: String,
+    http: String,
+    #[serde(flatten)]
+    settled: &'a Settled,
+}
+
+impl<'a> Plan<'a> {
+    fn new(prepared: &'a Prepared) -> Plan<'a> {
+        let config = &prepared.loaded.config;
+        Plan {
+            node: &config.node.name,
+            cluster: &config.cluster.name,
+            data_dir: &config.node.data_dir,
+            partitions: config.cluster.partitions,
+            clients: config.listen.clients.to_string(),
+            http: config.listen.http.to_string(),
+            settled: &prepared.settled,
+        }
+    }
+}
+
+impl Report for Plan<'_> {
+    fn view(&self) -> View {
+        let settled = self.settled;
+        let cpus: Vec<String> = settled.cpus.iter().map(u16::to_string).collect();
+        let shards = format!("{} on CPU {}", settled.cpus.len(), cpus.join(", "));
+        let (registered, tone) = if settled.io_memory_registered {
+            ("registered", Tone::Good)
+        } else {
+            ("NOT registered: RLIMIT_MEMLOCK is too small", Tone::Warn)
+        };
+        let io_memory =
+            format!("{} per shard, {registered}", units::bytes(settled.io_memory_bytes));
+        View::new().pairs([
+            ("node", Cell::from(self.node)),
+            ("cluster", Cell::from(self.cluster)),
+            ("data", Cell::from(self.data_dir.display().to_string())),
+            (
+                "shards",
+                Cell::toned(shards, if settled.cpus_shared { Tone::Warn } else { Tone::Plain }),
+            ),
+            ("partitions", Cell::from(self.partitions.to_string())),
+            ("memory", Cell::from(units::bytes(settled.memory_max_bytes))),
+            ("cache", Cell::from(units::bytes(settled.cache_bytes))),
+            ("disk", Cell::from(units::bytes(settled.disk_bytes_max))),
+            ("io memory", Cell::toned(io_memory, tone)),
+            ("clients", Cell::from(self.clients.as_str())),
+            ("http", Cell::from(self.http.as_str())),
+        ])
+    }
+}
+
+/// Runs the node in this process.
+fn serve(prepared: Prepared) -> Result<(), CliError> {
+    // The driver is called here: `crate::driver::run(prepared.loaded.config)`.
+    drop(prepared);
+    Err(CliError::local(&START_FAILED, "this build has no driver"))
+}

@@ -1,0 +1,248 @@
+//! Every configuration key, once: its type, default, bounds and meaning.
+//!
+//! The [`Config`] structs, the table of [`KEYS`] that the loader, `ironring config default` and
+//! `docs/configuration.md` are made from, and the defaults all come from this one list.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::kind::{Choice, Cpus, Directory, Host, Input, Kind, Listen, Name, Share, Size, Whole};
+use super::size::{GIB, KIB, MIB, TIB};
+
+/// One configuration key.
+pub struct Key {
+    /// The table of the file it belongs to.
+    pub section: &'static str,
+    /// Its name in that table.
+    pub name: &'static str,
+    /// What it does, with line breaks.
+    pub doc: &'static str,
+    /// Reads, bounds and stores a value.
+    pub(super) set: fn(&mut Config, Input<'_>) -> Result<(), String>,
+    /// The value as TOML.
+    pub(super) show: fn(&Config) -> String,
+    /// What is allowed, for people.
+    pub(super) allowed: fn() -> String,
+}
+
+impl Key {
+    /// `section.name`, as in messages and `--set`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The variable that overrides it: `IRONRING__SECTION__NAME`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("IRONRING__{}__{}", self.section, self.name).to_ascii_uppercase()
+    }
+
+    /// The value `config` holds, as TOML.
+    #[must_use]
+    pub fn value(&self, config: &Config) -> String {
+        (self.show)(config)
+    }
+
+    /// What values are allowed, for people.
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        (self.allowed)()
+    }
+}
+
+/// A table of the file.
+pub struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// What its keys are about.
+    pub doc: &'static str,
+}
+
+macro_rules! schema {
+    ($(
+        $(#[doc = $section_doc:literal])*
+        $section:ident: $Section:ident {
+            $( $(#[doc = $doc:literal])* $name:ident: $type:ty = $default:expr, $kind:expr; )*
+        }
+    )*) => {
+        $(
+            $(#[doc = $section_doc])*
+            #[derive(Clone, Debug, PartialEq, Serialize)]
+            pub struct $Section { $( $(#[doc = $doc])* pub $name: $type, )* }
+
+            impl Default for $Section {
+                fn default() -> Self {
+                    $Section { $( $name: $default, )* }
+                }
+            }
+        )*
+
+        /// The whole configuration of a node. Values of 0 that mean "find out" are settled by
+        /// [`Settled`](super::Settled).
+        #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+        pub struct Config { $( $(#[doc = $section_doc])* pub $section: $Section, )* }
+
+        /// Every section, in the order of the file `ironring config default` prints.
+        pub static SECTIONS: &[Section] =
+            &[$( Section { name: stringify!($section), doc: concat!($($section_doc, "\n"),*) }, )*];
+
+        /// Every key, by section.
+        pub static KEYS: &[Key] = &[$($( Key {
+            section: stringify!($section),
+            name: stringify!($name),
+            doc: concat!($($doc, "\n"),*),
+            set: |config, input| {
+                config.$section.$name = $kind.read(input)?;
+                Ok(())
+            },
+            show: |config| $kind.render(&config.$section.$name),
+            allowed: || $kind.allowed(),
+        }, )*)*];
+    };
+}
+
+schema! {
+    /// This process.
+    node: NodeConfig {
+        /// Name of the node, unique in the cluster. Kept in the data directory from its first
+        /// start on.
+        name: String = "node-1".to_owned(), Name;
+        /// Directory of everything the node stores. It belongs to one node for ever.
+        data_dir: PathBuf = PathBuf::from("/var/lib/ironring"), Directory;
+        /// How many shards (pinned threads) to run. Fixed when the data directory is made.
+        shards: u16 = 0, Whole::<u16>::zero_or("one per CPU the process may use", 1, 1024);
+        /// The CPUs to pin shards to, one each, in this order.
+        cpus: Vec<u16> = Vec::new(), Cpus;
+    }
+
+    /// The cluster the node belongs to.
+    cluster: ClusterConfig {
+        /// Name of the cluster. Clients that name another one are refused.
+        name: String = "ironring".to_owned(), Name;
+        /// How many partitions the token ring is cut into: a power of two, fixed when the data
+        /// directory is made.
+        partitions: u32 = 256, Whole::<u32>::within(1, 65_536);
+    }
+
+    /// Addresses. There is no authentication or encryption: anything but loopback must be a
+    /// network where every host is trusted.
+    listen: ListenConfig {
+        /// Where clients connect first. The connection lands on any shard.
+        clients: SocketAddr = loopback(7411), Listen;
+        /// First of the ports on which each shard listens by itself, so that clients can connect
+        /// to the shard that owns a key: shard `i` listens on this port + `i`.
+        shard_port_base: u16 = 0, Whole::<u16>::zero_or("free ports, named to clients in the cluster map", 1024, 65_535);
+        /// Where health, metrics and the JSON status are served.
+        http: SocketAddr = loopback(7413), Listen;
+        /// The host clients are told to connect to; empty for the address of `clients`.
+        /// Required when `clients` is an unspecified address such as 0.0.0.0.
+        advertise: String = String::new(), Host;
+    }
+
+    /// The append log of each shard.
+    log: LogConfig {
+        /// Size of a segment file. Fixed when the data directory is made.
+        segment_bytes: u64 = 64 * MIB, Size::within(4 * MIB, GIB);
+        /// Most bytes of disk the node's segments may take, all shards together.
+        disk_bytes_max: u64 = 0, Size::zero_or("the size of the file system less a tenth", 64 * MIB, 1024 * TIB);
+        /// Zeroed segments each shard keeps ready, so that a write never waits for one.
+        reserve_segments: u32 = 4, Whole::<u32>::within(2, 64);
+        /// Log bytes a shard writes between two checkpoints of its index: the most a restart has
+        /// to read again.
+        checkpoint_interval_bytes: u64 = 256 * MIB, Size::within(16 * MIB, 64 * GIB);
+        /// Milliseconds without a write after which an empty group is written, so that recovery
+        /// can tell a torn tail from damage.
+        idle_floor_after_ms: u32 = 50, Whole::<u32>::within(1, 10_000);
+        /// Share of dead bytes from which on a sealed segment is compacted. Higher writes less and
+        /// takes more disk.
+        compaction_dead_share: f64 = 0.5, Share { min_percent: 10, max_percent: 95 };
+        /// Most of the device's write bandwidth compaction may take. The bandwidth is what
+        /// `ironring diskprobe` measured.
+        compaction_bandwidth_share: f64 = 0.25, Share { min_percent: 1, max_percent: 90 };
+        /// Days within which every stored byte is read again and verified.
+        scrub_period_days: u32 = 14, Whole::<u32>::within(1, 365);
+    }
+
+    /// Memory of the process.
+    memory: MemoryConfig {
+        /// Ceiling of what the node uses for indexes, caches and requests, all shards together.
+        max_bytes: u64 = 0, Size::zero_or("60 % of the memory, or of the control group's limit", 128 * MIB, 64 * TIB);
+        /// Cache of recently written and read values, all shards together; part of `max_bytes`.
+        cache_bytes: u64 = 0, Size::zero_or("a quarter of `max_bytes`", 8 * MIB, 64 * TIB);
+    }
+
+    /// What clients may ask of the node.
+    limits: LimitsConfig {
+        /// Most client connections, all shards together.
+        connections_max: u32 = 4096, Whole::<u32>::within(1, 1_000_000);
+        /// Most unanswered requests of one connection.
+        in_flight_max: u32 = 1024, Whole::<u32>::within(1, 65_536);
+        /// Most bytes of requests one shard lets wait for the disk; more is answered `overloaded`.
+        waiting_bytes_max: u64 = 8 * MIB, Size::within(2 * MIB, GIB);
+        /// Deadline of a request that names none, in milliseconds.
+        deadline_default_ms: u32 = 5000, Whole::<u32>::within(1, 3_600_000);
+        /// Longest deadline a request may name, in milliseconds.
+        deadline_max_ms: u32 = 60_000, Whole::<u32>::within(1, 3_600_000);
+    }
+
+    /// The executors.
+    driver: DriverConfig {
+        /// Microseconds a shard looks for work before it sleeps. Above 0 it trades a busy CPU for
+        /// a shorter wait.
+        spin_us: u32 = 0, Whole::<u32>::within(0, 1_000_000);
+        /// Memory each shard registers with io_uring; three times as much must fit in
+        /// RLIMIT_MEMLOCK for every shard.
+        io_memory_bytes: u64 = 0, Size::zero_or("as much as RLIMIT_MEMLOCK allows, at most 10MiB", 64 * KIB, GIB);
+    }
+
+    /// What the node writes to its log (stderr).
+    trace: TraceConfig {
+        /// Least important kind of line to write.
+        level: TraceLevel = TraceLevel::Info, Choice(TRACE_LEVELS);
+    }
+}
+
+/// How much the node says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceLevel {
+    /// Only what needs a person.
+    Error,
+    /// What may need one soon.
+    Warn,
+    /// Starts, stops, recoveries.
+    Info,
+    /// Every connection and segment.
+    Debug,
+    /// Every request.
+    Trace,
+}
+
+const TRACE_LEVELS: &[(&str, TraceLevel)] = &[
+    ("error", TraceLevel::Error),
+    ("warn", TraceLevel::Warn),
+    ("info", TraceLevel::Info),
+    ("debug", TraceLevel::Debug),
+    ("trace", TraceLevel::Trace),
+];
+
+impl TraceLevel {
+    /// The level's name, as `tracing` filters spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        TRACE_LEVELS[self as usize].0
+    }
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// The key `section.name`, if there is one.
+#[must_use]
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
+}

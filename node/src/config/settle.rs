@@ -1,0 +1,278 @@
+//! What "0: find out" comes to on this machine.
+//!
+//! [`Machine::read`] looks; [`Settled::new`] decides, from what was seen alone, so that every
+//! decision can be tested without the machine.
+
+use std::path::Path;
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use super::schema::Config;
+use super::size::{KIB, MIB};
+
+/// io_uring memory a shard takes when nothing limits it.
+const IO_MEMORY_BYTES_MAX: u64 = 10 * MIB;
+/// io_uring memory a shard takes however small the limit is: below it, registering fails anyway.
+const IO_MEMORY_BYTES_MIN: u64 = 64 * KIB;
+/// Registered memory per shard, as a multiple of its io memory.
+pub const MEMLOCK_PER_IO_MEMORY: u64 = 3;
+/// Bit of `CAP_IPC_LOCK` in a capability mask: a process that has it has no memlock limit.
+const CAP_IPC_LOCK_BIT: u64 = 1 << 14;
+
+/// What the process may use of the machine it runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// CPUs the process may run on, ascending.
+    pub cpus: Vec<u16>,
+    /// Memory, or the control group's limit if that is less.
+    pub memory_bytes: u64,
+    /// Memory the process may lock; `None`: no limit.
+    pub memlock_bytes: Option<u64>,
+    /// Size of the file system that holds the data directory.
+    pub disk_bytes: u64,
+}
+
+impl Machine {
+    /// Looks at the machine. The data directory need not exist yet: the nearest directory above it
+    /// that does counts.
+    ///
+    /// # Errors
+    /// When the kernel refuses one of the questions, with its name.
+    pub fn read(data_dir: &Path) -> std::io::Result<Machine> {
+        let set = sched_getaffinity(Pid::from_raw(0))?;
+        let cpus = (0..CpuSet::count())
+            .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
+            .map(|cpu| cpu as u16)
+            .collect();
+        let existing = data_dir.ancestors().find(|path| path.exists());
+        let here = Path::new(".");
+        let fs = nix::sys::statvfs::statvfs(
+            existing.filter(|path| !path.as_os_str().is_empty()).unwrap_or(here),
+        )?;
+        Ok(Machine {
+            cpus,
+            memory_bytes: memory_bytes()?,
+            memlock_bytes: memlock_bytes()?,
+            disk_bytes: fs.blocks() * fs.fragment_size(),
+        })
+    }
+}
+
+/// Total memory, or the least limit of the control groups the process is in.
+fn memory_bytes() -> std::io::Result<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+    let total = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .ok_or_else(|| std::io::Error::other("/proc/meminfo has no MemTotal"))?
+        * KIB;
+    Ok(cgroup_memory_limit().map_or(total, |limit| limit.min(total)))
+}
+
+fn cgroup_memory_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let group = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+    group
+        .ancestors()
+        .take_while(|dir| dir.starts_with("/sys/fs/cgroup"))
+        .filter_map(|dir| std::fs::read_to_string(dir.join("memory.max")).ok())
+        .filter_map(|text| text.trim().parse::<u64>().ok())
+        .min()
+}
+
+/// RLIMIT_MEMLOCK, `None` when it is infinite or the process may ignore it.
+///
+/// # Errors
+/// When the limit cannot be read.
+pub fn memlock_bytes() -> std::io::Result<Option<u64>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let capabilities = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    if capabilities & CAP_IPC_LOCK_BIT != 0 {
+        return Ok(None);
+    }
+    let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK)?;
+    Ok((soft != nix::sys::resource::RLIM_INFINITY).then_some(soft))
+}
+
+/// The configuration's open questions, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Settled {
+    /// The CPU of each shard: `cpus[i]` is shard `i`'s.
+    pub cpus: Vec<u16>,
+    /// True when several shards share a CPU.
+    pub cpus_shared: bool,
+    /// Ceiling of memory, all shards together.
+    pub memory_max_bytes: u64,
+    /// Cache, all shards together.
+    pub cache_bytes: u64,
+    /// Ceiling of disk, all shards together.
+    pub disk_bytes_max: u64,
+    /// io_uring memory of one shard.
+    pub io_memory_bytes: u64,
+    /// True when all shards' io_uring memory fits in RLIMIT_MEMLOCK. Otherwise buffers are not
+    /// registered with the kernel, which costs CPU and nothing else.
+    pub io_memory_registered: bool,
+}
+
+/// Why a configuration cannot be used on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettleError {
+    /// A CPU of `node.cpus` is not one of ours.
+    #[error("node.cpus names CPU {cpu}, which this process may not use (it may use {allowed:?})")]
+    CpuNotAllowed {
+        /// The CPU.
+        cpu: u16,
+        /// Those that are.
+        allowed: Vec<u16>,
+    },
+    /// More shards than partitions.
+    #[error(
+        "{shards} shards, but only {partitions} partitions to serve: set node.shards or raise cluster.partitions"
+    )]
+    ShardsWithoutPartition {
+        /// Shards there would be.
+        shards: usize,
+        /// Partitions there are.
+        partitions: u32,
+    },
+}
+
+impl Settled {
+    /// Decides.
+    ///
+    /// # Errors
+    /// When the configuration names CPUs that are not there, or comes to more shards than
+    /// partitions.
+    pub fn new(config: &Config, machine: &Machine) -> Result<Settled, SettleError> {
+        let wanted = &config.node.cpus;
+        if let Some(cpu) = wanted.iter().find(|cpu| !machine.cpus.contains(cpu)) {
+            let allowed = machine.cpus.clone();
+            return Err(SettleError::CpuNotAllowed { cpu: *cpu, allowed });
+        }
+        let from = if wanted.is_empty() { &machine.cpus } else { wanted };
+        let shards = match config.node.shards {
+            0 => from.len(),
+            shards => usize::from(shards),
+        };
+        if shards > config.cluster.partitions as usize {
+            let partitions = config.cluster.partitions;
+            return Err(SettleError::ShardsWithoutPartition { shards, partitions });
+        }
+        let memory_max_bytes = match config.memory.max_bytes {
+            0 => machine.memory_bytes / 10 * 6,
+            bytes => bytes,
+        };
+        let locked_per_shard =
+            machine.memlock_bytes.map(|limit| limit / (MEMLOCK_PER_IO_MEMORY * shards as u64));
+        let io_memory_bytes = match config.driver.io_memory_bytes {
+            0 => locked_per_shard
+                .map_or(IO_MEMORY_BYTES_MAX, |fits| fits / (4 * KIB) * (4 * KIB))
+                .clamp(IO_MEMORY_BYTES_MIN, IO_MEMORY_BYTES_MAX),
+            bytes => bytes,
+        };
+        Ok(Settled {
+            cpus: from.iter().copied().cycle().take(shards).collect(),
+            cpus_shared: shards > from.len(),
+            memory_max_bytes,
+            cache_bytes: match config.memory.cache_bytes {
+                0 => memory_max_bytes / 4,
+                bytes => bytes,
+            },
+            disk_bytes_max: match config.log.disk_bytes_max {
+                0 => machine.disk_bytes / 10 * 9,
+                bytes => bytes,
+            },
+            io_memory_bytes,
+            io_memory_registered: locked_per_shard.is_none_or(|fits| io_memory_bytes <= fits),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::size::GIB;
+
+    fn machine() -> Machine {
+        Machine {
+            cpus: vec![0, 1, 4, 5],
+            memory_bytes: 10 * GIB,
+            memlock_bytes: Some(8 * MIB),
+            disk_bytes: 100 * GIB,
+        }
+    }
+
+    #[test]
+    fn zeros_become_shares_of_the_machine() {
+        let settled = Settled::new(&Config::default(), &machine()).unwrap();
+        assert_eq!(settled.cpus, [0, 1, 4, 5]);
+        assert!(!settled.cpus_shared);
+        assert_eq!(settled.memory_max_bytes, 6 * GIB);
+        assert_eq!(settled.cache_bytes, 6 * GIB / 4);
+        assert_eq!(settled.disk_bytes_max, 90 * GIB);
+        // 8 MiB / (3 x 4 shards), in whole pages.
+        assert_eq!(settled.io_memory_bytes, 170 * 4 * KIB);
+        assert!(settled.io_memory_registered);
+    }
+
+    #[test]
+    fn io_memory_is_bounded_and_says_when_it_does_not_fit() {
+        let mut unlimited = machine();
+        unlimited.memlock_bytes = None;
+        let settled = Settled::new(&Config::default(), &unlimited).unwrap();
+        assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (10 * MIB, true));
+
+        let mut tight = machine();
+        tight.memlock_bytes = Some(64 * KIB);
+        let settled = Settled::new(&Config::default(), &tight).unwrap();
+        assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (64 * KIB, false));
+
+        let mut config = Config::default();
+        config.driver.io_memory_bytes = MIB;
+        let settled = Settled::new(&config, &machine()).unwrap();
+        assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (MIB, false));
+    }
+
+    #[test]
+    fn shards_go_to_the_named_cpus_in_order_and_share_when_there_are_more() {
+        let mut config = Config::default();
+        config.node.cpus = vec![5, 0];
+        assert_eq!(Settled::new(&config, &machine()).unwrap().cpus, [5, 0]);
+
+        config.node.cpus.clear();
+        config.node.shards = 6;
+        let settled = Settled::new(&config, &machine()).unwrap();
+        assert_eq!(settled.cpus, [0, 1, 4, 5, 0, 1]);
+        assert!(settled.cpus_shared);
+    }
+
+    #[test]
+    fn what_the_machine_cannot_do_is_refused() {
+        let mut config = Config::default();
+        config.node.cpus = vec![0, 2];
+        let refused = Settled::new(&config, &machine()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "node.cpus names CPU 2, which this process may not use (it may use [0, 1, 4, 5])"
+        );
+        config.node.cpus.clear();
+        config.cluster.partitions = 2;
+        let refused = Settled::new(&config, &machine()).unwrap_err();
+        assert_eq!(refused, SettleError::ShardsWithoutPartition { shards: 4, partitions: 2 });
+    }
+
+    #[test]
+    fn the_machine_under_the_test_can_be_read() {
+        let machine = Machine::read(Path::new("/nonexistent/ironring/data")).unwrap();
+        assert!(!machine.cpus.is_empty());
+        assert!(machine.memory_bytes > 64 * MIB && machine.disk_bytes > 0);
+    }
+}

@@ -1,0 +1,255 @@
+//! What a node says about itself once a second: plain numbers, no atomics.
+//!
+//! Each shard counts in plain integers of its own and hands over a copy of its [`ShardSnapshot`]
+//! once a second, outside the hot path. The HTTP thread reads the latest [`NodeSnapshot`]; a slow
+//! scrape never waits for a shard, and a shard never waits for a scrape.
+//!
+//! Counters count since the process started. Every number is in base units (bytes, seconds), and
+//! every field here is a metric (see `docs/metrics.md`) and part of the JSON status.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::histogram::LatencyHistogram;
+
+/// Everything one shard counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ShardSnapshot {
+    /// The shard.
+    pub shard: u16,
+    /// CPU it is pinned to.
+    pub cpu: u16,
+    /// What it is doing.
+    pub state: ShardState,
+    /// What clients ask and get.
+    pub clients: ClientCounters,
+    /// Group commit.
+    pub log: LogCounters,
+    /// Index and cache.
+    pub memory: MemoryCounters,
+    /// Segments and what is in them.
+    pub disk: DiskCounters,
+    /// Work done in the background.
+    pub background: BackgroundCounters,
+    /// How the shard came up.
+    pub recovery: RecoveryReport,
+}
+
+/// What a shard is doing. A node is ready when all its shards are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardState {
+    /// Opening its files.
+    #[default]
+    Starting,
+    /// Reading its log.
+    Recovering,
+    /// Serving.
+    Ready,
+    /// Finishing what was begun; takes nothing new.
+    Draining,
+    /// Stopped by a disk fault.
+    Fenced,
+}
+
+impl ShardState {
+    /// Every state, in the order a shard goes through them.
+    pub const ALL: [ShardState; 5] = [
+        ShardState::Starting,
+        ShardState::Recovering,
+        ShardState::Ready,
+        ShardState::Draining,
+        ShardState::Fenced,
+    ];
+
+    /// The state's name in JSON and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ShardState::Starting => "starting",
+            ShardState::Recovering => "recovering",
+            ShardState::Ready => "ready",
+            ShardState::Draining => "draining",
+            ShardState::Fenced => "fenced",
+        }
+    }
+}
+
+/// What clients ask and get.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ClientCounters {
+    /// Connections open.
+    pub connections: u64,
+    /// Connections accepted.
+    pub connections_accepted: u64,
+    /// Connections refused because of the limit.
+    pub connections_refused: u64,
+    /// Requests received, by opcode name.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// Requests answered with an error, by [`ironring_core::ErrorCode::name`].
+    pub errors: BTreeMap<&'static str, u64>,
+    /// Requests received and not answered yet.
+    pub in_flight: u64,
+    /// Requests this shard handed to the shard that owns their partition.
+    pub forwarded: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Time from the last byte of a request to the first byte of its answer handed to the kernel:
+    /// reads.
+    pub read_latency: LatencyHistogram,
+    /// The same for writes.
+    pub write_latency: LatencyHistogram,
+    /// Client sessions remembered.
+    pub sessions: u64,
+    /// Topic partitions the shard owns.
+    pub topic_partitions: u64,
+}
+
+/// Group commit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LogCounters {
+    /// Commit groups written.
+    pub groups: u64,
+    /// Groups written only to raise the durable floor while idle.
+    pub groups_idle: u64,
+    /// Records written.
+    pub records: u64,
+    /// Bytes of records written, headers included.
+    pub record_bytes: u64,
+    /// Bytes written to fill groups up to whole blocks.
+    pub padding_bytes: u64,
+    /// Durable writes (a write and its fsync, or one O_DSYNC write).
+    pub flushes: u64,
+    /// Time of one durable write.
+    pub flush_latency: LatencyHistogram,
+    /// Bytes of requests that wait for the disk.
+    pub waiting_bytes: u64,
+    /// Sequence of the newest durable group.
+    pub flushed_group: u64,
+}
+
+/// Index and cache.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MemoryCounters {
+    /// Keys that exist.
+    pub index_keys: u64,
+    /// Bytes the index takes.
+    pub index_bytes: u64,
+    /// Bytes the cache takes.
+    pub cache_bytes: u64,
+    /// Reads answered from memory.
+    pub cache_hits: u64,
+    /// Reads that went to disk.
+    pub cache_misses: u64,
+    /// All memory the shard accounts for.
+    pub used_bytes: u64,
+    /// The most it may take.
+    pub limit_bytes: u64,
+}
+
+/// Segments and what is in them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct DiskCounters {
+    /// Zeroed segments ready for use.
+    pub segments_free: u64,
+    /// Segments being written.
+    pub segments_active: u64,
+    /// Full segments.
+    pub segments_sealed: u64,
+    /// Bytes of records that are still referred to.
+    pub live_bytes: u64,
+    /// Bytes of records that are not.
+    pub dead_bytes: u64,
+    /// Most bytes the shard's segments may take.
+    pub limit_bytes: u64,
+    /// Reads that reached the device.
+    pub reads: u64,
+    /// Bytes read from the device.
+    pub read_bytes: u64,
+    /// Bytes written to the device, everything included.
+    pub written_bytes: u64,
+}
+
+/// Work done in the background.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BackgroundCounters {
+    /// Segments compacted.
+    pub compactions: u64,
+    /// Bytes compaction read.
+    pub compaction_read_bytes: u64,
+    /// Bytes of live records compaction wrote again.
+    pub compaction_written_bytes: u64,
+    /// Bytes of segments compaction freed.
+    pub compaction_freed_bytes: u64,
+    /// Checkpoints finished.
+    pub checkpoints: u64,
+    /// Bytes of checkpoints written.
+    pub checkpoint_bytes: u64,
+    /// Bytes read again and verified.
+    pub scrub_bytes: u64,
+    /// Rounds of scrub over everything.
+    pub scrub_rounds: u64,
+    /// Places where stored bytes did not match their checksum, found since the start.
+    pub damages: u64,
+}
+
+/// How a shard came up. All zero until its recovery ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RecoveryReport {
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Checkpoint bytes restored; 0: there was no checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Groups replayed.
+    pub groups: u64,
+    /// Records replayed.
+    pub records: u64,
+    /// Bytes of a torn tail that were cut. None of them was ever acknowledged.
+    pub torn_bytes: u64,
+    /// Damaged places found: typed and located in the node's log.
+    pub damages: u64,
+}
+
+/// Everything a node says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NodeSnapshot {
+    /// Name of the node.
+    pub node: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Identity of the data directory.
+    pub storage: String,
+    /// Version of the program.
+    pub version: &'static str,
+    /// When the process started, in milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
+    /// Seconds since then.
+    pub uptime_seconds: f64,
+    /// How many partitions the token ring is cut into.
+    pub partitions: u32,
+    /// Topics defined.
+    pub topics: u64,
+    /// Address clients are told to connect to.
+    pub clients_address: String,
+    /// True when io_uring buffers are registered with the kernel.
+    pub io_memory_registered: bool,
+    /// One per shard, ascending.
+    pub shards: Vec<ShardSnapshot>,
+}
+
+impl NodeSnapshot {
+    /// Why the node is not ready, one sentence per shard that is not; empty when it is.
+    #[must_use]
+    pub fn not_ready_reasons(&self) -> Vec<String> {
+        if self.shards.is_empty() {
+            return vec!["no shard has started".to_owned()];
+        }
+        let waiting = self.shards.iter().filter(|shard| shard.state != ShardState::Ready);
+        waiting.map(|shard| format!("shard {} is {}", shard.shard, shard.state.name())).collect()
+    }
+}

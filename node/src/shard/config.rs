@@ -1,0 +1,37 @@
+//! What a shard is told when it is made.
+
+use std::time::Duration;
+
+use ironring_core::ShardId;
+use ironring_log::{Identity, LogConfig};
+use ironring_net::message::ClusterMap;
+use ironring_ring::Slices;
+
+/// Everything a shard needs to know; it reads no configuration by itself.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which shard this is, and of which storage.
+    pub identity: Identity,
+    /// How partitions are divided among the node's shards.
+    pub slices: Slices,
+    /// The shard's log.
+    pub log: LogConfig,
+    /// Ceiling for index, cache, sessions, topics and values on their way, in bytes.
+    pub memory_bytes_max: usize,
+    /// The part of it the record cache may take while the index leaves room, in bytes.
+    pub cache_bytes: usize,
+    /// Deadline of requests that name none.
+    pub deadline_default: Duration,
+    /// Longer deadlines are shortened to this.
+    pub deadline_max: Duration,
+    /// Answer to a client that asks for the map.
+    pub map: ClusterMap,
+}
+
+impl ShardConfig {
+    /// This shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.identity.shard
+    }
+}

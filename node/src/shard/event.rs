@@ -1,0 +1,142 @@
+//! What goes into a shard and what comes out: the seam to drivers.
+
+use ironring_core::io::{IoDone, IoQueue};
+use ironring_core::{Instant, ShardId};
+use ironring_net::codec::{self, Header};
+use ironring_net::message::Response;
+
+use super::meta::MetaSnapshot;
+
+/// Names a connection of one shard for the driver; never reused within a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Who asked: where the answer has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The shard that accepted the connection.
+    pub shard: ShardId,
+    /// The connection, as that shard's driver names it.
+    pub conn: ConnId,
+    /// The client's name for the request.
+    pub correlation: u64,
+}
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// First event of a run: open the log. `format`: an empty directory may be formatted.
+    Start {
+        /// Whether an empty directory is a new shard (true) or a loss (false).
+        format: bool,
+    },
+    /// A file operation ended.
+    Io(IoDone),
+    /// A frame arrived on a connection of this shard; its checksums hold.
+    Request {
+        /// Which connection.
+        conn: ConnId,
+        /// The frame's header.
+        header: Header,
+        /// The frame's body.
+        body: &'a [u8],
+    },
+    /// A connection is gone: answers to it are dropped.
+    Closed(ConnId),
+    /// Another shard of the node sent something.
+    Message(ShardMessage),
+    /// The driver has handed over everything that was ready: seal what is staged.
+    TurnEnd,
+    /// [`super::Shard::next_deadline`] has passed.
+    Timer,
+    /// Stop cleanly: refuse new requests, finish what was started, checkpoint.
+    Stop,
+}
+
+/// From shard to shard of one node, over a bounded channel.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// A request for a partition of the receiver.
+    Forward {
+        /// Who asked.
+        origin: Origin,
+        /// The frame's header.
+        header: Header,
+        /// The frame's body.
+        body: Vec<u8>,
+        /// When the request's deadline passes, on the node's monotonic clock.
+        deadline: Instant,
+    },
+    /// An encoded response for a connection of the receiver.
+    Reply {
+        /// Which connection.
+        conn: ConnId,
+        /// The whole frame.
+        frame: Vec<u8>,
+    },
+    /// Shard 0 tells what the metadata are.
+    Meta(MetaSnapshot),
+}
+
+/// An encoded response for one of the shard's own connections.
+#[derive(Clone, Copy, Debug)]
+struct LocalReply {
+    conn: ConnId,
+    from: usize,
+    to: usize,
+}
+
+/// What a shard wants done. The driver empties it after every event.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// File operations.
+    pub io: IoQueue,
+    /// Messages to other shards, in order.
+    pub messages: Vec<(ShardId, ShardMessage)>,
+    replies: Vec<LocalReply>,
+    frames: Vec<u8>,
+}
+
+impl Effects {
+    /// Answers a request: encodes the response for a connection of `me`, or sends it to the shard
+    /// that has the connection.
+    pub fn reply(&mut self, me: ShardId, origin: Origin, response: &Response<'_>) {
+        if origin.shard == me {
+            let from = self.frames.len();
+            codec::encode_response(&mut self.frames, origin.correlation, response);
+            self.replies.push(LocalReply { conn: origin.conn, from, to: self.frames.len() });
+        } else {
+            let mut frame = Vec::new();
+            codec::encode_response(&mut frame, origin.correlation, response);
+            self.messages.push((origin.shard, ShardMessage::Reply { conn: origin.conn, frame }));
+        }
+    }
+
+    /// Passes on a response another shard encoded.
+    pub fn pass_on(&mut self, conn: ConnId, frame: &[u8]) {
+        let from = self.frames.len();
+        self.frames.extend_from_slice(frame);
+        self.replies.push(LocalReply { conn, from, to: self.frames.len() });
+    }
+
+    /// Hands every response to `deliver`, in the order they were made, and forgets them.
+    pub fn take_replies(&mut self, mut deliver: impl FnMut(ConnId, &[u8])) {
+        for reply in self.replies.drain(..) {
+            deliver(reply.conn, &self.frames[reply.from..reply.to]);
+        }
+        self.frames.clear();
+        // One large value must not pin its memory for ever.
+        if self.frames.capacity() > FRAMES_KEPT_BYTES {
+            self.frames.shrink_to(FRAMES_KEPT_BYTES);
+        }
+    }
+
+    /// True when there are responses to deliver.
+    #[must_use]
+    pub fn has_replies(&self) -> bool {
+        !self.replies.is_empty()
+    }
+}
+
+/// Reply memory kept between events.
+const FRAMES_KEPT_BYTES: usize = 1 << 20;

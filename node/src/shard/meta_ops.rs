@@ -1,0 +1,219 @@
+//! Changes of the metadata: on shard 0, one durable command at a time.
+//!
+//! One at a time, because each is judged against the committed state: two creations of one name
+//! must not both pass. They are rare, so waiting costs nobody anything.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ironring_core::{ErrorCode, Now, PartitionId, SessionId, ShardId, TopicId, WallTime};
+use ironring_log::{Priority, RecordKind};
+use ironring_net::message::{Request, Response, Retention};
+
+use super::event::{Effects, ShardMessage};
+use super::keys::Draft;
+use super::meta::{Command, MetaSnapshot, SESSIONS_PER_GRANT};
+use super::{Ask, Shard};
+
+/// Most changes that wait; more are refused as overload.
+pub const META_QUEUE_MAX: usize = 1024;
+
+/// A change somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wish {
+    Create { name: String, partitions: u32, retention: Retention },
+    Delete { name: String },
+    Alter { name: String, retention: Retention },
+    Session,
+}
+
+/// What is waiting and what is being made durable.
+#[derive(Debug, Default)]
+pub(super) struct MetaQueue {
+    waiting: VecDeque<(Ask, Wish)>,
+    /// The change whose record is on its way to the disk.
+    busy: Option<(Ask, Wish)>,
+    /// The last session number given out.
+    last_session: u64,
+}
+
+impl MetaQueue {
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.busy.is_none()
+    }
+}
+
+impl Shard {
+    pub(super) fn meta_request(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        request: &Request<'_>,
+        fx: &mut Effects,
+    ) {
+        let wish = match *request {
+            Request::TopicCreate { name, partitions, retention } => {
+                Wish::Create { name: name.to_owned(), partitions, retention }
+            }
+            Request::TopicDelete { name } => Wish::Delete { name: name.to_owned() },
+            Request::TopicAlter { name, retention } => {
+                Wish::Alter { name: name.to_owned(), retention }
+            }
+            Request::OpenSession => Wish::Session,
+            _ => unreachable!("only metadata requests are routed here"),
+        };
+        if self.meta_queue.waiting.len() >= META_QUEUE_MAX {
+            let why = "too many changes of the metadata wait";
+            return self.refuse(ask.origin, ErrorCode::Overloaded, 100, why, fx);
+        }
+        self.meta_queue.waiting.push_back((ask, wish));
+        self.advance_meta(now, fx);
+    }
+
+    /// Starts waiting changes until one needs the disk.
+    fn advance_meta(&mut self, now: Now, fx: &mut Effects) {
+        while self.meta_queue.busy.is_none() {
+            let Some((ask, wish)) = self.meta_queue.waiting.pop_front() else { return };
+            if ask.deadline <= now.mono {
+                let why = "the deadline passed before it was started";
+                self.refuse(ask.origin, ErrorCode::DeadlineExceeded, 0, why, fx);
+                continue;
+            }
+            match self.command_for(now, &wish) {
+                Ok(Some(command)) => {
+                    if self.write_command(now, ask, &command, fx) {
+                        self.meta_queue.busy = Some((ask, wish));
+                    }
+                }
+                Ok(None) => self.give_session(ask, fx),
+                Err((code, why)) => self.refuse(ask.origin, code, 0, &why, fx),
+            }
+        }
+    }
+
+    /// The command a wish needs; `None` for a session that was granted already.
+    fn command_for(&self, now: Now, wish: &Wish) -> Result<Option<Command>, (ErrorCode, String)> {
+        let meta = self.models.meta.as_ref().expect("shard 0 holds the metadata");
+        let find = |name: &str| -> Result<TopicId, (ErrorCode, String)> {
+            let unknown = || (ErrorCode::UnknownTopic, format!("no topic is named `{name}`"));
+            meta.topic_named(name).map(|t| t.id).ok_or_else(unknown)
+        };
+        Ok(Some(match wish {
+            Wish::Create { name, partitions, retention } => {
+                meta.create(name, *partitions, *retention, now.wall)?
+            }
+            Wish::Delete { name } => Command::DeleteTopic(find(name)?),
+            Wish::Alter { name, retention } => Command::AlterTopic(find(name)?, *retention),
+            Wish::Session if self.meta_queue.last_session < meta.sessions_granted => {
+                return Ok(None);
+            }
+            Wish::Session => Command::GrantSessions(meta.sessions_granted + SESSIONS_PER_GRANT),
+        }))
+    }
+
+    fn write_command(&mut self, now: Now, ask: Ask, command: &Command, fx: &mut Effects) -> bool {
+        let mut body = Vec::new();
+        command.encode(&mut body);
+        let draft = Draft {
+            kind: RecordKind::Meta,
+            flags: 0,
+            session: SessionId::NONE,
+            sequence: 0,
+            expires: WallTime(0),
+            key: &[],
+            body: &body,
+        };
+        match self.append(now, PartitionId::META, &draft, Priority::Reserve) {
+            Ok(_) => true,
+            Err(error) => {
+                self.refuse_append(ask, error, fx);
+                false
+            }
+        }
+    }
+
+    fn give_session(&mut self, ask: Ask, fx: &mut Effects) {
+        self.meta_queue.last_session += 1;
+        let session = SessionId(self.meta_queue.last_session);
+        fx.reply(self.config.shard(), ask.origin, &Response::Session(session));
+    }
+
+    /// Commands have become durable (the models have applied them): answer, and tell the others.
+    pub(super) fn committed_meta(&mut self, now: Now, fx: &mut Effects) {
+        if self.models.committed.is_empty() {
+            return;
+        }
+        let committed = std::mem::take(&mut self.models.committed);
+        for command in committed {
+            if let Command::DeleteTopic(_) = command {
+                self.models.drop_topics();
+                self.tell_log_space();
+            }
+            let Some((ask, wish)) = self.meta_queue.busy.take() else { continue };
+            let meta = self.models.meta.as_ref().expect("shard 0 holds the metadata");
+            let me = self.config.shard();
+            match (&wish, &command) {
+                (Wish::Session, _) => self.give_session(ask, fx),
+                (_, Command::CreateTopic(info)) => {
+                    fx.reply(me, ask.origin, &Response::Topic(info.clone()));
+                }
+                (_, Command::AlterTopic(id, _)) => {
+                    if let Some(info) = meta.topic(*id) {
+                        fx.reply(me, ask.origin, &Response::Topic(info.clone()));
+                    }
+                }
+                (Wish::Delete { name }, Command::DeleteTopic(id)) => {
+                    let info = ironring_net::message::TopicInfo {
+                        id: *id,
+                        name: name.clone(),
+                        partitions: 0,
+                        retention: Retention::default(),
+                        created: WallTime(0),
+                    };
+                    fx.reply(me, ask.origin, &Response::Topic(info));
+                }
+                _ => unreachable!("the command was made for this wish"),
+            }
+        }
+        self.broadcast_meta(fx);
+        self.advance_meta(now, fx);
+    }
+
+    /// Recovery is over: session numbers of the last run are not given out again, and the other
+    /// shards learn what there is.
+    pub(super) fn meta_opened(&mut self, fx: &mut Effects) {
+        if self.models.holds_meta() {
+            if let Some(meta) = &self.models.meta {
+                self.meta_queue.last_session = meta.sessions_granted;
+            }
+            self.broadcast_meta(fx);
+        }
+        self.models.drop_topics();
+        self.tell_log_space();
+    }
+
+    fn broadcast_meta(&self, fx: &mut Effects) {
+        let Some(meta) = &self.models.meta else { return };
+        let snapshot: MetaSnapshot = Arc::new(meta.clone());
+        for shard in 1..self.config.slices.shards() {
+            fx.messages.push((ShardId(shard), ShardMessage::Meta(Arc::clone(&snapshot))));
+        }
+    }
+
+    /// Shard 0 has told what there is.
+    pub(super) fn learn_meta(&mut self, snapshot: &MetaSnapshot) {
+        if self.models.meta.as_ref().is_none_or(|known| known.epoch < snapshot.epoch || known == &**snapshot) {
+            self.models.meta = Some((**snapshot).clone());
+        }
+        if self.phase == super::Phase::Serving {
+            self.models.drop_topics();
+            self.tell_log_space();
+        }
+    }
+
+    /// Metadata have reached this shard.
+    #[must_use]
+    pub fn knows_meta(&self) -> bool {
+        self.models.meta.is_some()
+    }
+}

@@ -1,0 +1,419 @@
+//! The shard: one executor's slice of the ring, its log and its data models, without any I/O.
+//!
+//! A driver calls [`Shard::handle`] with what happened and executes the [`Effects`]; the simulator
+//! does the same in virtual time. Rules the shard keeps:
+//! - nothing is acked at a level above `async` before the log says its group is durable;
+//! - readers never see a record that is not durable: such answers wait for its group;
+//! - a request is refused whole or applied whole, and refusals change nothing;
+//! - every queue is bounded: by the log's waiting bytes, [`gather::GATHERS_MAX`],
+//!   [`uploads::UPLOADS_MAX`], [`meta_ops::META_QUEUE_MAX`], [`topic_ops::POLLS_MAX`].
+
+pub mod acks;
+pub mod checkpoint;
+pub mod config;
+pub mod counters;
+pub mod event;
+pub mod fields;
+pub mod gather;
+mod keys;
+pub mod large;
+pub mod meta;
+pub mod meta_ops;
+pub mod models;
+pub mod partition;
+mod reads;
+mod route;
+pub mod sessions;
+mod topic_ops;
+pub mod topics;
+mod uploads;
+
+use std::time::Duration;
+
+use ironring_core::io::BufAlloc;
+use ironring_core::{ErrorCode, GroupSeq, Instant, Now, Offset, ShardId};
+use ironring_log::{Log, LogFailure, LogStatus};
+use ironring_net::message::Response;
+
+pub use config::ShardConfig;
+pub use event::{ConnId, Effects, Event, Origin, ShardMessage};
+
+use acks::{Ack, Acks, Answer};
+use counters::Counters;
+use gather::Gathers;
+use meta_ops::MetaQueue;
+use models::Models;
+use partition::Space;
+use topic_ops::Polls;
+use uploads::Uploads;
+
+/// How often deadlines, retention and expiry are looked after.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
+/// Keys looked at for expiry in one sweep.
+const EXPIRY_KEYS_PER_SWEEP: usize = 512;
+/// How often retention is looked after.
+const RETENTION_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a shard is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Recovering; requests are refused.
+    Opening,
+    /// Serving.
+    Serving,
+    /// Finishing what was started.
+    Stopping,
+    /// Everything is durable; the driver may let go.
+    Stopped,
+    /// A disk fault: requests are refused for good.
+    Failed,
+}
+
+/// One shard. See the module's documentation.
+pub struct Shard {
+    config: ShardConfig,
+    log: Log,
+    models: Models,
+    acks: Acks,
+    gathers: Gathers,
+    uploads: Uploads,
+    polls: Polls,
+    meta_queue: MetaQueue,
+    counters: Counters,
+    phase: Phase,
+    sweep_at: Instant,
+    retention_at: Instant,
+    expiry_cursor: (usize, Option<Vec<u8>>),
+    stop_wanted: bool,
+}
+
+/// What every request carries along.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    origin: Origin,
+    since: Instant,
+    deadline: Instant,
+}
+
+impl Shard {
+    /// A shard that waits for [`Event::Start`].
+    #[must_use]
+    pub fn new(config: ShardConfig, alloc: Box<dyn BufAlloc>) -> Shard {
+        let range = config.slices.range(config.shard());
+        let cache = config.cache_bytes.min(config.memory_bytes_max);
+        Shard {
+            log: Log::new(config.log.clone(), config.identity, alloc),
+            models: Models::new(range.start, range.end, cache),
+            acks: Acks::default(),
+            gathers: Gathers::default(),
+            uploads: Uploads::default(),
+            polls: Polls::default(),
+            meta_queue: MetaQueue::default(),
+            counters: Counters::default(),
+            phase: Phase::Opening,
+            sweep_at: Instant(0),
+            retention_at: Instant(0),
+            expiry_cursor: (0, None),
+            stop_wanted: false,
+            config,
+        }
+    }
+
+    /// This shard.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.config.shard()
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Why the log failed, when it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<&LogFailure> {
+        match self.log.status() {
+            LogStatus::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// The log, to look at.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The data models, to look at.
+    #[must_use]
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// When [`Event::Timer`] is wanted next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let mine = matches!(self.phase, Phase::Serving | Phase::Stopping).then_some(self.sweep_at);
+        [mine, self.log.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Handles one event. Runs to completion; what it wants done is in `fx`.
+    pub fn handle(&mut self, now: Now, event: Event<'_>, fx: &mut Effects) {
+        match event {
+            Event::Start { format } => self.log.start(format, &mut fx.io),
+            Event::Io(done) => {
+                self.log.on_io(now, done, &mut fx.io, &mut self.models);
+                self.after_log(now, fx);
+            }
+            Event::Request { conn, header, body } => self.request(now, conn, header, body, fx),
+            Event::Closed(conn) => self.polls.forget(self.id(), conn),
+            Event::Message(message) => self.message(now, message, fx),
+            Event::TurnEnd => {
+                self.advance_uploads(now, fx);
+                self.log.seal(now, &mut fx.io);
+                self.tell_log_space();
+            }
+            Event::Timer => {
+                self.log.on_timer(now, &mut fx.io, &mut self.models);
+                self.after_log(now, fx);
+                if now.mono >= self.sweep_at {
+                    self.sweep(now, fx);
+                }
+            }
+            Event::Stop => {
+                self.stop_wanted = true;
+                self.try_stop(now, fx);
+            }
+        }
+    }
+
+    /// Acts on what the log noted in the models during a call.
+    fn after_log(&mut self, now: Now, fx: &mut Effects) {
+        self.tell_log_space();
+        self.follow_status(now, fx);
+        self.finish_reads(now, fx);
+        while let Some(ack) = self.acks.pop_durable(self.models.durable) {
+            self.acknowledge(now, &ack, fx);
+        }
+        self.committed_meta(now, fx);
+        self.serve_polls(now, fx);
+        if self.stop_wanted {
+            self.try_stop(now, fx);
+        }
+    }
+
+    fn tell_log_space(&mut self) {
+        for change in self.models.space.drain(..) {
+            match change {
+                Space::Live(at) => self.log.mark_live(at),
+                Space::Dead(at) => self.log.mark_dead(at),
+            }
+        }
+    }
+
+    fn follow_status(&mut self, now: Now, fx: &mut Effects) {
+        match (self.phase, self.log.status()) {
+            (Phase::Opening, LogStatus::Open) => {
+                self.models.recovered();
+                self.models.durable = self.models.durable.max(self.log.durable());
+                self.tell_log_space();
+                self.phase = Phase::Serving;
+                self.sweep_at = now.mono + SWEEP_EVERY;
+                self.retention_at = now.mono + RETENTION_EVERY;
+                self.meta_opened(fx);
+                self.fit_memory();
+            }
+            (Phase::Stopping, LogStatus::Stopped) => self.phase = Phase::Stopped,
+            (Phase::Failed, _) => {}
+            (_, LogStatus::Failed(_)) => {
+                self.phase = Phase::Failed;
+                self.fail_waiting(fx);
+            }
+            _ => {}
+        }
+    }
+
+    /// The log is gone: nobody who waits will ever know more.
+    fn fail_waiting(&mut self, fx: &mut Effects) {
+        let me = self.config.shard();
+        let waiting: Vec<Ack> = self.acks.drain().collect();
+        for ack in waiting {
+            let Some(origin) = ack.origin else { continue };
+            self.counters.errors.add(ErrorCode::Unknown);
+            fx.reply(me, origin, &Response::Error {
+                code: ErrorCode::Unknown,
+                detail: 0,
+                message: "the disk failed before the write was known to be durable",
+            });
+        }
+    }
+
+    fn try_stop(&mut self, now: Now, fx: &mut Effects) {
+        if self.phase == Phase::Opening {
+            // Nothing was promised in this run.
+            self.phase = Phase::Stopped;
+        }
+        if self.phase == Phase::Serving && self.uploads.is_empty() && self.meta_queue.is_idle() {
+            self.phase = Phase::Stopping;
+            self.log.begin_stop(now, &mut fx.io, &mut self.models);
+            self.follow_status(now, fx);
+        }
+    }
+
+    /// Whether requests are taken.
+    fn serving(&self) -> bool {
+        self.phase == Phase::Serving && !self.stop_wanted
+    }
+
+    fn acknowledge(&mut self, now: Now, ack: &Ack, fx: &mut Effects) {
+        if let Answer::Gather(id) = ack.answer {
+            self.fetch(now, id, fx);
+            return;
+        }
+        let (Some(origin), Some(response)) = (ack.origin, ack.answer.response()) else { return };
+        self.counters.ack_latency.record(now.mono.since(ack.since));
+        if let Response::Error { code, .. } = response {
+            self.counters.errors.add(code);
+        }
+        fx.reply(self.config.shard(), origin, &response);
+    }
+
+    /// Answers when `group` is durable, or at once when it is.
+    fn answer_after(&mut self, now: Now, group: GroupSeq, ask: Ask, answer: Answer, fx: &mut Effects) {
+        let ack = Ack {
+            group,
+            origin: Some(ask.origin),
+            since: ask.since,
+            deadline: ask.deadline,
+            answer,
+        };
+        if group <= self.models.durable {
+            self.acknowledge(now, &ack, fx);
+        } else {
+            self.acks.push(ack);
+        }
+    }
+
+    /// The group that has to be durable before `offset` of a partition may be seen: none when it
+    /// is durable, else the newest one (groups are durable in order, and the record is in it or in
+    /// an earlier one).
+    fn group_of(&self, durable: bool) -> GroupSeq {
+        if durable { GroupSeq(0) } else { self.log.staged() }
+    }
+
+    fn refuse(&mut self, origin: Origin, code: ErrorCode, detail: u64, message: &str, fx: &mut Effects) {
+        self.counters.errors.add(code);
+        fx.reply(self.config.shard(), origin, &Response::Error { code, detail, message });
+    }
+
+    /// Deadlines, retention, expiry, the memory ceiling: what time brings.
+    fn sweep(&mut self, now: Now, fx: &mut Effects) {
+        self.sweep_at = now.mono + SWEEP_EVERY;
+        let me = self.config.shard();
+        let errors = &mut self.counters.errors;
+        self.acks.expire(now.mono, |ack| {
+            let Some(origin) = ack.origin else { return };
+            errors.add(ErrorCode::Unknown);
+            fx.reply(me, origin, &Response::Error {
+                code: ErrorCode::Unknown,
+                detail: 0,
+                message: "the deadline passed while the write was on its way to the disk",
+            });
+        });
+        self.expire_polls(now, fx);
+        if now.mono >= self.retention_at {
+            self.retention_at = now.mono + RETENTION_EVERY;
+            self.apply_retention(now);
+        }
+        self.sweep_expired(now);
+        self.fit_memory();
+        self.log.seal(now, &mut fx.io);
+        self.tell_log_space();
+    }
+
+    /// Removes keys whose time has come, a few at a time. Needs no record: an expired value is
+    /// invisible whether it is in the index or not.
+    fn sweep_expired(&mut self, now: Now) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let (at, after) = std::mem::take(&mut self.expiry_cursor);
+        let mut space = std::mem::take(&mut self.models.space);
+        let mut next = (at + 1, None);
+        if let Some(p) = self.models.all().nth(at) {
+            let mut expired = Vec::new();
+            for (i, (key, entry)) in p.keys.range_after(after.as_deref()).enumerate() {
+                if i + 1 == EXPIRY_KEYS_PER_SWEEP {
+                    next = (at, Some(key.to_vec()));
+                }
+                if i == EXPIRY_KEYS_PER_SWEEP {
+                    break;
+                }
+                let due = entry.expires.0 != 0 && entry.expires <= now.wall;
+                if due && p.is_durable(entry.version) {
+                    expired.push(key.to_vec());
+                }
+            }
+            for key in &expired {
+                if let Some(old) = p.keys.remove(key) {
+                    p.superseded(&old, &mut space);
+                }
+            }
+            if !expired.is_empty() {
+                self.counters.expired += expired.len() as u64;
+                self.models.note_key_memory();
+            }
+        } else {
+            next = (0, None);
+        }
+        self.models.space = space;
+        self.expiry_cursor = next;
+    }
+
+    /// Bytes of memory that are not the cache.
+    #[must_use]
+    pub fn fixed_memory_bytes(&self) -> usize {
+        self.models.key_bytes()
+            + self.counters.other_memory_bytes
+            + self.uploads.bytes()
+            + self.gathers.bytes()
+    }
+
+    /// Gives the cache what the rest leaves of the ceiling.
+    fn fit_memory(&mut self) {
+        self.counters.other_memory_bytes =
+            self.models.iter().map(partition::Partition::other_memory_bytes).sum();
+        let left = self.config.memory_bytes_max.saturating_sub(self.fixed_memory_bytes());
+        let want = self.config.cache_bytes.min(left);
+        if want != self.models.cache.capacity() {
+            self.models.cache.set_capacity(want);
+        }
+    }
+
+    /// Whether a new key of this length fits below the ceiling.
+    fn has_memory_for(&self, key: &[u8]) -> bool {
+        self.fixed_memory_bytes() + key.len() + 64 <= self.config.memory_bytes_max
+    }
+
+    /// Records of the queue the driver executes; exposed for tests that inspect the order.
+    #[must_use]
+    pub fn waiting_acks(&self) -> usize {
+        self.acks.len()
+    }
+
+    /// Version of a key as the index has it, durable or not; for tests and inspection.
+    #[must_use]
+    pub fn version_of(&self, key: &[u8]) -> Option<Offset> {
+        let id = ironring_core::Token::of_key(key).partition(self.config.slices.partitions());
+        self.models.peek(id).keys.get(key).map(|e| e.version)
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+

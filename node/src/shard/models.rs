@@ -1,0 +1,303 @@
+//! All partitions of a shard, as the log's owner: what it replays, flushes, keeps and checkpoints.
+//!
+//! Callbacks of the log only note what happened; [`super::Shard`] acts on the notes when the call
+//! into the log has returned.
+
+use std::collections::VecDeque;
+
+use ironring_core::{GroupSeq, Offset, PartitionId, TopicId};
+use ironring_log::cache::RecordCache;
+use ironring_log::{
+    Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError,
+};
+
+use super::checkpoint::{Cursor, restore_piece};
+use super::fields::Malformed;
+use super::meta::{Command, Meta};
+use super::partition::{Partition, Space, topic_name};
+
+/// A record body with the time it was written, as reads return and the cache keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Milliseconds since the epoch.
+    pub time: u64,
+    /// The record's offset.
+    pub offset: Offset,
+    /// The record's body.
+    pub body: Vec<u8>,
+}
+
+/// A read the log has finished.
+#[derive(Debug)]
+pub struct FinishedRead {
+    /// Which.
+    pub read: ReadId,
+    /// What was read.
+    pub result: Result<Stored, ReadError>,
+}
+
+/// The partitions of one shard.
+pub struct Models {
+    first: u32,
+    partitions: Vec<Partition>,
+    /// The metadata partition, on shard 0 only.
+    meta_partition: Option<Partition>,
+    /// The committed metadata: authoritative on shard 0, a copy elsewhere (`None` until it came).
+    pub meta: Option<Meta>,
+    /// Recently written and read record bodies.
+    pub cache: RecordCache,
+    /// Changes of the log's space that the log has not been told yet.
+    pub space: Vec<Space>,
+    /// Finished reads that have not been answered yet.
+    pub finished_reads: Vec<FinishedRead>,
+    /// The newest durable group.
+    pub durable: GroupSeq,
+    /// Topic partitions with newly visible records.
+    pub grown: Vec<(TopicId, u32)>,
+    /// Durable metadata commands, not yet broadcast.
+    pub committed: Vec<Command>,
+    /// Copies made by compaction that are not durable yet, in log order.
+    relocations: VecDeque<Location>,
+    cursor: Cursor,
+    /// Bytes of memory in key indexes, kept up to date by [`Models::note_key_memory`].
+    key_bytes: usize,
+    /// Records replayed since the start, for the recovery report.
+    pub replayed: u64,
+}
+
+impl Models {
+    /// Partitions `first..end`, without records; with the metadata partition when `first` is 0.
+    #[must_use]
+    pub fn new(first: u32, end: u32, cache_bytes: usize) -> Models {
+        let holds_meta = first == 0;
+        Models {
+            first,
+            partitions: (first..end).map(|p| Partition::new(PartitionId(p))).collect(),
+            meta_partition: holds_meta.then(|| Partition::new(PartitionId::META)),
+            meta: holds_meta.then(Meta::default),
+            cache: RecordCache::new(cache_bytes),
+            space: Vec::new(),
+            finished_reads: Vec::new(),
+            durable: GroupSeq(0),
+            grown: Vec::new(),
+            committed: Vec::new(),
+            relocations: VecDeque::new(),
+            cursor: Cursor::default(),
+            key_bytes: 0,
+            replayed: 0,
+        }
+    }
+
+    /// A partition of this shard.
+    ///
+    /// # Panics
+    /// When it is another shard's: requests are routed before they get here.
+    pub fn partition(&mut self, id: PartitionId) -> &mut Partition {
+        self.find(id).expect("the request was routed to the owner of its partition")
+    }
+
+    /// A partition of this shard, to look at.
+    #[must_use]
+    pub fn peek(&self, id: PartitionId) -> &Partition {
+        self.get(id).expect("the request was routed to the owner of its partition")
+    }
+
+    /// All partitions, the metadata partition last.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.partitions.iter_mut().chain(self.meta_partition.as_mut())
+    }
+
+    /// All partitions, to look at.
+    pub fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.iter().chain(self.meta_partition.as_ref())
+    }
+
+    /// Whether this shard owns the metadata.
+    #[must_use]
+    pub fn holds_meta(&self) -> bool {
+        self.meta_partition.is_some()
+    }
+
+    /// A partition named by bytes from disk.
+    pub fn owned(&mut self, id: PartitionId) -> Result<&mut Partition, Malformed> {
+        self.find(id).ok_or(Malformed)
+    }
+
+    fn get(&self, id: PartitionId) -> Option<&Partition> {
+        if id == PartitionId::META {
+            return self.meta_partition.as_ref();
+        }
+        self.partitions.get(id.0.checked_sub(self.first)? as usize)
+    }
+
+    fn find(&mut self, id: PartitionId) -> Option<&mut Partition> {
+        if id == PartitionId::META {
+            return self.meta_partition.as_mut();
+        }
+        self.partitions.get_mut(id.0.checked_sub(self.first)? as usize)
+    }
+
+    /// Folds a record that was appended or replayed.
+    pub fn fold(&mut self, at: Location, record: &Record<'_>) {
+        let Some(i) = self.index_of(record.partition) else { return };
+        let p = match i {
+            usize::MAX => self.meta_partition.as_mut().expect("index_of found it"),
+            i => &mut self.partitions[i],
+        };
+        let before = p.keys.memory_bytes();
+        p.fold(at, record, &mut self.space);
+        let after = p.keys.memory_bytes();
+        self.key_bytes = self.key_bytes + after - before;
+    }
+
+    fn index_of(&self, id: PartitionId) -> Option<usize> {
+        if id == PartitionId::META {
+            return self.meta_partition.is_some().then_some(usize::MAX);
+        }
+        let i = id.0.checked_sub(self.first)? as usize;
+        (i < self.partitions.len()).then_some(i)
+    }
+
+    /// Memory of all key indexes, in bytes. O(1).
+    #[must_use]
+    pub fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+
+    /// Counts the key memory anew, after changes that did not go through [`Models::fold`].
+    pub fn note_key_memory(&mut self) {
+        self.key_bytes = self.partitions.iter().map(|p| p.keys.memory_bytes()).sum();
+    }
+
+    /// Forgets the records of topics that metadata say are dropped.
+    pub fn drop_topics(&mut self) {
+        let Some(meta) = &self.meta else { return };
+        for p in &mut self.partitions {
+            let dropped: Vec<TopicId> =
+                p.topics.keys().map(|(topic, _)| *topic).filter(|t| meta.is_dropped(*t)).collect();
+            for topic in dropped {
+                p.drop_topic(topic, &mut self.space);
+            }
+        }
+    }
+
+    /// Recovery is over.
+    pub fn recovered(&mut self) {
+        let mut space = std::mem::take(&mut self.space);
+        for p in self.all() {
+            p.recovered(&mut space);
+        }
+        self.space = space;
+        self.note_key_memory();
+    }
+
+    /// Keeps a record's body for readers.
+    pub fn cache_body(&mut self, at: Location, record: &Record<'_>) {
+        let head = [record.time.0.to_le_bytes(), record.offset.0.to_le_bytes()];
+        self.cache.insert_parts(at, &[&head[0], &head[1], record.body]);
+    }
+
+    /// A cached body: time, offset and bytes.
+    pub fn cached(&mut self, at: Location) -> Option<(u64, Offset, &[u8])> {
+        let bytes = self.cache.get(at)?;
+        let (time, rest) = bytes.split_first_chunk::<8>()?;
+        let (offset, body) = rest.split_first_chunk::<8>()?;
+        Some((u64::from_le_bytes(*time), Offset(u64::from_le_bytes(*offset)), body))
+    }
+}
+
+impl LogSink for Models {
+    fn restore(&mut self, piece: &[u8]) -> Result<(), RestoreError> {
+        restore_piece(self, piece).map_err(|_| RestoreError("a piece is malformed".to_owned()))
+    }
+
+    fn replay(&mut self, at: Location, _group: GroupSeq, record: &Record<'_>) {
+        self.replayed += 1;
+        self.fold(at, record);
+        if record.kind == RecordKind::Meta
+            && let (Some(meta), Ok(command)) = (&mut self.meta, Command::decode(record.body))
+        {
+            meta.apply(&command);
+        }
+    }
+
+    fn flushed(
+        &mut self,
+        group: GroupSeq,
+        records: &mut dyn Iterator<Item = (Location, Record<'_>)>,
+    ) {
+        self.durable = group;
+        for (at, record) in records {
+            let relocated = self.relocations.front() == Some(&at);
+            let Some(i) = self.index_of(record.partition) else { continue };
+            let p = match i {
+                usize::MAX => self.meta_partition.as_mut().expect("index_of found it"),
+                i => &mut self.partitions[i],
+            };
+            if relocated {
+                self.relocations.pop_front();
+                p.relocate(at, &record, &mut self.space);
+                continue;
+            }
+            if record.kind == RecordKind::Delete {
+                let before = p.keys.memory_bytes();
+                p.flushed(&record);
+                self.key_bytes = self.key_bytes + p.keys.memory_bytes() - before;
+            } else {
+                p.flushed(&record);
+            }
+            match record.kind {
+                RecordKind::Put | RecordKind::Chunk => self.cache_body(at, &record),
+                RecordKind::TopicBatch => {
+                    self.cache_body(at, &record);
+                    if let Ok(name) = topic_name(record.key) {
+                        self.grown.push((name.topic, name.index));
+                    }
+                }
+                RecordKind::Meta => {
+                    if let Ok(command) = Command::decode(record.body) {
+                        if let Some(meta) = &mut self.meta {
+                            meta.apply(&command);
+                        }
+                        self.committed.push(command);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn read_done(&mut self, read: ReadId, at: Location, result: Result<Record<'_>, ReadError>) {
+        let result = result.map(|record| {
+            self.cache_body(at, &record);
+            Stored { time: record.time.0, offset: record.offset, body: record.body.to_vec() }
+        });
+        self.finished_reads.push(FinishedRead { read, result });
+    }
+
+    fn keep(&mut self, at: Location, record: &Record<'_>) -> Keep {
+        match self.get(record.partition) {
+            Some(p) if p.holds(at, record) => Keep::Live,
+            Some(_) => Keep::Drop,
+            // Not a partition of this shard: never dropped for being unknown.
+            None => Keep::Live,
+        }
+    }
+
+    fn relocated(&mut self, _from: Location, to: Location, _group: GroupSeq, _record: &Record<'_>) {
+        self.relocations.push_back(to);
+    }
+}
+
+impl ironring_log::CheckpointSource for Models {
+    fn begin(&mut self) {
+        self.cursor = Cursor::default();
+    }
+
+    fn next_piece(&mut self, out: &mut Vec<u8>) -> bool {
+        let mut cursor = std::mem::take(&mut self.cursor);
+        let more = cursor.next_piece(self, out);
+        self.cursor = cursor;
+        more
+    }
+}

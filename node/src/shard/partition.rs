@@ -1,0 +1,462 @@
+//! One partition: everything its log records add up to.
+//!
+//! The state is the fold of the records to `log_end`, so a write changes it when it is appended;
+//! what readers may see is bounded by `flushed_end`. Folding a record twice, or folding records
+//! that the state already reflects, changes nothing: that is what makes fuzzy checkpoints right.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ironring_core::{Offset, PartitionId, SessionId, Term, TopicId, WallTime};
+use ironring_log::index::{Entry, KeyIndex};
+use ironring_log::{Location, Record, RecordKind};
+
+use super::fields::{Malformed, Reader, Writer};
+use super::large::LargeValues;
+use super::sessions::{Outcome, Remembered, SessionTable};
+use super::topics::{Batch, TopicPartition};
+
+/// [`Entry::flags`]: the key was deleted, by a record that is not durable yet. Dropped when it is.
+pub const TOMBSTONE: u8 = 1;
+/// [`Entry::flags`]: the value is chunked; the entry's location is its `PutChunked` record.
+pub const CHUNKED: u8 = 2;
+
+/// [`Record::flags`]: more records of the same atomic batch follow in this group.
+pub const MORE: u8 = 1;
+
+/// What a fold did to the space of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// The record at this place is needed.
+    Live(Location),
+    /// The record at this place is not needed any more.
+    Dead(Location),
+}
+
+/// The state of one partition.
+#[derive(Debug)]
+pub struct Partition {
+    /// Which one.
+    pub id: PartitionId,
+    /// Term of the newest record.
+    pub term: Term,
+    /// Whether this run has begun its own term.
+    pub term_started: bool,
+    /// Offset of the next record.
+    pub log_end: Offset,
+    /// One past the newest durable record.
+    pub flushed_end: Offset,
+    /// Keys, with those whose record is not durable yet.
+    pub keys: KeyIndex,
+    /// Where the chunks of large values lie.
+    pub large: LargeValues,
+    /// Topic partitions placed here.
+    pub topics: BTreeMap<(TopicId, u32), TopicPartition>,
+    /// Recent requests of sessions.
+    pub sessions: SessionTable,
+    /// Whether recovery has met a delete, so that tombstones have to be looked for.
+    has_tombstones: bool,
+}
+
+impl Partition {
+    /// A partition without records.
+    #[must_use]
+    pub fn new(id: PartitionId) -> Partition {
+        Partition {
+            id,
+            term: Term(0),
+            term_started: false,
+            log_end: Offset::FIRST,
+            flushed_end: Offset::FIRST,
+            keys: KeyIndex::new(),
+            large: LargeValues::default(),
+            topics: BTreeMap::new(),
+            sessions: SessionTable::default(),
+            has_tombstones: false,
+        }
+    }
+
+    /// The entry of a key that exists: not deleted, not expired.
+    #[must_use]
+    pub fn live_entry(&self, key: &[u8], now: WallTime) -> Option<Entry> {
+        self.keys.get(key).filter(|e| is_live(e, now))
+    }
+
+    /// True when the record with this offset is durable.
+    #[must_use]
+    pub fn is_durable(&self, offset: Offset) -> bool {
+        offset < self.flushed_end
+    }
+
+    /// Folds a record into the state: at append, and again at recovery. Tells which places in the
+    /// log became needed or dead. A record that is older than the state changes nothing.
+    pub fn fold(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        self.log_end = self.log_end.max(record.offset.next());
+        self.term = self.term.max(record.term);
+        match record.kind {
+            RecordKind::Put => self.fold_put(at, record, 0, space),
+            RecordKind::PutChunked => self.fold_put_chunked(at, record, space),
+            RecordKind::Delete => {
+                space.push(Space::Dead(at));
+                self.fold_delete(at, record, space);
+            }
+            RecordKind::Chunk => match chunk_name(record.key) {
+                Ok((upload, index)) => {
+                    if self.large.holds(upload, index, at) {
+                        return;
+                    }
+                    space.push(Space::Live(at));
+                    if let Some(before) = self.large.set_chunk(upload, index, at) {
+                        space.push(Space::Dead(before));
+                    }
+                }
+                Err(Malformed) => space.push(Space::Dead(at)),
+            },
+            RecordKind::TopicBatch => self.fold_topic_batch(at, record, space),
+            RecordKind::TopicTrim => {
+                space.push(Space::Dead(at));
+                if let Ok(name) = topic_name(record.key) {
+                    let topic = self.topics.entry((name.topic, name.index)).or_default();
+                    topic.trim(name.first, |gone| space.push(Space::Dead(gone)));
+                }
+            }
+            RecordKind::TermStart | RecordKind::SessionMark | RecordKind::Meta => {
+                space.push(Space::Dead(at));
+            }
+        }
+        if record.session != SessionId::NONE && record.flags & MORE == 0 {
+            self.fold_session(record);
+        }
+    }
+
+    fn fold_put(&mut self, at: Location, record: &Record<'_>, flags: u8, space: &mut Vec<Space>) {
+        let entry = Entry { location: at, version: record.offset, expires: record.expires, flags };
+        match self.keys.insert(record.key, entry) {
+            Some(old) if old.version > record.offset => {
+                // The state is ahead of this record (fuzzy checkpoint): put the newer one back.
+                self.keys.insert(record.key, old);
+                space.push(Space::Dead(at));
+                return;
+            }
+            // Reflected already: counted when the checkpoint was restored.
+            Some(old) if old.version == record.offset && old.location == at => return,
+            Some(old) if old.version == record.offset => space.push(Space::Dead(old.location)),
+            Some(old) => self.superseded(&old, space),
+            None => {}
+        }
+        space.push(Space::Live(at));
+    }
+
+    fn fold_put_chunked(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        let Ok(body) = ChunkedBody::decode(record.body) else {
+            space.push(Space::Dead(at));
+            return;
+        };
+        self.fold_put(at, record, CHUNKED, space);
+        let current = self.keys.get(record.key).is_some_and(|e| e.version == record.offset);
+        if current {
+            self.large.finish(body.upload, record.offset);
+        } else {
+            for chunk in self.large.abort(body.upload) {
+                space.push(Space::Dead(chunk));
+            }
+        }
+    }
+
+    fn fold_delete(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        let entry = Entry {
+            location: at,
+            version: record.offset,
+            expires: WallTime(0),
+            flags: TOMBSTONE,
+        };
+        match self.keys.insert(record.key, entry) {
+            Some(old) if old.version > record.offset => {
+                self.keys.insert(record.key, old);
+                return;
+            }
+            Some(old) if old.version == record.offset => {}
+            Some(old) => self.superseded(&old, space),
+            None => {}
+        }
+        self.has_tombstones = true;
+    }
+
+    fn fold_topic_batch(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        let Ok(name) = topic_name(record.key) else {
+            space.push(Space::Dead(at));
+            return;
+        };
+        let batch = Batch { first: name.first, count: name.count, time: record.time, at };
+        let topic = self.topics.entry((name.topic, name.index)).or_default();
+        if topic.holds(name.first, at) {
+            return;
+        }
+        space.push(Space::Live(at));
+        if let Some(dead) = topic.put(batch) {
+            space.push(Space::Dead(dead));
+        }
+    }
+
+    fn fold_session(&mut self, record: &Record<'_>) {
+        let outcome = match record.kind {
+            RecordKind::SessionMark => {
+                let version = Reader::new(record.body).u64().unwrap_or(0);
+                Outcome::ConditionFailed(Offset(version))
+            }
+            RecordKind::TopicBatch => match topic_name(record.key) {
+                Ok(n) => Outcome::Appended { index: n.index, first: n.first, count: n.count },
+                Err(Malformed) => Outcome::Written,
+            },
+            _ => Outcome::Written,
+        };
+        let remembered = Remembered { sequence: record.sequence, offset: record.offset, outcome };
+        self.sessions.fold(record.session, remembered);
+    }
+
+    /// What an entry that is replaced or removed leaves behind.
+    pub fn superseded(&mut self, old: &Entry, space: &mut Vec<Space>) {
+        if old.flags & TOMBSTONE == 0 {
+            space.push(Space::Dead(old.location));
+        }
+        if old.flags & CHUNKED != 0 {
+            space.extend(self.large.remove(old.version).into_iter().map(Space::Dead));
+        }
+    }
+
+    /// A record is durable: readers may see it.
+    pub fn flushed(&mut self, record: &Record<'_>) {
+        self.flushed_end = self.flushed_end.max(record.offset.next());
+        match record.kind {
+            RecordKind::Delete => {
+                let gone = |e: &Entry| e.flags & TOMBSTONE != 0 && e.version == record.offset;
+                if self.keys.get(record.key).as_ref().is_some_and(gone) {
+                    self.keys.remove(record.key);
+                }
+            }
+            RecordKind::TopicBatch => {
+                if let Ok(name) = topic_name(record.key)
+                    && let Some(topic) = self.topics.get_mut(&(name.topic, name.index))
+                {
+                    topic.make_visible(name.first + u64::from(name.count));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A live record has a durable copy at `to`: refer to it from here on, if it is still needed.
+    pub fn relocate(&mut self, to: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        if !self.needs(record) {
+            space.push(Space::Dead(to));
+            return;
+        }
+        match record.kind {
+            RecordKind::Put | RecordKind::PutChunked => {
+                self.keys.update(record.key, |e| {
+                    space.push(Space::Dead(e.location));
+                    e.location = to;
+                });
+            }
+            // Folding again notes the new place and kills the old one.
+            RecordKind::Chunk => {
+                if let Ok((upload, index)) = chunk_name(record.key)
+                    && let Some(before) = self.large.set_chunk(upload, index, to)
+                {
+                    space.push(Space::Dead(before));
+                }
+            }
+            RecordKind::TopicBatch => {
+                if let Ok(name) = topic_name(record.key)
+                    && let Some(topic) = self.topics.get_mut(&(name.topic, name.index))
+                {
+                    let batch =
+                        Batch { first: name.first, count: name.count, time: record.time, at: to };
+                    if let Some(before) = topic.put(batch) {
+                        space.push(Space::Dead(before));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the state refers to this record at all, wherever its copies lie.
+    fn needs(&self, record: &Record<'_>) -> bool {
+        match record.kind {
+            RecordKind::Put | RecordKind::PutChunked => self
+                .keys
+                .get(record.key)
+                .is_some_and(|e| e.version == record.offset && e.flags & TOMBSTONE == 0),
+            RecordKind::Chunk => chunk_name(record.key).is_ok_and(|(u, i)| self.large.has(u, i)),
+            RecordKind::TopicBatch => topic_name(record.key).is_ok_and(|n| {
+                self.topics
+                    .get(&(n.topic, n.index))
+                    .is_some_and(|t| t.batches_from(n.first).next().is_some_and(|b| b.first == n.first))
+            }),
+            _ => false,
+        }
+    }
+
+    /// Whether the copy of the record at `at` is the one the state refers to.
+    #[must_use]
+    pub fn holds(&self, at: Location, record: &Record<'_>) -> bool {
+        match record.kind {
+            RecordKind::Put | RecordKind::PutChunked => {
+                self.keys.get(record.key).is_some_and(|e| e.location == at && e.flags & TOMBSTONE == 0)
+            }
+            RecordKind::Chunk => {
+                chunk_name(record.key).is_ok_and(|(u, i)| self.large.holds(u, i, at))
+            }
+            RecordKind::TopicBatch => topic_name(record.key).is_ok_and(|n| {
+                self.topics.get(&(n.topic, n.index)).is_some_and(|t| t.holds(n.first, at))
+            }),
+            _ => false,
+        }
+    }
+
+    /// Recovery is over: what was recovered is durable, and uploads nobody will finish are dead.
+    pub fn recovered(&mut self, space: &mut Vec<Space>) {
+        self.flushed_end = self.log_end;
+        for topic in self.topics.values_mut() {
+            topic.make_visible(topic.end());
+        }
+        if !self.has_tombstones && self.large.is_empty() {
+            return;
+        }
+        let mut gone = Vec::new();
+        let mut chunked = BTreeSet::new();
+        for (key, entry) in self.keys.range_after(None) {
+            if entry.flags & TOMBSTONE != 0 {
+                gone.push(key.to_vec());
+            }
+            if entry.flags & CHUNKED != 0 {
+                chunked.insert(entry.version);
+            }
+        }
+        for key in gone {
+            self.keys.remove(&key);
+        }
+        // Uploads nobody will finish, and those whose value was replaced while the checkpoint was
+        // being made.
+        let orphans: Vec<Offset> = self
+            .large
+            .iter()
+            .filter(|(_, version, _)| !chunked.contains(version))
+            .map(|(upload, _, _)| upload)
+            .collect();
+        for upload in orphans {
+            space.extend(self.large.abort(upload).into_iter().map(Space::Dead));
+        }
+    }
+
+    /// A committed command dropped this topic: forget its records.
+    pub fn drop_topic(&mut self, topic: TopicId, space: &mut Vec<Space>) {
+        let names: Vec<_> =
+            self.topics.range((topic, 0)..=(topic, u32::MAX)).map(|(name, _)| *name).collect();
+        for name in names {
+            if let Some(gone) = self.topics.remove(&name) {
+                space.extend(gone.batches().map(|b| Space::Dead(b.at)));
+            }
+        }
+    }
+
+    /// Memory held besides the keys, in bytes.
+    #[must_use]
+    pub fn other_memory_bytes(&self) -> usize {
+        self.topics.values().map(TopicPartition::memory_bytes).sum::<usize>()
+            + self.sessions.len() * 256
+            + self.large.memory_bytes()
+    }
+}
+
+/// True when the entry is a value a reader may get at this time.
+#[must_use]
+pub fn is_live(entry: &Entry, now: WallTime) -> bool {
+    entry.flags & TOMBSTONE == 0 && (entry.expires.0 == 0 || entry.expires > now)
+}
+
+/// The key of a `TopicBatch` or `TopicTrim` record: topic u32, index u32, first offset u64 (the
+/// offset to trim before), count u32; little endian, 20 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicName {
+    /// The topic.
+    pub topic: TopicId,
+    /// Index of the topic partition.
+    pub index: u32,
+    /// First offset of the batch, or first offset kept.
+    pub first: u64,
+    /// Records in the batch; 0 for a trim.
+    pub count: u32,
+}
+
+impl TopicName {
+    /// The bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; 20] {
+        let mut out = [0; 20];
+        out[..4].copy_from_slice(&self.topic.0.to_le_bytes());
+        out[4..8].copy_from_slice(&self.index.to_le_bytes());
+        out[8..16].copy_from_slice(&self.first.to_le_bytes());
+        out[16..].copy_from_slice(&self.count.to_le_bytes());
+        out
+    }
+}
+
+/// The opposite of [`TopicName::encode`].
+pub fn topic_name(key: &[u8]) -> Result<TopicName, Malformed> {
+    let mut r = Reader::new(key);
+    let name =
+        TopicName { topic: TopicId(r.u32()?), index: r.u32()?, first: r.u64()?, count: r.u32()? };
+    r.end()?;
+    Ok(name)
+}
+
+/// The key of a `Chunk` record: upload u64, index u32; little endian.
+#[must_use]
+pub fn chunk_key(upload: Offset, index: u32) -> [u8; 12] {
+    let mut out = [0; 12];
+    out[..8].copy_from_slice(&upload.0.to_le_bytes());
+    out[8..].copy_from_slice(&index.to_le_bytes());
+    out
+}
+
+/// The opposite of [`chunk_key`].
+pub fn chunk_name(key: &[u8]) -> Result<(Offset, u32), Malformed> {
+    let mut r = Reader::new(key);
+    let name = (Offset(r.u64()?), r.u32()?);
+    r.end()?;
+    Ok(name)
+}
+
+/// The body of a `PutChunked` record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkedBody {
+    /// The upload that holds the value.
+    pub upload: Offset,
+    /// Chunks it has.
+    pub chunks: u32,
+    /// Bytes of the value.
+    pub value_bytes: u64,
+}
+
+impl ChunkedBody {
+    /// The bytes: upload u64, chunks u32, length u64; little endian.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(20);
+        let mut w = Writer(&mut out);
+        w.u64(self.upload.0);
+        w.u32(self.chunks);
+        w.u64(self.value_bytes);
+        out
+    }
+
+    /// The opposite.
+    pub fn decode(bytes: &[u8]) -> Result<ChunkedBody, Malformed> {
+        let mut r = Reader::new(bytes);
+        let body =
+            ChunkedBody { upload: Offset(r.u64()?), chunks: r.u32()?, value_bytes: r.u64()? };
+        r.end()?;
+        Ok(body)
+    }
+}

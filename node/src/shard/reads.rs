@@ -1,0 +1,373 @@
+//! Reads of keys, and the fetching they share with topics.
+//!
+//! A get costs at most one disk read a record: none when the record is cached. A reader never
+//! gets a record that is not durable; its answer waits for the record's group instead.
+
+use ironring_core::limits::{FRAME_BODY_BYTES_MAX, SCAN_ENTRIES_MAX};
+use ironring_core::{ErrorCode, GroupSeq, Now, Offset, PartitionId, Token, WallTime};
+use ironring_log::Location;
+use ironring_log::index::Entry;
+use ironring_net::list::{AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder};
+use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
+
+use super::acks::Answer;
+use super::event::Effects;
+use super::gather::{GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
+use super::models::Stored;
+use super::partition::{CHUNKED, TOMBSTONE, is_live};
+use super::{Ask, Shard};
+
+/// A scan page with values stops before it holds more bytes than this.
+const SCAN_PAGE_BYTES: usize = 1 << 20;
+/// Room for the fields around the values of an answer.
+const ANSWER_OVERHEAD_BYTES: usize = 64 << 10;
+
+impl Shard {
+    pub(super) fn get(&mut self, now: Now, ask: Ask, key: &[u8], fx: &mut Effects) {
+        self.counters.gets += 1;
+        let partition = Token::of_key(key).partition(self.config.slices.partitions());
+        let p = self.models.peek(partition);
+        let Some(entry) = p.keys.get(key) else {
+            return self.refuse(ask.origin, ErrorCode::NotFound, 0, "no such key", fx);
+        };
+        let durable = p.is_durable(entry.version);
+        if entry.flags & TOMBSTONE != 0 {
+            let group = self.group_of(false);
+            return self.answer_after(now, group, ask, Answer::NotFound, fx);
+        }
+        if !is_live(&entry, now.wall) {
+            return self.refuse(ask.origin, ErrorCode::NotFound, 0, "the key has expired", fx);
+        }
+        if durable && entry.flags & CHUNKED == 0 {
+            let me = self.config.shard();
+            if let Some((time, _, value)) = self.models.cached(entry.location) {
+                let value = ValueRef {
+                    version: entry.version,
+                    time: WallTime(time),
+                    expires: entry.expires,
+                    value,
+                };
+                return fx.reply(me, ask.origin, &Response::Value(value));
+            }
+        }
+        let found = [(key, Some(entry))];
+        let after = self.group_of(durable);
+        self.gather(now, ask, partition, Kind::Get, &found, after, fx);
+    }
+
+    pub(super) fn multi_get(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        keys: &KeyList<'_>,
+        fx: &mut Effects,
+    ) {
+        let partitions = self.config.slices.partitions();
+        let p = self.models.peek(partition);
+        let mut found = Vec::with_capacity(keys.len());
+        let mut all_durable = true;
+        let mut bytes = 0;
+        for key in keys.iter() {
+            let home = Token::of_key(key).partition(partitions);
+            if home != partition {
+                let why = format!("a key belongs to partition {home}, not {partition}");
+                return self.refuse(ask.origin, ErrorCode::WrongPartition, 0, &why, fx);
+            }
+            let entry = p.keys.get(key);
+            if let Some(entry) = &entry {
+                all_durable &= p.is_durable(entry.version);
+                bytes += value_bytes(p, entry);
+            }
+            found.push((key, entry.filter(|e| is_live(e, now.wall))));
+        }
+        self.counters.gets += found.len() as u64;
+        if bytes > FRAME_BODY_BYTES_MAX - ANSWER_OVERHEAD_BYTES {
+            let why = format!("the values are {bytes} bytes: ask for fewer keys at a time");
+            return self.refuse(ask.origin, ErrorCode::TooLarge, 0, &why, fx);
+        }
+        let after = self.group_of(all_durable);
+        self.gather(now, ask, partition, Kind::MultiGet, &found, after, fx);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, used once")]
+    pub(super) fn scan(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        (prefix, after): (&[u8], &[u8]),
+        limit: u32,
+        values: bool,
+        fx: &mut Effects,
+    ) {
+        let limit = match limit as usize {
+            0 => SCAN_ENTRIES_MAX,
+            n => n.min(SCAN_ENTRIES_MAX),
+        };
+        let p = self.models.peek(partition);
+        let range = if after >= prefix && !after.is_empty() {
+            p.keys.range_after(Some(after))
+        } else {
+            p.keys.range_from(prefix)
+        };
+        let mut found = Vec::new();
+        let mut all_durable = true;
+        let mut bytes = 0;
+        let mut more = false;
+        for (key, entry) in range.take_while(|(key, _)| key.starts_with(prefix)) {
+            all_durable &= p.is_durable(entry.version);
+            if !is_live(&entry, now.wall) {
+                continue;
+            }
+            let size = key.len() + 32 + if values { value_bytes(p, &entry) } else { 0 };
+            if found.len() == limit || (bytes + size > SCAN_PAGE_BYTES && !found.is_empty()) {
+                more = true;
+                break;
+            }
+            bytes += size;
+            found.push((key.to_vec(), entry));
+        }
+        let found: Vec<(&[u8], Option<Entry>)> =
+            found.iter().map(|(key, entry)| (key.as_slice(), Some(*entry))).collect();
+        let after = self.group_of(all_durable);
+        self.gather(now, ask, partition, Kind::Scan { values, more }, &found, after, fx);
+    }
+
+    /// Starts collecting an answer about keys.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one gather, used once")]
+    fn gather(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        kind: Kind,
+        found: &[(&[u8], Option<Entry>)],
+        after: GroupSeq,
+        fx: &mut Effects,
+    ) {
+        let wants_values = !matches!(kind, Kind::Scan { values: false, .. });
+        let p = self.models.peek(partition);
+        let mut items = Vec::with_capacity(found.len());
+        let mut parts = Vec::new();
+        for (key, entry) in found {
+            let first = parts.len();
+            if let (Some(entry), true) = (entry, wants_values) {
+                if entry.flags & CHUNKED != 0 {
+                    let chunks = p.large.chunks(entry.version).unwrap_or_default();
+                    parts.extend(chunks.iter().map(|at| Part { at: *at, stored: None }));
+                } else {
+                    parts.push(Part { at: entry.location, stored: None });
+                }
+            }
+            items.push(Item {
+                key: key.to_vec(),
+                version: entry.map_or(Offset::NONE, |e| e.version),
+                expires: entry.map_or(WallTime(0), |e| e.expires),
+                count: 0,
+                parts: first..parts.len(),
+            });
+        }
+        self.start_gather(now, ask, partition, kind, items, parts, after, fx);
+    }
+
+    /// Starts collecting an answer from records.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one gather, used once")]
+    pub(super) fn start_gather(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        kind: Kind,
+        items: Vec<Item>,
+        parts: Vec<Part>,
+        after: GroupSeq,
+        fx: &mut Effects,
+    ) {
+        if self.gathers.len() >= GATHERS_MAX {
+            let why = "too many reads wait for the disk";
+            return self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
+        }
+        let id = self.gathers.add(Gather {
+            origin: ask.origin,
+            since: ask.since,
+            deadline: ask.deadline,
+            partition,
+            kind,
+            items,
+            parts,
+            outstanding: 0,
+            after,
+            failed: None,
+        });
+        if after <= self.models.durable {
+            self.fetch(now, id, fx);
+        } else {
+            self.answer_after(now, after, ask, Answer::Gather(id), fx);
+        }
+    }
+
+    /// Asks for every part that is not cached. What was seen is durable by now; a record that was
+    /// compacted away meanwhile has its new place in the index.
+    pub(super) fn fetch(&mut self, now: Now, id: GatherId, fx: &mut Effects) {
+        let Some(gather) = self.gathers.get_mut(id) else { return };
+        let mut missing: Vec<(usize, Location)> = Vec::new();
+        for (i, part) in gather.parts.iter_mut().enumerate() {
+            match self.models.cached(part.at) {
+                Some((time, offset, body)) => {
+                    part.stored = Some(Stored { time, offset, body: body.to_vec() });
+                }
+                None => missing.push((i, part.at)),
+            }
+        }
+        gather.outstanding = missing.len();
+        let is_get = matches!(gather.kind, Kind::Get | Kind::MultiGet);
+        if missing.is_empty() {
+            return self.finish_gather(now, id, fx);
+        }
+        if is_get {
+            self.counters.get_disk_reads += missing.len() as u64;
+        }
+        for (i, at) in missing {
+            let read = self.gathers.begin_read(id, i);
+            self.log.read(read, at, &mut fx.io);
+        }
+    }
+
+    /// Takes what the log has read to the gathers that asked for it.
+    pub(super) fn finish_reads(&mut self, now: Now, fx: &mut Effects) {
+        if self.models.finished_reads.is_empty() {
+            return;
+        }
+        let finished = std::mem::take(&mut self.models.finished_reads);
+        for done in finished {
+            let Some((id, part)) = self.gathers.end_read(done.read) else { continue };
+            let Some(gather) = self.gathers.get_mut(id) else { continue };
+            gather.outstanding -= 1;
+            match done.result {
+                Ok(stored) => gather.parts[part].stored = Some(stored),
+                Err(error) => gather.failed = Some(error.to_string()),
+            }
+            if gather.outstanding == 0 {
+                self.finish_gather(now, id, fx);
+            }
+        }
+    }
+
+    fn finish_gather(&mut self, now: Now, id: GatherId, fx: &mut Effects) {
+        let Some(gather) = self.gathers.remove(id) else { return };
+        self.counters.read_latency.record(now.mono.since(gather.since));
+        if let Some(why) = &gather.failed {
+            return self.refuse(gather.origin, ErrorCode::Corrupt, 0, why, fx);
+        }
+        let me = self.config.shard();
+        match &gather.kind {
+            Kind::Get => {
+                let item = &gather.items[0];
+                let (time, value) = gather.value(item);
+                let value = ValueRef {
+                    version: item.version,
+                    time,
+                    expires: item.expires,
+                    value: &value,
+                };
+                fx.reply(me, gather.origin, &Response::Value(value));
+            }
+            Kind::MultiGet => {
+                let mut bytes = Vec::new();
+                let mut list = ValueListBuilder::new(&mut bytes);
+                for item in &gather.items {
+                    let (time, value) = gather.value(item);
+                    let value = ValueRef {
+                        version: item.version,
+                        time,
+                        expires: item.expires,
+                        value: &value,
+                    };
+                    let entry = (item.version != Offset::NONE).then_some(value);
+                    list.push(entry).expect("the size was checked before anything was read");
+                }
+                fx.reply(me, gather.origin, &Response::Values(list.finish()));
+            }
+            Kind::Scan { values, more } => {
+                let mut bytes = Vec::new();
+                let mut list = ScanListBuilder::new(&mut bytes);
+                for item in &gather.items {
+                    let (_, value) = gather.value(item);
+                    let value = values.then_some(&*value);
+                    let entry = ScanEntry { key: &item.key, version: item.version, value };
+                    list.push(entry).expect("the page was bounded when it was collected");
+                }
+                let page = Response::Page { entries: list.finish(), more: *more };
+                fx.reply(me, gather.origin, &page);
+            }
+            Kind::Topic { .. } => self.finish_topic_read(&gather, fx),
+        }
+    }
+
+    pub(super) fn finish_topic_read(&mut self, gather: &Gather, fx: &mut Effects) {
+        let Kind::Topic { topic, index, from, max_records, max_bytes } = gather.kind else { return };
+        let p = self.models.peek(gather.partition);
+        let Some(state) = p.topics.get(&(topic, index)) else {
+            let why = "the topic was deleted meanwhile";
+            return self.refuse(gather.origin, ErrorCode::UnknownTopic, 0, why, fx);
+        };
+        let (start, end) = (state.start(), state.visible_end());
+        let mut bytes = Vec::new();
+        let mut list = RecordListBuilder::new(&mut bytes);
+        'batches: for item in &gather.items {
+            let Some(stored) = gather.parts[item.parts.start].stored.as_ref() else { continue };
+            let Ok(records) = AppendList::from_bytes(item.count, &stored.body) else {
+                let why = "a stored batch does not parse";
+                return self.refuse(gather.origin, ErrorCode::Corrupt, 0, why, fx);
+            };
+            for (i, record) in records.iter().enumerate() {
+                let offset = item.version.0 + i as u64;
+                if offset < from.max(start) {
+                    continue;
+                }
+                let size = record.key.len() + record.value.len() + 32;
+                let full = list.len() >= max_records as usize
+                    || list.bytes_len() + size > max_bytes as usize;
+                if full && !list.is_empty() {
+                    break 'batches;
+                }
+                let record = TopicRecord {
+                    offset,
+                    time: WallTime(stored.time),
+                    key: record.key,
+                    value: record.value,
+                };
+                if list.push(record).is_err() {
+                    break 'batches;
+                }
+            }
+        }
+        let me = self.config.shard();
+        fx.reply(me, gather.origin, &Response::Records { records: list.finish(), start, end });
+    }
+}
+
+impl Gather {
+    /// The bytes of an item, and when its (first) record was written.
+    fn value(&self, item: &Item) -> (WallTime, std::borrow::Cow<'_, [u8]>) {
+        use std::borrow::Cow;
+        let parts = &self.parts[item.parts.clone()];
+        let stored: Vec<&Stored> = parts.iter().filter_map(|p| p.stored.as_ref()).collect();
+        let time = WallTime(stored.first().map_or(0, |s| s.time));
+        match stored.as_slice() {
+            [] => (time, Cow::Borrowed(&[])),
+            [one] => (time, Cow::Borrowed(&one.body)),
+            many => (time, Cow::Owned(many.iter().flat_map(|s| s.body.iter().copied()).collect())),
+        }
+    }
+}
+
+/// Bytes an entry's value adds to an answer, at most.
+fn value_bytes(p: &super::partition::Partition, entry: &Entry) -> usize {
+    if entry.flags & CHUNKED == 0 {
+        return entry.location.len as usize;
+    }
+    let chunks = p.large.chunks(entry.version).unwrap_or_default();
+    chunks.iter().map(|at| at.len as usize).sum()
+}

@@ -1,0 +1,211 @@
+//! From a frame to the operation and the shard it belongs to.
+
+use std::time::Duration;
+
+use ironring_core::{ErrorCode, Instant, Now, PartitionId, SessionId, Token};
+use ironring_net::message::{Request, Response};
+use ironring_net::{Header, decode_request};
+
+use super::event::{ConnId, Effects, Origin, ShardMessage};
+use super::{Ask, Shard};
+
+/// Where a request has to be handled.
+enum Place {
+    /// Anywhere.
+    Here,
+    /// Where the metadata are.
+    Meta,
+    /// With the owner of a partition.
+    Partition(PartitionId),
+}
+
+impl Shard {
+    /// A frame from one of this shard's own connections.
+    pub(super) fn request(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        header: Header,
+        body: &[u8],
+        fx: &mut Effects,
+    ) {
+        let origin = Origin { shard: self.id(), conn, correlation: header.correlation };
+        let wanted = match header.deadline_ms {
+            0 => self.config.deadline_default,
+            ms => Duration::from_millis(u64::from(ms)).min(self.config.deadline_max),
+        };
+        let ask = Ask { origin, since: now.mono, deadline: now.mono + wanted };
+        self.counters.requests.add(header.opcode);
+        self.dispatch(now, ask, header, body, fx);
+    }
+
+    /// A message from another shard of the node.
+    pub(super) fn message(&mut self, now: Now, message: ShardMessage, fx: &mut Effects) {
+        match message {
+            ShardMessage::Forward { origin, header, body, deadline } => {
+                let ask = Ask { origin, since: now.mono, deadline };
+                self.counters.requests.add(header.opcode);
+                self.dispatch(now, ask, header, &body, fx);
+            }
+            ShardMessage::Reply { conn, frame } => fx.pass_on(conn, &frame),
+            ShardMessage::Meta(snapshot) => self.learn_meta(&snapshot),
+        }
+    }
+
+    fn dispatch(&mut self, now: Now, ask: Ask, header: Header, body: &[u8], fx: &mut Effects) {
+        let request = match decode_request(&header, body) {
+            Ok(request) => request,
+            Err(error) => {
+                return self.refuse(ask.origin, error.code(), 0, &error.to_string(), fx);
+            }
+        };
+        let owner = match self.place(&request) {
+            Ok(Place::Here) => self.id(),
+            Ok(Place::Meta) => self.config.slices.owner(PartitionId::META),
+            Ok(Place::Partition(p)) => self.config.slices.owner(p),
+            Err((code, message)) => return self.refuse(ask.origin, code, 0, &message, fx),
+        };
+        if owner == self.id() {
+            return self.execute(now, ask, &request, fx);
+        }
+        self.counters.forwarded += 1;
+        let message = ShardMessage::Forward {
+            origin: ask.origin,
+            header,
+            body: body.to_vec(),
+            deadline: ask.deadline,
+        };
+        fx.messages.push((owner, message));
+    }
+
+    fn place(&self, request: &Request<'_>) -> Result<Place, (ErrorCode, String)> {
+        let partitions = self.config.slices.partitions();
+        let of_key = |key: &[u8]| Place::Partition(Token::of_key(key).partition(partitions));
+        let known = |partition: PartitionId| {
+            if partition.0 < partitions {
+                return Ok(Place::Partition(partition));
+            }
+            let why = format!("partition {partition} of {partitions}");
+            Err((ErrorCode::WrongPartition, why))
+        };
+        Ok(match request {
+            Request::Hello { .. }
+            | Request::Ping
+            | Request::ClusterMap
+            | Request::Stats
+            | Request::TopicDescribe { .. }
+            | Request::TopicList => Place::Here,
+            Request::OpenSession
+            | Request::TopicCreate { .. }
+            | Request::TopicDelete { .. }
+            | Request::TopicAlter { .. } => Place::Meta,
+            Request::Put { key, .. } | Request::Get { key } | Request::Delete { key, .. } => {
+                of_key(key)
+            }
+            Request::MultiGet { partition, .. }
+            | Request::Batch { partition, .. }
+            | Request::Scan { partition, .. } => known(*partition)?,
+            Request::TopicAppend { topic, to, .. } => {
+                let index = self.append_index(*topic, to)?;
+                Place::Partition(self.topic_place(*topic, index)?)
+            }
+            Request::TopicRead { topic, partition, .. }
+            | Request::TopicOffsets { topic, partition, .. }
+            | Request::TopicTrim { topic, partition, .. } => {
+                Place::Partition(self.topic_place(*topic, *partition)?)
+            }
+        })
+    }
+
+    /// Executes a request whose data this shard owns.
+    fn execute(&mut self, now: Now, ask: Ask, request: &Request<'_>, fx: &mut Effects) {
+        let me = self.id();
+        match request {
+            Request::Ping => return fx.reply(me, ask.origin, &Response::Pong),
+            Request::ClusterMap => {
+                return fx.reply(me, ask.origin, &Response::ClusterMap(self.config.map.clone()));
+            }
+            Request::Stats => {
+                let text = self.stats_json();
+                return fx.reply(me, ask.origin, &Response::Stats(&text));
+            }
+            Request::Hello { .. } => {
+                let why = "the connection has said hello already";
+                return self.refuse(ask.origin, ErrorCode::InvalidArgument, 0, why, fx);
+            }
+            _ => {}
+        }
+        if let Err((code, why)) = self.admit(now.mono, &ask) {
+            return self.refuse(ask.origin, code, 0, why, fx);
+        }
+        match request {
+            Request::Get { key } => self.get(now, ask, key, fx),
+            Request::Put { options, condition, ttl_ms, key, value } => {
+                self.put(now, ask, options, *condition, *ttl_ms, key, value, fx);
+            }
+            Request::Delete { options, condition, key } => {
+                self.delete(now, ask, options, *condition, key, fx);
+            }
+            Request::MultiGet { partition, keys } => self.multi_get(now, ask, *partition, keys, fx),
+            Request::Batch { options, partition, ops } => {
+                self.batch(now, ask, options, *partition, ops, fx);
+            }
+            Request::Scan { partition, prefix, after, limit, values } => {
+                self.scan(now, ask, *partition, (prefix, after), *limit, *values, fx);
+            }
+            Request::TopicAppend { options, topic, to, records } => {
+                self.topic_append(now, ask, options, *topic, to, records, fx);
+            }
+            Request::TopicRead { topic, partition, from, max_records, max_bytes, wait_ms } => {
+                let want = super::topic_ops::Want {
+                    topic: *topic,
+                    index: *partition,
+                    max_records: *max_records,
+                    max_bytes: *max_bytes,
+                };
+                self.topic_read(now, ask, want, *from, *wait_ms, fx);
+            }
+            Request::TopicOffsets { topic, partition, time } => {
+                self.topic_offsets(ask, *topic, *partition, *time, fx);
+            }
+            Request::TopicTrim { options, topic, partition, before } => {
+                self.topic_trim(now, ask, options, *topic, *partition, *before, fx);
+            }
+            Request::TopicDescribe { name } => self.topic_describe(ask, name, fx),
+            Request::TopicList => self.topic_list(ask, fx),
+            Request::TopicCreate { .. }
+            | Request::TopicDelete { .. }
+            | Request::TopicAlter { .. }
+            | Request::OpenSession => self.meta_request(now, ask, request, fx),
+            Request::Hello { .. } | Request::Ping | Request::ClusterMap | Request::Stats => {
+                unreachable!("answered above")
+            }
+        }
+    }
+
+    fn admit(&self, now: Instant, ask: &Ask) -> Result<(), (ErrorCode, &'static str)> {
+        use super::Phase;
+        match self.phase {
+            Phase::Failed => {
+                return Err((ErrorCode::ShardFenced, "the disk failed under this shard"));
+            }
+            Phase::Opening => return Err((ErrorCode::NotReady, "the shard is recovering")),
+            Phase::Stopping | Phase::Stopped => {
+                return Err((ErrorCode::NotReady, "the node is stopping"));
+            }
+            Phase::Serving if !self.serving() => {
+                return Err((ErrorCode::NotReady, "the node is stopping"));
+            }
+            Phase::Serving => {}
+        }
+        if ask.deadline <= now {
+            return Err((ErrorCode::DeadlineExceeded, "the deadline passed before it was started"));
+        }
+        Ok(())
+    }
+
+    /// True when the request belongs to a session.
+    pub(super) fn in_session(options: &ironring_net::message::WriteOptions) -> bool {
+        options.session != SessionId::NONE
+    }
+}

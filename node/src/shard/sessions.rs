@@ -1,0 +1,269 @@
+//! Retries applied once: per partition, the receipts of each session's recent requests.
+//!
+//! The table is a pure fold of the partition's log, so it survives restarts with the log and its
+//! checkpoint. `admitted` runs ahead of the fold while a request is on its way to the log.
+//!
+//! A session's requests to one partition are numbered 1, 2, 3, ... A number is
+//! - *next* (one more than the highest admitted): evaluated;
+//! - *present*: answered with the first receipt again;
+//! - *missing* inside the window (an earlier attempt was refused before evaluation): evaluated;
+//! - *beyond next*: a gap, refused, because an earlier request is still to come;
+//! - *older than the window*: refused, because whether it was applied is no longer known.
+
+use std::collections::VecDeque;
+
+use ironring_core::limits::{SESSIONS_PER_PARTITION_MAX, SESSION_WINDOW};
+use ironring_core::{Offset, SessionId, StableMap};
+
+/// What a session's request came to, enough to give the same answer again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Written; the last record's offset.
+    Written,
+    /// A condition did not hold; the version found then.
+    ConditionFailed(Offset),
+    /// Records appended to a topic partition.
+    Appended {
+        /// Index of the topic partition.
+        index: u32,
+        /// Offset of the first record.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
+}
+
+/// The receipt of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The request's number.
+    pub sequence: u64,
+    /// Offset of its (last) record.
+    pub offset: Offset,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What to do with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Evaluate it.
+    Evaluate,
+    /// It was applied: answer with this once its offset is durable.
+    Duplicate(Remembered),
+    /// It is being worked on: the client is too fast with its retry.
+    InProgress,
+    /// A number was skipped; the one expected.
+    Gap(u64),
+    /// Numbers this old are forgotten.
+    TooOld,
+    /// The session was forgotten, or never begun here.
+    Expired,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Session {
+    /// Highest number evaluated or being evaluated in this run.
+    admitted: u64,
+    /// Highest number in the log.
+    last: u64,
+    /// In order of sequence, at most [`SESSION_WINDOW`].
+    recent: VecDeque<Remembered>,
+    /// Numbers being evaluated over several turns (large values).
+    in_progress: Vec<u64>,
+    /// Offset of the newest record, for choosing whom to forget.
+    touched: Offset,
+}
+
+/// The sessions one partition remembers. At most [`SESSIONS_PER_PARTITION_MAX`].
+#[derive(Clone, Debug, Default)]
+pub struct SessionTable {
+    sessions: StableMap<SessionId, Session>,
+    /// Sessions up to this id that are not in the table have been forgotten.
+    expired_to: SessionId,
+}
+
+impl SessionTable {
+    /// Judges a request; it changes nothing. O(window).
+    #[must_use]
+    pub fn judge(&self, session: SessionId, sequence: u64) -> Verdict {
+        let Some(known) = self.sessions.get(&session) else {
+            return if session <= self.expired_to {
+                Verdict::Expired
+            } else if sequence == 1 {
+                Verdict::Evaluate
+            } else {
+                Verdict::Gap(1)
+            };
+        };
+        if sequence == known.admitted + 1 {
+            return Verdict::Evaluate;
+        }
+        if sequence > known.admitted {
+            return Verdict::Gap(known.admitted + 1);
+        }
+        if known.in_progress.contains(&sequence) {
+            return Verdict::InProgress;
+        }
+        if let Some(found) = known.recent.iter().rev().find(|r| r.sequence == sequence) {
+            return Verdict::Duplicate(*found);
+        }
+        if sequence + SESSION_WINDOW as u64 <= known.last { Verdict::TooOld } else { Verdict::Evaluate }
+    }
+
+    /// A request of several turns begins: later numbers are welcome meanwhile.
+    pub fn begin(&mut self, session: SessionId, sequence: u64) {
+        let known = self.sessions.entry(session).or_default();
+        known.admitted = known.admitted.max(sequence);
+        known.in_progress.push(sequence);
+    }
+
+    /// It ended, with a record in the log or without.
+    pub fn end(&mut self, session: SessionId, sequence: u64) {
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.in_progress.retain(|s| *s != sequence);
+            if known.in_progress.is_empty() && known.recent.is_empty() {
+                self.sessions.remove(&session);
+            }
+        }
+    }
+
+    /// Folds a record of the log into the table. Idempotent.
+    pub fn fold(&mut self, session: SessionId, remembered: Remembered) {
+        if !self.sessions.contains_key(&session) {
+            if session <= self.expired_to {
+                return;
+            }
+            if self.sessions.len() >= SESSIONS_PER_PARTITION_MAX {
+                self.forget_one();
+            }
+        }
+        let known = self.sessions.entry(session).or_default();
+        if known.recent.iter().any(|r| r.sequence == remembered.sequence) {
+            return;
+        }
+        known.admitted = known.admitted.max(remembered.sequence);
+        known.last = known.last.max(remembered.sequence);
+        known.touched = known.touched.max(remembered.offset);
+        // Kept in order of number, and the lowest leaves: a late arrival must not push out a
+        // receipt that is still inside the window.
+        let place = known.recent.iter().rposition(|r| r.sequence < remembered.sequence);
+        known.recent.insert(place.map_or(0, |i| i + 1), remembered);
+        if known.recent.len() > SESSION_WINDOW {
+            known.recent.pop_front();
+        }
+    }
+
+    /// How many sessions are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Every remembered session with its receipts, ordered by id, for the checkpoint.
+    pub fn export(&self) -> Vec<(SessionId, Vec<Remembered>)> {
+        let mut all: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|(id, s)| (*id, s.recent.iter().copied().collect::<Vec<_>>()))
+            .collect();
+        all.sort_by_key(|(id, _)| *id);
+        all
+    }
+
+    /// See [`SessionTable::judge`]; for the checkpoint.
+    #[must_use]
+    pub fn expired_to(&self) -> SessionId {
+        self.expired_to
+    }
+
+    /// Restores what [`SessionTable::expired_to`] said.
+    pub fn set_expired_to(&mut self, id: SessionId) {
+        self.expired_to = self.expired_to.max(id);
+    }
+
+    /// Forgets the session whose newest record is oldest. O(sessions), paid once per new session
+    /// beyond the limit.
+    fn forget_one(&mut self) {
+        let oldest = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.in_progress.is_empty())
+            .min_by_key(|(id, s)| (s.touched, **id))
+            .map(|(id, _)| *id);
+        if let Some(id) = oldest {
+            self.sessions.remove(&id);
+            self.expired_to = self.expired_to.max(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: SessionId = SessionId(9);
+
+    fn written(sequence: u64, offset: u64) -> Remembered {
+        Remembered { sequence, offset: Offset(offset), outcome: Outcome::Written }
+    }
+
+    #[test]
+    fn each_verdict() {
+        let mut t = SessionTable::default();
+        assert_eq!(t.judge(S, 1), Verdict::Evaluate);
+        assert_eq!(t.judge(S, 2), Verdict::Gap(1));
+        t.fold(S, written(1, 10));
+        assert_eq!(t.judge(S, 1), Verdict::Duplicate(written(1, 10)));
+        assert_eq!(t.judge(S, 2), Verdict::Evaluate);
+        assert_eq!(t.judge(S, 3), Verdict::Gap(2));
+        t.begin(S, 2);
+        assert_eq!(t.judge(S, 2), Verdict::InProgress);
+        assert_eq!(t.judge(S, 3), Verdict::Evaluate);
+        t.fold(S, written(3, 11));
+        t.end(S, 2);
+        assert_eq!(t.judge(S, 2), Verdict::Evaluate, "refused before evaluation: a retry is welcome");
+        for i in 4..=(3 + SESSION_WINDOW as u64) {
+            t.fold(S, written(i, 20 + i));
+        }
+        assert_eq!(t.judge(S, 2), Verdict::TooOld);
+        assert_eq!(t.judge(S, 3), Verdict::TooOld);
+    }
+
+    #[test]
+    fn a_late_arrival_does_not_push_out_the_window() {
+        let mut t = SessionTable::default();
+        t.fold(S, written(1, 1));
+        t.begin(S, 2);
+        for i in 3..=(2 + SESSION_WINDOW as u64) {
+            t.fold(S, written(i, i));
+        }
+        t.fold(S, written(2, 900));
+        t.end(S, 2);
+        assert_eq!(t.judge(S, 3), Verdict::Duplicate(written(3, 3)));
+        assert_eq!(t.judge(S, 2), Verdict::TooOld);
+    }
+
+    #[test]
+    fn folding_twice_changes_nothing() {
+        let mut t = SessionTable::default();
+        for i in 1..=5 {
+            t.fold(S, written(i, i));
+        }
+        let before = t.export();
+        t.fold(S, written(3, 3));
+        assert_eq!(t.export(), before);
+    }
+
+    #[test]
+    fn forgotten_sessions_are_expired_not_new() {
+        let mut t = SessionTable::default();
+        for id in 1..=(SESSIONS_PER_PARTITION_MAX as u64 + 1) {
+            t.fold(SessionId(id), written(1, id));
+        }
+        assert_eq!(t.len(), SESSIONS_PER_PARTITION_MAX);
+        assert_eq!(t.judge(SessionId(1), 1), Verdict::Expired);
+        assert_eq!(t.judge(SessionId(1), 2), Verdict::Expired);
+        assert_eq!(t.judge(SessionId(2), 2), Verdict::Evaluate);
+    }
+}
