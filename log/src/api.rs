@@ -40,6 +40,26 @@ pub enum RecordKind {
     Meta = 10,
 }
 
+impl RecordKind {
+    /// The kind a stored byte names.
+    #[must_use]
+    pub fn from_u8(value: u8) -> Option<RecordKind> {
+        Some(match value {
+            1 => RecordKind::TermStart,
+            2 => RecordKind::Put,
+            3 => RecordKind::Delete,
+            4 => RecordKind::Batch,
+            5 => RecordKind::Chunk,
+            6 => RecordKind::PutChunked,
+            7 => RecordKind::TopicBatch,
+            8 => RecordKind::TopicTrim,
+            9 => RecordKind::SessionMark,
+            10 => RecordKind::Meta,
+            _ => return None,
+        })
+    }
+}
+
 /// A record to append, or one that was read; borrows its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -85,6 +105,9 @@ pub enum AppendError {
     /// The disk, or the log's own limit, is full.
     #[error("no space for new records")]
     NoSpace,
+    /// The record does not fit a segment: see [`crate::LogConfig::record_bytes_max`].
+    #[error("the record is longer than a segment can hold")]
+    TooLarge,
     /// A disk fault ended this log's life, or it is not open yet.
     #[error("the log does not take records")]
     Closed,
@@ -123,7 +146,11 @@ pub trait LogSink {
 
     /// Every group up to and including `group` is durable. `records` walks the records of the
     /// groups that just became so, still in memory (the owner may cache them).
-    fn flushed(&mut self, group: GroupSeq, records: &mut dyn Iterator<Item = (Location, Record<'_>)>);
+    fn flushed(
+        &mut self,
+        group: GroupSeq,
+        records: &mut dyn Iterator<Item = (Location, Record<'_>)>,
+    );
 
     /// A read asked for with [`crate::Log::read`] ended.
     fn read_done(&mut self, read: ReadId, at: Location, result: Result<Record<'_>, ReadError>);

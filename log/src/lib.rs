@@ -5,6 +5,43 @@
 //! results, records to keep in a compaction) goes to a [`LogSink`], which the shard implements.
 //!
 //! Owned by exactly one shard; never shared.
+//!
+//! - [`format`]: every byte on disk, one file per part; `docs/log-format.md` says the same in words.
+//! - [`Log`]: the machine. Its parts, each with its own invariants in its header: `opening`
+//!   (formatting and recovery), `staging` (group commit), `segments` (the slot table),
+//!   `superblock_writer`, `provision` (zero-filling and preparing segments).
 
-pub mod api;
+mod api;
+mod config;
+pub mod format;
 pub mod index;
+mod log;
+mod opening;
+mod ops;
+mod provision;
+mod read_ahead;
+mod segments;
+mod staging;
+mod status;
+mod superblock_writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use api::*;
+pub use config::{CompactionConfig, ConfigError, LogConfig, ScrubConfig};
+pub use log::Log;
+pub use status::{
+    LogCounters, LogFailure, LogStatus, OpenProgress, OpenStep, RecoveryReport, SegmentCounts,
+    TailState,
+};
+
+/// Which data directory and which shard of it a log belongs to. In every header on disk, so that
+/// a file in the wrong place is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The data directory.
+    pub storage: ironring_core::StorageUuid,
+    /// The shard.
+    pub shard: ironring_core::ShardId,
+}

@@ -1,0 +1,148 @@
+//! One record: a header of 64 bytes, the key, the body.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..4 | crc32c of (segment id, position, bytes 4.. of header, key, body) |
+//! | 4..8 | body length |
+//! | 8..10 | key length |
+//! | 10 | kind |
+//! | 11 | flags |
+//! | 12..16 | partition |
+//! | 16..24 | term |
+//! | 24..32 | offset |
+//! | 32..40 | session |
+//! | 40..48 | sequence in the session |
+//! | 48..56 | time, ms |
+//! | 56..64 | expires, ms |
+//!
+//! The checksum begins with where the record lies, so a record that a misdirected or lost write
+//! left at another place does not verify: a read needs no group header.
+
+use ironring_core::checksum::{crc32c, crc32c_append};
+use ironring_core::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX};
+use ironring_core::{Offset, PartitionId, SegmentId, SessionId, Term, WallTime};
+
+use super::le::{get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
+use crate::{Record, RecordKind};
+
+/// Length of a record's header.
+pub const RECORD_HEADER_BYTES: usize = 64;
+
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(RECORD_HEADER_BYTES + KEY_BYTES_MAX + RECORD_BYTES_MAX < u32::MAX as usize);
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Fewer bytes than a header, or than the header says.
+    #[error("{have} bytes are there, the record needs {need}")]
+    Truncated {
+        /// Bytes needed.
+        need: usize,
+        /// Bytes there.
+        have: usize,
+    },
+    /// A length above its limit.
+    #[error("key of {key} or body of {body} bytes is above the limit")]
+    TooLong {
+        /// Key length found.
+        key: usize,
+        /// Body length found.
+        body: usize,
+    },
+    /// A kind this version does not know.
+    #[error("unknown record kind {0}")]
+    Kind(u8),
+    /// The bytes changed.
+    #[error("record checksum {got:#010x}, expected {expected:#010x}")]
+    Checksum {
+        /// Stored in the header.
+        expected: u32,
+        /// Of the bytes found.
+        got: u32,
+    },
+}
+
+/// Length of the record on disk, in bytes.
+#[must_use]
+pub fn encoded_len(record: &Record<'_>) -> usize {
+    RECORD_HEADER_BYTES + record.key.len() + record.body.len()
+}
+
+fn checksum(segment: SegmentId, pos: u32, covered: &[u8]) -> u32 {
+    let mut place = [0u8; 8];
+    put_u32(&mut place, 0, segment.0);
+    put_u32(&mut place, 4, pos);
+    crc32c_append(crc32c(&place), covered)
+}
+
+/// Writes the record to `out`, which is exactly [`encoded_len`] bytes long. `segment` and `pos`
+/// say where it will lie.
+pub fn encode(record: &Record<'_>, segment: SegmentId, pos: u32, out: &mut [u8]) {
+    assert!(record.key.len() <= KEY_BYTES_MAX, "keys are checked when a request arrives");
+    assert!(record.body.len() <= RECORD_BYTES_MAX, "bodies are checked when a request arrives");
+    assert_eq!(out.len(), encoded_len(record), "the caller measured the record");
+    put_u32(out, 4, record.body.len() as u32);
+    put_u16(out, 8, record.key.len() as u16);
+    out[10] = record.kind as u8;
+    out[11] = record.flags;
+    put_u32(out, 12, record.partition.0);
+    put_u64(out, 16, record.term.0);
+    put_u64(out, 24, record.offset.0);
+    put_u64(out, 32, record.session.0);
+    put_u64(out, 40, record.sequence);
+    put_u64(out, 48, record.time.0);
+    put_u64(out, 56, record.expires.0);
+    let body_at = RECORD_HEADER_BYTES + record.key.len();
+    out[RECORD_HEADER_BYTES..body_at].copy_from_slice(record.key);
+    out[body_at..].copy_from_slice(record.body);
+    let crc = checksum(segment, pos, &out[4..]);
+    put_u32(out, 0, crc);
+}
+
+/// The record at the beginning of `bytes`, and its length. Verified in full.
+pub fn decode(
+    bytes: &[u8],
+    segment: SegmentId,
+    pos: u32,
+) -> Result<(Record<'_>, usize), RecordError> {
+    let (record, len) = decode_unverified(bytes)?;
+    let expected = get_u32(bytes, 0);
+    let got = checksum(segment, pos, &bytes[4..len]);
+    if expected != got {
+        return Err(RecordError::Checksum { expected, got });
+    }
+    Ok((record, len))
+}
+
+/// As [`decode`] without the checksum, for bytes that never left memory. Lengths are checked.
+pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
+    if bytes.len() < RECORD_HEADER_BYTES {
+        return Err(RecordError::Truncated { need: RECORD_HEADER_BYTES, have: bytes.len() });
+    }
+    let body_len = get_u32(bytes, 4) as usize;
+    let key_len = usize::from(get_u16(bytes, 8));
+    if key_len > KEY_BYTES_MAX || body_len > RECORD_BYTES_MAX {
+        return Err(RecordError::TooLong { key: key_len, body: body_len });
+    }
+    let body_at = RECORD_HEADER_BYTES + key_len;
+    let len = body_at + body_len;
+    if bytes.len() < len {
+        return Err(RecordError::Truncated { need: len, have: bytes.len() });
+    }
+    let kind = RecordKind::from_u8(bytes[10]).ok_or(RecordError::Kind(bytes[10]))?;
+    let record = Record {
+        kind,
+        flags: bytes[11],
+        partition: PartitionId(get_u32(bytes, 12)),
+        term: Term(get_u64(bytes, 16)),
+        offset: Offset(get_u64(bytes, 24)),
+        session: SessionId(get_u64(bytes, 32)),
+        sequence: get_u64(bytes, 40),
+        time: WallTime(get_u64(bytes, 48)),
+        expires: WallTime(get_u64(bytes, 56)),
+        key: &bytes[RECORD_HEADER_BYTES..body_at],
+        body: &bytes[body_at..len],
+    };
+    Ok((record, len))
+}

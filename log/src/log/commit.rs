@@ -1,0 +1,146 @@
+//! Appending and group commit.
+
+use ironring_core::Now;
+use ironring_core::io::{IoOk, IoQueue};
+
+use super::Log;
+use crate::format::group::{GROUP_HEADER_BYTES, GroupRecords};
+use crate::format::record::encoded_len;
+use crate::format::superblock::SlotState;
+use crate::ops::Purpose;
+use crate::staging::Place;
+use crate::{AppendError, Appended, Location, LogSink, LogStatus, Priority, Record};
+
+/// Whose need a segment is taken for, from the first to be refused to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Claim {
+    User,
+    Reserve,
+}
+
+impl Log {
+    /// Adds a record to the group being staged. Costs one copy of the record and its checksum; no
+    /// allocation but the group's buffer. Nothing is written before [`Log::seal`].
+    pub fn append(
+        &mut self,
+        record: &Record<'_>,
+        priority: Priority,
+    ) -> Result<Appended, AppendError> {
+        if !matches!(self.status, LogStatus::Open) {
+            return Err(AppendError::Closed);
+        }
+        let len = encoded_len(record);
+        if len > self.config.record_bytes_max() {
+            return Err(AppendError::TooLarge);
+        }
+        let (claim, factor) = match priority {
+            Priority::User => (Claim::User, 1),
+            Priority::Reserve => (Claim::Reserve, 2),
+        };
+        let waiting = self.staging.waiting();
+        if waiting > 0 && waiting + len > factor * self.config.waiting_bytes_max as usize {
+            self.counters.refused_overloaded += 1;
+            return Err(AppendError::Overloaded);
+        }
+        self.stage(record, len, claim)
+    }
+
+    fn stage(
+        &mut self,
+        record: &Record<'_>,
+        len: usize,
+        claim: Claim,
+    ) -> Result<Appended, AppendError> {
+        if !self.staging.open_takes(len) {
+            let place = self.place_for(len, claim)?;
+            self.staging.open_group(place, len, &mut *self.alloc);
+        }
+        let (place, group) = self.staging.push(record, len, &mut *self.alloc);
+        self.segments.slot_mut(place.slot).live += len as u64;
+        let location = Location { segment: place.segment, pos: place.pos, len: len as u32 };
+        Ok(Appended { location, group })
+    }
+
+    /// Where a group that begins with `body` bytes of records goes: behind the last one, or at the
+    /// beginning of the next segment.
+    fn place_for(&mut self, body: usize, claim: Claim) -> Result<Place, AppendError> {
+        let end = self.staging.end();
+        if self.staging.fits(end, body) {
+            return Ok(end);
+        }
+        let slot = self.take_segment(claim)?;
+        let old = self.segments.slot_mut(end.slot);
+        old.state = SlotState::Sealed;
+        old.used = end.pos;
+        // The group behind the open one: its sequence is the one after.
+        let first_group = self.staging.next_sequence();
+        let next = self.segments.slot_mut(slot);
+        next.state = SlotState::Active;
+        next.first_group = first_group;
+        let segment = next.segment;
+        // The table on disk may lag: recovery follows the groups, not the states.
+        self.superblock.request();
+        Ok(Place { segment, slot, pos: self.config.data_start() })
+    }
+
+    /// Writes the next group unless one is in flight; the open one only when `seal`.
+    pub(super) fn write_group(&mut self, seal: bool, io: &mut IoQueue) {
+        if !matches!(self.status, LogStatus::Open | LogStatus::Stopping) {
+            return;
+        }
+        if let Some(op) = self.staging.next_write(seal, &mut *self.alloc) {
+            self.floor_open_since = None;
+            self.ops.push(io, Purpose::Group, op);
+        }
+    }
+
+    /// The group in flight is durable.
+    pub(super) fn group_done(
+        &mut self,
+        now: Now,
+        done: IoOk,
+        io: &mut IoQueue,
+        sink: &mut (impl LogSink + ?Sized),
+    ) {
+        let IoOk::Written(buf) = done else {
+            unreachable!("the driver answers a request with its own kind of result");
+        };
+        let group = self.staging.written();
+        self.durable_end = Place { pos: group.at.pos + group.padded, ..group.at };
+        let slot = self.segments.slot_mut(group.at.slot);
+        slot.used = slot.used.max(self.durable_end.pos);
+        self.counters.groups += 1;
+        self.counters.group_bytes += u64::from(group.padded);
+        self.counters.records += u64::from(group.records);
+        self.counters.record_bytes += u64::from(group.len) - GROUP_HEADER_BYTES as u64;
+        if group.records == 0 {
+            self.counters.groups_empty += 1;
+        } else if self.staging.is_idle() {
+            self.floor_open_since = Some(now.mono);
+        }
+        let body = &buf[GROUP_HEADER_BYTES..group.len as usize];
+        let body_pos = group.at.pos + GROUP_HEADER_BYTES as u32;
+        let mut records = GroupRecords::trusted(body, group.at.segment, body_pos)
+            .map(|record| record.expect("the group was encoded from records"));
+        sink.flushed(group.sequence, &mut records);
+        self.staging.keep_buffer(buf);
+        self.unpark_reads(io);
+        // Groups that were closed do not wait for the end of the turn: nothing joins them.
+        self.write_group(false, io);
+    }
+
+    /// An idle log says that its last group is durable: recovery can then tell damage to it from a
+    /// write that was in flight.
+    pub(super) fn write_idle_floor(&mut self, now: Now) {
+        let Some(since) = self.floor_open_since else { return };
+        let open = matches!(self.status, LogStatus::Open);
+        if !open || now.mono < since + self.config.idle_floor_after || !self.staging.is_idle() {
+            return;
+        }
+        self.floor_open_since = None;
+        // Without room for it the next group will say it.
+        if let Ok(place) = self.place_for(0, Claim::Reserve) {
+            self.staging.open_group(place, 0, &mut *self.alloc);
+        }
+    }
+}

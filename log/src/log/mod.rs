@@ -1,0 +1,265 @@
+//! The log itself: what a shard calls, and how the parts work together.
+
+mod commit;
+mod life;
+mod provisioning;
+mod reads;
+
+use ironring_core::io::{BufAlloc, IoDone, IoQueue};
+use ironring_core::{GroupSeq, Instant, Now};
+
+use crate::config::LogConfig;
+use crate::format::IdentitySeed;
+use crate::format::superblock::CheckpointRef;
+use crate::opening::{Cx, Opening};
+use crate::ops::{Ops, Purpose};
+use crate::provision::Fill;
+use crate::segments::Segments;
+use crate::staging::{Place, Staging};
+use crate::superblock_writer::SuperblockWriter;
+use crate::{
+    CheckpointSource, Identity, Location, LogCounters, LogFailure, LogSink, LogStatus,
+    OpenProgress, OpenStep, ReadError, ReadId,
+};
+
+/// One shard's log.
+///
+/// - Life: [`Log::new`], [`Log::start`], then [`Log::on_io`] for every completion until
+///   [`Log::status`] is `Open`; at the end [`Log::begin_stop`] until it is `Stopped`.
+/// - Writes: [`Log::append`] any number of times, then [`Log::seal`] at the end of the turn.
+///   `seal` is called at the end of *every* turn in which any other method was called: completions
+///   and timers may stage records (relocations) or need requests made.
+/// - Reads: [`Log::read`]; accounting: [`Log::mark_live`], [`Log::mark_dead`].
+/// - Time: [`Log::on_timer`] whenever [`Log::next_deadline`] has passed.
+///
+/// A record counts as live from its append on; relocation moves the count. The owner calls
+/// `mark_live` for every live record once after opening, and `mark_dead` once for each record that
+/// stops being needed, at its present location.
+pub struct Log {
+    config: LogConfig,
+    identity: Identity,
+    alloc: Box<dyn BufAlloc>,
+    status: LogStatus,
+    ops: Ops,
+    opening: Option<Opening>,
+    /// Superblock versions still to settle before the log is open, when it is being opened.
+    opening_versions: u32,
+    stray_checkpoints: Vec<u64>,
+    segments: Segments,
+    staging: Staging,
+    superblock: SuperblockWriter,
+    run: u32,
+    newest: CheckpointRef,
+    older: CheckpointRef,
+    provision: ProvisionWork,
+    /// The disk had no space: growth waits until then.
+    no_space_until: Option<Instant>,
+    /// End of the last durable group.
+    durable_end: Place,
+    /// When the last group with records became durable, while no later group says so.
+    floor_open_since: Option<Instant>,
+    /// Reads of records that are not durable yet.
+    parked: Vec<(ReadId, Location)>,
+    /// Reads answered without a request; told with the next call that has a sink.
+    answers: Vec<(ReadId, Location, ReadError)>,
+    final_superblock: Option<u64>,
+    counters: LogCounters,
+}
+
+/// What is being done to make segments ready.
+enum ProvisionWork {
+    Idle,
+    Fill(Fill),
+    /// The header of this slot's next segment is being written.
+    Header(ironring_core::SlotId),
+    /// A file there was no space for is being removed.
+    Remove,
+}
+
+impl Log {
+    /// A log that is not started. `config` must be valid.
+    ///
+    /// # Panics
+    /// When [`LogConfig::validate`] fails.
+    #[must_use]
+    pub fn new(config: LogConfig, identity: Identity, alloc: Box<dyn BufAlloc>) -> Log {
+        if let Err(error) = config.validate() {
+            panic!("the configuration is checked when it is read: {error}");
+        }
+        let seed = IdentitySeed::new(identity);
+        let segments = Segments::new(config.segment_bytes);
+        let staging = Staging::new(seed, config.block_bytes, config.segment_bytes);
+        let durable_end = staging.end();
+        Log {
+            identity,
+            alloc,
+            status: LogStatus::Opening(OpenProgress {
+                step: OpenStep::Idle,
+                bytes_done: 0,
+                bytes_total: 0,
+            }),
+            ops: Ops::default(),
+            opening: None,
+            opening_versions: 0,
+            stray_checkpoints: Vec::new(),
+            segments,
+            staging,
+            superblock: SuperblockWriter::default(),
+            run: 0,
+            newest: NO_CHECKPOINT,
+            older: NO_CHECKPOINT,
+            provision: ProvisionWork::Idle,
+            no_space_until: None,
+            durable_end,
+            floor_open_since: None,
+            parked: Vec::new(),
+            answers: Vec::new(),
+            final_superblock: None,
+            counters: LogCounters::default(),
+            config,
+        }
+    }
+
+    /// Begins: an empty directory is formatted when `may_format`, otherwise it is an error; any
+    /// other directory is recovered. Called once.
+    pub fn start(&mut self, may_format: bool, io: &mut IoQueue) {
+        assert!(self.opening.is_none() && self.run == 0, "a log is started once");
+        let mut cx = Cx { ops: &mut self.ops, io, alloc: &mut *self.alloc };
+        self.opening =
+            Some(Opening::begin(self.config.clone(), self.identity, may_format, &mut cx));
+    }
+
+    /// A request of this log ended.
+    pub fn on_io(
+        &mut self,
+        now: Now,
+        done: IoDone,
+        io: &mut IoQueue,
+        sink: &mut (impl LogSink + CheckpointSource),
+    ) {
+        let pending = self.ops.take(done.id);
+        match pending.purpose {
+            Purpose::Read { read, at, slot } => self.read_done(read, at, slot, done.result, sink),
+            _ if matches!(self.status, LogStatus::Failed(_) | LogStatus::Stopped) => {}
+            Purpose::Opening(tag) => self.opening_done(tag, pending.op, done.result, io, sink),
+            // What nothing refers to may stay; it is tried again when the log is opened.
+            Purpose::Cleanup => {}
+            Purpose::Provision => self.provision_done(now, pending.op, done.result, io),
+            Purpose::Group | Purpose::Superblock => match done.result {
+                Err(error) => self.fail(LogFailure::Io { op: pending.op, error }),
+                Ok(ok) if pending.purpose == Purpose::Group => self.group_done(now, ok, io, sink),
+                Ok(_) => self.superblock_copy_done(io),
+            },
+        }
+        self.tell_answers(sink);
+        self.pump(now, io);
+    }
+
+    /// Time passed: the empty group of an idle log, retries after a full disk, background work.
+    pub fn on_timer(
+        &mut self,
+        now: Now,
+        io: &mut IoQueue,
+        sink: &mut (impl LogSink + CheckpointSource),
+    ) {
+        self.tell_answers(sink);
+        self.write_idle_floor(now);
+        self.pump(now, io);
+    }
+
+    /// When [`Log::on_timer`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.answers.is_empty() {
+            return Some(Instant::default());
+        }
+        let floor = self.floor_open_since.map(|since| since + self.config.idle_floor_after);
+        let deadlines = [floor, self.no_space_until];
+        if matches!(self.status, LogStatus::Open) {
+            deadlines.into_iter().flatten().min()
+        } else {
+            None
+        }
+    }
+
+    /// The end of a turn: writes the staged group unless one is in flight, and makes the requests
+    /// other work needs.
+    pub fn seal(&mut self, now: Now, io: &mut IoQueue) {
+        self.write_group(true, io);
+        self.pump(now, io);
+    }
+
+    /// The last durable group.
+    #[must_use]
+    pub fn durable(&self) -> GroupSeq {
+        self.staging.durable()
+    }
+
+    /// The group an append would join at present.
+    #[must_use]
+    pub fn staged(&self) -> GroupSeq {
+        self.staging.staged()
+    }
+
+    /// Where the log is in its life.
+    #[must_use]
+    pub fn status(&self) -> &LogStatus {
+        &self.status
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn counters(&self) -> &LogCounters {
+        &self.counters
+    }
+
+    /// The configuration it was made with.
+    #[must_use]
+    pub fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
+    /// The record at `at` is live: called once for each after the log opened.
+    pub fn mark_live(&mut self, at: Location) {
+        self.segments.mark_live(at);
+    }
+
+    /// The record at `at` is not needed any more. Of a segment that was freed: nothing happens.
+    pub fn mark_dead(&mut self, at: Location) {
+        self.segments.mark_dead(at);
+    }
+
+    /// Starts what can be started.
+    fn pump(&mut self, now: Now, io: &mut IoQueue) {
+        if matches!(self.status, LogStatus::Failed(_) | LogStatus::Stopped) {
+            return;
+        }
+        self.provision(now, io);
+        if let Some(sequence) = self.superblock.due() {
+            let image = self.superblock_image(sequence);
+            self.superblock.begin(image, &mut *self.alloc, &mut self.ops, io);
+        }
+        self.stop_if_done(io);
+        self.counters.segments = self.segments.counts();
+    }
+
+    /// The log's life ends: nothing is acknowledged any more.
+    fn fail(&mut self, failure: LogFailure) {
+        let message = failure.to_string();
+        self.status = LogStatus::Failed(failure);
+        self.opening = None;
+        for (read, at) in self.parked.drain(..) {
+            self.answers.push((read, at, ReadError::Io { at, message: message.clone() }));
+        }
+    }
+}
+
+const NO_CHECKPOINT: CheckpointRef = CheckpointRef {
+    number: 0,
+    start: GroupSeq(0),
+    segment: ironring_core::SegmentId(0),
+    pos: 0,
+    previous_crc: 0,
+    previous_run: 0,
+    bytes: 0,
+};

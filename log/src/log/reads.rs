@@ -1,0 +1,119 @@
+//! Reading single records.
+
+use ironring_core::io::{IoError, IoOk, IoOp, IoQueue};
+use ironring_core::{FilePos, SlotId};
+
+use super::Log;
+use crate::format::align_up;
+use crate::format::record::{self, RECORD_HEADER_BYTES};
+use crate::ops::Purpose;
+use crate::segments::file_of;
+use crate::{Location, LogSink, LogStatus, ReadError, ReadId, Record};
+
+impl Log {
+    /// Reads and verifies the record at `at`: one disk read. The answer comes by
+    /// [`LogSink::read_done`]. A record that is not durable yet is read when it is. Until the
+    /// answer its segment is not freed.
+    pub fn read(&mut self, read: ReadId, at: Location, io: &mut IoQueue) {
+        self.counters.reads += 1;
+        let end = at.pos.checked_add(at.len);
+        let Some((slot, end)) = self.segments.find(at.segment).zip(end) else {
+            return self.refuse_read(read, at, "the segment is not part of the log");
+        };
+        let inside = at.pos >= self.config.data_start()
+            && end <= self.config.segment_bytes
+            && at.len as usize >= RECORD_HEADER_BYTES;
+        if !inside {
+            return self.refuse_read(read, at, "no record can lie there");
+        }
+        if (at.segment, end) <= (self.durable_end.segment, self.durable_end.pos) {
+            return self.issue_read(read, at, slot, io);
+        }
+        let staged_end = self.staging.end();
+        if (at.segment, end) > (staged_end.segment, staged_end.pos) {
+            return self.refuse_read(read, at, "it lies behind the end of the log");
+        }
+        if let LogStatus::Failed(failure) = &self.status {
+            let message = failure.to_string();
+            self.answers.push((read, at, ReadError::Io { at, message }));
+            return;
+        }
+        self.parked.push((read, at));
+    }
+
+    fn refuse_read(&mut self, read: ReadId, at: Location, detail: &str) {
+        self.counters.reads_corrupt += 1;
+        self.answers.push((read, at, ReadError::Corrupt { at, detail: detail.to_owned() }));
+    }
+
+    fn issue_read(&mut self, read: ReadId, at: Location, slot: SlotId, io: &mut IoQueue) {
+        let block = self.config.block_bytes;
+        let start = at.pos & !(block - 1);
+        let len = align_up(at.pos + at.len - start, block);
+        self.segments.slot_mut(slot).pins += 1;
+        self.counters.read_bytes += u64::from(len);
+        let op = IoOp::ReadAt { file: file_of(slot), pos: FilePos(u64::from(start)), len };
+        self.ops.push(io, Purpose::Read { read, at, slot }, op);
+    }
+
+    /// Issues the parked reads whose records are durable by now.
+    pub(super) fn unpark_reads(&mut self, io: &mut IoQueue) {
+        let mut i = 0;
+        while i < self.parked.len() {
+            let (read, at) = self.parked[i];
+            if (at.segment, at.pos + at.len) > (self.durable_end.segment, self.durable_end.pos) {
+                i += 1;
+                continue;
+            }
+            self.parked.swap_remove(i);
+            let slot =
+                self.segments.find(at.segment).expect("segments that were just written to stay");
+            self.issue_read(read, at, slot, io);
+        }
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        read: ReadId,
+        at: Location,
+        slot: SlotId,
+        result: Result<IoOk, IoError>,
+        sink: &mut (impl LogSink + ?Sized),
+    ) {
+        self.segments.slot_mut(slot).pins -= 1;
+        let buf = match result {
+            Ok(IoOk::Read(buf)) => buf,
+            Ok(_) => unreachable!("the driver answers a request with its own kind of result"),
+            Err(error) => {
+                self.counters.reads_failed += 1;
+                let message = error.to_string();
+                return sink.read_done(read, at, Err(ReadError::Io { at, message }));
+            }
+        };
+        let offset = (at.pos % self.config.block_bytes) as usize;
+        let bytes = &buf[offset..offset + at.len as usize];
+        let result = verify(bytes, at);
+        if result.is_err() {
+            self.counters.reads_corrupt += 1;
+            self.counters.damage += 1;
+        }
+        sink.read_done(read, at, result);
+    }
+
+    /// Tells the answers that needed no request.
+    pub(super) fn tell_answers(&mut self, sink: &mut (impl LogSink + ?Sized)) {
+        for (read, at, error) in std::mem::take(&mut self.answers) {
+            sink.read_done(read, at, Err(error));
+        }
+    }
+}
+
+/// The record in `bytes`, which are exactly `at.len` long.
+fn verify(bytes: &[u8], at: Location) -> Result<Record<'_>, ReadError> {
+    let corrupt = |detail: String| ReadError::Corrupt { at, detail };
+    match record::decode(bytes, at.segment, at.pos) {
+        Ok((record, len)) if len == at.len as usize => Ok(record),
+        Ok((_, len)) => Err(corrupt(format!("a record of {len} bytes instead of {}", at.len))),
+        Err(error) => Err(corrupt(error.to_string())),
+    }
+}

@@ -1,0 +1,288 @@
+//! Group commit: records are encoded straight into the group being staged; one group is in flight.
+//!
+//! Invariants:
+//! - groups are placed when they are opened, so a record's location is known when it is appended;
+//! - a group's header (floor, previous checksum) is made when it is written, in sequence order;
+//! - one write is in flight; while it is, records join the open group, which closes when it
+//!   reaches [`GROUP_BYTES_TARGET`] or the end of its segment. So under load groups are large, and
+//!   a second write in flight would not help: the device is already given 1 MiB at a time.
+
+use std::collections::VecDeque;
+
+use ironring_core::io::{BufAlloc, IoBuf, IoOp};
+use ironring_core::limits::GROUP_BYTES_TARGET;
+use ironring_core::{FilePos, GroupSeq, SegmentId, SlotId};
+
+use crate::Record;
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader};
+use crate::format::{IdentitySeed, align_up, record};
+use crate::segments::file_of;
+
+/// Smallest staging buffer.
+const BUF_BYTES_MIN: usize = 64 << 10;
+/// Staging buffers kept for the next groups.
+const SPARE_MAX: usize = 4;
+
+/// A position in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub segment: SegmentId,
+    pub slot: SlotId,
+    pub pos: u32,
+}
+
+/// A group in memory. `buf[..len]` is header (made last) and records.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub sequence: GroupSeq,
+    pub at: Place,
+    pub len: u32,
+    pub records: u32,
+    /// The group must not grow beyond this many bytes.
+    limit: u32,
+    buf: IoBuf,
+}
+
+/// What is remembered of the group in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InFlight {
+    pub sequence: GroupSeq,
+    pub at: Place,
+    pub len: u32,
+    pub padded: u32,
+    pub records: u32,
+}
+
+/// The groups that are not durable yet, and the end of the log.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    seed: IdentitySeed,
+    block: u32,
+    segment_bytes: u32,
+    run: u32,
+    /// Where the next group goes, behind every closed group.
+    end: Place,
+    /// Sequence of the next group to open.
+    next: GroupSeq,
+    durable: GroupSeq,
+    /// Header checksum and run of the last group written.
+    last_crc: u32,
+    last_run: u32,
+    open: Option<Group>,
+    closed: VecDeque<Group>,
+    in_flight: Option<InFlight>,
+    waiting: usize,
+    spare: Vec<IoBuf>,
+    last_len: usize,
+}
+
+impl Staging {
+    pub fn new(seed: IdentitySeed, block: u32, segment_bytes: u32) -> Staging {
+        Staging {
+            seed,
+            block,
+            segment_bytes,
+            run: 0,
+            end: Place { segment: SegmentId(0), slot: SlotId(0), pos: 0 },
+            next: GroupSeq(1),
+            durable: GroupSeq(0),
+            last_crc: 0,
+            last_run: 0,
+            open: None,
+            closed: VecDeque::new(),
+            in_flight: None,
+            waiting: 0,
+            spare: Vec::new(),
+            last_len: BUF_BYTES_MIN,
+        }
+    }
+
+    /// Continues behind a recovered log.
+    pub fn resume(&mut self, end: Place, next: GroupSeq, last_crc: u32, last_run: u32) {
+        self.end = end;
+        self.next = next;
+        self.durable = GroupSeq(next.0 - 1);
+        self.last_crc = last_crc;
+        self.last_run = last_run;
+    }
+
+    /// The run that groups carry from here on; durable in the superblock.
+    pub fn set_run(&mut self, run: u32) {
+        self.run = run;
+    }
+
+    pub fn durable(&self) -> GroupSeq {
+        self.durable
+    }
+
+    /// Sequence of the next group to open.
+    pub fn next_sequence(&self) -> GroupSeq {
+        self.next
+    }
+
+    /// The group an append would join.
+    pub fn staged(&self) -> GroupSeq {
+        self.open.as_ref().map_or(self.next, |open| open.sequence)
+    }
+
+    /// Bytes staged and in flight.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.open.is_none() && self.closed.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Whether a record of `len` bytes can join the open group.
+    pub fn open_takes(&self, len: usize) -> bool {
+        self.open.as_ref().is_some_and(|g| g.len as usize + len <= g.limit as usize)
+    }
+
+    /// Where a group would begin if it were opened now.
+    pub fn end(&self) -> Place {
+        let mut end = self.end;
+        if let Some(open) = &self.open {
+            end.pos += align_up(open.len, self.block);
+        }
+        end
+    }
+
+    /// Whether a group with `body` bytes of records fits its segment at `place`.
+    pub fn fits(&self, place: Place, body: usize) -> bool {
+        let len = align_up((GROUP_HEADER_BYTES + body) as u32, self.block);
+        u64::from(place.pos) + u64::from(len) <= u64::from(self.segment_bytes)
+    }
+
+    /// Closes the open group and opens the next at `place` for a first record of `body` bytes
+    /// (0: a group without records).
+    pub fn open_group(&mut self, place: Place, body: usize, alloc: &mut dyn BufAlloc) {
+        assert!(self.fits(place, body), "the caller looked for a place with room");
+        self.close();
+        self.end = place;
+        let room = self.segment_bytes - place.pos;
+        let need = align_up((GROUP_HEADER_BYTES + body) as u32, self.block) as usize;
+        let want = self.last_len.clamp(BUF_BYTES_MIN, GROUP_BYTES_TARGET).max(need);
+        let buf = self.take_buffer(want, alloc);
+        self.waiting += GROUP_HEADER_BYTES;
+        self.open = Some(Group {
+            sequence: self.next,
+            at: place,
+            len: GROUP_HEADER_BYTES as u32,
+            records: 0,
+            limit: room.min(GROUP_BYTES_TARGET.max(need) as u32),
+            buf,
+        });
+        self.next = self.next.next();
+    }
+
+    /// Adds a record to the open group; returns its position and the group.
+    pub fn push(
+        &mut self,
+        rec: &Record<'_>,
+        len: usize,
+        alloc: &mut dyn BufAlloc,
+    ) -> (Place, GroupSeq) {
+        let block = self.block;
+        let open = self.open.as_mut().expect("the caller opened a group");
+        let start = open.len as usize;
+        let end = start + len;
+        assert!(end <= open.limit as usize, "the caller asked whether the record fits");
+        if end > open.buf.len() {
+            let grown = (open.buf.len() * 2).max(align_up(end as u32, block) as usize);
+            let mut buf = alloc.alloc(grown);
+            buf[..start].copy_from_slice(&open.buf[..start]);
+            open.buf = buf;
+        }
+        let place = Place { pos: open.at.pos + start as u32, ..open.at };
+        record::encode(rec, place.segment, place.pos, &mut open.buf[start..end]);
+        open.len = end as u32;
+        open.records += 1;
+        self.waiting += len;
+        (place, open.sequence)
+    }
+
+    /// Closes the open group: nothing joins it any more.
+    pub fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.end.pos = open.at.pos + align_up(open.len, self.block);
+            self.last_len = open.len as usize;
+            self.closed.push_back(open);
+        }
+    }
+
+    /// The next group's write, unless one is in flight or nothing waits. The open group is closed
+    /// for it only when `seal`.
+    pub fn next_write(&mut self, seal: bool, alloc: &mut dyn BufAlloc) -> Option<IoOp> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        if self.closed.is_empty() && seal {
+            self.close();
+        }
+        let group = self.closed.pop_front()?;
+        let len = group.len as usize;
+        let padded = align_up(group.len, self.block);
+        let mut buf = group.buf;
+        if buf.len() != padded as usize {
+            let mut exact = alloc.alloc(padded as usize);
+            exact[GROUP_HEADER_BYTES..len].copy_from_slice(&buf[GROUP_HEADER_BYTES..len]);
+            self.keep_buffer(buf);
+            buf = exact;
+        }
+        buf[len..].fill(0);
+        let header = GroupHeader {
+            segment: group.at.segment,
+            pos: group.at.pos,
+            run: self.run,
+            sequence: group.sequence,
+            durable_floor: self.durable,
+            previous_crc: self.last_crc,
+            body_len: group.len - GROUP_HEADER_BYTES as u32,
+            records: group.records,
+            body_crc: ironring_core::checksum::crc32c(&buf[GROUP_HEADER_BYTES..len]),
+        };
+        self.last_crc = header.encode(self.seed, &mut buf);
+        self.last_run = self.run;
+        self.in_flight = Some(InFlight {
+            sequence: group.sequence,
+            at: group.at,
+            len: group.len,
+            padded,
+            records: group.records,
+        });
+        Some(IoOp::WriteAt {
+            file: file_of(group.at.slot),
+            pos: FilePos(u64::from(group.at.pos)),
+            buf,
+            durable: true,
+        })
+    }
+
+    /// The group in flight is durable.
+    pub fn written(&mut self) -> InFlight {
+        let done = self.in_flight.take().expect("a group completes only while one is in flight");
+        assert_eq!(done.sequence, self.durable.next(), "groups become durable in sequence");
+        self.durable = done.sequence;
+        self.waiting -= done.len as usize;
+        done
+    }
+
+    /// Takes back a buffer for the next groups.
+    pub fn keep_buffer(&mut self, buf: IoBuf) {
+        if self.spare.len() < SPARE_MAX
+            && buf.len() >= BUF_BYTES_MIN
+            && buf.len() <= 2 * GROUP_BYTES_TARGET
+        {
+            self.spare.push(buf);
+        }
+    }
+
+    fn take_buffer(&mut self, want: usize, alloc: &mut dyn BufAlloc) -> IoBuf {
+        if let Some(i) = self.spare.iter().position(|b| b.len() >= want && b.len() <= 16 * want) {
+            return self.spare.swap_remove(i);
+        }
+        // A power of two, so that a buffer serves groups of many sizes.
+        alloc.alloc(want.next_power_of_two().min(GROUP_BYTES_TARGET.max(want)))
+    }
+}

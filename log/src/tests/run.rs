@@ -1,0 +1,227 @@
+//! One run of a log on a disk: executes its requests in a random order.
+
+use std::time::Duration;
+
+use ironring_core::io::{HeapAlloc, IoDone, IoQueue, IoRequest};
+use ironring_core::prng::Prng;
+use ironring_core::{Instant, Now, ShardId, StorageUuid, WallTime};
+
+use super::disk::Disk;
+use super::owner::{Owner, record};
+use crate::{
+    AppendError, Appended, Identity, Location, Log, LogConfig, LogStatus, Priority, ReadError,
+    ReadId, RecordKind,
+};
+
+pub const IDENTITY: Identity = Identity { storage: StorageUuid(0xA11CE), shard: ShardId(2) };
+
+/// Segments of 1 MiB, checkpoints far apart.
+pub fn small() -> LogConfig {
+    LogConfig { segment_bytes: 1 << 20, checkpoint_interval_bytes: 1 << 40, ..LogConfig::default() }
+}
+
+pub struct Run {
+    pub log: Log,
+    pub owner: Owner,
+    pub disk: Disk,
+    io: IoQueue,
+    in_flight: Vec<IoRequest>,
+    pub now: Now,
+    pub rng: Prng,
+    pub next_offset: u64,
+    next_read: u64,
+}
+
+impl Run {
+    /// Starts a log on `disk`; nothing is executed yet.
+    pub fn start(config: LogConfig, disk: Disk, seed: u64) -> Run {
+        Run::start_as(IDENTITY, config, disk, seed, true)
+    }
+
+    pub fn start_as(
+        id: Identity,
+        config: LogConfig,
+        disk: Disk,
+        seed: u64,
+        may_format: bool,
+    ) -> Run {
+        let mut run = Run {
+            log: Log::new(config, id, Box::new(HeapAlloc)),
+            owner: Owner { piece_entries: 8, ..Owner::default() },
+            disk,
+            io: IoQueue::default(),
+            in_flight: Vec::new(),
+            now: Now { mono: Instant(1), wall: WallTime(1_700_000_000_000) },
+            rng: Prng::new(seed),
+            next_offset: 1,
+            next_read: 1,
+        };
+        run.log.start(may_format, &mut run.io);
+        run
+    }
+
+    /// Starts and runs until the log is open or failed.
+    pub fn open(config: LogConfig, disk: Disk, seed: u64) -> Run {
+        let mut run = Run::start(config, disk, seed);
+        run.until_opened();
+        run
+    }
+
+    /// A log that opened.
+    pub fn opened(config: LogConfig, disk: Disk, seed: u64) -> Run {
+        let run = Run::open(config, disk, seed);
+        assert_eq!(run.log.status(), &LogStatus::Open);
+        run
+    }
+
+    pub fn until_opened(&mut self) {
+        while matches!(self.log.status(), LogStatus::Opening(_)) {
+            assert!(self.step(), "opening is stuck: {:?}", self.log.status());
+        }
+        if matches!(self.log.status(), LogStatus::Open) {
+            self.next_offset = 1 + self.owner.index.values().map(|(o, _)| *o).max().unwrap_or(0);
+            for at in self.owner.index.values().filter_map(|(_, at)| *at) {
+                self.log.mark_live(at);
+            }
+            self.owner.dead.clear();
+        }
+    }
+
+    fn collect(&mut self) {
+        while let Some(request) = self.io.pop() {
+            self.in_flight.push(request);
+        }
+    }
+
+    /// Completes one request, any. False: there is none.
+    pub fn step(&mut self) -> bool {
+        self.collect();
+        if self.in_flight.is_empty() {
+            return false;
+        }
+        let i = self.rng.below(self.in_flight.len() as u64) as usize;
+        let request = self.in_flight.swap_remove(i);
+        let result = self.disk.execute(request.op);
+        let done = IoDone { id: request.id, result };
+        self.now.mono = self.now.mono + Duration::from_micros(50);
+        self.log.on_io(self.now, done, &mut self.io, &mut self.owner);
+        self.turn_ends();
+        true
+    }
+
+    /// What a shard does at the end of a turn.
+    pub fn turn_ends(&mut self) {
+        for at in std::mem::take(&mut self.owner.dead) {
+            self.log.mark_dead(at);
+        }
+        self.log.seal(self.now, &mut self.io);
+    }
+
+    /// Completes everything that is in flight and what follows from it.
+    pub fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    /// Time passes; due timers fire.
+    pub fn pass(&mut self, time: Duration) {
+        self.now.mono = self.now.mono + time;
+        while self.log.next_deadline().is_some_and(|at| at <= self.now.mono) {
+            self.log.on_timer(self.now, &mut self.io, &mut self.owner);
+            self.turn_ends();
+            if !self.step() && self.log.next_deadline().is_some_and(|at| at <= self.now.mono) {
+                self.log.on_timer(self.now, &mut self.io, &mut self.owner);
+                self.turn_ends();
+                break;
+            }
+        }
+    }
+
+    pub fn append(
+        &mut self,
+        kind: RecordKind,
+        key: &[u8],
+        body: &[u8],
+        priority: Priority,
+    ) -> Result<Appended, AppendError> {
+        let rec = record(kind, self.next_offset, key, body);
+        let done = self.log.append(&rec, priority)?;
+        self.next_offset += 1;
+        self.owner.apply(done.location, &rec);
+        if kind != RecordKind::Put {
+            self.owner.dead.push(done.location);
+        }
+        Ok(done)
+    }
+
+    pub fn put(&mut self, key: &[u8], body: &[u8]) -> Appended {
+        self.append(RecordKind::Put, key, body, Priority::User).expect("there is room")
+    }
+
+    /// Puts and waits until it is durable.
+    pub fn put_durable(&mut self, key: &[u8], body: &[u8]) -> Appended {
+        let done = self.put(key, body);
+        self.turn_ends();
+        while self.log.durable() < done.group {
+            assert!(self.step(), "the group is never written");
+        }
+        done
+    }
+
+    /// Puts however often it is refused as overload.
+    pub fn put_patiently(&mut self, key: &[u8], body: &[u8]) -> Result<Appended, AppendError> {
+        loop {
+            match self.append(RecordKind::Put, key, body, Priority::User) {
+                Err(AppendError::Overloaded) => {
+                    self.turn_ends();
+                    if !self.step() {
+                        self.pass(Duration::from_secs(1));
+                        assert!(self.step(), "overloaded and nothing in flight");
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    pub fn read(&mut self, at: Location) -> Result<super::owner::Owned, ReadError> {
+        let id = ReadId(self.next_read);
+        self.next_read += 1;
+        self.log.read(id, at, &mut self.io);
+        self.pass(Duration::ZERO);
+        while !self.owner.reads.contains_key(&id) {
+            assert!(self.step(), "the read is never answered");
+        }
+        self.owner.reads.remove(&id).expect("just found")
+    }
+
+    /// Every key of the index reads back as a put of that key.
+    pub fn check_reads(&mut self) {
+        let all: Vec<_> = self.owner.index.iter().map(|(k, v)| (k.clone(), *v)).collect();
+        for (key, (offset, at)) in all {
+            if let Some(at) = at {
+                let found = self.read(at).expect("a record of the index is readable");
+                assert_eq!((found.key, found.offset), (key, offset));
+            }
+        }
+    }
+
+    /// Power fails.
+    pub fn crash(mut self) -> Disk {
+        self.collect();
+        let in_flight = self.in_flight.into_iter().map(|r| r.op).collect();
+        self.disk.crash(in_flight, &mut self.rng);
+        self.disk
+    }
+
+    /// Stops in order.
+    pub fn stop(mut self) -> Disk {
+        self.log.begin_stop(self.now, &mut self.io);
+        while !matches!(self.log.status(), LogStatus::Stopped) {
+            assert!(self.step(), "stopping is stuck");
+        }
+        self.collect();
+        assert!(self.in_flight.is_empty(), "a stopped log has nothing in flight");
+        self.disk.close_all();
+        self.disk
+    }
+}
