@@ -4,15 +4,18 @@
 //! - [`op`]: what simulated clients ask for and hear; [`workload`] draws it, [`client`] sends it.
 //! - [`oracle`]: what a correct node may answer.
 //! - [`subject`]: what is simulated.
+//! - [`log_alone`]: the shipped log as a subject.
 //! - [`world`]: the loop of events, crashes and restarts; [`crash`] decides when, [`profile`] what
-//!   goes wrong, [`trace`] remembers.
+//!   goes wrong, [`trace`] remembers, [`runs`] puts them together by seed.
 
 pub mod client;
 pub mod crash;
 pub mod disk;
+pub mod log_alone;
 pub mod op;
 pub mod oracle;
 pub mod profile;
+pub mod runs;
 pub mod subject;
 pub mod trace;
 pub mod workload;

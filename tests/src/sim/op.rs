@@ -4,6 +4,7 @@
 //! Every write has a number, and every value and topic record carries that number in its first
 //! bytes, so that whoever reads it knows exactly which write it sees.
 
+use std::fmt;
 use std::rc::Rc;
 
 use ironring_core::prng::Prng;
@@ -46,7 +47,7 @@ pub enum Change {
 }
 
 /// One change of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeyOp {
     /// The key.
     pub key: Key,
@@ -54,6 +55,13 @@ pub struct KeyOp {
     pub change: Change,
     /// What must hold.
     pub condition: Condition,
+}
+
+impl fmt::Debug for KeyOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let KeyOp { key, change, condition } = self;
+        write!(f, "{} {change:?} if {condition:?}", key[..key.len().min(12)].escape_ascii())
+    }
 }
 
 /// How a write is acknowledged and retried, and which write it is.
@@ -188,7 +196,7 @@ pub struct Receipt {
 }
 
 /// A value that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Value {
     /// Its version.
     pub version: u64,
@@ -196,6 +204,25 @@ pub struct Value {
     pub expires: u64,
     /// The bytes.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Value { version, expires, bytes } = self;
+        write!(f, "version {version} {} expires {expires}", Payload(bytes))
+    }
+}
+
+/// Bytes by their author and length: the rest follows from these.
+struct Payload<'a>(&'a [u8]);
+
+impl fmt::Display for Payload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match author(self.0) {
+            Some((write, index)) => write!(f, "{write:?}.{index} ({} bytes)", self.0.len()),
+            None => write!(f, "{}", self.0.escape_ascii()),
+        }
+    }
 }
 
 /// One key of a scan.
@@ -210,12 +237,18 @@ pub struct Entry {
 }
 
 /// One topic record that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TopicRecord {
     /// Its offset.
     pub offset: u64,
     /// The bytes.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for TopicRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.offset, Payload(&self.bytes))
+    }
 }
 
 /// An answer.

@@ -165,6 +165,11 @@ impl Oracle {
         self.topics.crash(&self.ledger);
     }
 
+    /// The node stopped when asked to: whatever it acknowledged, at any level, is durable.
+    pub fn stopped_cleanly(&mut self) {
+        self.ledger.promise_all();
+    }
+
     /// What is promised at this moment, for [`Oracle::forgive`].
     #[must_use]
     pub fn bounds(&self) -> Bounds {

@@ -72,7 +72,6 @@ impl Profile {
             topics: u32::from(mix.append > 0) * (1 + rng.below(2) as u32),
             mix,
             async_percent: [0, 0, 10, 50][rng.below(4) as usize],
-            session_percent: 60,
             large_bytes_max: 8 << rng.below(14),
             chunked_bytes_max: 1 << 20,
         };
@@ -105,7 +104,8 @@ impl Profile {
                 codes.extend([ErrorCode::ShardFenced, ErrorCode::NoSpace, ErrorCode::Corrupt]);
             }
             Trouble::Corruption => codes.extend([ErrorCode::ShardFenced, ErrorCode::Corrupt]),
-            Trouble::Full => codes.push(ErrorCode::NoSpace),
+            // Without space a log is not even made.
+            Trouble::Full => codes.extend([ErrorCode::NoSpace, ErrorCode::ShardFenced]),
         }
         codes
     }

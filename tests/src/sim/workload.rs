@@ -40,6 +40,8 @@ pub struct Mix {
     pub trim: u32,
     /// Topics made and dropped, and listed.
     pub topic_admin: u32,
+    /// Share of clients with a session, in percent.
+    pub session_percent: u64,
 }
 
 impl Mix {
@@ -59,6 +61,7 @@ impl Mix {
         topic_read: 80,
         trim: 8,
         topic_admin: 6,
+        session_percent: 60,
     };
 
     /// What a log with keys alone can do.
@@ -77,6 +80,7 @@ impl Mix {
         topic_read: 0,
         trim: 0,
         topic_admin: 0,
+        session_percent: 0,
     };
 
     fn kinds(&self) -> [(u32, Kind); 14] {
@@ -132,8 +136,6 @@ pub struct Load {
     pub mix: Mix,
     /// Share of writes at level `async`, in percent.
     pub async_percent: u64,
-    /// Share of clients with a session, in percent.
-    pub session_percent: u64,
     /// Longest value of a large put, in bytes.
     pub large_bytes_max: u64,
     /// Longest value that is written in chunks, in bytes.
@@ -397,7 +399,7 @@ impl Workload {
 
     /// Whether a new client uses a session.
     pub fn wants_session(&mut self) -> bool {
-        self.rng.chance(self.load.session_percent, 100)
+        self.rng.chance(self.load.mix.session_percent, 100)
     }
 
     /// What a request costs to send: how long a client thinks before its next one, in nanoseconds.

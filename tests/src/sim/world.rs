@@ -32,6 +32,9 @@ use silent::SilentDamage;
 
 /// A request that is not answered within this time is a violation, in nanoseconds.
 const PATIENCE_NS: u64 = 300_000_000_000;
+/// A shard whose deadline has passed after so many turns with a timer in a row is a violation: the
+/// driver would spin.
+const SPINS_MAX: u32 = 200;
 /// Most events of one run.
 const STEPS_MAX: u64 = 20_000_000;
 
@@ -97,6 +100,11 @@ struct Slot<S: Subject> {
     turn_until: Option<u64>,
     /// Effects wait for the end of the turn.
     deferred: bool,
+    /// The timer fired in this turn.
+    timed: bool,
+    /// Turns in a row after which the deadline was still in the past.
+    spins: u32,
+    served: bool,
     failed: bool,
 }
 
@@ -142,7 +150,10 @@ pub struct World<N: Node> {
     next_request: u64,
     next_conn: u64,
     sent_at: BTreeMap<RequestId, u64>,
-    opening_since: u64,
+    /// When this life began, or was asked to end.
+    since: u64,
+    /// How many faults each disk had when this life began.
+    faults_before: Vec<usize>,
     /// Order on the wire: when the last bytes of a connection or message channel arrive.
     conn_in: BTreeMap<Conn, u64>,
     conn_out: BTreeMap<Conn, u64>,
@@ -175,12 +186,15 @@ impl<N: Node> World<N> {
                 fx: Effects::default(),
                 turn_until: None,
                 deferred: false,
+                timed: false,
+                spins: 0,
+                served: false,
                 failed: false,
             }
         });
         let slots = slots.collect();
-        let oracle =
-            Oracle { tolerated: profile.tolerated().into_iter().collect(), ..Oracle::default() };
+        let mut oracle = Oracle::default();
+        oracle.tolerated.extend(profile.tolerated());
         let mut world = World {
             node,
             profile,
@@ -206,7 +220,8 @@ impl<N: Node> World<N> {
             next_request: 0,
             next_conn: 0,
             sent_at: BTreeMap::new(),
-            opening_since: 0,
+            since: 0,
+            faults_before: Vec::new(),
             conn_in: BTreeMap::new(),
             conn_out: BTreeMap::new(),
             channel: BTreeMap::new(),
@@ -261,10 +276,10 @@ impl<N: Node> World<N> {
             return Err(format!("{request:?}, sent at {} ms, is not answered", at / 1_000_000));
         }
         let opening = self.up && self.slots.iter().any(|s| self.phase_is(s, &Phase::Opening));
-        if opening && self.now > self.opening_since + PATIENCE_NS {
+        if opening && self.now > self.since + PATIENCE_NS {
             return Err("a shard does not open".to_owned());
         }
-        if self.stage == Stage::Stop && self.now > self.opening_since + PATIENCE_NS {
+        if self.stage == Stage::Stop && self.now > self.since + PATIENCE_NS {
             return Err("a shard does not stop".to_owned());
         }
         Ok(())
@@ -295,7 +310,8 @@ impl<N: Node> World<N> {
     /// The next thing, in order of time: the end of a turn, a timer, or what is in the queue.
     fn step(&mut self) -> Result<(), String> {
         let queued = self.queue.first_key_value().map(|((time, _), _)| *time);
-        let timers = self.slots.iter().enumerate().filter_map(|(index, slot)| {
+        let timers = self.slots.iter().enumerate().filter(|(_, s)| !s.timed);
+        let timers = timers.filter_map(|(index, slot)| {
             let due = slot.subject.as_ref()?.next_deadline()?;
             Some((due.0.max(self.now), index))
         });
@@ -316,6 +332,7 @@ impl<N: Node> World<N> {
             && due <= self.now
             && queued.is_none_or(|q| due <= q)
         {
+            self.slots[shard].timed = true;
             return self.handle(shard, Event::Timer);
         }
         match self.queue.pop_first() {
@@ -352,7 +369,12 @@ impl<N: Node> World<N> {
                 Ok(())
             }
             Happening::Decay => {
-                self.decay();
+                // What decays before the log was read looks as if it had been torn by the crash.
+                if self.up && self.slots.iter().all(|slot| slot.served) {
+                    self.decay();
+                } else {
+                    self.at(self.now + 10_000_000, Happening::Decay);
+                }
                 Ok(())
             }
         }
@@ -413,6 +435,11 @@ impl<N: Node> World<N> {
         let Some(subject) = slot.subject.as_mut() else { return Ok(()) };
         self.trace.note(self.now, &[5, index as u64], || format!("shard {index} ends its turn"));
         subject.handle(now, Event::TurnEnd, &mut slot.fx);
+        let late = subject.next_deadline().is_some_and(|at| at <= now.mono);
+        slot.spins = if std::mem::take(&mut slot.timed) && late { slot.spins + 1 } else { 0 };
+        if slot.spins > SPINS_MAX {
+            return Err(format!("shard {index} wants its timer again and again"));
+        }
         self.carry_out(index)?;
         self.look_at(index)
     }
@@ -474,6 +501,12 @@ impl<N: Node> World<N> {
         if !self.up {
             return Ok(());
         }
+        let serving = self.slots.iter().all(|s| self.phase_is(s, &Phase::Serving));
+        if self.stage != Stage::Load && !serving {
+            let again = self.now + 5_000_000;
+            self.at(again, Happening::Wake(index));
+            return Ok(());
+        }
         let depth = self.profile.load.depth as usize;
         let auditing = self.stage == Stage::Audit && index == 0;
         let depth = if auditing { 16 } else { depth };
@@ -482,10 +515,12 @@ impl<N: Node> World<N> {
             self.send(index, op);
             // Mostly bursts; sometimes one at a time.
             if self.rng.chance(1, 4) {
+                let again = self.now + self.workload.think_ns();
+                self.at(again, Happening::Wake(index));
                 break;
             }
         }
-        Ok(())
+        self.move_on()
     }
 
     fn next_op(&mut self, index: usize) -> Option<Op> {
@@ -568,7 +603,16 @@ impl<N: Node> World<N> {
         if self.stage == Stage::Audit && index == 0 {
             self.audited(&op, outcome)?;
         }
+        let early = matches!(
+            outcome,
+            Outcome::Error { code: ErrorCode::NotReady | ErrorCode::ShardFenced, .. }
+        );
         let pause = match reaction {
+            Reaction::Done if early => {
+                // Too early to count as load; a patient client tries something else later.
+                self.requests_left += u32::from(self.stage == Stage::Load);
+                5_000_000 + self.rng.below(20_000_000)
+            }
             Reaction::Done => self.workload.think_ns(),
             Reaction::Retry => 1_000_000 + self.rng.below(30_000_000),
             Reaction::NewSession => {

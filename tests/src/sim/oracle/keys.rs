@@ -309,6 +309,7 @@ impl Keys {
                 explanations.push((*version, false));
             }
         }
+        let mut open_explains = false;
         for id in &model.open {
             let write = ledger.get(*id)?;
             if !write.possible() {
@@ -318,6 +319,7 @@ impl Keys {
             let touching = ops.iter().enumerate().filter(|(_, op)| op.key == *key);
             for (index, _) in touching {
                 let least = if floor_is_put { floor + 1 } else { floor };
+                open_explains |= removes(write, index) || may_expire(write, index, window.ended);
                 if removes(write, index) {
                     explanations.push((least, write.intent.level >= Durability::Local));
                 } else if may_expire(write, index, window.ended) {
@@ -349,7 +351,9 @@ impl Keys {
     pub fn crash(&mut self, ledger: &Ledger, forgiven: bool) {
         for model in self.keys.values_mut() {
             let bound = ledger.bound(model.partition);
-            let promised = model.versions.range(..=bound).next_back().map_or(0, |(v, _)| *v);
+            let there = |id: &WriteId| ledger.get(*id).is_ok_and(|write| !write.maybe_lost);
+            let mut promised = model.versions.range(..=bound).rev();
+            let promised = promised.find(|(_, (id, _))| there(id)).map_or(0, |(v, _)| *v);
             if forgiven {
                 model.durable_floor = model.durable_floor.min(bound);
             }

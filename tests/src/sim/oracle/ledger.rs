@@ -226,10 +226,10 @@ impl Ledger {
                 return Err(format!("{id:?} got offset {version}; {bound} had been promised"));
             }
             partition.epoch_first = Some(partition.epoch_first.unwrap_or(version).min(version));
-            news.lost = self.overtaken(id, version);
         } else {
             news.survived = self.survivors(id, version);
         }
+        news.lost = self.overtaken(id, version);
         let partition = self.partitions.entry(self.writes[&id].intent.partition).or_default();
         if let Some(other) = partition.by_version.insert(version, id)
             && other != id
@@ -239,18 +239,20 @@ impl Ledger {
         Ok(news)
     }
 
-    /// Writes of earlier lives whose offset a new write took: they are gone.
+    /// Writes of earlier lives whose offset this one took, or a smaller one: they are gone.
     fn overtaken(&mut self, id: WriteId, version: u64) -> Vec<WriteId> {
-        let partition = self.writes[&id].intent.partition;
-        let gone = self.undecided(partition, version..=u64::MAX);
+        let (partition, since) = (self.writes[&id].intent.partition, self.writes[&id].first_epoch);
+        let mut gone = self.undecided(partition, version..=u64::MAX);
+        gone.retain(|other| self.writes[other].last_epoch < since);
         self.drop_lost(&gone);
         gone
     }
 
-    /// A record of an earlier life is there, so all before it are.
+    /// A record of an earlier life is there, so all that life wrote before it are.
     fn survivors(&mut self, id: WriteId, version: u64) -> Vec<WriteId> {
-        let partition = self.writes[&id].intent.partition;
+        let (partition, until) = (self.writes[&id].intent.partition, self.writes[&id].last_epoch);
         let mut there = self.undecided(partition, 0..=version);
+        there.retain(|other| self.writes[other].first_epoch >= until);
         if self.writes[&id].maybe_lost && !there.contains(&id) {
             there.push(id);
         }
@@ -350,6 +352,13 @@ impl Ledger {
         }
     }
 
+    /// Whatever was acknowledged or seen must survive.
+    pub fn promise_all(&mut self) {
+        let there = self.writes.values().filter(|w| w.possible() && w.seen() && !w.maybe_lost);
+        let there: Vec<WriteId> = there.map(|w| w.intent.id).collect();
+        there.into_iter().for_each(|id| self.promise(id));
+    }
+
     /// A reader saw the write.
     pub fn observed(&mut self, id: WriteId) {
         if self.writes[&id].intent.level >= Durability::Local {
@@ -400,8 +409,10 @@ impl Ledger {
         for write in self.writes.values_mut().filter(|w| w.fate == Fate::Open) {
             let bound = self.partitions[&write.intent.partition].bound;
             write.after = write.after.min(bound);
-            let kept = write.durable || write.version.is_some_and(|v| v <= bound);
-            write.maybe_lost = write.seen() && !kept;
+            // An offset below the bound keeps a write only if it was still there when the bound was
+            // promised: after a crash nobody has looked into, another may have its place.
+            let there = !write.maybe_lost && write.version.is_some_and(|v| v <= bound);
+            write.maybe_lost = write.seen() && !write.durable && !there;
         }
     }
 }

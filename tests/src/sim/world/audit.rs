@@ -111,7 +111,7 @@ impl<N: Node> World<N> {
             return Ok(());
         }
         self.stage = Stage::Stop;
-        self.opening_since = self.now;
+        self.since = self.now;
         (0..self.slots.len()).try_for_each(|index| self.handle(index, Event::Stop))
     }
 }

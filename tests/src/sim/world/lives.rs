@@ -11,7 +11,9 @@ impl<N: Node> World<N> {
     pub(super) fn start(&mut self) -> Result<(), String> {
         self.life += 1;
         self.up = true;
-        self.opening_since = self.now;
+        self.since = self.now;
+        let injected = |s: &super::Slot<N::Subject>| s.disk.faults.injected.len();
+        self.faults_before = self.slots.iter().map(injected).collect();
         // A directory is formatted until the node has served once: from then on an empty one is
         // a loss.
         let format = !self.served;
@@ -30,7 +32,10 @@ impl<N: Node> World<N> {
             slot.subject = Some(subject);
             slot.fx = Effects::default();
             slot.turn_until = None;
+            slot.timed = false;
+            slot.spins = 0;
             slot.failed = false;
+            slot.served = false;
             // A wrong bit on its way from the disk looks like a torn tail while the log is opened;
             // no log can tell. So reads are true until the node serves.
             slot.disk.faults.plan.per_million[Fault::ReadFlip as usize] = 0;
@@ -55,12 +60,8 @@ impl<N: Node> World<N> {
                 let rate = self.profile.faults.per_million[Fault::ReadFlip as usize];
                 let plan = &mut self.slots[index].disk.faults.plan;
                 plan.per_million[Fault::ReadFlip as usize] = rate;
-                if !self.served {
-                    let serving = |s: &super::Slot<N::Subject>| {
-                        s.subject.as_ref().is_some_and(|s| s.phase() == Phase::Serving)
-                    };
-                    self.served = self.slots.iter().all(serving);
-                }
+                self.slots[index].served = true;
+                self.served |= self.slots.iter().all(|slot| slot.served);
                 Ok(())
             }
             Phase::Stopped => self.stopped(),
@@ -75,28 +76,25 @@ impl<N: Node> World<N> {
     fn failed(&mut self, index: usize, kind: FailureKind, why: &str) -> Result<(), String> {
         self.trace.note(self.now, &[11, index as u64], || format!("shard {index} failed: {why}"));
         let faults = &self.slots[index].disk.faults;
+        let mut this_life = faults.injected[self.faults_before[index]..].iter();
         let explained = match kind {
-            FailureKind::Device => faults.injected.iter().any(|f| !f.fault.is_silent()),
-            FailureKind::Damage => faults.any_silent() || faults.count(Fault::ReadFlip) > 0,
+            FailureKind::Device => this_life.any(|f| !f.fault.is_silent()),
+            // A superblock that cannot be read may be what an interrupted format left.
+            FailureKind::Damage => faults.any_silent() || this_life.next().is_some(),
         };
         if !explained {
             return Err(format!("shard {index} failed and nothing explains it: {why}"));
         }
         if kind == FailureKind::Damage && faults.any_silent() {
             // It was noticed, and one replica alone cannot do more.
-            self.coverage.add("damage noticed by the log", 1);
-            let life = if self.served_this_life(index) { "serving" } else { "opening" };
-            self.coverage.add(&format!("damage noticed while {life}"), 1);
+            let when = if self.slots[index].served { "serving" } else { "opening" };
+            self.coverage.add(&format!("damage noticed while {when}"), 1);
             self.stage = Stage::Over;
             return Ok(());
         }
         let at = self.now + self.rng.below(20_000_000);
         self.at(at, Happening::Exit);
         Ok(())
-    }
-
-    fn served_this_life(&self, index: usize) -> bool {
-        self.slots[index].subject.as_ref().is_some_and(|s| s.next_deadline().is_some())
     }
 
     fn stopped(&mut self) -> Result<(), String> {
@@ -106,6 +104,7 @@ impl<N: Node> World<N> {
             .all(|slot| slot.subject.as_ref().is_some_and(|s| s.phase() == Phase::Stopped));
         if all && self.stage == Stage::Stop {
             self.coverage.add("clean stops", 1);
+            self.oracle.stopped_cleanly();
             self.crash_now = true;
         }
         Ok(())
@@ -139,8 +138,15 @@ impl<N: Node> World<N> {
         if self.stage == Stage::Load && self.trigger.take().is_some() {
             self.crashes_left = self.crashes_left.saturating_sub(1);
         }
-        if self.stage == Stage::Stop {
-            self.stage = Stage::Drain;
+        match self.stage {
+            Stage::Stop => self.stage = Stage::Drain,
+            Stage::Audit => {
+                // What was not read back yet is read by the next audit.
+                self.audits_left += 1;
+                self.audit.clear();
+                self.stage = Stage::Drain;
+            }
+            _ => {}
         }
         let pause = 1_000_000 + self.rng.below(200_000_000);
         let at = self.now + pause;

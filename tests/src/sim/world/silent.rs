@@ -23,7 +23,7 @@ struct Harm {
     covered: bool,
 }
 
-/// What is known about groups on their way and silent harm, in this life.
+/// What is known about groups on their way and silent harm.
 #[derive(Debug, Default)]
 pub(super) struct SilentDamage {
     /// Groups in flight: when they were submitted, and what was promised then.
@@ -97,6 +97,7 @@ impl<N: Node> World<N> {
             self.oracle.forgive(&bounds, |p| usize::from(node.owner(p).0) == harm.shard);
         }
         self.silent.seen = silent.seen;
+        self.silent.recent = silent.recent;
         for harm in silent.harms.into_iter().filter(|h| !h.covered) {
             // It stays unnoticeable until something is written after it.
             self.silent.harms.push(Harm { at: self.now, ..harm });
