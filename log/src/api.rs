@@ -155,7 +155,9 @@ pub trait LogSink {
     /// A read asked for with [`crate::Log::read`] ended.
     fn read_done(&mut self, read: ReadId, at: Location, result: Result<Record<'_>, ReadError>);
 
-    /// Whether compaction must keep this record (it lies at `at`).
+    /// Whether compaction must keep this record (it lies at `at`). `Drop` says that a crash which
+    /// keeps every group staged so far needs it no more: the log waits for those groups before it
+    /// frees the segment. A record whose successor may be rolled back by other means is `Live`.
     fn keep(&mut self, at: Location, record: &Record<'_>) -> Keep;
 
     /// Compaction appended a copy of the live record at `from` to `to`, which is durable with

@@ -20,6 +20,7 @@ mod opening;
 mod ops;
 mod provision;
 mod read_ahead;
+mod segment_walk;
 mod segments;
 mod staging;
 mod status;
@@ -32,8 +33,8 @@ pub use api::*;
 pub use config::{CompactionConfig, ConfigError, LogConfig, ScrubConfig};
 pub use log::Log;
 pub use status::{
-    LogCounters, LogFailure, LogStatus, OpenProgress, OpenStep, RecoveryReport, SegmentCounts,
-    TailState,
+    Damage, DamageFinder, LogCounters, LogFailure, LogStatus, OpenProgress, OpenStep,
+    RecoveryReport, SegmentCounts, TailState,
 };
 
 /// Which data directory and which shard of it a log belongs to. In every header on disk, so that

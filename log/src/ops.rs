@@ -17,6 +17,12 @@ pub(crate) enum Purpose {
     Superblock,
     /// Zero-filling or preparing a segment.
     Provision,
+    /// The checkpoint being written.
+    Checkpoint,
+    /// Compaction's read of a segment.
+    Compaction(SlotId),
+    /// The background verification's read of a segment.
+    Scrub(SlotId),
     /// Removing a file nothing refers to.
     Cleanup,
     /// A record read.

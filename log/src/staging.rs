@@ -134,6 +134,16 @@ impl Staging {
         self.open.is_none() && self.closed.is_empty() && self.in_flight.is_none()
     }
 
+    /// Header checksum and run of the last group whose write began.
+    pub fn last(&self) -> (u32, u32) {
+        (self.last_crc, self.last_run)
+    }
+
+    /// Where the group [`Staging::staged`] begins.
+    pub fn staged_place(&self) -> Place {
+        self.open.as_ref().map_or(self.end, |open| open.at)
+    }
+
     /// Whether a record of `len` bytes can join the open group.
     pub fn open_takes(&self, len: usize) -> bool {
         self.open.as_ref().is_some_and(|g| g.len as usize + len <= g.limit as usize)
@@ -213,7 +223,7 @@ impl Staging {
 
     /// The next group's write, unless one is in flight or nothing waits. The open group is closed
     /// for it only when `seal`.
-    pub fn next_write(&mut self, seal: bool, alloc: &mut dyn BufAlloc) -> Option<IoOp> {
+    pub fn next_write(&mut self, seal: bool, alloc: &mut dyn BufAlloc) -> Option<(GroupSeq, IoOp)> {
         if self.in_flight.is_some() {
             return None;
         }
@@ -251,12 +261,9 @@ impl Staging {
             padded,
             records: group.records,
         });
-        Some(IoOp::WriteAt {
-            file: file_of(group.at.slot),
-            pos: FilePos(u64::from(group.at.pos)),
-            buf,
-            durable: true,
-        })
+        let file = file_of(group.at.slot);
+        let pos = FilePos(u64::from(group.at.pos));
+        Some((group.sequence, IoOp::WriteAt { file, pos, buf, durable: true }))
     }
 
     /// The group in flight is durable.

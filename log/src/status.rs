@@ -198,6 +198,32 @@ pub enum LogFailure {
     },
 }
 
+/// Who found damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DamageFinder {
+    /// A record read.
+    Read,
+    /// Compaction.
+    Compaction,
+    /// The background verification.
+    Scrub,
+}
+
+/// A damaged place found while running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Who found it.
+    pub finder: DamageFinder,
+    /// The file.
+    pub file: FileName,
+    /// The segment in it.
+    pub segment: SegmentId,
+    /// Byte position of the damaged group, or record for [`DamageFinder::Read`].
+    pub pos: u32,
+    /// What was found.
+    pub detail: String,
+}
+
 /// How the log ended when it was recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TailState {

@@ -164,7 +164,7 @@ impl FrameWriter {
     }
 }
 
-/// What [`FrameReader::next`] found.
+/// What [`FrameReader::next_frame`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// The next piece.
@@ -210,7 +210,7 @@ impl FrameReader {
     }
 
     /// The next frame among the bytes fed. After an error or the end it must not be called again.
-    pub fn next(&mut self) -> Result<Frame<'_>, CheckpointError> {
+    pub fn next_frame(&mut self) -> Result<Frame<'_>, CheckpointError> {
         let header_crc = match self.header_crc {
             Some(crc) => crc,
             None => {

@@ -25,7 +25,8 @@
 //! Checkpoint: number u64 (0: the beginning of the log, there is no file), first group to replay
 //! u64, segment u32, position u32, previous header checksum u32, previous run u32, file bytes u64.
 //!
-//! Slot: segment id u32, generation u32, state u8, 7 zeros, first group u64 (0: not known).
+//! Slot: segment id u32, generation u32, state u8, 3 zeros, end of the last group u32 (0: not
+//! sealed), first group u64 (0: not known).
 //!
 //! Magic, version, checksum and length stay at these places in every version to come, so that
 //! older code can tell "newer" from "damaged".
@@ -107,6 +108,8 @@ pub struct SlotEntry {
     pub generation: u32,
     /// What it is used for.
     pub state: SlotState,
+    /// Byte position behind the last group of a sealed segment, 0 in every other state.
+    pub used: u32,
     /// Sequence of the first group, 0 when none was written or it was not known yet.
     pub first_group: GroupSeq,
 }
@@ -195,6 +198,7 @@ impl Superblock {
             put_u32(&mut out, at, slot.segment.0);
             put_u32(&mut out, at + 4, slot.generation);
             out[at + 8] = slot.state as u8;
+            put_u32(&mut out, at + 12, slot.used);
             put_u64(&mut out, at + 16, slot.first_group.0);
         }
         let crc = checksum(&out);
@@ -238,6 +242,7 @@ impl Superblock {
                 segment: SegmentId(get_u32(bytes, at)),
                 generation: get_u32(bytes, at + 4),
                 state,
+                used: get_u32(bytes, at + 12),
                 first_group: GroupSeq(get_u64(bytes, at + 16)),
             });
         }

@@ -14,8 +14,12 @@ use crate::{AppendError, Appended, Location, LogSink, LogStatus, Priority, Recor
 /// Whose need a segment is taken for, from the first to be refused to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Claim {
+    /// Records that add data.
     User,
+    /// Records that free space.
     Reserve,
+    /// Copies of compaction, without which nothing is ever freed.
+    Compaction,
 }
 
 impl Log {
@@ -45,19 +49,22 @@ impl Log {
         self.stage(record, len, claim)
     }
 
-    fn stage(
+    pub(super) fn stage(
         &mut self,
         record: &Record<'_>,
         len: usize,
         claim: Claim,
     ) -> Result<Appended, AppendError> {
+        if claim < self.active_claim() {
+            return Err(self.refuse_for_space());
+        }
         if !self.staging.open_takes(len) {
             let place = self.place_for(len, claim)?;
             self.staging.open_group(place, len, &mut *self.alloc);
         }
         let (place, group) = self.staging.push(record, len, &mut *self.alloc);
-        self.segments.slot_mut(place.slot).live += len as u64;
         let location = Location { segment: place.segment, pos: place.pos, len: len as u32 };
+        self.segments.mark_live(location);
         Ok(Appended { location, group })
     }
 
@@ -69,17 +76,17 @@ impl Log {
             return Ok(end);
         }
         let slot = self.take_segment(claim)?;
-        let old = self.segments.slot_mut(end.slot);
-        old.state = SlotState::Sealed;
-        old.used = end.pos;
+        self.segments.set_state(end.slot, SlotState::Sealed);
+        self.segments.slot_mut(end.slot).used = end.pos;
         // The group behind the open one: its sequence is the one after.
         let first_group = self.staging.next_sequence();
+        self.segments.set_state(slot, SlotState::Active);
         let next = self.segments.slot_mut(slot);
-        next.state = SlotState::Active;
         next.first_group = first_group;
         let segment = next.segment;
         // The table on disk may lag: recovery follows the groups, not the states.
         self.superblock.request();
+        self.compaction.look();
         Ok(Place { segment, slot, pos: self.config.data_start() })
     }
 
@@ -88,7 +95,9 @@ impl Log {
         if !matches!(self.status, LogStatus::Open | LogStatus::Stopping) {
             return;
         }
-        if let Some(op) = self.staging.next_write(seal, &mut *self.alloc) {
+        let before = self.staging.last();
+        if let Some((sequence, op)) = self.staging.next_write(seal, &mut *self.alloc) {
+            self.checkpoint.group_begins(sequence, before);
             self.floor_open_since = None;
             self.ops.push(io, Purpose::Group, op);
         }
@@ -109,6 +118,10 @@ impl Log {
         self.durable_end = Place { pos: group.at.pos + group.padded, ..group.at };
         let slot = self.segments.slot_mut(group.at.slot);
         slot.used = slot.used.max(self.durable_end.pos);
+        if group.records > 0 {
+            self.checkpoint.log_grew(group.padded);
+        }
+        self.compaction.foreground(group.padded);
         self.counters.groups += 1;
         self.counters.group_bytes += u64::from(group.padded);
         self.counters.records += u64::from(group.records);

@@ -1,7 +1,7 @@
 //! Opening and stopping.
 
 use ironring_core::io::{FileName, IoError, IoOk, IoOp, IoQueue};
-use ironring_core::{Now, SegmentId};
+use ironring_core::{GroupSeq, Now, SegmentId};
 
 use super::{Log, ProvisionWork};
 use crate::format::superblock::{SlotState, Superblock};
@@ -37,19 +37,25 @@ impl Log {
         self.segments.load(&superblock.slots, superblock.next_segment);
         let held: Vec<_> = self.segments.from(SegmentId(0)).collect();
         for (segment, slot) in held {
-            let slot = self.segments.slot_mut(slot);
-            // Of segments before the checkpoint nothing was read: taken as full.
-            slot.used = if segment < end.segment { self.config.segment_bytes } else { 0 };
-            slot.state = match segment.cmp(&end.segment) {
+            let state = match segment.cmp(&end.segment) {
                 std::cmp::Ordering::Less => SlotState::Sealed,
                 std::cmp::Ordering::Equal => SlotState::Active,
                 std::cmp::Ordering::Greater => SlotState::Prepared,
             };
+            self.segments.set_state(slot, state);
+            let slot = self.segments.slot_mut(slot);
+            if state == SlotState::Prepared {
+                slot.first_group = GroupSeq(0);
+            }
+            // Replay may begin behind the last group of a segment.
+            if segment == opened.start.segment {
+                slot.used = slot.used.max(opened.start.pos);
+            }
         }
         for (slot, first_group, used) in opened.used {
             let slot = self.segments.slot_mut(slot);
             slot.used = used;
-            // The checkpoint may begin in the middle of a segment whose first group is known.
+            // Replay may begin in the middle of a segment whose first group is known.
             if slot.first_group.0 == 0 || slot.first_group > first_group {
                 slot.first_group = first_group;
             }
@@ -59,10 +65,16 @@ impl Log {
         self.opening_versions = if opened.highest == 0 { 2 } else { 1 };
         self.run = superblock.run + u32::from(opened.highest != 0);
         (self.newest, self.older) = (superblock.newest, superblock.older);
+        self.active_claim = self.claim_of(self.segments.empty());
+        self.settled_older = superblock.older.segment;
+        self.checkpoint.log_grew(u32::try_from(opened.replayed_bytes).unwrap_or(u32::MAX));
         self.durable_end = end;
         self.staging.resume(end, opened.next, opened.last_crc, opened.last_run);
         self.superblock.resume(opened.highest);
         self.superblock.request();
+        // Removing a left-over must not meet a new file of the same name.
+        let strays = opened.stray_checkpoints.iter().copied();
+        self.checkpoint.skip_number(strays.max().unwrap_or(0));
         self.stray_checkpoints = opened.stray_checkpoints;
         self.counters.recovery = opened.report;
         let progress = OpenProgress { step: OpenStep::Settle, bytes_done: 0, bytes_total: 0 };
@@ -86,9 +98,8 @@ impl Log {
 
     pub(super) fn superblock_copy_done(&mut self, io: &mut IoQueue) {
         let settled = self.superblock.copy_done(&mut *self.alloc, &mut self.ops, io);
-        if settled.is_none() {
-            return;
-        }
+        let Some(image) = settled else { return };
+        self.settled_older = image.older.segment;
         self.counters.superblocks += 1;
         if self.opening_versions == 0 {
             return;
@@ -129,12 +140,13 @@ impl Log {
             return;
         }
         self.write_group(true, io);
-        let idle = self.staging.is_idle() && matches!(self.provision, ProvisionWork::Idle);
-        if !idle || !self.ops.is_empty() {
-            return;
-        }
         // A log that was never open leaves everything as it found it.
         let was_open = self.opening_versions == 0 && self.run > 0;
+        let idle = self.staging.is_idle() && matches!(self.provision, ProvisionWork::Idle);
+        let checkpointed = !was_open || self.checkpoint_rests();
+        if !idle || !checkpointed || !self.ops.is_empty() {
+            return;
+        }
         match self.final_superblock {
             None if was_open => {
                 let sequence = self.superblock.request();

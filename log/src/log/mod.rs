@@ -1,12 +1,20 @@
 //! The log itself: what a shard calls, and how the parts work together.
 
+mod checkpoint;
 mod commit;
+mod compaction;
 mod life;
 mod provisioning;
 mod reads;
+mod scrub;
 
 use ironring_core::io::{BufAlloc, IoDone, IoQueue};
-use ironring_core::{GroupSeq, Instant, Now};
+use ironring_core::{GroupSeq, Instant, Now, SegmentId, SlotId};
+
+use checkpoint::Checkpointer;
+use commit::Claim;
+use compaction::Compactor;
+use scrub::Scrubber;
 
 use crate::config::LogConfig;
 use crate::format::IdentitySeed;
@@ -18,7 +26,7 @@ use crate::segments::Segments;
 use crate::staging::{Place, Staging};
 use crate::superblock_writer::SuperblockWriter;
 use crate::{
-    CheckpointSource, Identity, Location, LogCounters, LogFailure, LogSink, LogStatus,
+    CheckpointSource, Damage, Identity, Location, LogCounters, LogFailure, LogSink, LogStatus,
     OpenProgress, OpenStep, ReadError, ReadId,
 };
 
@@ -51,9 +59,21 @@ pub struct Log {
     run: u32,
     newest: CheckpointRef,
     older: CheckpointRef,
+    /// Where replay from the older checkpoint of the settled superblock begins.
+    settled_older: SegmentId,
+    checkpoint: Checkpointer,
+    compaction: Compactor,
+    scrub: Scrubber,
+    damages: Vec<Damage>,
     provision: ProvisionWork,
+    /// A slot that is Absent in the superblock being written; then its file is removed.
+    giving_way: Option<SlotId>,
     /// The disk had no space: growth waits until then.
     no_space_until: Option<Instant>,
+    /// The last try to grow found no space.
+    disk_is_full: bool,
+    /// Who the active segment was taken for.
+    active_claim: Claim,
     /// End of the last durable group.
     durable_end: Place,
     /// When the last group with records became durable, while no later group says so.
@@ -71,7 +91,7 @@ enum ProvisionWork {
     Idle,
     Fill(Fill),
     /// The header of this slot's next segment is being written.
-    Header(ironring_core::SlotId),
+    Header(SlotId),
     /// A file there was no space for is being removed.
     Remove,
 }
@@ -108,8 +128,16 @@ impl Log {
             run: 0,
             newest: NO_CHECKPOINT,
             older: NO_CHECKPOINT,
+            settled_older: SegmentId(0),
+            checkpoint: Checkpointer::new(durable_end),
+            compaction: Compactor::new(),
+            scrub: Scrubber::new(),
+            damages: Vec::new(),
             provision: ProvisionWork::Idle,
+            giving_way: None,
             no_space_until: None,
+            disk_is_full: false,
+            active_claim: Claim::User,
             durable_end,
             floor_open_since: None,
             parked: Vec::new(),
@@ -141,6 +169,9 @@ impl Log {
         match pending.purpose {
             Purpose::Read { read, at, slot } => self.read_done(read, at, slot, done.result, sink),
             _ if matches!(self.status, LogStatus::Failed(_) | LogStatus::Stopped) => {}
+            Purpose::Compaction(slot) => self.compaction_done(slot, pending.op, done.result),
+            Purpose::Scrub(slot) => self.scrub_done(slot, pending.op, done.result),
+            Purpose::Checkpoint => self.checkpoint_done(now, pending.op, done.result, io, sink),
             Purpose::Opening(tag) => self.opening_done(tag, pending.op, done.result, io, sink),
             // What nothing refers to may stay; it is tried again when the log is opened.
             Purpose::Cleanup => {}
@@ -152,6 +183,7 @@ impl Log {
             },
         }
         self.tell_answers(sink);
+        self.background(now, io, sink);
         self.pump(now, io);
     }
 
@@ -164,7 +196,22 @@ impl Log {
     ) {
         self.tell_answers(sink);
         self.write_idle_floor(now);
+        self.background(now, io, sink);
         self.pump(now, io);
+    }
+
+    /// Work that needs the owner.
+    fn background(
+        &mut self,
+        now: Now,
+        io: &mut IoQueue,
+        sink: &mut (impl LogSink + CheckpointSource),
+    ) {
+        if matches!(self.status, LogStatus::Open | LogStatus::Stopping) {
+            self.checkpoint_pump(now, io, sink);
+            self.compaction_pump(now, io, sink);
+            self.scrub_pump(now, io);
+        }
     }
 
     /// When [`Log::on_timer`] is due.
@@ -173,12 +220,18 @@ impl Log {
         if !self.answers.is_empty() {
             return Some(Instant::default());
         }
-        let floor = self.floor_open_since.map(|since| since + self.config.idle_floor_after);
-        let deadlines = [floor, self.no_space_until];
-        if matches!(self.status, LogStatus::Open) {
-            deadlines.into_iter().flatten().min()
-        } else {
-            None
+        match self.status {
+            // A log that stops with nothing in flight has its next step to do.
+            LogStatus::Stopping if self.ops.is_empty() => Some(Instant::default()),
+            LogStatus::Open => {
+                let floor = self.floor_open_since.map(|since| since + self.config.idle_floor_after);
+                let checkpoint = self.checkpoint.retry_at;
+                let compaction = self.compaction.look_at;
+                let scrub = self.scrub.deadline();
+                let all = [floor, self.no_space_until, checkpoint, compaction, scrub];
+                all.into_iter().flatten().min()
+            }
+            _ => None,
         }
     }
 
@@ -257,7 +310,7 @@ impl Log {
 const NO_CHECKPOINT: CheckpointRef = CheckpointRef {
     number: 0,
     start: GroupSeq(0),
-    segment: ironring_core::SegmentId(0),
+    segment: SegmentId(0),
     pos: 0,
     previous_crc: 0,
     previous_run: 0,

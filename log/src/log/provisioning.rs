@@ -24,30 +24,63 @@ impl Log {
     /// Takes the next prepared segment into use. User records leave the reserve alone, and of the
     /// reserve the last segment is left to compaction, without which nothing is ever freed.
     pub(super) fn take_segment(&mut self, claim: Claim) -> Result<SlotId, AppendError> {
-        let empty = self.segments.count(SlotState::Free) + self.segments.count(SlotState::Prepared);
+        let empty = self.segments.empty();
         let keep = match claim {
             Claim::User => self.config.reserve_segments,
             Claim::Reserve => 1,
+            Claim::Compaction => 0,
         };
+        if claim == Claim::User && self.garbage_blocks_users() {
+            self.counters.refused_overloaded += 1;
+            return Err(AppendError::Overloaded);
+        }
         if empty > keep
             && let Some(slot) = self.segments.next_prepared(self.superblock.settled())
         {
+            self.active_claim = self.claim_of(empty - 1);
             return Ok(slot);
         }
-        if empty <= keep && !self.may_grow() {
-            self.counters.refused_no_space += 1;
-            return Err(AppendError::NoSpace);
+        if empty <= keep {
+            return Err(self.refuse_for_space());
         }
         self.counters.refused_overloaded += 1;
         Err(AppendError::Overloaded)
     }
 
-    /// Whether one more segment file may be made.
-    fn may_grow(&self) -> bool {
-        let checkpoints = self.newest.bytes + self.older.bytes + self.newest.bytes.max(1);
+    /// Who may write to a segment that was taken when this many empty ones were left.
+    pub(super) fn claim_of(&self, left: u32) -> Claim {
+        match left {
+            0 => Claim::Compaction,
+            n if n < self.config.reserve_segments => Claim::Reserve,
+            _ => Claim::User,
+        }
+    }
+
+    /// Who may append at present: while space is short the active segment belongs to those it was
+    /// taken for.
+    pub(super) fn active_claim(&self) -> Claim {
+        let plenty = self.segments.empty() >= self.config.reserve_segments;
+        if plenty || self.growth_is_possible() { Claim::User } else { self.active_claim }
+    }
+
+    /// The error of an append that must wait for an empty segment.
+    pub(super) fn refuse_for_space(&mut self) -> AppendError {
+        if self.growth_is_possible() {
+            self.counters.refused_overloaded += 1;
+            AppendError::Overloaded
+        } else {
+            self.counters.refused_no_space += 1;
+            AppendError::NoSpace
+        }
+    }
+
+    /// Whether one more segment file may be made, as far as is known.
+    pub(super) fn growth_is_possible(&self) -> bool {
+        // Two checkpoints are kept while the next, which may be somewhat larger, is written.
+        let checkpoints = self.older.bytes + 2 * self.newest.bytes + self.newest.bytes / 4;
         let bytes = self.segments.file_bytes() + checkpoints + u64::from(self.config.segment_bytes);
         let below_limit = self.config.disk_bytes_max == 0 || bytes <= self.config.disk_bytes_max;
-        below_limit && self.no_space_until.is_none() && self.segments.has_vacancy()
+        below_limit && !self.disk_is_full && self.segments.has_vacancy()
     }
 
     /// Starts the next piece of work on segments, unless some is in flight.
@@ -59,11 +92,15 @@ impl Log {
         if self.no_space_until.is_some_and(|until| now.mono >= until) {
             self.no_space_until = None;
         }
+        if self.checkpoint.starved {
+            self.make_room_for_checkpoint(io);
+            return;
+        }
         // One header at a time may be ahead of the superblock: recovery refuses a header that is
         // further ahead, which only an old superblock explains.
         let settled = self.superblock.settled();
         if self.segments.count(SlotState::Prepared) < PREPARED_TARGET
-            && self.segments.settled(SlotState::Prepared, settled)
+            && self.segments.prepared_settled(settled)
             && let Some(slot) = self.segments.free_slot(settled)
         {
             let header = SegmentHeader {
@@ -80,11 +117,13 @@ impl Log {
             self.ops.push(io, Purpose::Provision, op);
             return;
         }
-        let empty = self.segments.count(SlotState::Free) + self.segments.count(SlotState::Prepared);
+        let empty = self.segments.empty();
         let target = self.config.reserve_segments + self.config.free_segments_target;
+        // A full disk is tried again from time to time.
+        let retry = self.disk_is_full && self.no_space_until.is_none();
         if empty < target
-            && self.may_grow()
-            && let Some(slot) = self.segments.vacant()
+            && (retry || self.growth_is_possible())
+            && let Some(slot) = self.segments.vacant(settled)
         {
             let (fill, op) = Fill::begin(slot, self.config.segment_bytes);
             self.provision = ProvisionWork::Fill(fill);
@@ -105,8 +144,8 @@ impl Log {
                 // The segment exists only now: a superblock that listed it before its header was
                 // durable would not open after a crash.
                 Ok(_) => {
-                    self.segments.assign(slot, SlotState::Prepared);
-                    self.segments.slot_mut(slot).settles = self.superblock.request();
+                    let version = self.superblock.request();
+                    self.segments.assign(slot, version);
                     self.counters.segments_prepared += 1;
                 }
                 Err(error) => self.fail(LogFailure::Io { op, error }),
@@ -134,6 +173,7 @@ impl Log {
             Err(IoError::NoSpace | IoError::ShortWrite { .. }) => {
                 self.counters.no_space += 1;
                 self.no_space_until = Some(now.mono + NO_SPACE_RETRY);
+                self.disk_is_full = true;
                 if op.name != "create" {
                     self.remove_file(file_of(fill.slot), io);
                 }
@@ -151,10 +191,32 @@ impl Log {
             return;
         }
         let settles = self.superblock.request();
-        let slot = self.segments.slot_mut(fill.slot);
-        slot.state = SlotState::Free;
-        slot.settles = settles;
+        self.segments.set_state(fill.slot, SlotState::Free);
+        self.segments.slot_mut(fill.slot).settles = settles;
         self.counters.segments_filled += 1;
+        self.disk_is_full = false;
+    }
+
+    /// A checkpoint found no space, and without checkpoints compaction frees nothing: an empty
+    /// segment's file gives way. The last prepared segment stays, for compaction.
+    fn make_room_for_checkpoint(&mut self, io: &mut IoQueue) {
+        if let Some(slot) = self.giving_way {
+            if self.segments.slot(slot).settles <= self.superblock.settled() {
+                self.giving_way = None;
+                self.checkpoint.starved = false;
+                self.remove_file(file_of(slot), io);
+            }
+            return;
+        }
+        let settled = self.superblock.settled();
+        let slot = self.segments.free_slot(settled).or_else(|| self.segments.last_prepared());
+        if let Some(slot) = slot {
+            let version = self.superblock.request();
+            self.segments.release(slot, SlotState::Absent, version);
+            self.giving_way = Some(slot);
+        } else {
+            self.checkpoint.starved = false;
+        }
     }
 
     fn remove_file(&mut self, file: FileName, io: &mut IoQueue) {

@@ -8,6 +8,7 @@ use crate::format::align_up;
 use crate::format::record::{self, RECORD_HEADER_BYTES};
 use crate::ops::Purpose;
 use crate::segments::file_of;
+use crate::status::DamageFinder;
 use crate::{Location, LogSink, LogStatus, ReadError, ReadId, Record};
 
 impl Log {
@@ -93,9 +94,9 @@ impl Log {
         let offset = (at.pos % self.config.block_bytes) as usize;
         let bytes = &buf[offset..offset + at.len as usize];
         let result = verify(bytes, at);
-        if result.is_err() {
+        if let Err(ReadError::Corrupt { detail, .. }) = &result {
             self.counters.reads_corrupt += 1;
-            self.counters.damage += 1;
+            self.report_damage(DamageFinder::Read, slot, at.pos, detail.clone());
         }
         sink.read_done(read, at, result);
     }

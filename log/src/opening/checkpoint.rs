@@ -183,7 +183,7 @@ impl Restoring {
             self.bytes += chunk.len() as u64;
             self.frames.feed(&chunk);
             loop {
-                match self.frames.next().map_err(Trouble::Frames)? {
+                match self.frames.next_frame().map_err(Trouble::Frames)? {
                     Frame::End => return Ok(Used::End),
                     Frame::NeedMore => break,
                     Frame::Piece(piece) => {

@@ -117,7 +117,8 @@ impl Formatting {
                 segment: FIRST_SEGMENT,
                 generation: 1,
                 state: SlotState::Active,
-                first_group: GroupSeq(0),
+                used: 0,
+                first_group: GroupSeq(1),
             }],
         }
     }

@@ -23,7 +23,7 @@ use ironring_core::io::{BufAlloc, FileName, IoError, IoOk, IoOp, IoQueue};
 
 use crate::config::LogConfig;
 use crate::format::superblock::{
-    COPIES, COPY_EXTENT_BYTES, SlotState, Superblock, SuperblockError,
+    COPIES, COPY_EXTENT_BYTES, CheckpointRef, SlotState, Superblock, SuperblockError,
 };
 use crate::format::{FORMAT_VERSION, IdentitySeed};
 use crate::ops::{Ops, Purpose};
@@ -78,6 +78,10 @@ pub(crate) struct Opened {
     pub next: GroupSeq,
     pub last_crc: u32,
     pub last_run: u32,
+    /// Where replay began.
+    pub start: CheckpointRef,
+    /// Bytes of groups that were replayed.
+    pub replayed_bytes: u64,
     /// First group and end of the segments that were replayed.
     pub used: Vec<(ironring_core::SlotId, GroupSeq, u32)>,
     /// Checkpoint files that are in the directory and not in the superblock.
@@ -116,6 +120,8 @@ pub(crate) struct Opening {
     outstanding: usize,
     listing: Vec<(FileName, u64)>,
     superblock: Option<Box<Superblock>>,
+    start: Option<CheckpointRef>,
+    replayed_bytes: u64,
     highest: u64,
     report: RecoveryReport,
 }
@@ -138,6 +144,8 @@ impl Opening {
             outstanding: 1,
             listing: Vec::new(),
             superblock: None,
+            start: None,
+            replayed_bytes: 0,
             highest: 0,
             report: RecoveryReport::default(),
         }
@@ -358,6 +366,8 @@ impl Opening {
             next: superblock.newest.start,
             last_crc: 0,
             last_run: 0,
+            start: superblock.newest,
+            replayed_bytes: 0,
             used: Vec::new(),
             stray_checkpoints: Vec::new(),
             report: std::mem::take(&mut self.report),
@@ -407,6 +417,7 @@ impl Opening {
             self.stage = Stage::Checkpoint(restoring);
             return Ok(None);
         };
+        self.start = Some(used);
         self.report.checkpoint = used.number;
         self.report.checkpoints_bad = restoring.bad();
         self.report.checkpoint_bytes = used.bytes;
@@ -473,6 +484,7 @@ impl Opening {
             return Ok(None);
         };
         self.report.bytes_scanned = replay.bytes;
+        self.replayed_bytes = replay.group_bytes;
         self.report.groups = replay.groups;
         self.report.records = replay.records;
         match judge(end.missing, &end.found, self.table().durable, end.later) {
@@ -507,6 +519,8 @@ impl Opening {
             next: ended.missing,
             last_crc: ended.last_crc,
             last_run: ended.last_run,
+            start: self.start.expect("replay began at a checkpoint"),
+            replayed_bytes: self.replayed_bytes,
             used: ended.used,
             stray_checkpoints: self.listing.iter().filter_map(stray).collect(),
             report: std::mem::take(&mut self.report),

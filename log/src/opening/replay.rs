@@ -73,7 +73,10 @@ pub(crate) struct Replay {
     used: Vec<(SlotId, GroupSeq, u32)>,
     pub groups: u64,
     pub records: u64,
+    /// Bytes read.
     pub bytes: u64,
+    /// Bytes of groups with records that were replayed.
+    pub group_bytes: u64,
 }
 
 /// What the replay wants after a step.
@@ -119,6 +122,7 @@ impl Replay {
             groups: 0,
             records: 0,
             bytes: 0,
+            group_bytes: 0,
         }
     }
 
@@ -157,10 +161,10 @@ impl Replay {
             if need_more && !self.reader.exhausted() {
                 return Next::Wait;
             }
-            if need_more || self.pos >= self.stop {
-                if let Some(ended) = self.next_segment() {
-                    return Next::Ended(Box::new(ended));
-                }
+            if (need_more || self.pos >= self.stop)
+                && let Some(ended) = self.next_segment()
+            {
+                return Next::Ended(Box::new(ended));
             }
         }
     }
@@ -319,6 +323,9 @@ impl Replay {
         }
         self.groups += 1;
         self.records += u64::from(records);
+        if records > 0 {
+            self.group_bytes += u64::from(padded);
+        }
         self.next = header.sequence.next();
         (self.last_crc, self.last_run) = (crc, header.run);
         self.found = Found::SegmentEnd;

@@ -15,8 +15,8 @@
 //! | | found | answer |
 //! |---|---|---|
 //! | A | two or more copies agree byte for byte; nothing newer | use it (the highest such) |
-//! | B | as A, and one of copies 0, 1 alone is newer | use it: the newer one was in its first round, nothing relied on it |
-//! | C | as A, and copy 2 or 3 alone is newer, or 0 and 1 are newer and differ | refuse: the first round was complete and is gone |
+//! | B | as A, and copies 0 or 1 are newer, both only with different sequences | use it: the newer ones were in a first round (after two crashes in two of them), nothing relied on them |
+//! | C | as A, and copy 2 or 3 alone is newer, or 0 and 1 are newer and differ in one sequence | refuse: the first round was complete and is gone |
 //! | D | no two agree, a copy cannot be read | refuse: a device error is not an absence |
 //! | E | no two agree, a copy is of a newer format | refuse: upgrade |
 //! | F | no two agree; 2 and 3 blank; 0 and 1 each blank, damaged or version 1 | the log was never made: nothing was acknowledged |
@@ -76,8 +76,13 @@ pub(crate) fn choose(copies: &[Copy; COPIES]) -> Choice {
         Copy::Bad(SuperblockError::Newer(version)) => Some(*version),
         _ => None,
     });
+    let sequences_differ = match (good(0), good(1)) {
+        (Some((a, _)), Some((b, _))) => a.sequence != b.sequence,
+        _ => false,
+    };
     match (newer.as_slice(), newer_format) {
         ([] | [0] | [1], _) => {}
+        ([0, 1], None) if sequences_differ => {}
         (_, Some(version)) => return Choice::Newer(version),
         _ => {
             return Choice::Refuse(format!(

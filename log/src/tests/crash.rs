@@ -67,7 +67,7 @@ fn crash_and_recover(config: &LogConfig, seed: u64, lives: u64) {
         assert!(replayed.len() >= known.len() + durable.len(), "a durable record is gone");
         assert_eq!(replayed[..], all[..replayed.len()], "not a prefix of what was appended");
         known = replayed;
-        disk = if rng.chance(1, 2) { run.stop() } else { run.crash() };
+        disk = run.crash();
     }
 }
 
