@@ -336,8 +336,11 @@ impl Keys {
         };
         let durable = explanations.iter().all(|(_, durable)| *durable);
         let only_old = explanations.iter().all(|(version, _)| *version <= floor);
-        let lost =
-            if only_old && !floor_is_put { self.above(ledger, key, floor) } else { Vec::new() };
+        let lost = if only_old && !floor_is_put && !open_explains {
+            self.above(ledger, key, floor)
+        } else {
+            Vec::new()
+        };
         self.drop_lost(ledger, &lost)?;
         let model = self.keys.get_mut(key).expect("looked up above");
         model.floor = model.floor.max(least);

@@ -196,6 +196,40 @@ fn async_writes_may_be_lost_and_then_stay_lost() {
 }
 
 #[test]
+fn a_missing_key_says_nothing_about_older_writes_when_an_open_removal_explains_it() {
+    let mut h = History::new();
+    let op = h.write(Durability::Async, PUT, Condition::None);
+    h.ask(op, Outcome::Receipt(receipt_at(Durability::Async, 5))).expect("acked");
+    let other = h.intent(Durability::Async);
+    let key: Key = b"other".as_slice().into();
+    let ops = vec![KeyOp { key: key.clone(), change: PUT, condition: Condition::None }];
+    let ack = Outcome::Receipt(receipt_at(Durability::Async, 6));
+    h.ask(Op::Write { intent: other, ops, batch: false }, ack).expect("acked");
+    let op = h.write(Durability::Async, Change::Delete, Condition::None);
+    let open = h.send(&op);
+    h.power_loss(&[open]);
+    assert_eq!(h.get(NOT_FOUND), Ok(()), "the removal was applied, so all before it was");
+    assert_eq!(h.ask(Op::Get { key }, value(other.id, 6)), Ok(()));
+}
+
+#[test]
+fn an_offset_lost_in_one_crash_may_be_taken_by_a_write_of_the_next_life() {
+    let mut h = History::new();
+    let op = h.write(Durability::Async, PUT, Condition::None);
+    h.ask(op, Outcome::Receipt(receipt_at(Durability::Async, 5))).expect("acked");
+    h.power_loss(&[]);
+    let op = h.put();
+    let id = id_of(&op);
+    let open = h.send(&op);
+    let other = h.intent(Durability::Local);
+    let ops =
+        vec![KeyOp { key: b"other".as_slice().into(), change: PUT, condition: Condition::None }];
+    h.ask(Op::Write { intent: other, ops, batch: false }, receipt(6)).expect("acked");
+    h.power_loss(&[open]);
+    assert_eq!(h.get(value(id, 5)), Ok(()));
+}
+
+#[test]
 fn what_precedes_a_durable_record_of_the_partition_survives_too() {
     let mut h = History::new();
     let op = h.write(Durability::Async, PUT, Condition::None);
