@@ -64,22 +64,27 @@ pub struct Profile {
 impl Profile {
     /// The settings of one seed: every seed has its own sizes and rates.
     #[must_use]
-    pub fn draw(trouble: Trouble, mix: Mix, disk_bytes: u64, rng: &mut Prng) -> Profile {
+    pub fn draw(trouble: Trouble, mut mix: Mix, disk_bytes: u64, rng: &mut Prng) -> Profile {
+        // A third of the runs overwrite large values: segments fill, and compaction has work.
+        let bulky = rng.chance(1, 3);
+        if bulky {
+            mix.put_large *= 8;
+        }
         let load = Load {
             clients: 1 + rng.below(6) as u32,
             depth: 1 + rng.below(12) as u32,
-            keys: 1 << (2 + rng.below(6)),
+            keys: 1 << (2 + rng.below(if bulky { 4 } else { 6 })),
             topics: u32::from(mix.append > 0) * (1 + rng.below(2) as u32),
             mix,
             async_percent: [0, 0, 10, 50][rng.below(4) as usize],
-            large_bytes_max: 8 << rng.below(14),
+            large_bytes_max: if bulky { 64 << 10 } else { 8 << rng.below(14) },
             chunked_bytes_max: 1 << 20,
         };
         let crashes_max = if trouble == Trouble::Calm { 0 } else { 1 + rng.below(4) as u32 };
         Profile {
             trouble,
             load,
-            requests: 30 << rng.below(5),
+            requests: 30 << rng.below(if bulky { 7 } else { 5 }),
             crashes_max,
             power_loss_percent: 60,
             disk_bytes,

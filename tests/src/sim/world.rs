@@ -38,6 +38,8 @@ const SPINS_MAX: u32 = 200;
 /// Most events of one run.
 const STEPS_MAX: u64 = 20_000_000;
 
+const NO_WAKE: (u64, u64) = (u64::MAX, 0);
+
 type Message<N> = <<N as Node>::Subject as Subject>::Message;
 
 /// How a run ended.
@@ -85,7 +87,8 @@ enum Happening<M> {
         to: u16,
         message: M,
     },
-    Wake(usize),
+    /// A client looks for something to do. Only the wake it waits for counts.
+    Wake(usize, u64),
     /// The process ends after a failure it noticed itself.
     Exit,
     Decay,
@@ -134,6 +137,10 @@ pub struct World<N: Node> {
     queue: BTreeMap<(u64, u64), Happening<Message<N>>>,
     slots: Vec<Slot<N::Subject>>,
     clients: Vec<Client>,
+    /// When each client wakes next, and the number of that wake.
+    wakes: Vec<(u64, u64)>,
+    /// Refused clients wait until then.
+    quiet_until: Vec<u64>,
     workload: Workload,
     oracle: Oracle,
     trace: Trace,
@@ -205,6 +212,8 @@ impl<N: Node> World<N> {
             queue: BTreeMap::new(),
             slots,
             clients: Vec::new(),
+            wakes: vec![NO_WAKE; profile.load.clients as usize],
+            quiet_until: vec![0; profile.load.clients as usize],
             workload,
             oracle,
             trace: Trace::new(print),
@@ -362,7 +371,11 @@ impl<N: Node> World<N> {
                     .note(self.now, &[2, u64::from(to)], || format!("shard {to} <- {message:?}"));
                 self.handle(usize::from(to), Event::Message(message))
             }
-            Happening::Wake(client) => self.wake(client),
+            Happening::Wake(client, number) if self.wakes[client].1 == number => {
+                self.wakes[client] = NO_WAKE;
+                self.wake(client)
+            }
+            Happening::Wake(..) => Ok(()),
             Happening::Exit => {
                 self.coverage.add("life ended by a failure it noticed", 1);
                 self.crash_now = true;
@@ -497,14 +510,23 @@ impl<N: Node> World<N> {
         }
     }
 
+    /// Wakes a client at `time`, or earlier if it is to wake earlier anyway.
+    fn wake_at(&mut self, index: usize, time: u64) {
+        let time = time.max(self.quiet_until[index]);
+        if time < self.wakes[index].0 {
+            let number = self.next_happening + 1;
+            self.wakes[index] = (time, number);
+            self.at(time, Happening::Wake(index, number));
+        }
+    }
+
     fn wake(&mut self, index: usize) -> Result<(), String> {
         if !self.up {
             return Ok(());
         }
         let serving = self.slots.iter().all(|s| self.phase_is(s, &Phase::Serving));
         if self.stage != Stage::Load && !serving {
-            let again = self.now + 5_000_000;
-            self.at(again, Happening::Wake(index));
+            self.wake_at(index, self.now + 5_000_000);
             return Ok(());
         }
         let depth = self.profile.load.depth as usize;
@@ -516,7 +538,7 @@ impl<N: Node> World<N> {
             // Mostly bursts; sometimes one at a time.
             if self.rng.chance(1, 4) {
                 let again = self.now + self.workload.think_ns();
-                self.at(again, Happening::Wake(index));
+                self.wake_at(index, again);
                 break;
             }
         }
@@ -577,7 +599,7 @@ impl<N: Node> World<N> {
         let at = self.conn_in.get(&old).copied().unwrap_or(self.now);
         self.at(at, Happening::Closed { shard, conn: old });
         let again = self.now + self.workload.think_ns();
-        self.at(again, Happening::Wake(index));
+        self.wake_at(index, again);
     }
 
     fn answer(
@@ -611,7 +633,9 @@ impl<N: Node> World<N> {
             Reaction::Done if early => {
                 // Too early to count as load; a patient client tries something else later.
                 self.requests_left += u32::from(self.stage == Stage::Load);
-                5_000_000 + self.rng.below(20_000_000)
+                let pause = 5_000_000 + self.rng.below(20_000_000);
+                self.quiet_until[index] = self.now + pause;
+                pause
             }
             Reaction::Done => self.workload.think_ns(),
             Reaction::Retry => 1_000_000 + self.rng.below(30_000_000),
@@ -620,8 +644,7 @@ impl<N: Node> World<N> {
                 self.workload.think_ns()
             }
         };
-        let again = self.now + pause;
-        self.at(again, Happening::Wake(index));
+        self.wake_at(index, self.now + pause);
         self.move_on()
     }
 

@@ -3,7 +3,7 @@
 
 use ironring_core::PartitionId;
 
-use super::{Happening, Stage, World};
+use super::{Stage, World};
 use crate::sim::op::{Op, Outcome};
 use crate::sim::subject::{Event, Node};
 
@@ -36,7 +36,7 @@ impl<N: Node> World<N> {
 
     fn wake_all(&mut self) {
         for index in 0..self.clients.len() {
-            self.at(self.now, Happening::Wake(index));
+            self.wake_at(index, self.now);
         }
     }
 
@@ -62,7 +62,7 @@ impl<N: Node> World<N> {
             ops.push(Op::Get { key: b"nobody".as_slice().into() });
         }
         self.audit = ops.into();
-        self.at(self.now, Happening::Wake(0));
+        self.wake_at(0, self.now);
     }
 
     /// An answer of the audit: goes on where a page ended.

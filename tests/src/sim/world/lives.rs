@@ -45,8 +45,10 @@ impl<N: Node> World<N> {
             }
         }
         for index in 0..self.clients.len() {
+            self.quiet_until[index] = 0;
+            self.wakes[index] = super::NO_WAKE;
             let at = self.now + self.rng.below(30_000_000);
-            self.at(at, Happening::Wake(index));
+            self.wake_at(index, at);
         }
         Ok(())
     }
