@@ -11,7 +11,9 @@
 //!   (formatting and recovery), `staging` (group commit), `segments` (the slot table),
 //!   `superblock_writer`, `provision` (zero-filling and preparing segments).
 
+mod allocation;
 mod api;
+pub mod cache;
 mod config;
 pub mod format;
 pub mod index;
@@ -31,7 +33,7 @@ mod tests;
 
 pub use api::*;
 pub use config::{CompactionConfig, ConfigError, LogConfig, ScrubConfig};
-pub use log::Log;
+pub use log::{Log, Usage};
 pub use status::{
     Damage, DamageFinder, LogCounters, LogFailure, LogStatus, OpenProgress, OpenStep,
     RecoveryReport, SegmentCounts, TailState,

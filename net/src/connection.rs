@@ -29,15 +29,14 @@ use crate::VERSIONS;
 use crate::codec::decode_request;
 use crate::error::{FrameError, RequestError};
 use crate::frame::{HELLO_BODY_BYTES_MAX, Header, Opcode};
+use crate::input::Input;
 use crate::message::{Request, Response, Welcome};
 
-mod input;
 mod output;
 #[cfg(test)]
 mod tests;
 
-use input::Input;
-pub use input::RECEIVE_BYTES_MAX;
+pub use crate::input::RECEIVE_BYTES_MAX;
 pub use output::Output;
 
 /// Who the server is; what `Welcome` says.

@@ -3,9 +3,11 @@
 //! - [`message`]: requests and responses as types; [`list`]: their lists, kept encoded.
 //! - [`frame`]: the envelope every message travels in; [`codec`]: messages to bytes and back. No I/O.
 //! - [`connection`]: one server-side connection: bytes in, requests out, responses in, bytes out.
+//! - [`client`]: the client library: blocking, and asynchronous with the `monoio` feature.
 //!
 //! `docs/protocol.md` describes the same for people who write a client in another language.
 
+pub mod client;
 pub mod codec;
 pub mod connection;
 pub mod error;
@@ -13,6 +15,7 @@ pub mod frame;
 pub mod list;
 pub mod message;
 
+mod input;
 mod wire;
 
 pub use codec::{decode_request, decode_response, encode_request, encode_response};

@@ -2,4 +2,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod diskprobe;
+pub mod doctor;
+pub mod driver;
+pub mod http;
 pub mod metrics;
+pub mod shard;

@@ -233,3 +233,43 @@ fn nothing_is_coloured_outside_of_a_terminal() {
     let output = ironring(&["explain"]);
     assert!(!stdout(&output).contains('\u{1b}'));
 }
+
+#[test]
+fn the_doctor_judges_by_exit_status_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().to_str().expect("the path is UTF-8");
+    let output = ironring(&["doctor", "--data-dir", data, "-o", "json"]);
+    let diagnosis = json(&output.stdout);
+    // What the machine under the test is like is not known; that both say the same is.
+    let fatal = diagnosis["severity"] == "fatal";
+    expect_exit(&output, if fatal { 11 } else { 0 });
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 0);
+
+    // A proc directory takes no files, from nobody.
+    let output = ironring(&["doctor", "--data-dir", "/proc/self/fdinfo", "-o", "jsonl"]);
+    expect_exit(&output, 11);
+    let rows: Vec<Value> = stdout(&output).lines().map(|line| json(line.as_bytes())).collect();
+    let row = rows.iter().find(|row| row["id"] == "data-dir").expect("it is checked");
+    assert_eq!(row["severity"], "fatal");
+    assert!(row["fix"].as_str().is_some_and(|fix| !fix.is_empty()));
+}
+
+#[test]
+fn a_disk_is_measured_into_the_data_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("new");
+    let data = data.to_str().expect("the path is UTF-8");
+    let output = ironring(&["diskprobe", "--seconds", "1", "--data-dir", data, "-o", "json"]);
+    if output.status.code() == Some(1) {
+        // A temporary directory on a file system without direct I/O: the failure is said, and
+        // nothing is kept.
+        assert_eq!(json(&output.stderr)["code"], "io_failed");
+        return;
+    }
+    expect_exit(&output, 0);
+    let measured = json(&output.stdout);
+    assert_eq!(measured["durable"].as_array().map(Vec::len), Some(3));
+    assert_eq!(measured["budget"]["measured"], true);
+    assert_eq!(stderr(&output), "", "no progress outside of a terminal");
+    expect_exit(&ironring(&["diskprobe", "--quick", "--seconds", "1", "--data-dir", data]), 2);
+}

@@ -17,7 +17,7 @@
 
 use ironring_core::{Offset, SegmentId, WallTime};
 
-use crate::api::Location;
+use crate::Location;
 
 /// What the index holds for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

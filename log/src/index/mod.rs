@@ -22,9 +22,9 @@ use ironring_core::limits::KEY_BYTES_MAX;
 
 pub use entry::Entry;
 use entry::{Packed, packed_bytes, unpack};
-use page::{Ledger, Page};
+use page::Ledger;
 pub use range::Range;
-use tree::{Node, find};
+use tree::{Leaf, Node};
 
 /// The ordered in-memory index of one partition's keys.
 #[derive(Debug)]
@@ -44,15 +44,13 @@ impl KeyIndex {
     /// An index without keys, which has nothing on the heap.
     #[must_use]
     pub fn new() -> KeyIndex {
-        KeyIndex { root: Node::Leaf(Page::default()), len: 0, ledger: Ledger::default() }
+        KeyIndex { root: Node::Leaf(Leaf::default()), len: 0, ledger: Ledger::default() }
     }
 
     /// What the index holds for `key`. O(log n).
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Entry> {
-        let leaf = self.root.leaf_for(key);
-        let (index, found) = find(leaf, key);
-        found.then(|| unpack(leaf.cell(index)))
+        self.root.leaf_for(key).lookup(key).map(unpack)
     }
 
     /// Sets what the index holds for `key` and returns what it replaced. O(log n).
@@ -72,7 +70,7 @@ impl KeyIndex {
     /// Changes the entry of `key` in place; false when there is none. O(log n).
     pub fn update(&mut self, key: &[u8], change: impl FnOnce(&mut Entry)) -> bool {
         let leaf = self.root.leaf_for_mut(key);
-        let (index, found) = find(leaf, key);
+        let (index, found) = leaf.find(key);
         if !found {
             return false;
         }

@@ -1,8 +1,7 @@
 //! Ordered iteration over an index.
 
 use super::entry::Entry;
-use super::page::Page;
-use super::tree::{Inner, Node, cell_key, find, read_cell};
+use super::tree::{Inner, Leaf, Node, read_cell};
 
 /// Keys and entries in byte order of the keys. Made by [`super::KeyIndex::range_after`] and
 /// [`super::KeyIndex::range_from`]; a step costs O(1) on average.
@@ -10,7 +9,7 @@ use super::tree::{Inner, Node, cell_key, find, read_cell};
 pub struct Range<'a> {
     /// The inner nodes above the leaf, from the root down, and which child comes next.
     above: Vec<(&'a Inner, usize)>,
-    leaf: &'a Page,
+    leaf: &'a Leaf,
     next: usize,
 }
 
@@ -27,7 +26,7 @@ impl<'a> Range<'a> {
                     node = &inner.children[child];
                 }
                 Node::Leaf(leaf) => {
-                    let (index, found) = find(leaf, from);
+                    let (index, found) = leaf.find(from);
                     let next = index + usize::from(found && exclusive);
                     return Range { above, leaf, next };
                 }
@@ -69,9 +68,7 @@ impl<'a> Iterator for Range<'a> {
                 return None;
             }
         }
-        let cell = self.leaf.cell(self.next);
-        debug_assert!(self.next == 0 || cell_key(self.leaf.cell(self.next - 1)) < cell_key(cell));
         self.next += 1;
-        Some(read_cell(cell))
+        Some(read_cell(self.leaf.cell(self.next - 1)))
     }
 }

@@ -6,9 +6,9 @@ use ironring_core::prng::Prng;
 use ironring_core::{Offset, SegmentId, WallTime};
 use proptest::prelude::*;
 
-use super::page::block_bytes;
-use super::tree::{Inner, cell_key};
+use super::tree::Inner;
 use super::*;
+use crate::allocation::block_bytes;
 use crate::api::Location;
 
 fn entry(seed: u64) -> Entry {
@@ -50,10 +50,10 @@ fn check(index: &KeyIndex) {
                 *bytes += block_bytes(leaf.buffer_bytes());
                 *keys += leaf.len();
                 for i in 0..leaf.len() {
-                    let key = cell_key(leaf.cell(i));
+                    let key = leaf.key(i);
                     assert!(low.is_none_or(|low| low <= key));
                     assert!(high.is_none_or(|high| key < high));
-                    assert!(i == 0 || cell_key(leaf.cell(i - 1)) < key);
+                    assert!(i == 0 || leaf.key(i - 1) < key);
                 }
             }
             Node::Inner(inner) => {

@@ -8,7 +8,7 @@
 use ironring_core::limits::KEY_BYTES_MAX;
 
 use super::entry::{Entry, PACKED_BYTES_MAX, Packed, packed_bytes, unpack};
-use super::page::{Ledger, Page};
+use super::page::{CellKey, Ledger, Page, SLOT_BYTES, shared_bytes};
 
 /// A leaf with more bytes of cells and slots than this is split. With the allocator's header a
 /// full leaf is one 4 KiB block.
@@ -25,24 +25,47 @@ const CHILD_BYTES: usize = size_of::<Node>();
 /// Children are made room for in steps of this many.
 const CHILDREN_STEP: usize = 8;
 
-const CELL_BYTES_MAX: usize = KEY_BYTES_MAX + PACKED_BYTES_MAX + 2;
+const CELL_BYTES_MAX: usize = KEY_BYTES_MAX + PACKED_BYTES_MAX + SLOT_BYTES;
 // A leaf that overflows by one cell still splits into two that fit: the left one takes at most
 // 7/8 of a leaf, the right one what is left of the sum, less one cell that did not fit left.
 const _: () = assert!(LEAF_BYTES_MAX / 8 + 2 * CELL_BYTES_MAX <= LEAF_BYTES_MAX);
 const _: () = assert!(LEAF_BYTES_MAX.div_ceil(2) + CELL_BYTES_MAX * 3 / 2 <= LEAF_BYTES_MAX);
 const _: () = assert!(LEAF_BYTES_MAX + CELL_BYTES_MAX <= u16::MAX as usize);
 
+/// The cells of a leaf: a packed entry, then the key.
+#[derive(Debug)]
+pub(super) struct KeyedEntry;
+
+impl CellKey for KeyedEntry {
+    fn key(cell: &[u8]) -> &[u8] {
+        &cell[packed_bytes(cell[0])..]
+    }
+}
+
+/// The cells of an inner node: nothing but a separator.
+#[derive(Debug)]
+pub(super) struct Separator;
+
+impl CellKey for Separator {
+    fn key(cell: &[u8]) -> &[u8] {
+        cell
+    }
+}
+
+/// A leaf: keys and what is held for them.
+pub(super) type Leaf = Page<KeyedEntry>;
+
 /// A subtree.
 #[derive(Debug)]
 pub(super) enum Node {
-    Leaf(Page),
+    Leaf(Leaf),
     Inner(Box<Inner>),
 }
 
 /// Separators and the children between them.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
-    pub(super) separators: Page,
+    pub(super) separators: Page<Separator>,
     pub(super) children: Vec<Node>,
 }
 
@@ -52,20 +75,9 @@ pub(super) struct Split {
     right: Node,
 }
 
-/// The key in a leaf's cell.
-pub(super) fn cell_key(cell: &[u8]) -> &[u8] {
-    &cell[packed_bytes(cell[0])..]
-}
-
 /// Key and entry in a leaf's cell.
 pub(super) fn read_cell(cell: &[u8]) -> (&[u8], Entry) {
-    (cell_key(cell), unpack(cell))
-}
-
-/// The first cell of a leaf whose key is not less than `key`, and whether it is the key itself.
-pub(super) fn find(leaf: &Page, key: &[u8]) -> (usize, bool) {
-    let index = leaf.partition_point(|cell| cell_key(cell) < key);
-    (index, index < leaf.len() && cell_key(leaf.cell(index)) == key)
+    (KeyedEntry::key(cell), unpack(cell))
 }
 
 /// Where to cut a node that grew too large at `index` of `len`: a run of ascending (descending)
@@ -82,7 +94,7 @@ fn left_bytes(index: usize, len: usize, content: usize, max: usize) -> usize {
 
 impl Node {
     /// The leaf that holds `key` if any does.
-    pub(super) fn leaf_for(&self, key: &[u8]) -> &Page {
+    pub(super) fn leaf_for(&self, key: &[u8]) -> &Leaf {
         let mut node = self;
         loop {
             match node {
@@ -93,7 +105,7 @@ impl Node {
     }
 
     /// The same, to change a cell in place.
-    pub(super) fn leaf_for_mut(&mut self, key: &[u8]) -> &mut Page {
+    pub(super) fn leaf_for_mut(&mut self, key: &[u8]) -> &mut Leaf {
         let mut node = self;
         loop {
             match node {
@@ -127,9 +139,9 @@ impl Node {
     pub(super) fn grow(&mut self, split: Split, ledger: &mut Ledger) {
         let mut inner = Box::<Inner>::default();
         ledger.allocated(size_of::<Inner>());
-        inner.separators.insert(0, [&split.separator, &[]], ledger);
+        inner.separators.insert(0, &[], &split.separator, ledger);
         inner.reserve_child(ledger);
-        inner.children.push(std::mem::replace(self, Node::Leaf(Page::default())));
+        inner.children.push(std::mem::replace(self, Node::Leaf(Leaf::default())));
         inner.children.push(split.right);
         *self = Node::Inner(inner);
     }
@@ -138,7 +150,7 @@ impl Node {
     pub(super) fn remove(&mut self, key: &[u8], ledger: &mut Ledger) -> Option<Entry> {
         match self {
             Node::Leaf(leaf) => {
-                let (index, found) = find(leaf, key);
+                let (index, found) = leaf.find(key);
                 found.then(|| {
                     let old = unpack(leaf.cell(index));
                     leaf.remove(index, ledger);
@@ -161,7 +173,7 @@ impl Node {
         while let Node::Inner(inner) = self
             && inner.children.len() <= 1
         {
-            let only = inner.children.pop().unwrap_or(Node::Leaf(Page::default()));
+            let only = inner.children.pop().unwrap_or(Node::Leaf(Leaf::default()));
             let Node::Inner(old) = std::mem::replace(self, only) else { return };
             old.discard(ledger);
         }
@@ -193,7 +205,7 @@ impl Node {
         match (self, right) {
             (Node::Leaf(left), Node::Leaf(right)) => left.append(right, ledger),
             (Node::Inner(left), Node::Inner(mut right)) => {
-                left.separators.insert(left.separators.len(), [separator, &[]], ledger);
+                left.separators.insert(left.separators.len(), &[], separator, ledger);
                 left.separators.append(std::mem::take(&mut right.separators), ledger);
                 let mut moved = std::mem::take(&mut right.children);
                 ledger.freed(moved.capacity() * CHILD_BYTES);
@@ -207,12 +219,12 @@ impl Node {
 }
 
 fn insert_into_leaf(
-    leaf: &mut Page,
+    leaf: &mut Leaf,
     key: &[u8],
     packed: &Packed,
     ledger: &mut Ledger,
 ) -> (Option<Entry>, Option<Split>) {
-    let (index, found) = find(leaf, key);
+    let (index, found) = leaf.find(key);
     let mut old = None;
     if found {
         let cell = leaf.cell_mut(index);
@@ -223,27 +235,26 @@ fn insert_into_leaf(
         }
         leaf.remove(index, ledger);
     }
-    leaf.insert(index, [packed.as_bytes(), key], ledger);
+    leaf.insert(index, packed.as_bytes(), key, ledger);
     let content = leaf.content_bytes();
     if content <= LEAF_BYTES_MAX {
         return (old, None);
     }
     let cut = leaf.cells_within(left_bytes(index, leaf.len(), content, LEAF_BYTES_MAX), 0);
     let right = leaf.split_off(cut, ledger);
-    let separator = shortest_separator(cell_key(leaf.cell(cut - 1)), cell_key(right.cell(0)));
-    let separator = separator.to_vec();
+    let separator = shortest_separator(leaf.key(cut - 1), right.key(0)).to_vec();
     (old, Some(Split { separator, right: Node::Leaf(right) }))
 }
 
 /// The shortest prefix of `right` that is greater than `left`.
 fn shortest_separator<'a>(left: &[u8], right: &'a [u8]) -> &'a [u8] {
-    let shared = left.iter().zip(right).take_while(|(l, r)| l == r).count();
-    &right[..shared + 1]
+    &right[..shared_bytes(left, right) + 1]
 }
 
 impl Inner {
     pub(super) fn child_for(&self, key: &[u8]) -> usize {
-        self.separators.partition_point(|separator| separator <= key)
+        let (index, found) = self.separators.find(key);
+        index + usize::from(found)
     }
 
     fn weight(&self) -> usize {
@@ -252,7 +263,7 @@ impl Inner {
 
     /// Takes in the right half of child `child`; splits when that is one too many.
     fn adopt(&mut self, child: usize, split: Split, ledger: &mut Ledger) -> Option<Split> {
-        self.separators.insert(child, [&split.separator, &[]], ledger);
+        self.separators.insert(child, &[], &split.separator, ledger);
         self.reserve_child(ledger);
         self.children.insert(child + 1, split.right);
         if self.weight() <= INNER_BYTES_MAX {

@@ -70,7 +70,7 @@ impl Log {
 
     /// Where a group that begins with `body` bytes of records goes: behind the last one, or at the
     /// beginning of the next segment.
-    fn place_for(&mut self, body: usize, claim: Claim) -> Result<Place, AppendError> {
+    pub(super) fn place_for(&mut self, body: usize, claim: Claim) -> Result<Place, AppendError> {
         let end = self.staging.end();
         if self.staging.fits(end, body) {
             return Ok(end);

@@ -6,7 +6,10 @@ mod compaction;
 mod life;
 mod provisioning;
 mod reads;
+mod room;
 mod scrub;
+
+pub use room::Usage;
 
 use ironring_core::io::{BufAlloc, IoDone, IoQueue};
 use ironring_core::{GroupSeq, Instant, Now, SegmentId, SlotId};

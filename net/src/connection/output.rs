@@ -5,7 +5,7 @@ use ironring_core::{ErrorCode, Instant};
 
 use crate::codec::encode_response;
 use crate::error::RequestError;
-use crate::frame::HEADER_BYTES;
+use crate::frame::{HEADER_BYTES, Opcode, decode_header};
 use crate::message::Response;
 
 /// Memory a connection keeps when everything is sent.
@@ -61,6 +61,28 @@ impl Output {
             self.answer(correlation, &Response::Error { code, detail: RETRY_AFTER_MS, message });
         } else {
             self.answer(correlation, response);
+        }
+    }
+
+    /// Like [`Output::respond`], for an answer that was encoded elsewhere: `frame` is one whole frame.
+    pub fn respond_frame(&mut self, now: Instant, frame: &[u8]) {
+        let header = decode_header(frame).expect("a frame this program encoded");
+        let data = Opcode::from_u8(header.opcode).is_some_and(opcode_carries_data);
+        if data && self.pending_bytes() >= self.bytes_max {
+            // The same answer as a response of this size would get.
+            return self.respond(now, header.correlation, &Response::Stats(""));
+        }
+        self.in_flight = self.in_flight.checked_sub(1).expect("one answer for each frame yielded");
+        if self.pending_bytes() == 0 {
+            self.last_progress = self.last_progress.max(now);
+        }
+        if self.discarding || self.overflowed {
+            return;
+        }
+        self.buffer.extend_from_slice(frame);
+        if self.pending_bytes() > self.bytes_max + BEYOND_BYTES_MAX {
+            self.overflowed = true;
+            self.discard();
         }
     }
 
@@ -180,5 +202,19 @@ fn carries_data(response: &Response<'_>) -> bool {
             | Response::Stats(_)
             | Response::Topics(_)
             | Response::ClusterMap(_)
+    )
+}
+
+/// The same for an encoded answer.
+fn opcode_carries_data(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::Value
+            | Opcode::Values
+            | Opcode::Page
+            | Opcode::Records
+            | Opcode::StatsText
+            | Opcode::Topics
+            | Opcode::Map
     )
 }

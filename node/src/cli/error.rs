@@ -19,6 +19,9 @@ pub const EXIT_UNHEALTHY: u8 = 10;
 /// Exit status: `doctor` found something with which a node cannot run.
 pub const EXIT_DOCTOR_FATAL: u8 = 11;
 
+/// Exit status: a shard's log cannot be opened, or its disk failed.
+pub const EXIT_DISK_FAILED: u8 = 74;
+
 /// A failure that begins in the program itself and not in a server's answer.
 pub struct LocalCode {
     /// Its name in JSON and for `ironring explain`.
@@ -50,6 +53,7 @@ macro_rules! local_codes {
 local_codes! {
     CONFIG_INVALID = "config_invalid", "The configuration has mistakes.", retriable: false, exit: EXIT_FAILED, hint: "correct the places named; `ironring config default` shows every key";
     CONNECT_FAILED = "connect_failed", "No connection to the node.", retriable: true, exit: EXIT_FAILED, hint: "is the node running, and is --addr its client address?";
+    DISK_FAILED = "disk_failed", "A shard cannot open its log, or its disk failed. Everything acknowledged is on disk.", retriable: false, exit: EXIT_DISK_FAILED, hint: "see the message: it names the file and what to do; check the disk before starting again";
     DOCTOR_FATAL = "doctor_fatal", "The machine cannot run a node as it is.", retriable: false, exit: EXIT_DOCTOR_FATAL, hint: "apply the fix of each row marked fatal, then run `ironring doctor` again";
     IO_FAILED = "io_failed", "A file or the output could not be read or written.", retriable: false, exit: EXIT_FAILED, hint: "check the path, its permissions and the free space";
     NOT_CONFIRMED = "not_confirmed", "The command destroys data and was not confirmed.", retriable: false, exit: EXIT_USAGE, hint: "add --yes when you are sure";

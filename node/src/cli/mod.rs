@@ -7,6 +7,7 @@
 pub mod config;
 pub mod error;
 pub mod explain;
+pub mod machine;
 pub mod output;
 pub mod settings;
 pub mod start;
@@ -44,6 +45,10 @@ pub struct Cli {
 pub enum Command {
     /// Run a node until it is told to stop
     Start(start::StartArgs),
+    /// Check whether this machine can run a node, and well; changes nothing
+    Doctor(settings::SettingsArgs),
+    /// Measure the disk under the data directory and keep the result for `start`
+    Diskprobe(machine::DiskprobeArgs),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -82,6 +87,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
     match command {
         Command::Start(args) => start::run(args, output)?,
+        Command::Doctor(settings) => return machine::doctor(settings, output),
+        Command::Diskprobe(args) => machine::diskprobe(args, output)?,
         Command::Config(command) => config::run(command, output)?,
         Command::Explain { code } => explain::run(code.as_deref(), output)?,
         Command::Completions { shell } => {

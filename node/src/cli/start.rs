@@ -3,11 +3,13 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::error::{CliError, START_FAILED};
+use super::error::{CliError, DISK_FAILED, START_FAILED};
 use super::output::{Cell, Output, Report, Tone, View};
 use super::settings::SettingsArgs;
 use super::units;
-use crate::config::{Loaded, Machine, Settled};
+use crate::config::{Loaded, Machine, Settled, TraceLevel};
+use crate::driver::{self, Node, NodeError};
+use crate::http::Server;
 
 /// Flags of `start`.
 #[derive(Args, Debug)]
@@ -118,7 +120,45 @@ impl Report for Plan<'_> {
 
 /// Runs the node in this process.
 fn serve(prepared: Prepared) -> Result<(), CliError> {
-    // The driver is called here: `crate::driver::run(prepared.loaded.config)`.
-    drop(prepared);
-    Err(CliError::local(&START_FAILED, "this build has no driver"))
+    trace_to_stderr(prepared.loaded.config.trace.level);
+    let stop = driver::signals::stop_flag()
+        .map_err(|error| CliError::io("signals cannot be handled", &error))?;
+    let node = Node { loaded: prepared.loaded, settled: prepared.settled, stop };
+    let http = node.loaded.config.listen.http;
+    let mut server = None;
+    let ended = node.run(|_, shared| {
+        let view = std::sync::Arc::clone(shared);
+        let started = Server::start(http, view)
+            .map_err(|source| NodeError::Listen { address: http, source })?;
+        tracing::info!("http on {}", started.address());
+        server = Some(started);
+        Ok(())
+    });
+    if let Some(server) = server {
+        server.stop();
+    }
+    ended.map_err(|error| match error {
+        NodeError::Shard { .. } => CliError::local(&DISK_FAILED, error.to_string()),
+        error => CliError::local(&START_FAILED, error.to_string()),
+    })
+}
+
+/// Lines of the node's log go to stderr, one event a line.
+fn trace_to_stderr(level: TraceLevel) {
+    let level = match level {
+        TraceLevel::Error => tracing::Level::ERROR,
+        TraceLevel::Warn => tracing::Level::WARN,
+        TraceLevel::Info => tracing::Level::INFO,
+        TraceLevel::Debug => tracing::Level::DEBUG,
+        TraceLevel::Trace => tracing::Level::TRACE,
+    };
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr())
+        && std::env::var_os("NO_COLOR").is_none();
+    // A second node in the same process (tests) keeps the first one's.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .try_init();
 }

@@ -28,4 +28,5 @@ pub use schema::{
     ClusterConfig, Config, DriverConfig, KEYS, LimitsConfig, ListenConfig, LogConfig, MemoryConfig,
     NodeConfig, SECTIONS, TraceConfig, TraceLevel,
 };
+pub use schema::find as find_key;
 pub use settle::{Machine, Settled};

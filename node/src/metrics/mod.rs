@@ -1,11 +1,17 @@
 //! Counters of the node, and how they become Prometheus metrics.
 //!
-//! - [`snapshot`]: what shards count, as plain structs. [`histogram`]: latencies.
+//! - [`snapshot`]: what shards count, as plain structs; [`histogram`]: latencies; [`process`]: what
+//!   the kernel counts.
+//! - [`catalogue`]: every metric with its name, unit and meaning; [`exposition`]: as text.
 
+pub mod catalogue;
+pub mod exposition;
 pub mod histogram;
+pub mod process;
 pub mod snapshot;
 
 pub use histogram::LatencyHistogram;
+pub use process::ProcessCounters;
 pub use snapshot::{
     BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, NodeSnapshot,
     RecoveryReport, ShardSnapshot, ShardState,

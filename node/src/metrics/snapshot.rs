@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::histogram::LatencyHistogram;
+use super::process::ProcessCounters;
 
 /// Everything one shard counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -238,6 +239,8 @@ pub struct NodeSnapshot {
     pub clients_address: String,
     /// True when io_uring buffers are registered with the kernel.
     pub io_memory_registered: bool,
+    /// The process, read by the HTTP thread when it is asked; a shard leaves it alone.
+    pub process: ProcessCounters,
     /// One per shard, ascending.
     pub shards: Vec<ShardSnapshot>,
 }

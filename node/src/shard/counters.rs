@@ -70,6 +70,10 @@ pub struct Counters {
     pub ack_latency: LatencyHistogram,
     /// The same for answers that waited for the disk to read.
     pub read_latency: LatencyHistogram,
+    /// From the start of a durable write to its end.
+    pub flush_latency: LatencyHistogram,
+    /// From the start to the first request served.
+    pub recovery_took: std::time::Duration,
     /// Gets, and those of them that needed the disk.
     pub gets: u64,
     /// Disk reads made for gets: never more than `gets` while values are not chunked.

@@ -2,7 +2,7 @@
 
 use ironring_core::io::{IoDone, IoQueue};
 use ironring_core::{Instant, ShardId};
-use ironring_net::codec::{self, Header};
+use ironring_net::{Header, codec};
 use ironring_net::message::Response;
 
 use super::meta::MetaSnapshot;
@@ -49,6 +49,12 @@ pub enum Event<'a> {
     TurnEnd,
     /// [`super::Shard::next_deadline`] has passed.
     Timer,
+    /// Make something durable, so that whoever asks knows that this shard can: see
+    /// [`super::Shard::probe_done`].
+    Probe {
+        /// Names the probe; grows.
+        ticket: u64,
+    },
     /// Stop cleanly: refuse new requests, finish what was started, checkpoint.
     Stop,
 }

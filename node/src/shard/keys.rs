@@ -54,7 +54,8 @@ impl Shard {
             body: draft.body,
         };
         let appended = self.log.append(&record, priority)?;
-        self.models.fold(appended.location, &record);
+        self.last_group = appended.group;
+        self.models.fold_appended(appended.location, &record);
         Ok((appended, record.offset))
     }
 
@@ -77,7 +78,8 @@ impl Shard {
             body: &[],
         };
         let appended = self.log.append(&record, Priority::Reserve)?;
-        self.models.fold(appended.location, &record);
+        self.last_group = appended.group;
+        self.models.fold_appended(appended.location, &record);
         self.models.partition(partition).term_started = true;
         Ok(())
     }
@@ -182,6 +184,7 @@ impl Shard {
         let (code, detail) = match error {
             AppendError::Overloaded => (ErrorCode::Overloaded, 5),
             AppendError::NoSpace => (ErrorCode::NoSpace, 0),
+            AppendError::TooLarge => (ErrorCode::TooLarge, 0),
             AppendError::Closed => (ErrorCode::ShardFenced, 0),
         };
         self.refuse(ask.origin, code, detail, &error.to_string(), fx);

@@ -24,6 +24,7 @@ pub mod partition;
 mod reads;
 mod route;
 pub mod sessions;
+mod snapshot;
 mod topic_ops;
 pub mod topics;
 mod uploads;
@@ -31,8 +32,10 @@ mod uploads;
 use std::time::Duration;
 
 use ironring_core::io::BufAlloc;
-use ironring_core::{ErrorCode, GroupSeq, Instant, Now, Offset, ShardId};
-use ironring_log::{Log, LogFailure, LogStatus};
+use ironring_core::{
+    ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, SessionId, ShardId, WallTime,
+};
+use ironring_log::{Log, LogFailure, LogStatus, Priority, RecordKind};
 use ironring_net::message::Response;
 
 pub use config::ShardConfig;
@@ -85,6 +88,12 @@ pub struct Shard {
     retention_at: Instant,
     expiry_cursor: (usize, Option<Vec<u8>>),
     stop_wanted: bool,
+    /// The group of the newest record: whatever is not durable is in it or in an earlier one.
+    last_group: GroupSeq,
+    started_at: Instant,
+    /// A probe on its way, with the group that must be durable.
+    probe: Option<(u64, GroupSeq)>,
+    probe_done: u64,
 }
 
 /// What every request carries along.
@@ -115,6 +124,10 @@ impl Shard {
             retention_at: Instant(0),
             expiry_cursor: (0, None),
             stop_wanted: false,
+            last_group: GroupSeq(0),
+            started_at: Instant(0),
+            probe: None,
+            probe_done: 0,
             config,
         }
     }
@@ -162,7 +175,10 @@ impl Shard {
     /// Handles one event. Runs to completion; what it wants done is in `fx`.
     pub fn handle(&mut self, now: Now, event: Event<'_>, fx: &mut Effects) {
         match event {
-            Event::Start { format } => self.log.start(format, &mut fx.io),
+            Event::Start { format } => {
+                self.started_at = now.mono;
+                self.log.start(format, &mut fx.io);
+            }
             Event::Io(done) => {
                 self.log.on_io(now, done, &mut fx.io, &mut self.models);
                 self.after_log(now, fx);
@@ -182,6 +198,7 @@ impl Shard {
                     self.sweep(now, fx);
                 }
             }
+            Event::Probe { ticket } => self.probe(now, ticket),
             Event::Stop => {
                 self.stop_wanted = true;
                 self.try_stop(now, fx);
@@ -197,11 +214,43 @@ impl Shard {
         while let Some(ack) = self.acks.pop_durable(self.models.durable) {
             self.acknowledge(now, &ack, fx);
         }
+        if let Some((ticket, group)) = self.probe
+            && group <= self.models.durable
+        {
+            self.probe_done = ticket;
+            self.probe = None;
+        }
         self.committed_meta(now, fx);
         self.serve_polls(now, fx);
         if self.stop_wanted {
             self.try_stop(now, fx);
         }
+    }
+
+    /// Appends a record nobody needs. A shard that takes no records leaves the probe unanswered.
+    fn probe(&mut self, now: Now, ticket: u64) {
+        if !self.serving() {
+            return;
+        }
+        let partition = PartitionId(self.config.slices.range(self.id()).start);
+        let draft = keys::Draft {
+            kind: RecordKind::SessionMark,
+            flags: 0,
+            session: SessionId::NONE,
+            sequence: 0,
+            expires: WallTime(0),
+            key: &[],
+            body: &[],
+        };
+        if let Ok((appended, _)) = self.append(now, partition, &draft, Priority::Reserve) {
+            self.probe = Some((ticket, appended.group));
+        }
+    }
+
+    /// The newest probe whose record is durable.
+    #[must_use]
+    pub fn probe_done(&self) -> u64 {
+        self.probe_done
     }
 
     fn tell_log_space(&mut self) {
@@ -220,6 +269,7 @@ impl Shard {
                 self.models.durable = self.models.durable.max(self.log.durable());
                 self.tell_log_space();
                 self.phase = Phase::Serving;
+                self.counters.recovery_took = now.mono.since(self.started_at);
                 self.sweep_at = now.mono + SWEEP_EVERY;
                 self.retention_at = now.mono + RETENTION_EVERY;
                 self.meta_opened(fx);
@@ -257,7 +307,7 @@ impl Shard {
         }
         if self.phase == Phase::Serving && self.uploads.is_empty() && self.meta_queue.is_idle() {
             self.phase = Phase::Stopping;
-            self.log.begin_stop(now, &mut fx.io, &mut self.models);
+            self.log.begin_stop(now, &mut fx.io);
             self.follow_status(now, fx);
         }
     }
@@ -300,7 +350,7 @@ impl Shard {
     /// is durable, else the newest one (groups are durable in order, and the record is in it or in
     /// an earlier one).
     fn group_of(&self, durable: bool) -> GroupSeq {
-        if durable { GroupSeq(0) } else { self.log.staged() }
+        if durable { GroupSeq(0) } else { self.last_group }
     }
 
     fn refuse(&mut self, origin: Origin, code: ErrorCode, detail: u64, message: &str, fx: &mut Effects) {
@@ -342,7 +392,7 @@ impl Shard {
         let (at, after) = std::mem::take(&mut self.expiry_cursor);
         let mut space = std::mem::take(&mut self.models.space);
         let mut next = (at + 1, None);
-        if let Some(p) = self.models.all().nth(at) {
+        if let Some(p) = self.models.nth(at) {
             let mut expired = Vec::new();
             for (i, (key, entry)) in p.keys.range_after(after.as_deref()).enumerate() {
                 if i + 1 == EXPIRY_KEYS_PER_SWEEP {
@@ -361,8 +411,8 @@ impl Shard {
                     p.superseded(&old, &mut space);
                 }
             }
+            self.counters.expired += expired.len() as u64;
             if !expired.is_empty() {
-                self.counters.expired += expired.len() as u64;
                 self.models.note_key_memory();
             }
         } else {

@@ -107,6 +107,14 @@ impl Models {
         self.partitions.iter_mut().chain(self.meta_partition.as_mut())
     }
 
+    /// The partition at a position, the metadata partition last.
+    pub fn nth(&mut self, at: usize) -> Option<&mut Partition> {
+        if at == self.partitions.len() {
+            return self.meta_partition.as_mut();
+        }
+        self.partitions.get_mut(at)
+    }
+
     /// All partitions, to look at.
     pub fn iter(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter().chain(self.meta_partition.as_ref())
@@ -137,7 +145,21 @@ impl Models {
         self.partitions.get_mut(id.0.checked_sub(self.first)? as usize)
     }
 
-    /// Folds a record that was appended or replayed.
+    /// Folds a record that was just appended: the log counts it as live by itself.
+    pub fn fold_appended(&mut self, at: Location, record: &Record<'_>) {
+        let before = self.space.len();
+        self.fold(at, record);
+        let mut i = before;
+        while i < self.space.len() {
+            if self.space[i] == Space::Live(at) {
+                self.space.remove(i);
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    /// Folds a record that was replayed.
     pub fn fold(&mut self, at: Location, record: &Record<'_>) {
         let Some(i) = self.index_of(record.partition) else { return };
         let p = match i {

@@ -119,7 +119,10 @@ impl Partition {
                     topic.trim(name.first, |gone| space.push(Space::Dead(gone)));
                 }
             }
-            RecordKind::TermStart | RecordKind::SessionMark | RecordKind::Meta => {
+            RecordKind::TermStart
+            | RecordKind::SessionMark
+            | RecordKind::Meta
+            | RecordKind::Batch => {
                 space.push(Space::Dead(at));
             }
         }
@@ -245,6 +248,7 @@ impl Partition {
     }
 
     /// A live record has a durable copy at `to`: refer to it from here on, if it is still needed.
+    /// The log has moved its count of live bytes to `to` already.
     pub fn relocate(&mut self, to: Location, record: &Record<'_>, space: &mut Vec<Space>) {
         if !self.needs(record) {
             space.push(Space::Dead(to));
@@ -252,17 +256,11 @@ impl Partition {
         }
         match record.kind {
             RecordKind::Put | RecordKind::PutChunked => {
-                self.keys.update(record.key, |e| {
-                    space.push(Space::Dead(e.location));
-                    e.location = to;
-                });
+                self.keys.update(record.key, |e| e.location = to);
             }
-            // Folding again notes the new place and kills the old one.
             RecordKind::Chunk => {
-                if let Ok((upload, index)) = chunk_name(record.key)
-                    && let Some(before) = self.large.set_chunk(upload, index, to)
-                {
-                    space.push(Space::Dead(before));
+                if let Ok((upload, index)) = chunk_name(record.key) {
+                    self.large.set_chunk(upload, index, to);
                 }
             }
             RecordKind::TopicBatch => {
@@ -271,9 +269,7 @@ impl Partition {
                 {
                     let batch =
                         Batch { first: name.first, count: name.count, time: record.time, at: to };
-                    if let Some(before) = topic.put(batch) {
-                        space.push(Space::Dead(before));
-                    }
+                    topic.put(batch);
                 }
             }
             _ => {}

@@ -1,9 +1,9 @@
-//! Bytes received and not yet handled: frames are handed out where they lie.
+//! Bytes received and not yet handled, on either side: frames are handed out where they lie.
 
 use crate::error::FrameError;
 use crate::frame::{HEADER_BYTES, Header, MAGIC, decode_header};
 
-/// Most bytes taken from the socket at once.
+/// Most bytes taken from a socket at once.
 pub const RECEIVE_BYTES_MAX: usize = 64 << 10;
 
 /// Memory a connection keeps between frames. More is given back when a large frame was handled.
@@ -11,7 +11,7 @@ const KEEP_BYTES: usize = 64 << 10;
 
 /// Received bytes are `buffer[start..end]`; what is before is handled, what is after is free.
 #[derive(Debug, Default)]
-pub(super) struct Input {
+pub(crate) struct Input {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -20,13 +20,13 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn buffered(&self) -> usize {
+    pub(crate) fn buffered(&self) -> usize {
         self.end - self.start
     }
 
     /// The header of the frame at the front when all of it is here. `body_max` is the largest body
     /// that is taken.
-    pub(super) fn peek(&mut self, body_max: u32) -> Result<Option<Header>, FrameError> {
+    pub(crate) fn peek(&mut self, body_max: u32) -> Result<Option<Header>, FrameError> {
         let bytes = &self.buffer[self.start..self.end];
         let header = match self.header {
             Some(header) => header,
@@ -53,7 +53,7 @@ impl Input {
     }
 
     /// Takes the frame that `peek` reported and returns its body.
-    pub(super) fn take_body(&mut self, header: &Header) -> &[u8] {
+    pub(crate) fn take_body(&mut self, header: &Header) -> &[u8] {
         let body = self.start + HEADER_BYTES..self.start + header.frame_bytes();
         assert!(body.end <= self.end, "peek reports whole frames only");
         self.header = None;
@@ -63,7 +63,7 @@ impl Input {
 
     /// Free memory of at least `len` bytes behind what was received. Moves an incomplete frame to
     /// the front when there is no room behind it; grows no faster than bytes arrive.
-    pub(super) fn space(&mut self, len: usize, body_max: u32) -> &mut [u8] {
+    pub(crate) fn space(&mut self, len: usize, body_max: u32) -> &mut [u8] {
         let bound = HEADER_BYTES + body_max as usize + RECEIVE_BYTES_MAX;
         assert!(self.buffered() <= bound, "frames are taken before more is received");
         if self.start == self.end {
@@ -97,19 +97,19 @@ impl Input {
     }
 
     /// `len` bytes were written to the front of `space`.
-    pub(super) fn filled(&mut self, len: usize) {
+    pub(crate) fn filled(&mut self, len: usize) {
         assert!(len <= self.buffer.len() - self.end, "more bytes than there was space for");
         self.end += len;
     }
 
-    pub(super) fn release_if_empty(&mut self) {
+    pub(crate) fn release_if_empty(&mut self) {
         if self.start == self.end {
             *self = Input::default();
         }
     }
 
     #[cfg(test)]
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.buffer.capacity()
     }
 }

@@ -1,0 +1,408 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::BenchError;
+use crate::scenario::{ArrivalKind, KeyDistribution, Mode, ProtocolName, Scenario};
+use crate::units::{parse_bytes, parse_duration};
+
+/// Measures ironring, and its peers, with one honest load generator.
+///
+/// Open loop by default: requests have intended send times, and latency counts from them.
+#[derive(Debug, Parser)]
+#[command(name = "ironring-bench", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run one scenario.
+    Run(RunArgs),
+    /// Find the rate a server sustains, then measure at 50, 70 and 90 % of it.
+    Sweep(SweepArgs),
+    /// Show two results of the same kind side by side.
+    Compare(CompareArgs),
+    /// Turn a result into one self-contained HTML page.
+    Report(ReportArgs),
+    /// Measure what disk and network give without any storage server: fio, and an echo.
+    Floor(FloorArgs),
+    /// Measure ironring and other servers in alternating rounds.
+    Peers(PeersArgs),
+}
+
+/// Where results go.
+#[derive(Clone, Debug, Args)]
+pub struct OutputArgs {
+    /// Write the result as JSON here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// A path on the disk the server uses, to describe that disk in the result.
+    #[arg(long, value_name = "PATH", default_value = ".")]
+    pub data_path: PathBuf,
+    /// Show no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Fail (exit 1) when the generator may have been the bottleneck.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Scenario file; without one, a put scenario that flags describe.
+    #[arg(value_name = "SCENARIO.toml")]
+    pub scenario: Option<PathBuf>,
+    /// What to change in it.
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Write percentile files NAME.response.hgrm and NAME.service.hgrm with this prefix.
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
+    /// Process of the server, to account its CPU per request.
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+}
+
+/// Flags laid over a scenario.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Overrides {
+    /// What the server speaks.
+    #[arg(long)]
+    pub protocol: Option<ProtocolName>,
+    /// Where it listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub addr: Option<String>,
+    /// Connections over all threads.
+    #[arg(long, short = 'c')]
+    pub connections: Option<usize>,
+    /// Most unanswered requests per connection.
+    #[arg(long, short = 'P')]
+    pub pipeline: Option<usize>,
+    /// Measured time.
+    #[arg(long, short = 'd', value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Time before it that is not measured.
+    #[arg(long, value_parser = parse_duration)]
+    pub warmup: Option<Duration>,
+    /// Requests per second; makes the loop open.
+    #[arg(long, conflicts_with = "closed")]
+    pub rate: Option<f64>,
+    /// Gaps between the requests of an open loop.
+    #[arg(long)]
+    pub arrivals: Option<ArrivalKind>,
+    /// Closed loop: replies release requests. Hides stalls; for peak throughput only.
+    #[arg(long)]
+    pub closed: bool,
+    /// When a request counts as timed out.
+    #[arg(long, value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Generator threads.
+    #[arg(long, short = 't')]
+    pub threads: Option<usize>,
+    /// CPUs to pin them to, such as 1,3.
+    #[arg(long, value_name = "CPUS", value_delimiter = ',')]
+    pub pin: Vec<usize>,
+    /// Busy-wait for the schedule instead of sleeping.
+    #[arg(long)]
+    pub spin: bool,
+    /// Bytes per value or topic record.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub value_size: Option<u64>,
+    /// How many different keys.
+    #[arg(long)]
+    pub keys: Option<u64>,
+    /// Which of them are asked for.
+    #[arg(long)]
+    pub distribution: Option<KeyDistribution>,
+    /// Put every key once before the warm-up.
+    #[arg(long)]
+    pub prefill: bool,
+    /// When a write is acknowledged: async, local, quorum or all.
+    #[arg(long)]
+    pub durability: Option<String>,
+    /// Weights of the operations, such as put=50,get=50.
+    #[arg(long, value_name = "OP=WEIGHT", value_delimiter = ',', value_parser = parse_weight)]
+    pub mix: Vec<(String, u32)>,
+    /// Records per topic append.
+    #[arg(long, value_name = "COUNT")]
+    pub batch: Option<usize>,
+    /// Seed of every random choice.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+fn parse_weight(text: &str) -> Result<(String, u32), String> {
+    let (name, weight) = text.split_once('=').ok_or("write for example put=50")?;
+    let weight = weight.parse().map_err(|e| format!("weight of {name}: {e}"))?;
+    if !["put", "get", "delete", "append", "read"].contains(&name) {
+        return Err(format!("`{name}` is no operation: use put, get, delete, append or read"));
+    }
+    Ok((name.to_owned(), weight))
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+impl Overrides {
+    /// Lays the flags over a scenario.
+    pub fn apply(self, scenario: &mut Scenario) {
+        let load = &mut scenario.load;
+        set(&mut scenario.protocol, self.protocol);
+        set(&mut scenario.addr, self.addr);
+        set(&mut load.connections, self.connections);
+        set(&mut load.pipeline, self.pipeline);
+        set(&mut scenario.duration, self.duration);
+        set(&mut scenario.warmup, self.warmup);
+        if let Some(rate) = self.rate {
+            load.mode = Mode::Open;
+            load.rate = rate;
+        }
+        if self.closed {
+            load.mode = Mode::Closed;
+        }
+        set(&mut load.arrivals, self.arrivals);
+        set(&mut load.timeout, self.timeout);
+        set(&mut load.threads, self.threads);
+        if !self.pin.is_empty() {
+            load.pin = self.pin;
+        }
+        load.spin |= self.spin;
+        if let Some(size) = self.value_size {
+            scenario.values.size = size as usize;
+            (scenario.values.min, scenario.values.max, scenario.values.file) = (None, None, None);
+        }
+        set(&mut scenario.keys.count, self.keys);
+        set(&mut scenario.keys.distribution, self.distribution);
+        scenario.keys.prefill |= self.prefill;
+        set(&mut scenario.write.durability, self.durability);
+        if !self.mix.is_empty() {
+            let of = |name| self.mix.iter().filter(|(n, _)| n == name).map(|(_, w)| w).sum();
+            let mix = &mut scenario.mix;
+            (mix.put, mix.get, mix.delete) = (of("put"), of("get"), of("delete"));
+            (mix.append, mix.read) = (of("append"), of("read"));
+        }
+        set(&mut scenario.topic.records_per_append, self.batch);
+        set(&mut scenario.seed, self.seed);
+    }
+
+    /// The scenario of a file, or the default one, with the flags laid over it, checked, and with
+    /// a seed.
+    ///
+    /// # Errors
+    /// The file is wrong or the whole makes no sense.
+    pub fn resolve(self, file: Option<&PathBuf>) -> Result<Scenario, BenchError> {
+        let mut scenario = match file {
+            Some(path) => Scenario::load(path)?,
+            None => Scenario::default(),
+        };
+        self.apply(&mut scenario);
+        scenario.check()?;
+        Ok(scenario)
+    }
+}
+
+/// `sweep`.
+#[derive(Clone, Debug, Args)]
+pub struct SweepArgs {
+    /// Scenario file; without one, a put scenario that flags describe.
+    #[arg(value_name = "SCENARIO.toml")]
+    pub scenario: Option<PathBuf>,
+    /// What to change in it.
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Rate of the first step.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 1000.0)]
+    pub from: f64,
+    /// A rate with a higher p99 than this is not sustained; default: ten times the p99 of the
+    /// first rate that is.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub p99_max: Option<Duration>,
+    /// Measured time of each step of the search.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    pub step: Duration,
+    /// Process of the server, to account its CPU per request.
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+}
+
+/// `compare`.
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// The result to hold the other against.
+    #[arg(value_name = "A.json")]
+    pub before: PathBuf,
+    /// The other result.
+    #[arg(value_name = "B.json")]
+    pub after: PathBuf,
+    /// Fail (exit 1) when throughput or p99 got worse by more than this.
+    #[arg(long, value_name = "PERCENT")]
+    pub fail_above: Option<f64>,
+}
+
+/// `report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// The result.
+    #[arg(value_name = "RESULT.json")]
+    pub result: PathBuf,
+    /// The page; default: the result's name with .html.
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `floor`.
+#[derive(Clone, Debug, Args)]
+pub struct FloorArgs {
+    /// Folder on the disk to measure. A file of --file-size is written there, and removed.
+    #[arg(long, value_name = "DIR")]
+    pub data_root: PathBuf,
+    /// Seconds per measurement.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u32,
+    /// Size of the file fio works on.
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = parse_bytes)]
+    pub file_size: u64,
+    /// Skip fio.
+    #[arg(long)]
+    pub no_fio: bool,
+    /// Skip the echo.
+    #[arg(long)]
+    pub no_echo: bool,
+    /// CPU of the echo server.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// CPU of the generator.
+    #[arg(long, default_value_t = 1)]
+    pub client_cpu: usize,
+    /// Write the result as JSON here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `peers`.
+#[derive(Clone, Debug, Args)]
+pub struct PeersArgs {
+    /// Folder under which every server gets its own; all on one disk.
+    #[arg(long, value_name = "DIR")]
+    pub data_root: PathBuf,
+    /// Servers to measure, the first one against each of the others. Those that are not
+    /// installed are left out, and the report says so.
+    #[arg(long, value_delimiter = ',', default_value = "ironring,redis,nats")]
+    pub systems: Vec<crate::peers::System>,
+    /// Scenarios to measure; all when none is named.
+    #[arg(long, value_delimiter = ',')]
+    pub scenarios: Vec<String>,
+    /// Rounds; each measures every server once.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// Measured time of each scenario, server and round.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Warm-up before each.
+    #[arg(long, default_value = "2s", value_parser = parse_duration)]
+    pub warmup: Duration,
+    /// The ironring program; default: beside this one, else on PATH.
+    #[arg(long, value_name = "PATH")]
+    pub ironring: Option<PathBuf>,
+    /// The redis-server or valkey-server program; default: on PATH.
+    #[arg(long, value_name = "PATH")]
+    pub redis: Option<PathBuf>,
+    /// The nats-server program; default: on PATH.
+    #[arg(long, value_name = "PATH")]
+    pub nats: Option<PathBuf>,
+    /// A further argument of `ironring start`; may be repeated.
+    #[arg(long = "ironring-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub ironring_args: Vec<String>,
+    /// CPU the servers are pinned to.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// CPU the generator is pinned to.
+    #[arg(long, default_value_t = 1)]
+    pub client_cpu: usize,
+    /// Write the result as JSON here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Seed of every random choice; every round uses the same.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Keep the servers' folders.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn resolved(flags: &[&str]) -> Result<Scenario, String> {
+        let words = ["ironring-bench", "run"].iter().chain(flags);
+        let cli = Cli::try_parse_from(words).map_err(|e| e.to_string())?;
+        let Verb::Run(args) = cli.verb else { panic!("not run") };
+        args.overrides.resolve(args.scenario.as_ref()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_defaults() {
+        let s = resolved(&[
+            "--closed",
+            "-c",
+            "8",
+            "-P",
+            "2",
+            "--mix",
+            "put=1,get=3",
+            "--value-size",
+            "4KiB",
+            "--duration",
+            "500ms",
+            "--pin",
+            "1",
+            "--durability",
+            "async",
+            "--seed",
+            "9",
+        ])
+        .unwrap();
+        assert_eq!((s.load.mode, s.load.connections, s.load.pipeline), (Mode::Closed, 8, 2));
+        assert_eq!((s.mix.put, s.mix.get, s.values.size), (1, 3, 4096));
+        assert_eq!((s.duration, s.load.pin, s.seed), (Duration::from_millis(500), vec![1], 9));
+        assert_eq!(s.write.durability, "async");
+    }
+
+    #[test]
+    fn a_rate_opens_the_loop_and_contradicts_closed() {
+        assert_eq!(resolved(&["--rate", "5000"]).unwrap().load.rate, 5000.0);
+        assert!(resolved(&["--rate", "5000", "--closed"]).is_err());
+        assert!(resolved(&["--mix", "fly=1"]).unwrap_err().contains("fly"));
+    }
+}

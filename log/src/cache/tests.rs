@@ -1,0 +1,223 @@
+use std::collections::BTreeMap;
+
+use ironring_core::prng::Prng;
+
+use super::*;
+
+fn at(number: u64) -> Location {
+    Location { segment: SegmentId((number >> 16) as u32), pos: number as u32 & 0xFFFF, len: 0 }
+}
+
+fn record(number: u64, version: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    Prng::new(number << 8 ^ version).fill(&mut bytes);
+    bytes
+}
+
+/// Walks queues, chains and free slots, and recomputes what is accounted. O(n).
+fn check(cache: &RecordCache) {
+    assert!(cache.bytes() <= cache.capacity(), "{} of {}", cache.bytes(), cache.capacity());
+    let mut queued = 0;
+    for which in [Which::Small, Which::Main] {
+        let queue = &cache.queues[which as usize];
+        let (mut older, mut index, mut bytes) = (NONE, queue.oldest, 0);
+        while index != NONE {
+            let slot = &cache.slots[index as usize];
+            assert_eq!((slot.older, slot.queue), (older, which));
+            assert_eq!(cache.find(slot.place), Some(index), "a queued record is found");
+            bytes += block_bytes(slot.record.len());
+            queued += 1;
+            (older, index) = (index, slot.newer);
+        }
+        assert_eq!((queue.newest, queue.record_bytes), (older, bytes));
+    }
+    assert_eq!(queued, cache.len());
+    let mut chained = 0;
+    for bucket in &cache.buckets {
+        let mut index = bucket.first;
+        while index != NONE {
+            chained += 1;
+            index = cache.slots[index as usize].chain;
+        }
+    }
+    assert_eq!(chained, cache.len(), "chains hold the queued records and nothing else");
+    let (mut free, mut index) = (0, cache.free);
+    while index != NONE {
+        assert!(cache.slots[index as usize].record.is_empty());
+        free += 1;
+        index = cache.slots[index as usize].chain;
+    }
+    assert_eq!(free + cache.len(), cache.slots.len());
+    assert_eq!(size_of::<Slot>(), 40);
+}
+
+/// Runs random calls against a model of what may be in the cache, and returns a trace.
+fn run(seed: u64) -> Vec<u64> {
+    let mut prng = Prng::new(seed);
+    let mut cache = RecordCache::new(100_000);
+    // The newest bytes of each place: what is found must be these.
+    let mut newest: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut trace = Vec::new();
+    for step in 0..20_000 {
+        // Squared, so that low numbers are hot.
+        let number = (prng.below(1 << 20) * prng.below(1 << 20)) >> 30;
+        match prng.below(100) {
+            0..60 => {
+                let expected = newest.get(&number);
+                if let Some(found) = cache.get(at(number)) {
+                    assert_eq!(Some(&found.to_vec()), expected, "step {step}");
+                } else if prng.chance(3, 4) {
+                    let len = prng.below(600) as usize
+                        * (1 + 30 * u64::from(prng.chance(1, 50))) as usize;
+                    let bytes = record(number, step, len);
+                    cache.insert(at(number), &bytes);
+                    newest.insert(number, bytes);
+                }
+            }
+            60..75 => {
+                let bytes = record(number, step, prng.below(4) as usize * 100);
+                let (front, back) = bytes.split_at(prng.below(bytes.len() as u64 + 1) as usize);
+                cache.insert_parts(at(number), &[front, back]);
+                newest.insert(number, bytes);
+            }
+            75..85 => {
+                cache.remove(at(number));
+                assert!(cache.find(at(number).into()).is_none());
+                newest.remove(&number);
+            }
+            85..99 => {
+                let to = prng.below(1 << 12);
+                let moved = cache.find(at(number).into()).is_some();
+                cache.rekey(at(number), at(to));
+                if moved && to != number {
+                    assert!(cache.find(at(number).into()).is_none());
+                    assert!(cache.find(at(to).into()).is_some());
+                    let bytes = newest.remove(&number).expect("only what was inserted is cached");
+                    newest.insert(to, bytes);
+                }
+            }
+            _ => cache.set_capacity([0, 5_000, 30_000, 100_000, 300_000][prng.below(5) as usize]),
+        }
+        assert!(cache.bytes() <= cache.capacity());
+        if step % 50 == 0 {
+            check(&cache);
+        }
+        trace.extend([cache.bytes() as u64, cache.hits(), cache.misses(), cache.len() as u64]);
+    }
+    trace
+}
+
+#[test]
+fn finds_only_the_newest_bytes_and_keeps_its_bound() {
+    (0..8).for_each(|seed| drop(run(seed)));
+}
+
+#[test]
+fn the_same_calls_give_the_same_contents() {
+    assert_eq!(run(99), run(99));
+}
+
+#[test]
+fn a_scan_leaves_the_hot_set_alone() {
+    let mut cache = RecordCache::new(1 << 20);
+    let hot = 0..1_000u64;
+    for number in hot.clone() {
+        cache.insert(at(number), &record(number, 0, 400));
+    }
+    for number in hot.clone().chain(hot.clone()) {
+        assert!(cache.get(at(number)).is_some());
+    }
+    // Twenty times the capacity passes by, and the hot records are not read meanwhile.
+    for number in 1_000_000..1_050_000 {
+        cache.insert(at(number), &record(number, 0, 400));
+    }
+    check(&cache);
+    for number in hot {
+        assert_eq!(cache.get(at(number)), Some(&record(number, 0, 400)[..]));
+    }
+}
+
+#[test]
+fn a_record_wanted_again_soon_after_it_left_goes_to_the_main_queue() {
+    let mut cache = RecordCache::new(100_000);
+    cache.insert(at(1), &[1; 400]);
+    let mut number = 1_000;
+    while cache.find(at(1).into()).is_some() {
+        cache.insert(at(number), &[2; 400]);
+        number += 1;
+    }
+    cache.insert(at(1), &[1; 400]);
+    let again = cache.find(at(1).into()).expect("just inserted");
+    assert_eq!(cache.slots[again as usize].queue, Which::Main);
+    // One that left long ago is new again.
+    cache.remove(at(1));
+    for number in 2_000..4_000 {
+        cache.insert(at(number), &[2; 400]);
+    }
+    cache.insert(at(1), &[1; 400]);
+    let again = cache.find(at(1).into()).expect("just inserted");
+    assert_eq!(cache.slots[again as usize].queue, Which::Small);
+}
+
+#[test]
+fn a_record_above_an_eighth_is_refused() {
+    let mut cache = RecordCache::new(80_000);
+    cache.insert(at(1), &[0; 20_000]);
+    assert!(cache.is_empty());
+    assert_eq!(cache.bytes(), 0);
+    cache.insert(at(1), &[0; 9_000]);
+    assert_eq!(cache.len(), 1);
+    // A new value that is too large takes the old one's place: nothing stale stays.
+    cache.insert(at(1), &[0; 20_000]);
+    assert!(cache.get(at(1)).is_none());
+    assert_eq!((cache.hits(), cache.misses()), (0, 1));
+}
+
+#[test]
+fn shrinking_gives_memory_back_at_once() {
+    let mut cache = RecordCache::new(4 << 20);
+    for number in 0..20_000 {
+        cache.insert(at(number), &[0; 100]);
+    }
+    assert!(cache.len() > 15_000);
+    cache.set_capacity(100_000);
+    check(&cache);
+    assert!(cache.len() > 400, "{} records are left", cache.len());
+    cache.set_capacity(0);
+    check(&cache);
+    assert_eq!((cache.len(), cache.bytes(), cache.slots.capacity()), (0, 0, 0));
+    cache.insert(at(1), &[]);
+    assert!(cache.get(at(1)).is_none());
+    cache.set_capacity(1 << 20);
+    cache.insert(at(1), &[7; 9]);
+    assert_eq!(cache.get(at(1)), Some(&[7; 9][..]));
+}
+
+#[test]
+fn small_records_fill_a_cache_that_was_full_of_large_ones() {
+    let mut cache = RecordCache::new(1 << 20);
+    for number in 0..100 {
+        cache.insert(at(number), &[0; 60_000]);
+    }
+    for number in 1_000..20_000 {
+        cache.insert(at(number), &[0; 100]);
+    }
+    check(&cache);
+    assert!(cache.len() > 5_000, "{} records", cache.len());
+    assert!(cache.bytes() > cache.capacity() / 10 * 9);
+}
+
+#[test]
+fn a_relocated_record_keeps_its_history() {
+    let mut cache = RecordCache::new(100_000);
+    cache.insert(at(1), &[1; 100]);
+    assert!(cache.get(at(1)).is_some() && cache.get(at(1)).is_some());
+    cache.rekey(at(1), at(2));
+    cache.rekey(at(2), at(2));
+    cache.rekey(at(77), at(2));
+    for number in 1_000..3_000 {
+        cache.insert(at(number), &[2; 400]);
+    }
+    assert!(cache.get(at(1)).is_none());
+    assert_eq!(cache.get(at(2)), Some(&[1; 100][..]), "read twice, so it outlives the others");
+}

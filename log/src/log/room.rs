@@ -1,0 +1,64 @@
+//! Room in groups and on disk: what the owner may ask before it appends.
+
+use super::Log;
+use super::commit::Claim;
+use crate::{AppendError, LogStatus, Priority};
+
+/// How full the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes of records something refers to.
+    pub live_bytes: u64,
+    /// Bytes of segments that hold or held records.
+    pub used_bytes: u64,
+    /// Bytes of all segment files.
+    pub file_bytes: u64,
+}
+
+impl Log {
+    /// Makes sure that the next appends of this turn, `bytes` of encoded records in all, go into
+    /// one group: durable together or not at all. Appends made with [`Priority::Reserve`] then
+    /// cannot be refused. Costs nothing when the open group has the room.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn reserve(&mut self, bytes: usize, priority: Priority) -> Result<(), AppendError> {
+        if !matches!(self.status, LogStatus::Open) {
+            return Err(AppendError::Closed);
+        }
+        if bytes > self.config.record_bytes_max() {
+            return Err(AppendError::TooLarge);
+        }
+        let waiting = self.staging.waiting();
+        if waiting > 0 && waiting + bytes > self.config.waiting_bytes_max as usize {
+            self.counters.refused_overloaded += 1;
+            return Err(AppendError::Overloaded);
+        }
+        if self.staging.open_takes(bytes) {
+            return Ok(());
+        }
+        let claim = match priority {
+            Priority::User => Claim::User,
+            Priority::Reserve => Claim::Reserve,
+        };
+        let place = self.place_for(bytes, claim)?;
+        self.staging.open_group(place, bytes, &mut *self.alloc);
+        Ok(())
+    }
+
+    /// Bytes staged and in flight.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.staging.waiting()
+    }
+
+    /// How full the log is. O(1).
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            live_bytes: self.segments.live(),
+            used_bytes: self.segments.held_bytes(),
+            file_bytes: self.segments.file_bytes(),
+        }
+    }
+}

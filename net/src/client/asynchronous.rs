@@ -1,0 +1,353 @@
+//! A client on monoio: many requests at once on few connections, within one thread.
+//!
+//! Three layers, each usable by itself:
+//! - [`connect`] gives a [`Sender`] and a [`Receiver`]: frames of the caller's own making.
+//! - [`Pipeline`]: one connection shared by many tasks; answers find their requests.
+//! - [`Client`]: routing, sessions and retries over pipelines, as the blocking client has them.
+//!
+//! The runtime must have its timer enabled. Nothing here leaves its thread.
+//!
+//! Writes in a session take turns within a partition, so that a sequence never overtakes the one
+//! before it; writes to different partitions do not wait for each other. Without sessions nothing
+//! waits.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "a client waits for sockets: it reads the clock for deadlines"
+)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ironring_core::prng::Prng;
+use ironring_core::{PartitionId, SessionId};
+use monoio::time::{sleep, timeout};
+
+use super::call::{
+    Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
+};
+use super::{ClientConfig, ClientError, GRACE, Routing, answers, deadline_ms};
+use crate::message::{ClusterMap, Request, Response, TopicInfo, WriteOptions};
+
+mod halves;
+mod keys;
+mod pipeline;
+#[cfg(test)]
+mod tests;
+mod topics;
+mod waiters;
+
+pub use halves::{Receiver, Sender, connect};
+pub use pipeline::{Answer, Pipeline, Unanswered};
+use waiters::Gate;
+
+/// A client of one cluster, for the tasks of one thread. Cloning gives another handle to the same.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Rc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ClientConfig,
+    prng: RefCell<Prng>,
+    pipelines: RefCell<BTreeMap<String, Pipeline>>,
+    /// One task connects, the others wait for it and use the same connection.
+    connecting: Gate,
+    routing: RefCell<Option<Rc<Routing>>>,
+    routing_is_old: Cell<bool>,
+    sequences: RefCell<Sequences>,
+    opening_session: Gate,
+    turns: RefCell<BTreeMap<PartitionId, Rc<Gate>>>,
+    topics: RefCell<BTreeMap<String, TopicInfo>>,
+}
+
+impl Client {
+    /// Connects to the first address that answers. Each is tried once.
+    ///
+    /// # Errors
+    /// When none can be reached in time, or all are of another cluster, version or protocol.
+    pub async fn connect(config: ClientConfig) -> Result<Client, ClientError> {
+        let until = Instant::now() + config.deadline;
+        let inner = Inner {
+            prng: RefCell::new(Prng::new(config.seed)),
+            config,
+            pipelines: RefCell::default(),
+            connecting: Gate::default(),
+            routing: RefCell::default(),
+            routing_is_old: Cell::new(false),
+            sequences: RefCell::default(),
+            opening_session: Gate::default(),
+            turns: RefCell::default(),
+            topics: RefCell::default(),
+        };
+        let client = Client { inner: Rc::new(inner) };
+        client.any_pipeline(until).await?;
+        Ok(client)
+    }
+
+    /// Sends a ping.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn ping(&self) -> Result<(), ClientError> {
+        self.call(None, Request::Ping, answers::pong).await
+    }
+
+    /// Counters of the node, a JSON object.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn stats(&self) -> Result<String, ClientError> {
+        self.call(None, Request::Stats, answers::stats).await
+    }
+
+    /// Asks for the cluster map, and uses it from here on.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn cluster_map(&self) -> Result<ClusterMap, ClientError> {
+        let map = self.call(None, Request::ClusterMap, answers::map).await?;
+        self.use_map(map.clone());
+        Ok(map)
+    }
+
+    fn use_map(&self, map: ClusterMap) {
+        *self.inner.routing.borrow_mut() = Some(Rc::new(Routing::new(map)));
+    }
+
+    /// The map as far as it is known, asked for when it is not.
+    async fn routing(&self) -> Result<Rc<Routing>, ClientError> {
+        let known = self.inner.routing.borrow().clone();
+        match known {
+            Some(routing) => Ok(routing),
+            None => Ok(Rc::new(Routing::new(self.cluster_map().await?))),
+        }
+    }
+
+    /// The partition a key belongs to.
+    ///
+    /// # Errors
+    /// When the cluster map is not known and cannot be had.
+    pub async fn partition_of(&self, key: &[u8]) -> Result<PartitionId, ClientError> {
+        Ok(self.routing().await?.partition_of(key))
+    }
+
+    fn uses_partitions(&self) -> bool {
+        self.inner.config.session || self.inner.config.shard_aware
+    }
+
+    /// What a write asks for, before it is numbered.
+    fn options(&self, durability: Option<ironring_core::Durability>) -> WriteOptions {
+        let durability = durability.unwrap_or(self.inner.config.durability);
+        WriteOptions { durability, session: SessionId::NONE, sequence: 0 }
+    }
+
+    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
+    /// was asked for out of the response, or nothing when the response is of another kind.
+    async fn call<T>(
+        &self,
+        partition: Option<PartitionId>,
+        request: Request<'_>,
+        read: impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        let wait = match request {
+            Request::TopicRead { wait_ms, .. } => Duration::from_millis(wait_ms.into()),
+            _ => Duration::ZERO,
+        };
+        let until = Instant::now() + self.inner.config.deadline + wait;
+        let numbers = self.inner.config.session && options_of(&request).is_some();
+        let Some(place) = partition.filter(|_| numbers) else {
+            return self.repeat(partition, request, until, read).await;
+        };
+        let turn = Rc::clone(self.inner.turns.borrow_mut().entry(place).or_default());
+        let left = until.saturating_duration_since(Instant::now());
+        let _pass = timeout(left, turn.enter()).await.map_err(|_| ClientError::Timeout)?;
+        let request = self.number(place, request, until).await?;
+        self.repeat(partition, request, until, read).await
+    }
+
+    /// Gives a write its place in the session, which is opened when there is none.
+    async fn number<'a>(
+        &self,
+        partition: PartitionId,
+        request: Request<'a>,
+        until: Instant,
+    ) -> Result<Request<'a>, ClientError> {
+        let Some(options) = options_of(&request) else { return Ok(request) };
+        let next = || self.inner.sequences.borrow().next(partition);
+        if next().is_none() {
+            let _pass = self.inner.opening_session.enter().await;
+            if next().is_none() {
+                let opening = self.repeat(None, Request::OpenSession, until, answers::session);
+                let opened = Box::pin(opening).await?;
+                self.inner.sequences.borrow_mut().opened(opened);
+            }
+        }
+        let (session, sequence) = next().expect("a session was opened");
+        Ok(with_options(request, WriteOptions { session, sequence, ..options }))
+    }
+
+    /// Attempts until there is a definite end, and tells the sequences what it was.
+    async fn repeat<T>(
+        &self,
+        partition: Option<PartitionId>,
+        mut request: Request<'_>,
+        until: Instant,
+        read: impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        let mut call = Call::new(&request);
+        let mut doubt = Doubt { client: self, place: None };
+        let result = loop {
+            doubt.place = partition.zip(numbered(&request));
+            let failure = match self.attempt(partition, &request, until, &read).await {
+                Ok(answer) => break Ok(answer),
+                Err(failure) => failure,
+            };
+            let next = call.failed(failure, &mut self.inner.prng.borrow_mut());
+            match next {
+                Next::Stop(error) => break Err(error),
+                Next::Again { pause, .. } if Instant::now() + pause >= until => {
+                    break Err(call.out_of_time());
+                }
+                Next::Again { pause, first } => {
+                    sleep(pause).await;
+                    if first.map {
+                        self.inner.routing_is_old.set(true);
+                    }
+                    let place = partition.zip(numbered(&request)).filter(|_| first.session);
+                    if let Some((partition, options)) = place {
+                        self.inner.sequences.borrow_mut().renounce(partition, options.session);
+                        request = Box::pin(self.number(partition, request, until)).await?;
+                    }
+                }
+            }
+        };
+        if let Some((partition, options)) = doubt.place.take() {
+            self.inner.sequences.borrow_mut().ended(partition, options, &result);
+        }
+        result
+    }
+
+    async fn attempt<T>(
+        &self,
+        partition: Option<PartitionId>,
+        request: &Request<'_>,
+        until: Instant,
+        read: &impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let pipeline = self.pipeline_for(partition, until).await.map_err(Failure::of_connecting)?;
+        Self::exchange(&pipeline, request, until, read).await
+    }
+
+    async fn exchange<T>(
+        pipeline: &Pipeline,
+        request: &Request<'_>,
+        until: Instant,
+        read: &impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let left = until.saturating_duration_since(Instant::now());
+        let answer = timeout(left + GRACE, pipeline.call(deadline_ms(left), request)).await;
+        let answer = match answer {
+            Err(_elapsed) => return Err(Failure::Lost(ClientError::Timeout)),
+            Ok(Err(Unanswered::Invalid(error))) => return Err(Failure::Invalid(error)),
+            Ok(Err(Unanswered::NotSent(error))) => return Err(Failure::NotSent(error)),
+            Ok(Err(Unanswered::Lost(error))) => return Err(Failure::Lost(error)),
+            Ok(Ok(answer)) => answer,
+        };
+        let response = answer.response().map_err(|error| Failure::Lost(error.into()))?;
+        let response = accepted(response)?;
+        read(&response).ok_or_else(|| Failure::Lost(unexpected(&response)))
+    }
+
+    /// A connection for a partition: that of its shard if it can be had, else any.
+    async fn pipeline_for(
+        &self,
+        partition: Option<PartitionId>,
+        until: Instant,
+    ) -> Result<Pipeline, ClientError> {
+        let Some(partition) = partition.filter(|_| self.inner.config.shard_aware) else {
+            return self.any_pipeline(until).await;
+        };
+        self.renew_routing(until).await;
+        let routing = self.inner.routing.borrow().clone();
+        if let Some(owner) = routing.as_ref().and_then(|routing| routing.address_of(partition)) {
+            // An address that swallows packets must leave time for another.
+            let left = until.saturating_duration_since(Instant::now());
+            match self.open(owner, Instant::now() + left / 2).await {
+                Ok(pipeline) => return Ok(pipeline),
+                Err(_) => {
+                    if let Some(routing) = self.inner.routing.borrow_mut().as_mut() {
+                        Rc::make_mut(routing).mark_unreachable(owner);
+                    }
+                }
+            }
+        }
+        self.any_pipeline(until).await
+    }
+
+    async fn any_pipeline(&self, until: Instant) -> Result<Pipeline, ClientError> {
+        let addrs = &self.inner.config.addrs;
+        if let Some(open) = addrs.iter().find_map(|address| self.opened(address)) {
+            return Ok(open);
+        }
+        let mut last = ClientError::Protocol("no address is configured".to_owned());
+        for address in addrs {
+            match self.open(address, until).await {
+                Ok(pipeline) => return Ok(pipeline),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn opened(&self, address: &str) -> Option<Pipeline> {
+        self.inner.pipelines.borrow().get(address).filter(|open| open.is_alive()).cloned()
+    }
+
+    async fn open(&self, address: &str, until: Instant) -> Result<Pipeline, ClientError> {
+        if let Some(open) = self.opened(address) {
+            return Ok(open);
+        }
+        let _pass = self.inner.connecting.enter().await;
+        if let Some(open) = self.opened(address) {
+            return Ok(open);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let limit = left.min(self.inner.config.connect_timeout);
+        let (sender, receiver, server) =
+            halves::connect_within(address, &self.inner.config, limit).await?;
+        let pipeline = Pipeline::new(sender, receiver, server);
+        self.inner.pipelines.borrow_mut().insert(address.to_owned(), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// Asks once for a new map when something hinted that the one in use is old. Without an answer
+    /// the old one serves on.
+    async fn renew_routing(&self, until: Instant) {
+        if self.inner.routing_is_old.replace(false)
+            && let Ok(pipeline) = self.any_pipeline(until).await
+            && let Ok(map) =
+                Self::exchange(&pipeline, &Request::ClusterMap, until, &answers::map).await
+        {
+            self.use_map(map);
+        }
+    }
+}
+
+/// A numbered write under way. When its task is dropped before the end, nobody knows the outcome,
+/// and the next write of the partition must not take its number.
+struct Doubt<'a> {
+    client: &'a Client,
+    place: Option<(PartitionId, WriteOptions)>,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some((partition, options)) = self.place.take() {
+            self.client.inner.sequences.borrow_mut().renounce(partition, options.session);
+        }
+    }
+}

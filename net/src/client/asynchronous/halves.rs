@@ -1,0 +1,191 @@
+//! A connection as two halves for callers that make their own frames: the cheapest way in and out.
+//!
+//! Frames collect in [`Sender::buffer`] and leave in one write; a read takes up to 64 KiB and
+//! yields every frame in it in place. Nothing is allocated per request.
+
+use std::io;
+use std::time::Duration;
+
+use ironring_core::limits::FRAME_BODY_BYTES_MAX;
+use monoio::io::{AsyncReadRent, AsyncWriteRentExt, Splitable};
+use monoio::net::TcpStream;
+use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
+use monoio::time::timeout;
+
+use crate::client::call::{closed, unexpected};
+use crate::client::{ClientConfig, ClientError, ServerInfo};
+use crate::codec::{decode_response, encode_request};
+use crate::frame::Header;
+use crate::input::{Input, RECEIVE_BYTES_MAX};
+use crate::message::Response;
+
+/// Frames out.
+#[derive(Debug)]
+pub struct Sender {
+    address: String,
+    stream: TcpOwnedWriteHalf,
+    out: Vec<u8>,
+}
+
+/// Frames in.
+#[derive(Debug)]
+pub struct Receiver {
+    address: String,
+    stream: TcpOwnedReadHalf,
+    input: Input,
+    /// What the kernel reads into.
+    read: Vec<u8>,
+}
+
+/// Connects and says hello. The runtime must have its timer enabled.
+///
+/// # Errors
+/// [`ClientError::Io`] or [`ClientError::Timeout`] when there is no connection,
+/// [`ClientError::Server`] when the server refuses the handshake.
+pub async fn connect(
+    address: &str,
+    config: &ClientConfig,
+) -> Result<(Sender, Receiver, ServerInfo), ClientError> {
+    connect_within(address, config, config.connect_timeout).await
+}
+
+pub(super) async fn connect_within(
+    address: &str,
+    config: &ClientConfig,
+    limit: Duration,
+) -> Result<(Sender, Receiver, ServerInfo), ClientError> {
+    let shaking_hands = async {
+        let io = |source| ClientError::Io { address: address.to_owned(), source };
+        let stream = TcpStream::connect(address).await.map_err(io)?;
+        stream.set_nodelay(true).map_err(io)?;
+        let (read, write) = stream.into_split();
+        let mut sender = Sender { address: address.to_owned(), stream: write, out: Vec::new() };
+        let mut receiver = Receiver {
+            address: address.to_owned(),
+            stream: read,
+            input: Input::default(),
+            read: Vec::with_capacity(RECEIVE_BYTES_MAX),
+        };
+        encode_request(sender.buffer(), 1, 0, &config.hello())?;
+        sender.flush().await?;
+        let (header, body) = receiver.receive().await?;
+        let server = match decode_response(&header, body)? {
+            Response::Welcome(welcome) => welcome.into(),
+            Response::Error { code, detail, message } => {
+                return Err(ClientError::Server { code, detail, message: message.to_owned() });
+            }
+            other => return Err(unexpected(&other)),
+        };
+        Ok((sender, receiver, server))
+    };
+    timeout(limit, shaking_hands).await.unwrap_or(Err(ClientError::Timeout))
+}
+
+impl Sender {
+    /// Where to append whole frames ([`encode_request`], [`crate::frame::set_correlation`]).
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Writes everything collected, in one write when the socket takes it.
+    ///
+    /// # Errors
+    /// When the connection broke; the sender is of no more use.
+    pub async fn flush(&mut self) -> Result<(), ClientError> {
+        let full = std::mem::take(&mut self.out);
+        self.out = self.write(full).await?;
+        Ok(())
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Writes a buffer and gives its memory back, empty.
+    pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>, ClientError> {
+        let (result, mut bytes) = self.stream.write_all(bytes).await;
+        let io = |source| ClientError::Io { address: self.address.clone(), source };
+        result.map_err(io)?;
+        bytes.clear();
+        Ok(bytes)
+    }
+}
+
+impl Receiver {
+    /// The next frame that has been read already, in place. The body's checksum is not checked yet:
+    /// [`decode_response`] does.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`] when the bytes are no frame.
+    pub fn next_frame(&mut self) -> Result<Option<(Header, &[u8])>, ClientError> {
+        let Some(header) = self.input.peek(FRAME_BODY_BYTES_MAX as u32)? else { return Ok(None) };
+        Ok(Some((header, self.input.take_body(&header))))
+    }
+
+    /// Waits for bytes and reads what there is, up to 64 KiB. Call [`Receiver::next_frame`] until
+    /// it yields nothing before.
+    ///
+    /// # Errors
+    /// When the connection broke or the server closed it.
+    pub async fn fill(&mut self) -> Result<(), ClientError> {
+        let (result, read) = self.stream.read(std::mem::take(&mut self.read)).await;
+        self.read = read;
+        let io = |source| ClientError::Io { address: self.address.clone(), source };
+        match result.map_err(io)? {
+            0 => Err(io(closed())),
+            len => {
+                let space = self.input.space(len, FRAME_BODY_BYTES_MAX as u32);
+                space[..len].copy_from_slice(&self.read[..len]);
+                self.input.filled(len);
+                self.read.clear();
+                Ok(())
+            }
+        }
+    }
+
+    /// The next frame, waited for.
+    ///
+    /// # Errors
+    /// As [`Receiver::fill`] and [`Receiver::next_frame`].
+    pub async fn receive(&mut self) -> Result<(Header, &[u8]), ClientError> {
+        let header = loop {
+            if let Some(header) = self.input.peek(FRAME_BODY_BYTES_MAX as u32)? {
+                break header;
+            }
+            self.fill().await?;
+        };
+        Ok((header, self.input.take_body(&header)))
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// What became of a connection, to be told to each request that was on it.
+#[derive(Clone, Debug)]
+pub(super) struct Broken {
+    address: String,
+    kind: io::ErrorKind,
+    reason: String,
+}
+
+impl Broken {
+    pub fn new(address: &str, error: &ClientError) -> Broken {
+        let kind = match error {
+            ClientError::Io { source, .. } => source.kind(),
+            ClientError::Protocol(_) => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        let reason = match error {
+            ClientError::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        };
+        Broken { address: address.to_owned(), kind, reason }
+    }
+
+    pub fn error(&self) -> ClientError {
+        let source = io::Error::new(self.kind, self.reason.clone());
+        ClientError::Io { address: self.address.clone(), source }
+    }
+}

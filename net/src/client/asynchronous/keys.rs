@@ -1,0 +1,173 @@
+//! Calls on keys.
+
+use std::collections::BTreeMap;
+
+use ironring_core::limits::BATCH_OPS_MAX;
+use ironring_core::{ErrorCode, Offset, PartitionId};
+
+use super::Client;
+use crate::client::{ClientError, Entry, Value, WriteSettings, answers};
+use crate::error::BodyError;
+use crate::list::{BatchListBuilder, KeyListBuilder};
+use crate::message::{BatchOp, Condition, Receipt, Request, Response};
+
+impl Client {
+    /// The partition of a key when the configuration makes use of it.
+    async fn partition_for(&self, key: &[u8]) -> Result<Option<PartitionId>, ClientError> {
+        if self.uses_partitions() { self.partition_of(key).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Stores a value.
+    ///
+    /// # Errors
+    /// [`ClientError::Unknown`] when it may have been stored; every other error: it was not.
+    pub async fn put(&self, key: &[u8], value: &[u8]) -> Result<Receipt, ClientError> {
+        self.put_with(key, value, WriteSettings::default()).await
+    }
+
+    /// Stores a value under a condition, for a time, or with another durability.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; `condition_failed` names the version the key has
+    /// ([`ClientError::current_version`]).
+    pub async fn put_with(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        settings: WriteSettings,
+    ) -> Result<Receipt, ClientError> {
+        let partition = self.partition_for(key).await?;
+        let options = self.options(settings.durability);
+        let (condition, ttl_ms) = (settings.condition, settings.ttl_ms());
+        let request = Request::Put { options, condition, ttl_ms, key, value };
+        self.call(partition, request, answers::receipt).await
+    }
+
+    /// Stores a value if the key has exactly this version.
+    ///
+    /// # Errors
+    /// As [`Client::put_with`].
+    pub async fn cas(
+        &self,
+        key: &[u8],
+        expected: Offset,
+        value: &[u8],
+    ) -> Result<Receipt, ClientError> {
+        self.put_with(key, value, WriteSettings::when(Condition::Version(expected))).await
+    }
+
+    /// Reads a value; `None` when the key does not exist.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Value>, ClientError> {
+        let partition = self.partition_for(key).await?;
+        match self.call(partition, Request::Get { key }, answers::value).await {
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// Removes a key, whether or not it exists unless the settings ask.
+    ///
+    /// # Errors
+    /// As [`Client::put_with`].
+    pub async fn delete(
+        &self,
+        key: &[u8],
+        settings: WriteSettings,
+    ) -> Result<Receipt, ClientError> {
+        let partition = self.partition_for(key).await?;
+        let (options, condition) = (self.options(settings.durability), settings.condition);
+        let request = Request::Delete { options, condition, key };
+        self.call(partition, request, answers::receipt).await
+    }
+
+    /// Applies all operations or none. All keys must belong to one partition
+    /// ([`Client::partition_of`]).
+    ///
+    /// # Errors
+    /// As [`Client::put_with`]; [`ClientError::Request`] when the keys span partitions.
+    pub async fn batch(
+        &self,
+        ops: &[BatchOp<'_>],
+        settings: WriteSettings,
+    ) -> Result<Receipt, ClientError> {
+        let routing = self.routing().await?;
+        let mut buffer = Vec::new();
+        let mut list = BatchListBuilder::new(&mut buffer);
+        let mut partition = None;
+        for op in ops {
+            let (BatchOp::Put { key, .. } | BatchOp::Delete { key, .. }) = *op;
+            let of_key = routing.partition_of(key);
+            if *partition.get_or_insert(of_key) != of_key {
+                let rule = "of a batch must belong to one partition";
+                return Err(BodyError::Invalid { field: "keys", rule }.into());
+            }
+            list.push(*op)?;
+        }
+        let Some(partition) = partition else {
+            let rule = "must hold at least one operation";
+            return Err(BodyError::Invalid { field: "batch", rule }.into());
+        };
+        let options = self.options(settings.durability);
+        let request = Request::Batch { options, partition, ops: list.finish() };
+        self.call(Some(partition), request, answers::receipt).await
+    }
+
+    /// Reads many keys, of any partitions, in the order given. Not a snapshot: each partition is
+    /// read on its own, one after the other.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+    ) -> Result<Vec<Option<Value>>, ClientError> {
+        let routing = self.routing().await?;
+        let mut by_partition: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
+        for (at, key) in keys.iter().enumerate() {
+            by_partition.entry(routing.partition_of(key.as_ref())).or_default().push(at);
+        }
+        let mut found = vec![None; keys.len()];
+        let mut buffer = Vec::new();
+        for (partition, wanted) in by_partition {
+            // Parts still to be read; one whose answer does not fit a frame is cut in two.
+            let mut parts: Vec<&[usize]> = wanted.chunks(BATCH_OPS_MAX).collect();
+            while let Some(part) = parts.pop() {
+                let mut list = KeyListBuilder::new(&mut buffer);
+                part.iter().try_for_each(|at| list.push(keys[*at].as_ref()))?;
+                let request = Request::MultiGet { partition, keys: list.finish() };
+                let read = |response: &Response<'_>| answers::values(response, part.len());
+                match self.call(Some(partition), request, read).await {
+                    Ok(values) => {
+                        part.iter().zip(values).for_each(|(at, value)| found[*at] = value);
+                    }
+                    Err(error) if error.code() == Some(ErrorCode::TooLarge) && part.len() > 1 => {
+                        let (front, back) = part.split_at(part.len() / 2);
+                        parts.extend([front, back]);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// One page of the keys of one partition in byte order, and whether there may be more after
+    /// it. All keys: each partition of [`Client::cluster_map`], page by page.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn scan_page(
+        &self,
+        partition: PartitionId,
+        prefix: &[u8],
+        after: &[u8],
+        limit: u32,
+        values: bool,
+    ) -> Result<(Vec<Entry>, bool), ClientError> {
+        let request = Request::Scan { partition, prefix, after, limit, values };
+        self.call(Some(partition), request, answers::page).await
+    }
+}

@@ -1,0 +1,362 @@
+//! One connection shared by many requests at once.
+//!
+//! A request is encoded straight into the buffer that the writer task sends next; a slot waits for
+//! its answer. The reader task puts each answer into its slot, in memory that is used again. So
+//! requests that become ready in one turn of the executor leave in one write.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::halves::{Broken, Receiver, Sender};
+use super::waiters::Waiters;
+use crate::client::call::unexpected;
+use crate::client::{ClientError, ServerInfo};
+use crate::codec::{decode_response, encode_request};
+use crate::error::ResponseError;
+use crate::frame::{HEADER_BYTES, Header};
+use crate::message::{Request, Response};
+use crate::wire::within;
+
+/// Buffers of answers kept to be used again, and the largest kept.
+const SPARE_BUFFERS_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 64 << 10;
+
+/// A connection many tasks of one thread send requests on. Cloning gives another handle; the
+/// connection closes when the last is dropped.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    handle: Rc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Rc<Shared>,
+    server: ServerInfo,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.dropped.set(true);
+        wake(&self.shared.writer);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    out: RefCell<Vec<u8>>,
+    slots: RefCell<Slots>,
+    /// Tasks that wait for a request to end because too many are in flight.
+    room: Waiters,
+    /// The writer task, while it waits for something to write.
+    writer: RefCell<Option<Waker>>,
+    broken: RefCell<Option<Broken>>,
+    /// No handle is left.
+    dropped: Cell<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    in_flight: u32,
+    spare: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Tells uses of the slot apart: the upper half of the correlation. Never 0.
+    generation: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Free,
+    Sent(Option<Waker>),
+    /// Nobody waits any more, but the answer is still to come.
+    Abandoned,
+    Answered(Header, Vec<u8>),
+}
+
+impl Pipeline {
+    /// Takes over a connection. Spawns its two tasks on this thread's executor.
+    #[must_use]
+    pub fn new(sender: Sender, receiver: Receiver, server: ServerInfo) -> Pipeline {
+        let shared = Rc::new(Shared::default());
+        monoio::spawn(write(sender, Rc::clone(&shared)));
+        monoio::spawn(read(receiver, Rc::clone(&shared)));
+        Pipeline { handle: Rc::new(Handle { shared, server }) }
+    }
+
+    /// What the server said of itself.
+    #[must_use]
+    pub fn server(&self) -> &ServerInfo {
+        &self.handle.server
+    }
+
+    /// False once the connection broke.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.handle.shared.broken.borrow().is_none()
+    }
+
+    /// Sends a request and waits for its answer; waits first while too many are in flight. Dropping
+    /// the future does not take the request back.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    pub async fn call(
+        &self,
+        deadline_ms: u32,
+        request: &Request<'_>,
+    ) -> Result<Answer, Unanswered> {
+        let shared = &self.handle.shared;
+        let has_room = || {
+            let in_flight = shared.slots.borrow().in_flight;
+            in_flight < self.handle.server.in_flight_max || shared.broken.borrow().is_some()
+        };
+        shared.room.wait_until(has_room).await;
+        let index = self.send(deadline_ms, request)?;
+        Reply { shared, index, done: false }.await
+    }
+
+    /// Encodes a request for the writer task and returns the slot of its answer.
+    fn send(&self, deadline_ms: u32, request: &Request<'_>) -> Result<u32, Unanswered> {
+        let shared = &self.handle.shared;
+        if let Some(broken) = &*shared.broken.borrow() {
+            return Err(Unanswered::NotSent(broken.error()));
+        }
+        let mut slots = shared.slots.borrow_mut();
+        let mut out = shared.out.borrow_mut();
+        let at = out.len();
+        let (index, correlation) = slots.take();
+        let encoded = encode_request(&mut out, correlation, deadline_ms, request);
+        let body_len = out.len().saturating_sub(at + HEADER_BYTES);
+        let max = self.handle.server.frame_bytes_max as usize;
+        let fits = encoded.and_then(|()| within(body_len, max, "frame body"));
+        if let Err(error) = fits {
+            out.truncate(at);
+            slots.put_back(index);
+            // It was given room that it does not need.
+            shared.room.wake_one();
+            return Err(Unanswered::Invalid(error.into()));
+        }
+        wake(&shared.writer);
+        Ok(index)
+    }
+}
+
+/// Why a request on a [`Pipeline`] got no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// It breaks a limit.
+    Invalid(ClientError),
+    /// The connection was broken before.
+    NotSent(ClientError),
+    /// The connection broke before the answer came.
+    Lost(ClientError),
+}
+
+/// An answer in memory that goes back to the connection when it is dropped.
+#[derive(Debug)]
+pub struct Answer {
+    header: Header,
+    body: Vec<u8>,
+    shared: Rc<Shared>,
+}
+
+impl Answer {
+    /// The response in it.
+    ///
+    /// # Errors
+    /// When the answer does not parse.
+    pub fn response(&self) -> Result<Response<'_>, ResponseError> {
+        decode_response(&self.header, &self.body)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let mut slots = self.shared.slots.borrow_mut();
+        if slots.spare.len() < SPARE_BUFFERS_MAX && self.body.capacity() <= SPARE_BYTES_MAX {
+            slots.spare.push(std::mem::take(&mut self.body));
+        }
+    }
+}
+
+/// Waits for the answer in a slot.
+struct Reply<'a> {
+    shared: &'a Rc<Shared>,
+    index: u32,
+    done: bool,
+}
+
+impl Future for Reply<'_> {
+    type Output = Result<Answer, Unanswered>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let shared = self.shared;
+        let mut slots = shared.slots.borrow_mut();
+        let slot = &mut slots.slots[self.index as usize];
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Answered(header, body) => {
+                slots.put_back(self.index);
+                shared.room.wake_one();
+                self.done = true;
+                Poll::Ready(Ok(Answer { header, body, shared: Rc::clone(shared) }))
+            }
+            State::Sent(_) => {
+                if let Some(broken) = &*shared.broken.borrow() {
+                    slots.put_back(self.index);
+                    self.done = true;
+                    return Poll::Ready(Err(Unanswered::Lost(broken.error())));
+                }
+                slot.state = State::Sent(Some(context.waker().clone()));
+                Poll::Pending
+            }
+            State::Free | State::Abandoned => unreachable!("the slot is this reply's until done"),
+        }
+    }
+}
+
+impl Drop for Reply<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let mut slots = self.shared.slots.borrow_mut();
+        match slots.slots[self.index as usize].state {
+            // It still counts as in flight: the server has it.
+            State::Sent(_) if self.shared.broken.borrow().is_none() => {
+                slots.slots[self.index as usize].state = State::Abandoned;
+            }
+            _ => slots.put_back(self.index),
+        }
+    }
+}
+
+impl Slots {
+    /// A slot and the correlation that names this use of it.
+    fn take(&mut self) -> (u32, u64) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, state: State::Free });
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.generation = slot.generation.wrapping_add(1).max(1);
+        slot.state = State::Sent(None);
+        self.in_flight += 1;
+        (index, u64::from(slot.generation) << 32 | u64::from(index))
+    }
+
+    fn put_back(&mut self, index: u32) {
+        self.slots[index as usize].state = State::Free;
+        self.free.push(index);
+        self.in_flight -= 1;
+    }
+
+    /// Stores an answer. False: nobody asked for it.
+    fn answer(&mut self, header: Header, body: &[u8]) -> bool {
+        let (index, generation) = (header.correlation as u32, (header.correlation >> 32) as u32);
+        let Some(slot) = self.slots.get_mut(index as usize) else { return false };
+        match &mut slot.state {
+            State::Sent(waker) if slot.generation == generation => {
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+                let mut kept = self.spare.pop().unwrap_or_default();
+                kept.clear();
+                kept.extend_from_slice(body);
+                slot.state = State::Answered(header, kept);
+                true
+            }
+            State::Abandoned if slot.generation == generation => {
+                self.put_back(index);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+fn wake(waiting: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waiting.take() {
+        waker.wake();
+    }
+}
+
+impl Shared {
+    /// Tells everybody that waits. The first reason counts.
+    fn break_down(&self, broken: Broken) {
+        self.broken.borrow_mut().get_or_insert(broken);
+        wake(&self.writer);
+        let mut slots = self.slots.borrow_mut();
+        self.room.wake_all();
+        for slot in &mut slots.slots {
+            if let State::Sent(Some(waker)) = &slot.state {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+async fn write(mut sender: Sender, shared: Rc<Shared>) {
+    let mut spare = Vec::new();
+    loop {
+        let go_on = poll_fn(|context| {
+            if shared.broken.borrow().is_some() {
+                return Poll::Ready(false);
+            }
+            if !shared.out.borrow().is_empty() {
+                return Poll::Ready(true);
+            }
+            if shared.dropped.get() {
+                return Poll::Ready(false);
+            }
+            shared.writer.replace(Some(context.waker().clone()));
+            Poll::Pending
+        });
+        if !go_on.await {
+            // Dropping the sender ends the stream; the server answers what it has and closes.
+            return;
+        }
+        let full = std::mem::replace(&mut *shared.out.borrow_mut(), spare);
+        match sender.write(full).await {
+            Ok(empty) => spare = empty,
+            Err(error) => return shared.break_down(Broken::new(sender.address(), &error)),
+        }
+    }
+}
+
+async fn read(mut receiver: Receiver, shared: Rc<Shared>) {
+    let error = loop {
+        match take_answers(&mut receiver, &shared) {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+        if let Err(error) = receiver.fill().await {
+            break error;
+        }
+    };
+    shared.break_down(Broken::new(receiver.address(), &error));
+}
+
+/// Hands out every answer that is here.
+fn take_answers(receiver: &mut Receiver, shared: &Shared) -> Result<(), ClientError> {
+    let mut slots = shared.slots.borrow_mut();
+    while let Some((header, body)) = receiver.next_frame()? {
+        let before = slots.in_flight;
+        let asked = slots.answer(header, body);
+        if slots.in_flight < before {
+            shared.room.wake_one();
+        }
+        if !asked {
+            // An error of the connection itself, just before it closes.
+            return Err(unexpected(&decode_response(&header, body)?));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! The client against a server in threads of this process that misbehaves on demand.
+
+use std::future::Future;
+
+use super::*;
+use crate::client::WriteSettings;
+use crate::client::fake::{Act, Cluster};
+use crate::codec::{decode_response, encode_request};
+use crate::frame::{Opcode, set_correlation};
+use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
+use ironring_core::ErrorCode;
+use monoio::{FusionDriver, RuntimeBuilder};
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = RuntimeBuilder::<FusionDriver>::new().enable_timer().build().unwrap();
+    runtime.block_on(future)
+}
+
+fn config(cluster: &Cluster) -> ClientConfig {
+    ClientConfig { name: "test".into(), ..ClientConfig::new(cluster.address(0)) }
+}
+
+async fn client(cluster: &Cluster) -> Client {
+    Client::connect(config(cluster)).await.unwrap()
+}
+
+#[test]
+fn keys_and_topics_work_as_in_the_blocking_client() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        c.ping().await.unwrap();
+        assert_eq!(c.stats().await.unwrap(), "{}");
+        assert_eq!(c.get(b"a").await.unwrap(), None);
+        let first = c.put(b"a", b"one").await.unwrap();
+        let second = c.cas(b"a", first.offset, b"two").await.unwrap();
+        let error = c.cas(b"a", first.offset, b"x").await.unwrap_err();
+        assert_eq!(error.current_version(), Some(second.offset));
+        assert_eq!(c.get(b"a").await.unwrap().unwrap().value, b"two");
+        let home = c.partition_of(b"a").await.unwrap();
+        let (entries, more) = c.scan_page(home, b"", b"", 0, true).await.unwrap();
+        assert_eq!((entries[0].key.as_slice(), more), (b"a".as_slice(), false));
+        let put = BatchOp::Put { key: b"a", value: b"b", condition: Condition::None, ttl_ms: 0 };
+        c.batch(&[put], WriteSettings::default()).await.unwrap();
+        c.delete(b"a", WriteSettings::default()).await.unwrap();
+        let absent = WriteSettings::when(Condition::Absent);
+        c.put_with(b"a", b"again", absent).await.unwrap();
+
+        let info = c.topic_create("t", 2, Retention::default()).await.unwrap();
+        assert_eq!(c.topic_list().await.unwrap(), [info]);
+        let records = [AppendRecord { key: b"k", value: b"v" }; 3];
+        let appended = c.topic_append("t", AppendTo::Partition(1), &records, None).await.unwrap();
+        let read = c.topic_read("t", 1, ReadFrom::Earliest, (0, 0), 0).await.unwrap();
+        assert_eq!((read.records.len(), read.end), (3, appended.first + 3));
+        c.topic_trim("t", 1, appended.first + 1).await.unwrap();
+        let (start, end, _) = c.topic_offsets("t", 1, Default::default()).await.unwrap();
+        assert_eq!((start, end), (appended.first + 1, appended.first + 3));
+        c.topic_delete("t").await.unwrap();
+        let gone = c.topic_read("t", 1, ReadFrom::Latest, (0, 0), 0).await.unwrap_err();
+        assert_eq!(gone.code(), Some(ErrorCode::UnknownTopic));
+    });
+}
+
+#[test]
+fn many_tasks_share_few_connections() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        let tasks: Vec<_> = (0..3000u32)
+            .map(|i| {
+                let c = c.clone();
+                monoio::spawn(async move {
+                    let key = format!("key-{i}");
+                    c.put(key.as_bytes(), &i.to_le_bytes()).await.unwrap();
+                    let value = c.get(key.as_bytes()).await.unwrap().unwrap();
+                    assert_eq!(value.value, i.to_le_bytes());
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(c.inner.pipelines.borrow().len(), 2);
+        let keys: Vec<String> = (0..3000).map(|i| format!("key-{i}")).collect();
+        let found = c.multi_get(&keys).await.unwrap();
+        assert!((0..3000u32).all(|i| found[i as usize].as_ref().unwrap().value == i.to_le_bytes()));
+    });
+    assert_eq!((cluster.applied(), cluster.connections()), (3000, 2));
+    assert_eq!(cluster.count(Opcode::OpenSession), 1);
+}
+
+#[test]
+fn a_write_whose_answer_is_lost_is_applied_once_and_its_neighbours_too() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        c.put(b"warm", b"").await.unwrap();
+        cluster.on(Opcode::Put, Act::CloseAfter);
+        cluster.on(Opcode::Put, Act::CloseBefore);
+        let tasks: Vec<_> = (0..200u32)
+            .map(|i| {
+                let c = c.clone();
+                monoio::spawn(async move { c.put(&i.to_le_bytes(), b"v").await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+    });
+    assert_eq!(cluster.applied(), 201);
+}
+
+#[test]
+fn without_a_session_a_lost_answer_is_unknown() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = Client::connect(ClientConfig { session: false, ..config(&cluster) }).await.unwrap();
+        cluster.on(Opcode::Put, Act::CloseAfter);
+        let error = c.put(b"k", b"v").await.unwrap_err();
+        assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+        cluster.on(Opcode::Get, Act::CloseBefore);
+        assert_eq!(c.get(b"k").await.unwrap().unwrap().value, b"v");
+    });
+    assert_eq!(cluster.count(Opcode::Put), 1);
+}
+
+#[test]
+fn a_write_dropped_halfway_leaves_its_number_behind() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        c.put(b"k", b"1").await.unwrap();
+        cluster.on(Opcode::Put, Act::Silence);
+        let dropped = timeout(Duration::from_millis(50), c.put(b"k", b"2")).await;
+        assert!(dropped.is_err());
+        let receipt = c.put(b"k", b"3").await.unwrap();
+        assert!(!receipt.duplicate, "taken for the write that was dropped");
+        assert_eq!(c.get(b"k").await.unwrap().unwrap().value, b"3");
+    });
+}
+
+#[test]
+fn a_shard_that_is_gone_is_gone_around() {
+    let mut cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        for i in 0..50u32 {
+            c.put(&i.to_le_bytes(), b"v").await.unwrap();
+        }
+        cluster.stop_shard(1);
+        for i in 0..50u32 {
+            assert!(c.get(&i.to_le_bytes()).await.unwrap().is_some());
+            c.put(&i.to_le_bytes(), b"w").await.unwrap();
+        }
+    });
+    assert_eq!(cluster.last_shard(), 0);
+}
+
+#[test]
+fn no_more_are_sent_than_the_server_takes() {
+    let cluster = Cluster::start();
+    run(async {
+        let config = config(&cluster);
+        let (sender, receiver, mut server) = connect(&cluster.address(0), &config).await.unwrap();
+        server.in_flight_max = 3;
+        let pipeline = Pipeline::new(sender, receiver, server);
+        for _ in 0..3 {
+            cluster.on(Opcode::Get, Act::Silence);
+        }
+        let get = Request::Get { key: b"k" };
+        let asked: Vec<_> = (0..3)
+            .map(|_| {
+                let pipeline = pipeline.clone();
+                monoio::spawn(async move {
+                    timeout(Duration::from_millis(100), pipeline.call(0, &get)).await.is_err()
+                })
+            })
+            .collect();
+        for task in asked {
+            assert!(task.await, "nothing was answered");
+        }
+        // The server may still answer the three that were given up: they keep their places.
+        let ping = pipeline.call(0, &Request::Ping);
+        assert!(timeout(Duration::from_millis(100), ping).await.is_err());
+        assert_eq!(cluster.count(Opcode::Ping), 0);
+    });
+}
+
+#[test]
+fn a_request_over_a_limit_takes_no_place() {
+    let cluster = Cluster::start();
+    run(async {
+        let (sender, receiver, mut server) =
+            connect(&cluster.address(0), &config(&cluster)).await.unwrap();
+        server.in_flight_max = 1;
+        let pipeline = Pipeline::new(sender, receiver, server);
+        for _ in 0..3 {
+            let refused = pipeline.call(0, &Request::Get { key: b"" }).await;
+            assert!(matches!(refused, Err(Unanswered::Invalid(_))));
+        }
+        let answer = pipeline.call(0, &Request::Ping).await.unwrap();
+        assert_eq!(answer.response(), Ok(Response::Pong));
+    });
+}
+
+#[test]
+fn frames_of_the_callers_own_making_go_out_together() {
+    let cluster = Cluster::start();
+    run(async {
+        let (mut sender, mut receiver, _) =
+            connect(&cluster.address(0), &config(&cluster)).await.unwrap();
+        let mut ping = Vec::new();
+        encode_request(&mut ping, 0, 0, &Request::Ping).unwrap();
+        for correlation in 0..500 {
+            set_correlation(&mut ping, correlation);
+            sender.buffer().extend_from_slice(&ping);
+        }
+        sender.flush().await.unwrap();
+        let mut seen = 0;
+        while seen < 500 {
+            receiver.fill().await.unwrap();
+            while let Some((header, body)) = receiver.next_frame().unwrap() {
+                assert_eq!(header.correlation, seen);
+                assert_eq!(decode_response(&header, body), Ok(Response::Pong));
+                seen += 1;
+            }
+        }
+    });
+}
+
+#[test]
+fn connecting_fails_with_the_reason() {
+    let cluster = Cluster::start();
+    run(async {
+        let wrong = ClientConfig { cluster: "other".into(), ..config(&cluster) };
+        let error = Client::connect(wrong).await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::WrongCluster));
+    });
+}

@@ -1,0 +1,206 @@
+//! Calls on keys.
+
+use std::collections::BTreeMap;
+
+use ironring_core::limits::BATCH_OPS_MAX;
+use ironring_core::{ErrorCode, Offset, PartitionId};
+
+use super::{Client, Scan};
+use crate::client::{ClientError, Entry, Value, WriteSettings, answers};
+use crate::error::BodyError;
+use crate::list::{BatchListBuilder, KeyListBuilder};
+use crate::message::{BatchOp, Condition, Receipt, Request};
+
+impl Client {
+    /// Stores a value.
+    ///
+    /// # Errors
+    /// [`ClientError::Unknown`] when it may have been stored; every other error: it was not.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<Receipt, ClientError> {
+        self.put_with(key, value, WriteSettings::default())
+    }
+
+    /// Stores a value under a condition, for a time, or with another durability.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; `condition_failed` names the version the key has
+    /// ([`ClientError::current_version`]).
+    pub fn put_with(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        settings: WriteSettings,
+    ) -> Result<Receipt, ClientError> {
+        let partition = self.partition_for(key)?;
+        let options = self.options(settings.durability);
+        let (condition, ttl_ms) = (settings.condition, settings.ttl_ms());
+        self.call(
+            partition,
+            Request::Put { options, condition, ttl_ms, key, value },
+            answers::receipt,
+        )
+    }
+
+    /// Stores a value if the key has exactly this version.
+    ///
+    /// # Errors
+    /// As [`Client::put_with`].
+    pub fn cas(
+        &mut self,
+        key: &[u8],
+        expected: Offset,
+        value: &[u8],
+    ) -> Result<Receipt, ClientError> {
+        self.put_with(key, value, WriteSettings::when(Condition::Version(expected)))
+    }
+
+    /// Stores a value if the key does not exist.
+    ///
+    /// # Errors
+    /// As [`Client::put_with`].
+    pub fn put_if_absent(&mut self, key: &[u8], value: &[u8]) -> Result<Receipt, ClientError> {
+        self.put_with(key, value, WriteSettings::when(Condition::Absent))
+    }
+
+    /// Reads a value; `None` when the key does not exist.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<Value>, ClientError> {
+        let partition = self.partition_for(key)?;
+        let found = self.call(partition, Request::Get { key }, answers::value);
+        match found {
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// Removes a key, whether or not it exists.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub fn delete(&mut self, key: &[u8]) -> Result<Receipt, ClientError> {
+        self.delete_with(key, WriteSettings::default())
+    }
+
+    /// Removes a key under a condition or with another durability.
+    ///
+    /// # Errors
+    /// As [`Client::put_with`].
+    pub fn delete_with(
+        &mut self,
+        key: &[u8],
+        settings: WriteSettings,
+    ) -> Result<Receipt, ClientError> {
+        let partition = self.partition_for(key)?;
+        let options = self.options(settings.durability);
+        let condition = settings.condition;
+        self.call(partition, Request::Delete { options, condition, key }, answers::receipt)
+    }
+
+    /// Applies all operations or none. All keys must belong to one partition
+    /// ([`Client::partition_of`]).
+    ///
+    /// # Errors
+    /// As [`Client::put_with`]; [`ClientError::Request`] when the keys span partitions.
+    pub fn batch(
+        &mut self,
+        ops: &[BatchOp<'_>],
+        settings: WriteSettings,
+    ) -> Result<Receipt, ClientError> {
+        let mut buffer = Vec::new();
+        let mut list = BatchListBuilder::new(&mut buffer);
+        let mut partition = None;
+        for op in ops {
+            let (BatchOp::Put { key, .. } | BatchOp::Delete { key, .. }) = *op;
+            let of_key = self.partition_of(key)?;
+            if *partition.get_or_insert(of_key) != of_key {
+                let rule = "of a batch must belong to one partition";
+                return Err(BodyError::Invalid { field: "keys", rule }.into());
+            }
+            list.push(*op)?;
+        }
+        let Some(partition) = partition else {
+            let rule = "must hold at least one operation";
+            return Err(BodyError::Invalid { field: "batch", rule }.into());
+        };
+        let options = self.options(settings.durability);
+        let request = Request::Batch { options, partition, ops: list.finish() };
+        self.call(Some(partition), request, answers::receipt)
+    }
+
+    /// Reads many keys, of any partitions, in the order given. Not a snapshot: each partition is
+    /// read on its own.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &mut self,
+        keys: &[K],
+    ) -> Result<Vec<Option<Value>>, ClientError> {
+        let mut by_partition: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
+        for (at, key) in keys.iter().enumerate() {
+            by_partition.entry(self.partition_of(key.as_ref())?).or_default().push(at);
+        }
+        let mut found = vec![None; keys.len()];
+        for (partition, wanted) in by_partition {
+            for part in wanted.chunks(BATCH_OPS_MAX) {
+                self.multi_get_part(partition, keys, part, &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads `keys[i]` for each `i` of `wanted` into `found[i]`. Asks for half as much when the
+    /// answer does not fit a frame.
+    fn multi_get_part<K: AsRef<[u8]>>(
+        &mut self,
+        partition: PartitionId,
+        keys: &[K],
+        wanted: &[usize],
+        found: &mut [Option<Value>],
+    ) -> Result<(), ClientError> {
+        let mut buffer = Vec::new();
+        let mut list = KeyListBuilder::new(&mut buffer);
+        for at in wanted {
+            list.push(keys[*at].as_ref())?;
+        }
+        let request = Request::MultiGet { partition, keys: list.finish() };
+        let answer =
+            self.call(Some(partition), request, |response| answers::values(response, wanted.len()));
+        match answer {
+            Ok(values) => {
+                wanted.iter().zip(values).for_each(|(at, value)| found[*at] = value);
+                Ok(())
+            }
+            Err(error) if error.code() == Some(ErrorCode::TooLarge) && wanted.len() > 1 => {
+                let (front, back) = wanted.split_at(wanted.len() / 2);
+                self.multi_get_part(partition, keys, front, found)?;
+                self.multi_get_part(partition, keys, back, found)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Walks all keys that begin with `prefix`: partition after partition, in byte order within
+    /// each. Not a snapshot. Reads page by page as the iterator is driven.
+    pub fn scan(&mut self, prefix: &[u8], values: bool) -> Scan<'_> {
+        Scan::new(self, prefix.to_vec(), values)
+    }
+
+    /// One page of the keys of one partition, and whether there may be more after it.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub fn scan_page(
+        &mut self,
+        partition: PartitionId,
+        prefix: &[u8],
+        after: &[u8],
+        limit: u32,
+        values: bool,
+    ) -> Result<(Vec<Entry>, bool), ClientError> {
+        let request = Request::Scan { partition, prefix, after, limit, values };
+        self.call(Some(partition), request, answers::page)
+    }
+}

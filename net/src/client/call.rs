@@ -1,0 +1,292 @@
+//! What to do after a failed attempt. Pure: the clients bring clock, sockets and sleep.
+//!
+//! | failure | a read, or a write in a session | a write without session |
+//! |---|---|---|
+//! | not sent | again | again |
+//! | lost after it was sent, `unknown` | again, in doubt from here on | unknown |
+//! | a retriable refusal | again | again |
+//! | `session_expired` | in a new session, unless in doubt: unknown | refused |
+//! | `sequence_gap` | in a new session: what lies beyond a gap was not applied | refused |
+//! | `condition_failed` | refused: a session gives its first answer again | refused |
+//! | any other refusal | refused, unless a write is in doubt: unknown | refused |
+//! | the deadline passed | what failed last, unless a write is in doubt: unknown | the same |
+//!
+//! A write is *in doubt* when one of its attempts may have been applied. Only a definite answer to
+//! a later attempt ends that. A request that breaks a rule of the protocol is never sent.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use ironring_core::prng::Prng;
+use ironring_core::{ErrorCode, PartitionId, SessionId};
+
+use super::ClientError;
+use crate::message::{Request, Response, WriteOptions};
+
+/// First pause between two attempts; each next one is twice as long.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How often a request may take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeat {
+    /// It changes nothing, or doing it twice is doing it once.
+    Freely,
+    /// The server applies it once by its session and sequence.
+    InSession,
+    /// Only when it is certain that it was not applied.
+    WhenRefused,
+}
+
+/// An attempt that gave no answer that was asked for.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No attempt can succeed.
+    Invalid(ClientError),
+    /// No byte of it was sent.
+    NotSent(ClientError),
+    /// It was sent, at least in part, and no answer will come.
+    Lost(ClientError),
+    /// The server refused.
+    Refused { code: ErrorCode, detail: u64, message: String },
+}
+
+impl Failure {
+    /// What a failed connection attempt means for the request that needed it.
+    pub fn of_connecting(error: ClientError) -> Failure {
+        match error {
+            ClientError::Server { code, detail, message } => {
+                Failure::Refused { code, detail, message }
+            }
+            ClientError::Protocol(_) => Failure::Invalid(error),
+            error => Failure::NotSent(error),
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Try again after `pause`, having done what `first` says.
+    Again {
+        pause: Duration,
+        first: Preparation,
+    },
+    Stop(ClientError),
+}
+
+/// What has to be renewed before the next attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Preparation {
+    /// The cluster map may be old.
+    pub map: bool,
+    /// The session is of no more use. Nothing of this request was applied in it.
+    pub session: bool,
+}
+
+/// One call and its attempts.
+#[derive(Debug)]
+pub(super) struct Call {
+    repeat: Repeat,
+    in_doubt: bool,
+    attempts: u32,
+    last: Option<ClientError>,
+}
+
+impl Call {
+    pub fn new(request: &Request<'_>) -> Call {
+        let repeat = match options_of(request) {
+            Some(options) if options.session == SessionId::NONE => Repeat::WhenRefused,
+            Some(_) => Repeat::InSession,
+            None => match request {
+                // A second attempt would find its own first and report it as somebody else's.
+                Request::TopicCreate { .. } | Request::TopicDelete { .. } => Repeat::WhenRefused,
+                _ => Repeat::Freely,
+            },
+        };
+        Call { repeat, in_doubt: false, attempts: 0, last: None }
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, failure: Failure, prng: &mut Prng) -> Next {
+        let mut first = Preparation::default();
+        let mut pause_min = Duration::ZERO;
+        let error = match failure {
+            Failure::Invalid(error) => return Next::Stop(self.settle(error)),
+            Failure::NotSent(error) => {
+                first.map = true;
+                error
+            }
+            Failure::Lost(error) => {
+                first.map = true;
+                if let Some(stop) = self.doubt(&error) {
+                    return Next::Stop(stop);
+                }
+                error
+            }
+            Failure::Refused { code, detail, message } => {
+                let error = ClientError::Server { code, detail, message };
+                match code {
+                    ErrorCode::Unknown => {
+                        if let Some(stop) = self.doubt(&error) {
+                            return Next::Stop(stop);
+                        }
+                    }
+                    ErrorCode::ConditionFailed => return Next::Stop(error),
+                    ErrorCode::SequenceGap if self.repeat == Repeat::InSession => {
+                        first.session = true;
+                        self.in_doubt = false;
+                    }
+                    ErrorCode::SessionExpired
+                        if self.repeat == Repeat::InSession && !self.in_doubt =>
+                    {
+                        first.session = true;
+                    }
+                    code if !code.retriable() || code == ErrorCode::SequenceGap => {
+                        return Next::Stop(self.settle(error));
+                    }
+                    ErrorCode::Overloaded => pause_min = Duration::from_millis(detail),
+                    ErrorCode::WrongPartition | ErrorCode::NotReady | ErrorCode::ShardFenced => {
+                        first.map = true;
+                    }
+                    _ => {}
+                }
+                error
+            }
+        };
+        self.last = Some(error);
+        let pause = pause(self.attempts, prng).max(pause_min.min(PAUSE_MAX));
+        self.attempts += 1;
+        Next::Again { pause, first }
+    }
+
+    /// The attempt may have been applied: the error to stop with when it must not be repeated.
+    fn doubt(&mut self, error: &ClientError) -> Option<ClientError> {
+        self.in_doubt |= self.repeat != Repeat::Freely;
+        (self.repeat == Repeat::WhenRefused)
+            .then(|| ClientError::Unknown { reason: error.to_string() })
+    }
+
+    /// A refusal tells of its own attempt only.
+    fn settle(&self, error: ClientError) -> ClientError {
+        if self.in_doubt { ClientError::Unknown { reason: error.to_string() } } else { error }
+    }
+
+    /// There is no time for another attempt.
+    pub fn out_of_time(self) -> ClientError {
+        let last = self.last.unwrap_or(ClientError::Timeout);
+        if self.in_doubt { ClientError::Unknown { reason: last.to_string() } } else { last }
+    }
+}
+
+/// Between half and all of a pause that doubles, so that clients that failed together do not come
+/// back together.
+fn pause(attempt: u32, prng: &mut Prng) -> Duration {
+    let full = PAUSE_FIRST.saturating_mul(1 << attempt.min(16)).min(PAUSE_MAX);
+    let half_us = full.as_micros() as u64 / 2;
+    Duration::from_micros(half_us + prng.below(half_us + 1))
+}
+
+/// The options of a request that is numbered in sessions.
+pub(super) fn options_of(request: &Request<'_>) -> Option<WriteOptions> {
+    match request {
+        Request::Put { options, .. }
+        | Request::Delete { options, .. }
+        | Request::Batch { options, .. }
+        | Request::TopicAppend { options, .. }
+        | Request::TopicTrim { options, .. } => Some(*options),
+        _ => None,
+    }
+}
+
+/// The options of a request that has its place in a session.
+pub(super) fn numbered(request: &Request<'_>) -> Option<WriteOptions> {
+    options_of(request).filter(|options| options.session != SessionId::NONE)
+}
+
+/// The same request with other options. Requests without options stay as they are.
+pub(super) fn with_options<'a>(mut request: Request<'a>, new: WriteOptions) -> Request<'a> {
+    if let Request::Put { options, .. }
+    | Request::Delete { options, .. }
+    | Request::Batch { options, .. }
+    | Request::TopicAppend { options, .. }
+    | Request::TopicTrim { options, .. } = &mut request
+    {
+        *options = new;
+    }
+    request
+}
+
+/// The response, or the refusal in it.
+pub(super) fn accepted(response: Response<'_>) -> Result<Response<'_>, Failure> {
+    match response {
+        Response::Error { code, detail, message } => {
+            Err(Failure::Refused { code, detail, message: message.to_owned() })
+        }
+        response => Ok(response),
+    }
+}
+
+/// The server answered something else than the protocol lets it.
+pub(super) fn unexpected(response: &Response<'_>) -> ClientError {
+    let mut text = format!("{response:?}");
+    text.truncate(text.char_indices().nth(80).map_or(text.len(), |(at, _)| at));
+    ClientError::Protocol(format!("the answer does not go with the request: {text}"))
+}
+
+/// The peer closed the connection.
+pub(super) fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")
+}
+
+/// Numbers writes: 1, 2, 3, ... for each pair of session and partition.
+///
+/// A number is used up by a definite answer only. After an unknown outcome the partition goes on in
+/// another session: its next write must not be taken for the one in doubt.
+#[derive(Debug, Default)]
+pub(super) struct Sequences {
+    /// The session of partitions not written to yet.
+    current: Option<SessionId>,
+    /// Session and last number used up of the partitions written to.
+    used: BTreeMap<PartitionId, (SessionId, u64)>,
+}
+
+impl Sequences {
+    /// Session and number of the next write to a partition; `None`: a session has to be opened.
+    pub fn next(&self, partition: PartitionId) -> Option<(SessionId, u64)> {
+        let used = self.used.get(&partition).copied();
+        used.or(self.current.map(|session| (session, 0))).map(|(session, n)| (session, n + 1))
+    }
+
+    /// A session nobody has used yet.
+    pub fn opened(&mut self, session: SessionId) {
+        self.current = Some(session);
+    }
+
+    /// How the write that `options` numbered ended.
+    pub fn ended<T>(
+        &mut self,
+        partition: PartitionId,
+        options: WriteOptions,
+        result: &Result<T, ClientError>,
+    ) {
+        match result {
+            Ok(_) | Err(ClientError::Server { code: ErrorCode::ConditionFailed, .. }) => {
+                self.used.insert(partition, (options.session, options.sequence));
+            }
+            Err(ClientError::Unknown { .. }) => self.renounce(partition, options.session),
+            Err(_) => {}
+        }
+    }
+
+    /// A session is not used for a partition any more.
+    pub fn renounce(&mut self, partition: PartitionId, session: SessionId) {
+        self.used.remove(&partition);
+        self.current = self.current.filter(|current| *current != session);
+    }
+}
+
+#[cfg(test)]
+mod tests;

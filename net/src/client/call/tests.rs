@@ -1,0 +1,136 @@
+use super::*;
+use crate::message::{Condition, Retention};
+use ironring_core::Durability;
+
+fn put(session: u64) -> Request<'static> {
+    let options = WriteOptions {
+        durability: Durability::Local,
+        session: SessionId(session),
+        sequence: session,
+    };
+    Request::Put { options, condition: Condition::None, ttl_ms: 0, key: b"k", value: b"v" }
+}
+
+const READ: Request<'static> = Request::Get { key: b"k" };
+
+fn refused(code: ErrorCode) -> Failure {
+    Failure::Refused { code, detail: 0, message: String::new() }
+}
+
+fn lost() -> Failure {
+    Failure::Lost(ClientError::Timeout)
+}
+
+/// What the last of some failures leads to.
+fn after(request: Request<'_>, failures: impl IntoIterator<Item = Failure>) -> String {
+    let (mut call, mut prng) = (Call::new(&request), Prng::new(1));
+    let mut last = String::new();
+    for failure in failures {
+        last = match call.failed(failure, &mut prng) {
+            Next::Again { first: Preparation { session: true, .. }, .. } => "new session".into(),
+            Next::Again { .. } => "again".into(),
+            Next::Stop(ClientError::Unknown { .. }) => "unknown".into(),
+            Next::Stop(ClientError::Server { code, .. }) => code.name().into(),
+            Next::Stop(other) => format!("{other:?}"),
+        };
+    }
+    last
+}
+
+/// The table at the top of the module, cell by cell.
+#[test]
+fn each_failure_leads_where_the_table_says() {
+    use ErrorCode::*;
+    let (session, plain) = (put(7), put(0));
+    for (request, expected) in [(READ, "again"), (session, "again"), (plain, "again")] {
+        assert_eq!(after(request, [Failure::NotSent(ClientError::Timeout)]), expected);
+        for code in [Overloaded, DeadlineExceeded, NotReady, NoSpace, WrongPartition, BadChecksum] {
+            assert_eq!(after(request, [refused(code)]), expected, "{code:?}");
+        }
+    }
+    for (request, expected) in [(READ, "again"), (session, "again"), (plain, "unknown")] {
+        assert_eq!(after(request, [lost()]), expected);
+        assert_eq!(after(request, [refused(Unknown)]), expected);
+    }
+    for code in [SessionExpired, SequenceGap] {
+        assert_eq!(after(session, [refused(code)]), "new session");
+        assert_eq!(after(plain, [refused(code)]), code.name());
+    }
+    assert_eq!(after(session, [lost(), refused(SessionExpired)]), "unknown");
+    assert_eq!(after(session, [lost(), refused(SequenceGap)]), "new session");
+    assert_eq!(after(session, [lost(), refused(SequenceGap), refused(TooLarge)]), "too_large");
+    for request in [session, plain] {
+        assert_eq!(after(request, [refused(ConditionFailed)]), "condition_failed");
+        assert_eq!(after(request, [refused(TooLarge)]), "too_large");
+    }
+    assert_eq!(after(session, [lost(), refused(ConditionFailed)]), "condition_failed");
+    assert_eq!(after(session, [lost(), refused(UnknownTopic)]), "unknown");
+    assert_eq!(after(READ, [lost(), refused(NotFound)]), "not_found");
+}
+
+#[test]
+fn what_cannot_be_told_apart_from_its_own_echo_is_not_repeated() {
+    let create = Request::TopicCreate { name: "t", partitions: 1, retention: Retention::default() };
+    assert_eq!(after(create, [lost()]), "unknown");
+    assert_eq!(after(Request::TopicDelete { name: "t" }, [lost()]), "unknown");
+    let alter = Request::TopicAlter { name: "t", retention: Retention::default() };
+    assert_eq!(after(alter, [lost()]), "again");
+}
+
+#[test]
+fn the_deadline_keeps_failed_and_unknown_apart() {
+    let ends = |request: Request<'_>, failure: Failure| {
+        let mut call = Call::new(&request);
+        call.failed(failure, &mut Prng::new(1));
+        call.out_of_time()
+    };
+    assert!(matches!(ends(put(7), lost()), ClientError::Unknown { .. }));
+    assert!(matches!(ends(READ, lost()), ClientError::Timeout));
+    let overloaded = ends(put(7), refused(ErrorCode::Overloaded));
+    assert_eq!(overloaded.code(), Some(ErrorCode::Overloaded));
+    assert!(matches!(Call::new(&READ).out_of_time(), ClientError::Timeout));
+}
+
+#[test]
+fn pauses_double_with_jitter_up_to_a_second() {
+    let mut prng = Prng::new(5);
+    for attempt in 0..40 {
+        let full = PAUSE_FIRST.saturating_mul(1 << attempt.min(20)).min(PAUSE_MAX);
+        let pause = pause(attempt, &mut prng);
+        assert!(pause >= full / 2 && pause <= full, "{attempt}: {pause:?}");
+    }
+    let mut call = Call::new(&READ);
+    let code = ErrorCode::Overloaded;
+    let failure = Failure::Refused { code, detail: 700, message: String::new() };
+    match call.failed(failure, &mut prng) {
+        Next::Again { pause, .. } => assert_eq!(pause, Duration::from_millis(700)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_sequence_is_used_up_by_a_definite_answer_only() {
+    let server = |code| ClientError::Server { code, detail: 0, message: String::new() };
+    let (a, b) = (PartitionId(4), PartitionId(5));
+    let mut sequences = Sequences::default();
+    assert_eq!(sequences.next(a), None);
+    sequences.opened(SessionId(9));
+    let end = |sequences: &mut Sequences, partition, result: Result<(), ClientError>| {
+        let (session, sequence) = sequences.next(partition).unwrap();
+        let options = WriteOptions { durability: Durability::Local, session, sequence };
+        sequences.ended(partition, options, &result);
+        sequences.next(partition).map(|(session, sequence)| (session.0, sequence))
+    };
+    assert_eq!(end(&mut sequences, a, Ok(())), Some((9, 2)));
+    assert_eq!(end(&mut sequences, b, Ok(())), Some((9, 2)));
+    let failed = server(ErrorCode::ConditionFailed);
+    assert_eq!(end(&mut sequences, a, Err(failed)), Some((9, 3)));
+    assert_eq!(end(&mut sequences, a, Err(server(ErrorCode::Overloaded))), Some((9, 3)));
+    let unknown = || ClientError::Unknown { reason: String::new() };
+    assert_eq!(end(&mut sequences, a, Err(unknown())), None);
+    sequences.opened(SessionId(10));
+    assert_eq!(sequences.next(a), Some((SessionId(10), 1)));
+    // The other partition is not in doubt and goes on where it was, until it is.
+    assert_eq!(end(&mut sequences, b, Ok(())), Some((9, 3)));
+    assert_eq!(end(&mut sequences, b, Err(unknown())), Some((10, 1)));
+}

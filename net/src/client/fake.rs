@@ -1,0 +1,538 @@
+//! A cluster of two shards in threads of the test process: keys, topics and sessions in memory,
+//! behind the real [`Connection`], and faults on demand.
+
+#![expect(clippy::disallowed_methods, reason = "a server for tests lives in threads")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use ironring_core::{
+    Durability, ErrorCode, Instant, Offset, PartitionId, StorageUuid, Term, Token, TopicId,
+    WallTime,
+};
+
+use super::call::options_of;
+use crate::connection::{Connection, Identity, Limits, Output};
+use crate::frame::Opcode;
+use crate::list::{RecordListBuilder, ScanListBuilder, ValueListBuilder};
+use crate::message::*;
+
+/// Partitions of the cluster; the first half belongs to shard 0.
+const PARTITIONS: u32 = 16;
+/// Entries of a page: few, so that scans have many.
+const PAGE_ENTRIES: usize = 20;
+
+/// What happens instead of the usual answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Not applied, refused.
+    Refuse(ErrorCode, u64),
+    /// Not applied, connection closed.
+    CloseBefore,
+    /// Applied, connection closed.
+    CloseAfter,
+    /// Applied, no answer.
+    Silence,
+    /// Not applied, an answer that is none.
+    Garbage,
+}
+
+/// The first answer to a numbered write.
+#[derive(Clone, Debug)]
+enum Answer {
+    Receipt(Receipt),
+    Appended { receipt: Receipt, partition: u32, first: u64, count: u32 },
+    ConditionFailed(u64),
+}
+
+type KeyAndValue = (Vec<u8>, Vec<u8>);
+
+#[derive(Debug)]
+struct Topic {
+    info: TopicInfo,
+    /// Start offset and records of each partition.
+    partitions: Vec<(u64, VecDeque<KeyAndValue>)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    addresses: Vec<String>,
+    keys: BTreeMap<Vec<u8>, (Offset, Vec<u8>)>,
+    topics: Vec<Topic>,
+    topics_made: u32,
+    sessions_made: u64,
+    answers: BTreeMap<(u64, PartitionId), Vec<Answer>>,
+    applied: usize,
+    faults: VecDeque<(Opcode, Act)>,
+    seen: Vec<(Opcode, usize)>,
+    sequences_seen: Vec<u64>,
+    connections: Vec<(usize, TcpStream)>,
+    stopped: Vec<bool>,
+}
+
+pub(crate) struct Cluster {
+    state: Arc<Mutex<State>>,
+    addresses: Vec<SocketAddr>,
+    threads: Vec<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Cluster {
+    pub fn start() -> Cluster {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses: Vec<SocketAddr> =
+            listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        let state = State {
+            addresses: addresses.iter().map(SocketAddr::to_string).collect(),
+            stopped: vec![false; 2],
+            ..State::default()
+        };
+        let state = Arc::new(Mutex::new(state));
+        let accept = |(shard, listener): (usize, TcpListener)| {
+            let state = Arc::clone(&state);
+            Some(std::thread::spawn(move || accept(shard, &listener, &state)))
+        };
+        let threads = listeners.into_iter().enumerate().map(accept).collect();
+        Cluster { state, addresses, threads }
+    }
+
+    pub fn address(&self, shard: usize) -> String {
+        self.addresses[shard].to_string()
+    }
+
+    /// The next request of this kind meets a fault.
+    pub fn on(&self, opcode: Opcode, act: Act) {
+        self.state.lock().unwrap().faults.push_back((opcode, act));
+    }
+
+    pub fn count(&self, opcode: Opcode) -> usize {
+        self.state.lock().unwrap().seen.iter().filter(|(seen, _)| *seen == opcode).count()
+    }
+
+    /// Writes applied so far.
+    pub fn applied(&self) -> usize {
+        self.state.lock().unwrap().applied
+    }
+
+    /// The shard that took the last put.
+    pub fn last_shard(&self) -> usize {
+        let state = self.state.lock().unwrap();
+        state.seen.iter().rev().find(|(opcode, _)| *opcode == Opcode::Put).unwrap().1
+    }
+
+    /// Connections accepted so far.
+    #[cfg(feature = "monoio")]
+    pub fn connections(&self) -> usize {
+        self.state.lock().unwrap().connections.len()
+    }
+
+    pub fn sequences_seen(&self) -> Vec<u64> {
+        self.state.lock().unwrap().sequences_seen.clone()
+    }
+
+    pub fn forget_sessions(&self) {
+        self.state.lock().unwrap().answers.clear();
+    }
+
+    /// Closes a shard's port and connections.
+    pub fn stop_shard(&mut self, shard: usize) {
+        self.state.lock().unwrap().stopped[shard] = true;
+        // Wakes the thread that accepts.
+        drop(TcpStream::connect(self.addresses[shard]));
+        if let Some(thread) = self.threads[shard].take() {
+            thread.join().unwrap();
+        }
+        for (of, stream) in &self.state.lock().unwrap().connections {
+            if *of == shard {
+                // It may have been closed by the client.
+                let _closed = stream.shutdown(Shutdown::Both);
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        (0..self.threads.len()).for_each(|shard| self.stop_shard(shard));
+    }
+}
+
+fn accept(shard: usize, listener: &TcpListener, state: &Arc<Mutex<State>>) {
+    loop {
+        let (stream, _) = listener.accept().unwrap();
+        let mut locked = state.lock().unwrap();
+        if locked.stopped[shard] {
+            return;
+        }
+        locked.connections.push((shard, stream.try_clone().unwrap()));
+        let state = Arc::clone(state);
+        std::thread::spawn(move || serve(shard, stream, &state));
+    }
+}
+
+fn serve(shard: usize, mut stream: TcpStream, state: &Mutex<State>) {
+    let identity = Identity {
+        cluster: "test".into(),
+        node: "fake".into(),
+        server: "0".into(),
+        storage: StorageUuid(1),
+        shard: shard as u16,
+        features: crate::features::KNOWN,
+    };
+    let mut connection = Connection::new(Arc::new(identity), Limits::default(), Instant(0));
+    loop {
+        while let Ok(Some((frame, output))) = connection.next_frame_and_output() {
+            let correlation = frame.header.correlation;
+            let opcode = Opcode::from_u8(frame.header.opcode).unwrap();
+            let mut state = state.lock().unwrap();
+            state.seen.push((opcode, shard));
+            let act = state.take_fault(opcode);
+            if !state.handle(&frame.decode().unwrap(), act, correlation, output) {
+                drop(state);
+                let _gone = stream.write_all(connection.output().bytes());
+                let _gone = stream.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+        let output = connection.output();
+        let len = output.bytes().len();
+        if stream.write_all(output.bytes()).is_err() {
+            return;
+        }
+        output.sent(Instant(0), len);
+        if connection.is_finished() {
+            return;
+        }
+        match stream.read(connection.receive_space(4096)) {
+            Ok(0) | Err(_) => return,
+            Ok(len) => connection.received(Instant(0), len),
+        }
+    }
+}
+
+fn ok(output: &mut Output, correlation: u64, response: &Response<'_>) {
+    output.respond(Instant(0), correlation, response);
+}
+
+fn refuse(output: &mut Output, correlation: u64, code: ErrorCode, detail: u64) {
+    let message = "as the test wants";
+    ok(output, correlation, &Response::Error { code, detail, message });
+}
+
+impl State {
+    fn take_fault(&mut self, opcode: Opcode) -> Option<Act> {
+        let at = self.faults.iter().position(|(on, _)| *on == opcode)?;
+        self.faults.remove(at).map(|(_, act)| act)
+    }
+
+    /// False: close the connection.
+    fn handle(
+        &mut self,
+        request: &Request<'_>,
+        act: Option<Act>,
+        correlation: u64,
+        output: &mut Output,
+    ) -> bool {
+        if let Some(options) = options_of(request).filter(|options| options.session.0 != 0) {
+            self.sequences_seen.push(options.sequence);
+        }
+        match act {
+            Some(Act::CloseBefore) => return false,
+            Some(Act::Refuse(code, detail)) => {
+                refuse(output, correlation, code, detail);
+                return true;
+            }
+            Some(Act::Garbage) => {
+                ok(output, correlation, &Response::Topics(vec![]));
+                return true;
+            }
+            Some(Act::CloseAfter | Act::Silence) => {
+                let mut nowhere = connection_to_nowhere();
+                self.answer(request, correlation, nowhere.output());
+                return act == Some(Act::Silence);
+            }
+            None => {}
+        }
+        self.answer(request, correlation, output);
+        true
+    }
+
+    fn answer(&mut self, request: &Request<'_>, correlation: u64, output: &mut Output) {
+        match *request {
+            Request::Ping => ok(output, correlation, &Response::Pong),
+            Request::Stats => ok(output, correlation, &Response::Stats("{}")),
+            Request::OpenSession => {
+                self.sessions_made += 1;
+                let session = ironring_core::SessionId(self.sessions_made);
+                ok(output, correlation, &Response::Session(session));
+            }
+            Request::ClusterMap => {
+                let half = PARTITIONS / 2;
+                let shards = (0..2u16).map(|shard| ShardAddress {
+                    shard,
+                    address: self.addresses[shard as usize].clone(),
+                    first: u32::from(shard) * half,
+                    end: (u32::from(shard) + 1) * half,
+                });
+                let shards = shards.collect();
+                let map = ClusterMap { epoch: 1, partitions: PARTITIONS, shards };
+                ok(output, correlation, &Response::ClusterMap(map));
+            }
+            Request::Get { key } => match self.keys.get(key) {
+                Some((version, value)) => {
+                    ok(output, correlation, &Response::Value(found(*version, value)));
+                }
+                None => refuse(output, correlation, ErrorCode::NotFound, 0),
+            },
+            Request::MultiGet { keys, .. } => {
+                let mut buffer = Vec::new();
+                let mut values = ValueListBuilder::new(&mut buffer);
+                for key in keys {
+                    let entry = self.keys.get(key).map(|(version, v)| found(*version, v));
+                    values.push(entry).unwrap();
+                }
+                ok(output, correlation, &Response::Values(values.finish()));
+            }
+            Request::Scan { partition, prefix, after, values, .. } => {
+                self.scan((partition, prefix, after, values), correlation, output);
+            }
+            _ if options_of(request).is_some() => self.write(request, correlation, output),
+            _ => self.topic_request(request, correlation, output),
+        }
+    }
+
+    fn scan(
+        &self,
+        (partition, prefix, after, values): (PartitionId, &[u8], &[u8], bool),
+        correlation: u64,
+        output: &mut Output,
+    ) {
+        let mut buffer = Vec::new();
+        let mut entries = ScanListBuilder::new(&mut buffer);
+        let mut rest = self.keys.iter().filter(|(key, _)| {
+            key.starts_with(prefix)
+                && key.as_slice() > after
+                && Token::of_key(key).partition(PARTITIONS) == partition
+        });
+        for (key, (version, value)) in rest.by_ref().take(PAGE_ENTRIES) {
+            let value = values.then_some(value.as_slice());
+            entries.push(ScanEntry { key, version: *version, value }).unwrap();
+        }
+        let more = rest.next().is_some();
+        ok(output, correlation, &Response::Page { entries: entries.finish(), more });
+    }
+
+    fn topic(&mut self, id: TopicId) -> Option<&mut Topic> {
+        self.topics.iter_mut().find(|topic| topic.info.id == id)
+    }
+
+    fn topic_request(&mut self, request: &Request<'_>, correlation: u64, output: &mut Output) {
+        let by_name =
+            |topics: &[Topic], name: &str| topics.iter().position(|topic| topic.info.name == name);
+        let response = match *request {
+            Request::TopicCreate { name, .. } if by_name(&self.topics, name).is_some() => {
+                return refuse(output, correlation, ErrorCode::TopicExists, 0);
+            }
+            Request::TopicCreate { name, partitions, retention } => {
+                self.topics_made += 1;
+                let id = TopicId(self.topics_made);
+                let (name, created) = (name.to_owned(), WallTime(1));
+                let info = TopicInfo { id, name, partitions, retention, created };
+                let partitions = (0..partitions).map(|_| (0, VecDeque::new())).collect();
+                self.topics.push(Topic { info: info.clone(), partitions });
+                Response::Topic(info)
+            }
+            Request::TopicList => {
+                Response::Topics(self.topics.iter().map(|topic| topic.info.clone()).collect())
+            }
+            Request::TopicDelete { name } | Request::TopicDescribe { name } => {
+                let Some(at) = by_name(&self.topics, name) else {
+                    return refuse(output, correlation, ErrorCode::UnknownTopic, 0);
+                };
+                let info = self.topics[at].info.clone();
+                if matches!(request, Request::TopicDelete { .. }) {
+                    self.topics.remove(at);
+                }
+                Response::Topic(info)
+            }
+            Request::TopicRead { topic, partition, .. } => {
+                let Some(topic) = self.topic(topic) else {
+                    return refuse(output, correlation, ErrorCode::UnknownTopic, 0);
+                };
+                let (start, records) = &topic.partitions[partition as usize];
+                let mut buffer = Vec::new();
+                let mut list = RecordListBuilder::new(&mut buffer);
+                for ((key, value), offset) in records.iter().zip(*start..) {
+                    list.push(TopicRecord { offset, time: WallTime(1), key, value }).unwrap();
+                }
+                let end = start + records.len() as u64;
+                let records = list.finish();
+                return ok(output, correlation, &Response::Records { records, start: *start, end });
+            }
+            Request::TopicOffsets { topic, partition, .. } => {
+                let topic = self.topic(topic).unwrap();
+                let (start, records) = &topic.partitions[partition as usize];
+                let end = start + records.len() as u64;
+                Response::Offsets { start: *start, end, at_time: end }
+            }
+            _ => panic!("the fake has no {request:?}"),
+        };
+        ok(output, correlation, &response);
+    }
+
+    /// Deduplicates, applies, answers.
+    fn write(&mut self, request: &Request<'_>, correlation: u64, output: &mut Output) {
+        let options = options_of(request).unwrap();
+        let Some(partition) = self.partition_of(request) else {
+            return refuse(output, correlation, ErrorCode::UnknownTopic, 0);
+        };
+        let place = (options.session.0, partition);
+        if options.session.0 != 0 {
+            let answers = self.answers.entry(place).or_default();
+            let expected = answers.len() as u64 + 1;
+            if options.sequence > expected {
+                return refuse(output, correlation, ErrorCode::SequenceGap, expected);
+            }
+            if let Some(first) = answers.get(options.sequence as usize - 1) {
+                return respond(output, correlation, &first.clone(), true);
+            }
+        }
+        let answer = self.apply(request, partition, options.durability);
+        respond(output, correlation, &answer, false);
+        if options.session.0 != 0 {
+            self.answers.entry(place).or_default().push(answer);
+        }
+    }
+
+    fn partition_of(&mut self, request: &Request<'_>) -> Option<PartitionId> {
+        let (topic, to) = match *request {
+            Request::Put { key, .. } | Request::Delete { key, .. } => {
+                return Some(Token::of_key(key).partition(PARTITIONS));
+            }
+            Request::Batch { partition, .. } => return Some(partition),
+            Request::TopicAppend { topic, to, .. } => (topic, to),
+            Request::TopicTrim { topic, partition, .. } => (topic, AppendTo::Partition(partition)),
+            _ => panic!("{request:?} is no write"),
+        };
+        let index = self.topic_index(topic, to)?;
+        Some(Token::of_topic_partition(topic, index).partition(PARTITIONS))
+    }
+
+    fn topic_index(&mut self, topic: TopicId, to: AppendTo<'_>) -> Option<u32> {
+        let partitions = self.topic(topic)?.info.partitions;
+        Some(match to {
+            AppendTo::Partition(index) => index,
+            AppendTo::Key(key) => ((Token::of_key(key).0 >> 32) % u64::from(partitions)) as u32,
+        })
+    }
+
+    fn holds(&self, key: &[u8], condition: Condition) -> Result<(), u64> {
+        let current = self.keys.get(key).map_or(Offset::NONE, |(version, _)| *version);
+        let holds = match condition {
+            Condition::None => true,
+            Condition::Absent => current == Offset::NONE,
+            Condition::Version(version) => version == current && version != Offset::NONE,
+        };
+        if holds { Ok(()) } else { Err(current.0) }
+    }
+
+    fn apply(
+        &mut self,
+        request: &Request<'_>,
+        partition: PartitionId,
+        durability: Durability,
+    ) -> Answer {
+        let offset = Offset(self.applied as u64 + 1);
+        let receipt = Receipt { durability, partition, term: Term(1), offset, duplicate: false };
+        let held = match *request {
+            Request::Put { key, condition, .. } | Request::Delete { key, condition, .. } => {
+                self.holds(key, condition)
+            }
+            Request::Batch { ops, .. } => ops.iter().try_for_each(|op| match op {
+                BatchOp::Put { key, condition, .. } | BatchOp::Delete { key, condition } => {
+                    self.holds(key, condition)
+                }
+            }),
+            _ => Ok(()),
+        };
+        if let Err(current) = held {
+            return Answer::ConditionFailed(current);
+        }
+        self.applied += 1;
+        match *request {
+            Request::Put { key, value, .. } => {
+                self.keys.insert(key.to_vec(), (offset, value.to_vec()));
+            }
+            Request::Delete { key, .. } => {
+                self.keys.remove(key);
+            }
+            Request::Batch { ops, .. } => ops.iter().for_each(|op| match op {
+                BatchOp::Put { key, value, .. } => {
+                    self.keys.insert(key.to_vec(), (offset, value.to_vec()));
+                }
+                BatchOp::Delete { key, .. } => {
+                    self.keys.remove(key);
+                }
+            }),
+            Request::TopicAppend { topic, to, records, .. } => {
+                let index = self.topic_index(topic, to).unwrap();
+                let topic = self.topic(topic).unwrap();
+                let (start, kept) = &mut topic.partitions[index as usize];
+                let first = *start + kept.len() as u64;
+                kept.extend(records.iter().map(|r| (r.key.to_vec(), r.value.to_vec())));
+                let count = records.count();
+                return Answer::Appended { receipt, partition: index, first, count };
+            }
+            Request::TopicTrim { topic, partition, before, .. } => {
+                let topic = self.topic(topic).unwrap();
+                let (start, kept) = &mut topic.partitions[partition as usize];
+                while *start < before && kept.pop_front().is_some() {
+                    *start += 1;
+                }
+            }
+            _ => panic!("{request:?} is no write"),
+        }
+        Answer::Receipt(receipt)
+    }
+}
+
+fn respond(output: &mut Output, correlation: u64, answer: &Answer, duplicate: bool) {
+    match *answer {
+        Answer::Receipt(receipt) => {
+            ok(output, correlation, &Response::Receipt(Receipt { duplicate, ..receipt }));
+        }
+        Answer::Appended { receipt, partition, first, count } => {
+            let receipt = Receipt { duplicate, ..receipt };
+            ok(output, correlation, &Response::Appended { receipt, partition, first, count });
+        }
+        Answer::ConditionFailed(current) => {
+            refuse(output, correlation, ErrorCode::ConditionFailed, current);
+        }
+    }
+}
+
+fn found(version: Offset, value: &[u8]) -> ValueRef<'_> {
+    ValueRef { version, time: WallTime(1), expires: WallTime(0), value }
+}
+
+/// A connection with one frame in flight whose answer nobody will see.
+fn connection_to_nowhere() -> Connection {
+    let identity = Identity {
+        cluster: String::new(),
+        node: String::new(),
+        server: String::new(),
+        storage: StorageUuid(0),
+        shard: 0,
+        features: 0,
+    };
+    let mut connection = Connection::new(Arc::new(identity), Limits::default(), Instant(0));
+    let mut frames = Vec::new();
+    let hello =
+        Request::Hello { version_min: 1, version_max: 1, features: 0, cluster: "", client: "" };
+    crate::encode_request(&mut frames, 1, 0, &hello).unwrap();
+    crate::encode_request(&mut frames, 2, 0, &Request::Ping).unwrap();
+    connection.feed(Instant(0), &frames);
+    assert!(connection.next_frame().unwrap().is_some());
+    connection
+}

@@ -1,0 +1,362 @@
+//! The data directory: whose it is, and that only one process uses it.
+//!
+//! ```text
+//! DIR/lock          flock held while a node runs; its content is the process id
+//! DIR/node.toml     identity, written once: format, storage uuid, cluster, node, partitions, shards
+//! DIR/probe         4 KiB of zeros, read first by every executor (see `executor`)
+//! DIR/shard-000/    files of shard 0: superblock, segments, checkpoints
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use ironring_core::StorageUuid;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+/// Version of the directory's layout.
+const FORMAT: u32 = 1;
+
+/// What a data directory says of itself; `node.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Version of the layout.
+    pub format: u32,
+    /// 32 hexadecimal digits, drawn when the directory was made.
+    pub storage_uuid: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Name of the node.
+    pub node: String,
+    /// P.
+    pub partitions: u32,
+    /// N.
+    pub shards: u16,
+    /// Bytes of a segment file.
+    pub segment_bytes: u64,
+}
+
+impl Identity {
+    /// The uuid as a number.
+    #[must_use]
+    pub fn uuid(&self) -> StorageUuid {
+        StorageUuid(u128::from_str_radix(&self.storage_uuid, 16).unwrap_or(0))
+    }
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The system refuses.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error("data directory {} is in use by process {pid}", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// What the lock file says.
+        pid: String,
+    },
+    /// `node.toml` does not parse.
+    #[error("{} does not parse: {message}", path.display())]
+    BadIdentity {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// The directory has shard files but no identity.
+    #[error(
+        "data directory {} has shard files but no node.toml: restore it from a backup of the directory",
+        .0.display()
+    )]
+    NoIdentity(PathBuf),
+    /// The directory was made with other settings, which are fixed.
+    #[error("data directory {} {why}", path.display())]
+    Mismatch {
+        /// The directory.
+        path: PathBuf,
+        /// What differs, and what to run instead.
+        why: String,
+    },
+}
+
+/// A locked data directory.
+pub struct DataDir {
+    path: PathBuf,
+    /// What it says of itself.
+    pub identity: Identity,
+    /// True when this start made it.
+    pub fresh: bool,
+    _lock: Flock<File>,
+}
+
+/// What a start wants of a data directory.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Name of the node.
+    pub node: &'a str,
+    /// P.
+    pub partitions: u32,
+    /// N, when the operator named it; else what the directory has, or one per CPU.
+    pub shards: Option<u16>,
+    /// N for a new directory.
+    pub shards_default: u16,
+    /// Bytes of a segment file.
+    pub segment_bytes: u64,
+    /// What the operator set himself: `node`, `cluster`, `partitions`, `segment_bytes`.
+    pub explicit: &'a [&'a str],
+}
+
+impl DataDir {
+    /// Locks `path` and reads its identity, or makes it.
+    ///
+    /// # Errors
+    /// When it is another process's, another node's, or cannot be written.
+    pub fn open(path: &Path, wanted: &Wanted<'_>) -> Result<DataDir, DataDirError> {
+        fs::create_dir_all(path).map_err(io("cannot make the data directory", path))?;
+        let lock = lock(path)?;
+        let file = path.join("node.toml");
+        let (identity, fresh) = match fs::read_to_string(&file) {
+            Ok(text) => (read_identity(&file, &text)?, false),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if path.join("shard-000").exists() && !is_first_start(path) {
+                    return Err(DataDirError::NoIdentity(path.to_owned()));
+                }
+                let identity = draw_identity(wanted);
+                write_identity(path, &identity)?;
+                (identity, true)
+            }
+            Err(e) => return Err(io("cannot read", &file)(e)),
+        };
+        let dir = DataDir { path: path.to_owned(), identity, fresh, _lock: lock };
+        dir.compare(wanted)?;
+        dir.make_probe()?;
+        for shard in 0..dir.identity.shards {
+            let sub = dir.shard_dir(shard);
+            fs::create_dir_all(&sub).map_err(io("cannot make", &sub))?;
+        }
+        Ok(dir)
+    }
+
+    /// The directory of one shard.
+    #[must_use]
+    pub fn shard_dir(&self, shard: u16) -> PathBuf {
+        shard_dir(&self.path, shard)
+    }
+
+    /// The probe file.
+    #[must_use]
+    pub fn probe(&self) -> PathBuf {
+        self.path.join("probe")
+    }
+
+    /// What is fixed when a directory is made must not differ later.
+    fn compare(&self, wanted: &Wanted<'_>) -> Result<(), DataDirError> {
+        let have = &self.identity;
+        let mismatch = |why: String| {
+            Err(DataDirError::Mismatch { path: self.path.clone(), why })
+        };
+        if have.format != FORMAT {
+            return mismatch(format!(
+                "has layout version {}, this program knows {FORMAT}: use the ironring that made it",
+                have.format
+            ));
+        }
+        let explicit = |key: &str| wanted.explicit.contains(&key);
+        if explicit("cluster") && have.cluster != wanted.cluster {
+            return mismatch(format!(
+                "belongs to cluster `{}`, not `{}`: correct cluster.name or the directory",
+                have.cluster, wanted.cluster
+            ));
+        }
+        if explicit("node") && have.node != wanted.node {
+            return mismatch(format!(
+                "belongs to node `{}`, not `{}`: correct node.name or the directory",
+                have.node, wanted.node
+            ));
+        }
+        if explicit("partitions") && have.partitions != wanted.partitions {
+            return mismatch(format!(
+                "was made with {} partitions, not {}: leave cluster.partitions out",
+                have.partitions, wanted.partitions
+            ));
+        }
+        if explicit("segment_bytes") && have.segment_bytes != wanted.segment_bytes {
+            return mismatch(format!(
+                "was made with segments of {} bytes, not {}: leave log.segment_bytes out",
+                have.segment_bytes, wanted.segment_bytes
+            ));
+        }
+        if let Some(shards) = wanted.shards
+            && shards != have.shards
+        {
+            return mismatch(format!(
+                "was made with {n} shards, not {shards}: start it with --shards {n}",
+                n = have.shards
+            ));
+        }
+        Ok(())
+    }
+
+    /// See [`super::executor`]: glommio must read a file of at least 4 KiB before any other.
+    fn make_probe(&self) -> Result<(), DataDirError> {
+        let path = self.probe();
+        if fs::metadata(&path).is_ok_and(|m| m.len() == 4096) {
+            return Ok(());
+        }
+        fs::write(&path, [0; 4096]).map_err(io("cannot write", &path))
+    }
+}
+
+/// The directory of one shard of a data directory.
+#[must_use]
+pub fn shard_dir(data_dir: &Path, shard: u16) -> PathBuf {
+    data_dir.join(format!("shard-{shard:03}"))
+}
+
+/// What a data directory says of itself, without locking it: for `inspect`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn identity_of(data_dir: &Path) -> Result<Identity, DataDirError> {
+    let file = data_dir.join("node.toml");
+    let text = fs::read_to_string(&file).map_err(io("cannot read", &file))?;
+    read_identity(&file, &text)
+}
+
+fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> DataDirError + 'a {
+    move |source| DataDirError::Io { what, path: path.to_owned(), source }
+}
+
+/// True when no shard directory holds anything: a first start that was cut short.
+fn is_first_start(path: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(path) else { return false };
+    entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("shard-")).all(|e| {
+        fs::read_dir(e.path()).is_ok_and(|mut inside| inside.next().is_none())
+    })
+}
+
+fn lock(path: &Path) -> Result<Flock<File>, DataDirError> {
+    let file = path.join("lock");
+    let mut options = OpenOptions::new();
+    let handle = options.read(true).write(true).create(true).truncate(false).open(&file);
+    let mut handle = handle.map_err(io("cannot open", &file))?;
+    let mut pid = String::new();
+    handle.read_to_string(&mut pid).map_err(io("cannot read", &file))?;
+    let mut lock = Flock::lock(handle, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno == nix::errno::Errno::EWOULDBLOCK {
+            let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
+            DataDirError::InUse { path: path.to_owned(), pid }
+        } else {
+            io("cannot lock", &file)(errno.into())
+        }
+    })?;
+    lock.set_len(0).map_err(io("cannot write", &file))?;
+    write!(lock, "{}", std::process::id()).map_err(io("cannot write", &file))?;
+    Ok(lock)
+}
+
+fn read_identity(file: &Path, text: &str) -> Result<Identity, DataDirError> {
+    let bad = |message: String| DataDirError::BadIdentity { path: file.to_owned(), message };
+    let identity: Identity = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let uuid = &identity.storage_uuid;
+    if uuid.len() != 32 || !uuid.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(bad(format!("storage_uuid `{uuid}` is not 32 hexadecimal digits")));
+    }
+    Ok(identity)
+}
+
+fn draw_identity(wanted: &Wanted<'_>) -> Identity {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    Identity {
+        format: FORMAT,
+        storage_uuid: format!("{:032x}", u128::from_be_bytes(bytes)),
+        cluster: wanted.cluster.to_owned(),
+        node: wanted.node.to_owned(),
+        partitions: wanted.partitions,
+        shards: wanted.shards.unwrap_or(wanted.shards_default),
+        segment_bytes: wanted.segment_bytes,
+    }
+}
+
+/// Whole or not at all: written beside, synced, renamed, directory synced.
+fn write_identity(path: &Path, identity: &Identity) -> Result<(), DataDirError> {
+    let text = toml::to_string(identity).expect("plain fields always serialise");
+    let text = format!("# Made once by ironring. Do not edit.\n{text}");
+    let (file, beside) = (path.join("node.toml"), path.join("node.toml.new"));
+    let write = || -> std::io::Result<()> {
+        let mut out = File::create(&beside)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        fs::rename(&beside, &file)?;
+        let dir = File::open(path)?;
+        nix::unistd::fsync(&dir).map_err(std::io::Error::from)?;
+        Ok(())
+    };
+    write().map_err(io("cannot write", &file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted<'a>(explicit: &'a [&'a str], shards: Option<u16>) -> Wanted<'a> {
+        Wanted {
+            cluster: "c",
+            node: "n",
+            partitions: 8,
+            shards,
+            shards_default: 2,
+            segment_bytes: 1 << 20,
+            explicit,
+        }
+    }
+
+    #[test]
+    fn identity_is_drawn_once_and_differences_are_named() {
+        let tmp = tempfile::tempdir().unwrap();
+        let first = DataDir::open(tmp.path(), &wanted(&[], None)).unwrap();
+        assert!(first.fresh);
+        let uuid = first.identity.uuid();
+        let again = DataDir::open(tmp.path(), &wanted(&[], None)).map(|_| ()).unwrap_err();
+        assert!(again.to_string().contains("in use by process"), "{again}");
+        drop(first);
+        let second = DataDir::open(tmp.path(), &wanted(&[], Some(2))).unwrap();
+        assert!(!second.fresh);
+        assert_eq!(second.identity.uuid(), uuid);
+        drop(second);
+        let other = Wanted { cluster: "d", ..wanted(&["cluster"], None) };
+        let error = DataDir::open(tmp.path(), &other).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("belongs to cluster `c`, not `d`"), "{error}");
+        let error = DataDir::open(tmp.path(), &wanted(&[], Some(3))).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("start it with --shards 2"), "{error}");
+    }
+
+    #[test]
+    fn shard_files_without_an_identity_are_not_adopted() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::create_dir(tmp.path().join("shard-000")).unwrap();
+        drop(DataDir::open(tmp.path(), &wanted(&[], None)).unwrap());
+        fs::remove_file(tmp.path().join("node.toml")).unwrap();
+        fs::write(tmp.path().join("shard-000/superblock"), b"x").unwrap();
+        let error = DataDir::open(tmp.path(), &wanted(&[], None)).map(|_| ()).unwrap_err();
+        assert!(matches!(error, DataDirError::NoIdentity(_)), "{error}");
+        fs::write(tmp.path().join("node.toml"), b"nonsense").unwrap();
+        let error = DataDir::open(tmp.path(), &wanted(&[], None)).map(|_| ()).unwrap_err();
+        assert!(matches!(error, DataDirError::BadIdentity { .. }), "{error}");
+    }
+}

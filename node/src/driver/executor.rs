@@ -1,0 +1,288 @@
+//! One shard's executor: carries events to the [`Shard`] and executes what it wants done.
+//!
+//! Everything that decides is in the shard; this file only moves bytes. Its rhythm is the *turn*:
+//! tasks that became ready (frames read, I/O done, messages) hand their events to the shard and
+//! ask for a turn; the turn task runs behind all of them, lets the shard seal one commit group for
+//! all that came, starts its I/O, and only then writes the answers to the sockets, one write per
+//! connection.
+//!
+//! Two habits of glommio shape the start (both measured): it decides whether a device can be
+//! polled by one read of the *first* file an executor opens, and takes the device for pollable
+//! when that file is empty, after which every read fails, so a 4 KiB probe file is read first;
+//! and a task that is woken runs behind those that are ready, which is what makes the turn work.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use ironring_core::io::{IoDone, IoRequest};
+use ironring_core::{Instant, ShardId};
+use ironring_net::connection::Connection;
+
+use super::clock;
+use super::connection::ConnState;
+use super::files::Files;
+use super::mesh::Mesh;
+use super::node::Shared;
+use crate::shard::{ConnId, Effects, Event, Phase, Shard};
+
+/// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
+const TIMER_NAP: Duration = Duration::from_millis(20);
+/// How often counters are published.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+/// How long a stop waits for answers to be taken.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// One shard with its surroundings. Lives on one executor, behind an `Rc`.
+pub struct Executor {
+    /// The decisions.
+    pub shard: RefCell<Shard>,
+    /// What the shard wants done.
+    pub effects: RefCell<Effects>,
+    /// Its files.
+    pub files: Files,
+    /// The way to the other shards.
+    pub mesh: Mesh,
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    /// Open connections.
+    pub conns: RefCell<BTreeMap<ConnId, Rc<ConnState>>>,
+    next_conn: Cell<u64>,
+    turn_wanted: Cell<bool>,
+    turn_waker: RefCell<Option<Waker>>,
+    /// Connections with answers to write.
+    dirty: RefCell<Vec<Rc<ConnState>>>,
+    /// True from the moment a stop was asked for.
+    pub stopping: Cell<bool>,
+    io_in_flight: Cell<u64>,
+    probe_seen: Cell<u64>,
+}
+
+impl Executor {
+    /// Surrounds a shard.
+    #[must_use]
+    pub fn new(shard: Shard, files: Files, mesh: Mesh, shared: Arc<Shared>) -> Rc<Executor> {
+        Rc::new(Executor {
+            shard: RefCell::new(shard),
+            effects: RefCell::default(),
+            files,
+            mesh,
+            shared,
+            conns: RefCell::default(),
+            next_conn: Cell::new(0),
+            turn_wanted: Cell::new(false),
+            turn_waker: RefCell::new(None),
+            dirty: RefCell::default(),
+            stopping: Cell::new(false),
+            io_in_flight: Cell::new(0),
+            probe_seen: Cell::new(0),
+        })
+    }
+
+    /// The shard's number.
+    pub fn id(&self) -> ShardId {
+        self.shard.borrow().id()
+    }
+
+    /// A name for a new connection.
+    pub fn name_connection(&self) -> ConnId {
+        self.next_conn.set(self.next_conn.get() + 1);
+        ConnId(self.next_conn.get())
+    }
+
+    /// Hands one event to the shard and asks for a turn.
+    pub fn handle(self: &Rc<Self>, event: Event<'_>) {
+        self.handle_at(clock::now(), event);
+    }
+
+    /// The same, with a clock that was read already.
+    pub fn handle_at(self: &Rc<Self>, now: ironring_core::Now, event: Event<'_>) {
+        let mut fx = self.effects.borrow_mut();
+        self.shard.borrow_mut().handle(now, event, &mut fx);
+        drop(fx);
+        self.want_turn();
+    }
+
+    /// Asks for a turn after the tasks that are ready.
+    pub fn want_turn(&self) {
+        if !self.turn_wanted.replace(true)
+            && let Some(waker) = self.turn_waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// A connection has answers to write.
+    pub fn mark_dirty(&self, conn: &Rc<ConnState>) {
+        if !conn.dirty.replace(true) {
+            self.dirty.borrow_mut().push(Rc::clone(conn));
+        }
+    }
+
+    /// Runs turns until the shard has stopped.
+    pub async fn turns(self: Rc<Self>) {
+        loop {
+            std::future::poll_fn(|cx| {
+                if self.turn_wanted.get() {
+                    return Poll::Ready(());
+                }
+                *self.turn_waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            self.turn_wanted.set(false);
+            let started_io = self.turn();
+            if started_io && !self.dirty.borrow().is_empty() {
+                // Let the reactor submit the write before the answers take their system calls:
+                // the device works while the sockets are written.
+                glommio::timer::sleep(Duration::ZERO).await;
+            }
+            self.write_answers();
+        }
+    }
+
+    /// Ends the turn in the shard and starts its I/O; true when there was some.
+    fn turn(self: &Rc<Self>) -> bool {
+        let mut fx = self.effects.borrow_mut();
+        self.shard.borrow_mut().handle(clock::now(), Event::TurnEnd, &mut fx);
+        for (to, message) in fx.messages.drain(..) {
+            self.mesh.send(to, message);
+        }
+        if fx.has_replies() {
+            let now = clock::now().mono;
+            let conns = self.conns.borrow();
+            fx.take_replies(|id, frame| {
+                // A connection that is gone takes no answers.
+                if let Some(conn) = conns.get(&id) {
+                    conn.protocol.borrow_mut().output().respond_frame(now, frame);
+                    self.mark_dirty(conn);
+                }
+            });
+        }
+        // A spawned task runs to its first wait at once, and an operation that never waits ends
+        // in an event: nothing may be borrowed from here on.
+        drop(fx);
+        let mut started = false;
+        loop {
+            let next = self.effects.borrow_mut().io.pop();
+            let Some(request) = next else { return started };
+            started = true;
+            self.start_io(request);
+        }
+    }
+
+    fn start_io(self: &Rc<Self>, request: IoRequest) {
+        let me = Rc::clone(self);
+        me.io_in_flight.set(me.io_in_flight.get() + 1);
+        glommio::spawn_local(async move {
+            let result = me.files.execute(request.op).await;
+            me.io_in_flight.set(me.io_in_flight.get() - 1);
+            me.handle(Event::Io(IoDone { id: request.id, result }));
+        })
+        .detach();
+    }
+
+    fn write_answers(self: &Rc<Self>) {
+        let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+        for conn in dirty {
+            conn.dirty.set(false);
+            conn.write(self);
+        }
+    }
+
+    /// Wakes the shard when its deadlines come, publishes counters, and notices a stop.
+    /// Returns when the shard has stopped or failed.
+    pub async fn timer(self: Rc<Self>) -> Phase {
+        let mut publish_at = Instant(0);
+        let mut stop_by: Option<Instant> = None;
+        loop {
+            let now = clock::now();
+            if self.shard.borrow().next_deadline().is_some_and(|at| at <= now.mono) {
+                self.handle_at(now, Event::Timer);
+            }
+            if now.mono >= publish_at {
+                self.publish();
+                publish_at = now.mono + PUBLISH_EVERY;
+            }
+            self.expire_connections(now.mono);
+            self.answer_probe(now);
+            if self.shared.stop_wanted() && !self.stopping.replace(true) {
+                stop_by = Some(now.mono + STOP_PATIENCE);
+                self.handle_at(now, Event::Stop);
+            }
+            let phase = self.shard.borrow().phase();
+            if phase == Phase::Failed {
+                self.publish();
+                return phase;
+            }
+            if phase == Phase::Stopped && self.io_in_flight.get() == 0 {
+                let patience_over = stop_by.is_some_and(|by| now.mono >= by);
+                if self.finish_connections() || patience_over {
+                    self.publish();
+                    return phase;
+                }
+            }
+            let next = self.shard.borrow().next_deadline();
+            let nap = next.map_or(TIMER_NAP, |at| at.since(now.mono).min(TIMER_NAP));
+            glommio::timer::sleep(nap.max(Duration::from_micros(200))).await;
+        }
+    }
+
+    /// Tells every connection that the node stops; true when all of them are finished.
+    fn finish_connections(self: &Rc<Self>) -> bool {
+        let conns: Vec<Rc<ConnState>> = self.conns.borrow().values().cloned().collect();
+        for conn in &conns {
+            conn.protocol.borrow_mut().shut_down();
+            self.mark_dirty(conn);
+            conn.wake_reader();
+        }
+        self.want_turn();
+        conns.iter().all(|c| c.protocol.borrow().is_finished())
+    }
+
+    fn expire_connections(&self, now: Instant) {
+        let due: Vec<Rc<ConnState>> = {
+            let conns = self.conns.borrow();
+            let timeouts = &self.shared.timeouts;
+            let late = |c: &Connection| c.timeout_at(timeouts).is_some_and(|at| at <= now);
+            conns.values().filter(|c| late(&c.protocol.borrow())).cloned().collect()
+        };
+        for conn in due {
+            let reason = conn.protocol.borrow_mut().on_timeout(now, &self.shared.timeouts);
+            if let Some(reason) = reason {
+                tracing::debug!(conn = conn.id.0, %reason, "connection closed");
+            }
+            conn.wake_reader();
+        }
+    }
+
+    /// Passes a probe of readiness on to the shard, and its answer back.
+    fn answer_probe(self: &Rc<Self>, now: ironring_core::Now) {
+        let wanted = self.shared.probe_wanted.load(Ordering::Relaxed);
+        if wanted > self.probe_seen.replace(wanted) {
+            self.handle_at(now, Event::Probe { ticket: wanted });
+        }
+        let shard = self.shard.borrow();
+        self.shared.sockets[usize::from(shard.id().0)]
+            .probe_done
+            .store(shard.probe_done(), Ordering::Relaxed);
+    }
+
+    fn publish(&self) {
+        let mut snapshot = self.shard.borrow().snapshot();
+        if let (0, Some(meta)) = (snapshot.shard, &self.shard.borrow().models().meta) {
+            self.shared.topics.store(meta.topics().count() as u64, Ordering::Relaxed);
+        }
+        let conns = self.conns.borrow();
+        snapshot.clients.connections = conns.len() as u64;
+        snapshot.clients.in_flight =
+            conns.values().map(|c| u64::from(c.protocol.borrow_mut().output().in_flight())).sum();
+        let sockets = &self.shared.sockets[usize::from(snapshot.shard)];
+        sockets.fill(&mut snapshot.clients);
+        self.shared.publish(snapshot);
+    }
+}

@@ -1,0 +1,581 @@
+//! One node: data directory, sockets, one executor per shard, the control thread, and the end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use glommio::io::DmaFile;
+use glommio::{LocalExecutorBuilder, Placement};
+use ironring_core::ShardId;
+use ironring_log::Identity as LogIdentity;
+use ironring_net::connection::{Identity, Limits, Timeouts};
+use ironring_net::message::{ClusterMap, ShardAddress};
+use ironring_ring::Slices;
+
+use super::buffers::DmaAlloc;
+use super::connection::{Terms, accept, adopt};
+use super::data_dir::{DataDir, DataDirError, Wanted};
+use super::executor::Executor;
+use super::files::Files;
+use super::mesh::{self, Ends, Mesh};
+use crate::config::{Config, Loaded, Origin, Settled};
+use crate::http::NodeView;
+use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
+use crate::shard::{Event, Phase, Shard, ShardConfig};
+
+/// Why a node cannot start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// The settings contradict each other.
+    #[error("{0}")]
+    Settings(String),
+    /// The system refuses something a node needs.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// An executor cannot be made.
+    #[error("cannot start the executor of shard {shard}: {message}")]
+    Executor {
+        /// The shard.
+        shard: u16,
+        /// Why.
+        message: String,
+    },
+    /// A shard cannot open its log, or its disk failed.
+    #[error("shard {shard}: {message}")]
+    Shard {
+        /// The shard.
+        shard: u16,
+        /// Why, and what to do.
+        message: String,
+    },
+}
+
+/// Sockets of one shard, counted by its executor and read by everybody.
+#[derive(Debug, Default)]
+pub struct SocketCounters {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections refused because of the limit.
+    pub refused: AtomicU64,
+    /// Bytes received.
+    pub bytes_in: AtomicU64,
+    /// Bytes sent.
+    pub bytes_out: AtomicU64,
+    /// The newest probe of readiness the shard has made durable.
+    pub probe_done: AtomicU64,
+}
+
+impl SocketCounters {
+    /// Adds them to a shard's snapshot.
+    pub fn fill(&self, clients: &mut ClientCounters) {
+        clients.connections_accepted = self.accepted.load(Ordering::Relaxed);
+        clients.connections_refused = self.refused.load(Ordering::Relaxed);
+        clients.bytes_in = self.bytes_in.load(Ordering::Relaxed);
+        clients.bytes_out = self.bytes_out.load(Ordering::Relaxed);
+    }
+}
+
+/// What all threads of a node share. Written by executors once a second at most, but for the
+/// counters of connections.
+#[derive(Debug)]
+pub struct Shared {
+    stop: Arc<AtomicBool>,
+    /// Open client connections of all shards.
+    pub connections: AtomicU64,
+    /// Most of them.
+    pub connections_max: u64,
+    /// One per shard; each is written by its own executor only.
+    pub sockets: Vec<SocketCounters>,
+    /// How long a peer may do nothing.
+    pub timeouts: Timeouts,
+    /// Topics defined.
+    pub topics: AtomicU64,
+    /// The newest probe of readiness asked for.
+    pub probe_wanted: AtomicU64,
+    base: NodeSnapshot,
+    started: std::time::Instant,
+    shards: Vec<Mutex<ShardSnapshot>>,
+}
+
+impl Shared {
+    /// True when the node is to stop.
+    #[must_use]
+    pub fn stop_wanted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Stops the node.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Replaces what is known of a shard.
+    pub fn publish(&self, snapshot: ShardSnapshot) {
+        let slot = &self.shards[usize::from(snapshot.shard)];
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+}
+
+impl NodeView for Shared {
+    /// What is known of the node, at most a second old.
+    fn snapshot(&self) -> NodeSnapshot {
+        let mut node = self.base.clone();
+        node.uptime_seconds = self.started.elapsed().as_secs_f64();
+        node.shards = self
+            .shards
+            .iter()
+            .map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect();
+        node.topics = self.topics.load(Ordering::Relaxed);
+        node
+    }
+
+    /// Asks every shard for a durable write and waits for all of them.
+    fn probe_ready(&self, timeout: Duration) -> Result<(), Vec<String>> {
+        let ticket = self.probe_wanted.fetch_add(1, Ordering::Relaxed) + 1;
+        let until = std::time::Instant::now() + timeout;
+        loop {
+            let late: Vec<String> = self
+                .sockets
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| s.probe_done.load(Ordering::Relaxed) < ticket)
+                .map(|(shard, _)| format!("shard {shard} made no write durable within {timeout:?}"))
+                .collect();
+            if late.is_empty() {
+                return Ok(());
+            }
+            if std::time::Instant::now() >= until {
+                return Err(late);
+            }
+            std::thread::sleep(PROBE_NAP);
+        }
+    }
+}
+
+/// How often a probe looks for its answers; executors look for probes every 20 ms.
+const PROBE_NAP: Duration = Duration::from_millis(5);
+
+/// A node to run.
+pub struct Node {
+    /// Its settings.
+    pub loaded: Loaded,
+    /// What they come to on this machine.
+    pub settled: Settled,
+    /// Set from outside to stop it.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Where a running node can be reached.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Where clients connect first.
+    pub clients: SocketAddr,
+    /// One per shard.
+    pub shards: Vec<SocketAddr>,
+}
+
+struct Listeners {
+    common: Vec<socket2::Socket>,
+    own: Vec<socket2::Socket>,
+    addresses: Addresses,
+}
+
+impl Node {
+    /// Runs the node until it is stopped. `started` is called once with its addresses when the
+    /// sockets are bound, and with what the control thread needs.
+    ///
+    /// # Errors
+    /// When it cannot start, or a shard's disk failed ([`NodeError::Shard`]).
+    pub fn run(
+        self,
+        started: impl FnOnce(&Addresses, &Arc<Shared>) -> Result<(), NodeError>,
+    ) -> Result<(), NodeError> {
+        let config = &self.loaded.config;
+        let dir = self.open_data_dir()?;
+        let shards = dir.identity.shards;
+        let slices = Slices::new(dir.identity.partitions, shards)
+            .map_err(|e| NodeError::Settings(e.to_string()))?;
+        let log = self.log_config(&dir)?;
+        raise_descriptor_limit();
+        let listeners = listen(config, shards)?;
+        let shared = Arc::new(self.shared(&dir, &listeners.addresses));
+        let map = cluster_map(&slices, config, &listeners.addresses);
+        self.announce(&dir, &listeners.addresses);
+        started(&listeners.addresses, &shared)?;
+
+        let mut threads = Vec::new();
+        let sockets = listeners.common.into_iter().zip(listeners.own);
+        for ((shard, ends), sockets) in (0..shards).zip(mesh::ends(shards)).zip(sockets) {
+            let start = ShardStart {
+                config: self.shard_config(&dir, slices, shard, (log.clone(), map.clone())),
+                dir: dir.shard_dir(shard),
+                probe: dir.probe(),
+                format: true,
+                terms: terms(config, &dir, shard),
+                ends,
+                sockets,
+                shared: Arc::clone(&shared),
+            };
+            threads.push((shard, self.spawn(shard, start)?));
+        }
+        let mut worst = Ok(());
+        for (shard, thread) in threads {
+            let ended = thread.join().map_err(|e| NodeError::Executor {
+                shard,
+                message: e.to_string(),
+            });
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(message)) => {
+                    // One shard's disk is gone: with one node the others cannot go on alone.
+                    shared.stop();
+                    worst = Err(NodeError::Shard { shard, message });
+                }
+                Err(error) => {
+                    shared.stop();
+                    worst = Err(error);
+                }
+            }
+        }
+        worst
+    }
+
+    fn open_data_dir(&self) -> Result<DataDir, NodeError> {
+        let config = &self.loaded.config;
+        let set = |section: &str, name: &str| {
+            let key = crate::config::find_key(section, name).expect("a key of the schema");
+            !matches!(self.loaded.origin(key), Origin::Default)
+        };
+        let explicit: Vec<&str> = [
+            ("cluster", "name", "cluster"),
+            ("node", "name", "node"),
+            ("cluster", "partitions", "partitions"),
+            ("log", "segment_bytes", "segment_bytes"),
+        ]
+        .into_iter()
+        .filter(|(section, name, _)| set(section, name))
+        .map(|(_, _, what)| what)
+        .collect();
+        let default = u16::try_from(self.settled.cpus.len()).unwrap_or(u16::MAX);
+        let wanted = Wanted {
+            cluster: &config.cluster.name,
+            node: &config.node.name,
+            partitions: config.cluster.partitions,
+            shards: (config.node.shards > 0).then_some(config.node.shards),
+            shards_default: default,
+            segment_bytes: config.log.segment_bytes,
+            explicit: &explicit,
+        };
+        Ok(DataDir::open(&config.node.data_dir, &wanted)?)
+    }
+
+    fn shared(&self, dir: &DataDir, addresses: &Addresses) -> Shared {
+        let shards = dir.identity.shards;
+        let wall = super::clock::now().wall;
+        Shared {
+            stop: Arc::clone(&self.stop),
+            connections: AtomicU64::new(0),
+            connections_max: u64::from(self.loaded.config.limits.connections_max),
+            sockets: (0..shards).map(|_| SocketCounters::default()).collect(),
+            timeouts: Timeouts::default(),
+            topics: AtomicU64::new(0),
+            probe_wanted: AtomicU64::new(0),
+            base: NodeSnapshot {
+                node: dir.identity.node.clone(),
+                cluster: dir.identity.cluster.clone(),
+                storage: dir.identity.uuid().to_string(),
+                version: env!("CARGO_PKG_VERSION"),
+                started_unix_ms: wall.0,
+                partitions: dir.identity.partitions,
+                clients_address: addresses.clients.to_string(),
+                io_memory_registered: self.settled.io_memory_registered,
+                ..NodeSnapshot::default()
+            },
+            started: std::time::Instant::now(),
+            shards: (0..shards)
+                .map(|shard| {
+                    let cpu = self.cpu_of(shard).unwrap_or(0);
+                    Mutex::new(ShardSnapshot { shard, cpu, ..ShardSnapshot::default() })
+                })
+                .collect(),
+        }
+    }
+
+    /// The CPU a shard is pinned to: one each while they last, then shared in turn.
+    fn cpu_of(&self, shard: u16) -> Option<u16> {
+        let cpus = &self.settled.cpus;
+        cpus.get(usize::from(shard) % cpus.len().max(1)).copied()
+    }
+
+    /// Says in one line which paths are in use.
+    fn announce(&self, dir: &DataDir, addresses: &Addresses) {
+        let block = direct_io_block(&dir.probe());
+        let direct = match block {
+            Some(align) => format!("yes (alignment {align})"),
+            None => "NO (the file system refuses O_DIRECT)".to_owned(),
+        };
+        let registered = if self.settled.io_memory_registered { "yes" } else { "NO (ulimit -l)" };
+        tracing::info!(
+            "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; O_DIRECT \
+             {direct}, registered buffers {registered} ({} bytes a shard), polling no, sync O_DSYNC, \
+             spin {} us",
+            dir.identity.node,
+            dir.identity.cluster,
+            dir.identity.uuid(),
+            addresses.clients,
+            dir.identity.shards,
+            dir.identity.partitions,
+            self.settled.io_memory_bytes,
+            self.loaded.config.driver.spin_us,
+        );
+    }
+
+    /// The settings of each shard's log.
+    fn log_config(&self, dir: &DataDir) -> Result<ironring_log::LogConfig, NodeError> {
+        let config = &self.loaded.config;
+        let shards = u64::from(dir.identity.shards);
+        let mut disk = self.settled.disk_bytes_max / shards;
+        if config.log.disk_bytes_max == 0 {
+            // Nobody asked for more than the segment table holds.
+            let slots = ironring_log::format::superblock::SLOTS_MAX as u64;
+            disk = disk.min(slots * dir.identity.segment_bytes);
+        }
+        let log = ironring_log::LogConfig {
+            segment_bytes: u32::try_from(dir.identity.segment_bytes).unwrap_or(u32::MAX),
+            disk_bytes_max: disk,
+            // Of the segments kept ready two are for deletes and compaction.
+            reserve_segments: 2,
+            free_segments_target: config.log.reserve_segments.saturating_sub(2).max(1),
+            waiting_bytes_max: u32::try_from(config.limits.waiting_bytes_max).unwrap_or(u32::MAX),
+            checkpoint_interval_bytes: config.log.checkpoint_interval_bytes,
+            idle_floor_after: Duration::from_millis(u64::from(config.log.idle_floor_after_ms)),
+            compaction: ironring_log::CompactionConfig {
+                dead_percent_min: (config.log.compaction_dead_share * 100.0) as u8,
+                bandwidth_percent: (config.log.compaction_bandwidth_share * 100.0) as u8,
+                ..ironring_log::CompactionConfig::default()
+            },
+            scrub: ironring_log::ScrubConfig {
+                period: Duration::from_secs(u64::from(config.log.scrub_period_days) * 86_400),
+                ..ironring_log::ScrubConfig::default()
+            },
+            ..ironring_log::LogConfig::default()
+        };
+        log.validate().map_err(|e| NodeError::Settings(e.to_string()))?;
+        Ok(log)
+    }
+
+    fn shard_config(
+        &self,
+        dir: &DataDir,
+        slices: Slices,
+        shard: u16,
+        (log, map): (ironring_log::LogConfig, ClusterMap),
+    ) -> ShardConfig {
+        let config = &self.loaded.config;
+        let shards = u64::from(dir.identity.shards);
+        let ms = |n: u32| Duration::from_millis(u64::from(n));
+        ShardConfig {
+            identity: LogIdentity { storage: dir.identity.uuid(), shard: ShardId(shard) },
+            slices,
+            log,
+            memory_bytes_max: (self.settled.memory_max_bytes / shards) as usize,
+            cache_bytes: (self.settled.cache_bytes / shards) as usize,
+            deadline_default: ms(config.limits.deadline_default_ms),
+            deadline_max: ms(config.limits.deadline_max_ms),
+            map,
+        }
+    }
+
+    fn spawn(
+        &self,
+        shard: u16,
+        start: ShardStart,
+    ) -> Result<glommio::ExecutorJoinHandle<Result<(), String>>, NodeError> {
+        let placement = match self.cpu_of(shard) {
+            Some(cpu) => Placement::Fixed(usize::from(cpu)),
+            None => Placement::Unbound,
+        };
+        LocalExecutorBuilder::new(placement)
+            .name(&format!("shard-{shard}"))
+            .io_memory(self.settled.io_memory_bytes as usize)
+            .ring_depth(1024)
+            .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
+            .spawn(move || run_shard(start))
+            .map_err(|e| NodeError::Executor { shard, message: e.to_string() })
+    }
+}
+
+/// What one shard's thread begins with.
+struct ShardStart {
+    config: ShardConfig,
+    dir: PathBuf,
+    probe: PathBuf,
+    format: bool,
+    terms: Terms,
+    ends: Ends,
+    sockets: (socket2::Socket, socket2::Socket),
+    shared: Arc<Shared>,
+}
+
+/// A shard's life on its executor.
+async fn run_shard(start: ShardStart) -> Result<(), String> {
+    // Must be the first file this executor opens: see `executor`.
+    let probe = DmaFile::open(&start.probe).await.map_err(|e| e.to_string())?;
+    let read = probe.read_at_aligned(0, 4096).await.map_err(|e| e.to_string())?;
+    assert_eq!(read.len(), 4096, "the data directory made the probe file this long");
+    drop(read);
+    probe.close().await.map_err(|e| e.to_string())?;
+
+    let (mesh, receivers) = Mesh::connect(start.ends).await;
+    let shard = Shard::new(start.config, Box::new(DmaAlloc));
+    let executor = Executor::new(shard, Files::new(&start.dir), mesh, start.shared);
+    for receiver in receivers {
+        let executor = std::rc::Rc::clone(&executor);
+        glommio::spawn_local(async move {
+            while let Some(message) = receiver.recv().await {
+                executor.handle(Event::Message(message));
+            }
+        })
+        .detach();
+    }
+    glommio::spawn_local(std::rc::Rc::clone(&executor).turns()).detach();
+    executor.handle(Event::Start { format: start.format });
+    for socket in [start.sockets.0, start.sockets.1] {
+        let accepting = accept(std::rc::Rc::clone(&executor), adopt(socket), start.terms.clone());
+        glommio::spawn_local(accepting).detach();
+    }
+    let phase = std::rc::Rc::clone(&executor).timer().await;
+    executor.mesh.close();
+    if phase == Phase::Failed {
+        let shard = executor.shard.borrow();
+        let failure = shard.failure().map_or_else(|| "failed".to_owned(), ToString::to_string);
+        tracing::error!(shard = shard.id().0, "{failure}");
+        executor.shared.stop();
+        return Err(failure);
+    }
+    Ok(())
+}
+
+fn terms(config: &Config, dir: &DataDir, shard: u16) -> Terms {
+    Terms {
+        identity: Arc::new(Identity {
+            storage: dir.identity.uuid(),
+            cluster: dir.identity.cluster.clone(),
+            node: dir.identity.node.clone(),
+            server: concat!("ironring/", env!("CARGO_PKG_VERSION")).to_owned(),
+            shard,
+            features: ironring_net::features::KNOWN,
+        }),
+        limits: Limits { in_flight_max: config.limits.in_flight_max, ..Limits::default() },
+    }
+}
+
+fn cluster_map(slices: &Slices, config: &Config, addresses: &Addresses) -> ClusterMap {
+    let shards = addresses.shards.iter().enumerate().map(|(shard, address)| {
+        let shard = shard as u16;
+        let range = slices.range(ShardId(shard));
+        let address = if config.listen.advertise.is_empty() {
+            address.to_string()
+        } else {
+            format!("{}:{}", config.listen.advertise, address.port())
+        };
+        ShardAddress { shard, address, first: range.start, end: range.end }
+    });
+    ClusterMap { epoch: 1, partitions: slices.partitions(), shards: shards.collect() }
+}
+
+/// Binds the sockets of every shard: one on the common address, which the kernel spreads new
+/// connections over, and one of its own, so that a client can choose its shard.
+fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
+    let clients = config.listen.clients;
+    // A socket without SO_REUSEPORT first: it fails when anybody else listens there, whereas the
+    // shards' own sockets would quietly share the port with another process.
+    let probe = bind(clients, false)?;
+    let clients = probe
+        .local_addr()
+        .ok()
+        .and_then(|a| a.as_socket())
+        .unwrap_or(clients);
+    drop(probe);
+    let mut listeners = Listeners {
+        common: Vec::new(),
+        own: Vec::new(),
+        addresses: Addresses { clients, shards: Vec::new() },
+    };
+    for shard in 0..shards {
+        let port = match config.listen.shard_port_base {
+            0 => 0,
+            base => base.checked_add(shard).ok_or_else(|| {
+                NodeError::Settings(format!("listen.shard_port_base {base} + {shard} is no port"))
+            })?,
+        };
+        let own = bind(SocketAddr::new(clients.ip(), port), false)?;
+        own.listen(1024).map_err(|source| NodeError::Listen { address: clients, source })?;
+        let address = own
+            .local_addr()
+            .ok()
+            .and_then(|a| a.as_socket())
+            .expect("the socket was bound to an internet address");
+        listeners.addresses.shards.push(address);
+        listeners.own.push(own);
+    }
+    for _ in 0..shards {
+        let common = bind(clients, true)?;
+        common.listen(1024).map_err(|source| NodeError::Listen { address: clients, source })?;
+        listeners.common.push(common);
+    }
+    Ok(listeners)
+}
+
+fn bind(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
+    let make = || -> std::io::Result<socket2::Socket> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if share {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    make().map_err(|source| NodeError::Listen { address, source })
+}
+
+/// As many descriptors as the system lets us have: each connection takes two.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// The alignment direct I/O needs on the probe file, or `None` when the file system refuses it.
+fn direct_io_block(probe: &std::path::Path) -> Option<u64> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let opened =
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(probe);
+    let file = opened.ok()?;
+    Some(nix::sys::statfs::fstatfs(&file).map_or(4096, |s| s.block_size() as u64))
+}

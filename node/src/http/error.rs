@@ -1,0 +1,66 @@
+//! Refusals as JSON: code, message, hint, retriable.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HttpError {
+    /// HTTP status.
+    #[serde(skip)]
+    pub status: StatusCode,
+    /// Stable name.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: &'static str,
+    /// Whether the same request may succeed later.
+    pub retriable: bool,
+}
+
+impl HttpError {
+    /// Nothing is served under this path.
+    #[must_use]
+    pub fn no_such_route(path: &str) -> HttpError {
+        HttpError {
+            status: StatusCode::NOT_FOUND,
+            code: "no_such_route",
+            message: format!("nothing is served at {path}"),
+            hint: "see /v1/openapi.json for what is",
+            retriable: false,
+        }
+    }
+
+    /// The path is served, but not with this method.
+    #[must_use]
+    pub fn method_not_allowed(method: &str, path: &str) -> HttpError {
+        HttpError {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            code: "method_not_allowed",
+            message: format!("{path} does not take {method}"),
+            hint: "use GET",
+            retriable: false,
+        }
+    }
+
+    /// Our own fault.
+    #[must_use]
+    pub fn internal(message: impl Into<String>) -> HttpError {
+        HttpError {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            code: "internal",
+            message: message.into(),
+            hint: "report it with the node's log",
+            retriable: true,
+        }
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self)).into_response()
+    }
+}

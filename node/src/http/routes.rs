@@ -1,0 +1,110 @@
+//! What is served.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderName, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::NodeView;
+use super::error::HttpError;
+use super::ready::Prober;
+use crate::metrics::{NodeSnapshot, ProcessCounters, exposition};
+
+/// The description of every route, for machines. Written by hand; a test holds it to [`routes`].
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Shared {
+    view: Arc<dyn NodeView>,
+    prober: Arc<Prober>,
+}
+
+impl Shared {
+    fn snapshot(&self) -> NodeSnapshot {
+        NodeSnapshot { process: ProcessCounters::read(), ..self.view.snapshot() }
+    }
+}
+
+/// Every path and its handler.
+#[must_use]
+pub fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
+        ("/health/live", get(live)),
+        ("/health/ready", get(ready)),
+        ("/metrics", get(metrics)),
+        ("/v1/node", get(node)),
+        ("/v1/openapi.json", get(openapi)),
+    ]
+}
+
+/// The router over a node.
+pub fn router(view: Arc<dyn NodeView>) -> Router {
+    let prober = Arc::new(Prober::new(Arc::clone(&view)));
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, handler)| {
+            router.route(path, handler.fallback(wrong_method))
+        })
+        .fallback(no_such_route)
+        .with_state(Shared { view, prober })
+}
+
+/// The process runs and this thread answers; nothing is said about shards.
+async fn live() -> Json<Live> {
+    Json(Live { live: true })
+}
+
+#[derive(Serialize)]
+struct Live {
+    live: bool,
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    let readiness = shared.prober.readiness(Instant::now()).await;
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+async fn metrics(State(shared): State<Shared>) -> Result<Response, HttpError> {
+    let text = exposition::text(shared.snapshot())
+        .map_err(|_| HttpError::internal("the metrics could not be encoded"))?;
+    Ok(typed(exposition::CONTENT_TYPE, text))
+}
+
+/// The snapshot, and what it comes to.
+#[derive(Serialize)]
+struct NodeStatus {
+    ready: bool,
+    reasons: Vec<String>,
+    #[serde(flatten)]
+    snapshot: NodeSnapshot,
+}
+
+async fn node(State(shared): State<Shared>) -> Json<NodeStatus> {
+    let snapshot = shared.snapshot();
+    let reasons = snapshot.not_ready_reasons();
+    Json(NodeStatus { ready: reasons.is_empty(), reasons, snapshot })
+}
+
+async fn openapi() -> Response {
+    typed("application/json", OPENAPI.to_owned())
+}
+
+fn typed(content_type: &'static str, body: String) -> Response {
+    const NAME: HeaderName = header::CONTENT_TYPE;
+    ([(NAME, content_type)], body).into_response()
+}
+
+async fn no_such_route(uri: Uri) -> HttpError {
+    HttpError::no_such_route(uri.path())
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> HttpError {
+    HttpError::method_not_allowed(method.as_str(), uri.path())
+}

@@ -1,0 +1,200 @@
+//! The HTTP thread over a node that is made up.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::routes::{OPENAPI, routes};
+use super::{NodeView, Server};
+use crate::metrics::{NodeSnapshot, ShardSnapshot, ShardState};
+
+/// A node with two shards in a state, and a prepared answer to the probe.
+struct MadeUp {
+    states: Mutex<[ShardState; 2]>,
+    probe: Mutex<Result<(), Vec<String>>>,
+    probes: AtomicUsize,
+}
+
+impl MadeUp {
+    fn new(second: ShardState) -> Arc<MadeUp> {
+        Arc::new(MadeUp {
+            states: Mutex::new([ShardState::Ready, second]),
+            probe: Mutex::new(Ok(())),
+            probes: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl NodeView for MadeUp {
+    fn snapshot(&self) -> NodeSnapshot {
+        let states = self.states.lock().unwrap();
+        let shard = |(shard, state): (usize, &ShardState)| ShardSnapshot {
+            shard: shard as u16,
+            state: *state,
+            ..ShardSnapshot::default()
+        };
+        NodeSnapshot {
+            node: "made-up".to_owned(),
+            shards: states.iter().enumerate().map(shard).collect(),
+            ..NodeSnapshot::default()
+        }
+    }
+
+    fn probe_ready(&self, _timeout: Duration) -> Result<(), Vec<String>> {
+        self.probes.fetch_add(1, Ordering::SeqCst);
+        self.probe.lock().unwrap().clone()
+    }
+}
+
+fn serve(view: &Arc<MadeUp>) -> Server {
+    let view: Arc<dyn NodeView> = Arc::<MadeUp>::clone(view);
+    Server::start("127.0.0.1:0".parse().unwrap(), view).unwrap()
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("the body is JSON")
+    }
+}
+
+fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("there is a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
+    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+#[test]
+fn a_ready_node_answers_everything() {
+    let server = serve(&MadeUp::new(ShardState::Ready));
+    let get = |path: &str| request(server.address(), "GET", path);
+    assert_eq!(get("/health/live").json(), serde_json::json!({ "live": true }));
+
+    let ready = get("/health/ready");
+    assert_eq!(ready.status, 200);
+    assert_eq!(ready.json(), serde_json::json!({ "ready": true, "reasons": [] }));
+
+    let metrics = get("/metrics");
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.head.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(metrics.body.contains("ironring_ready 1.0\n"), "{}", metrics.body);
+    assert!(metrics.body.ends_with("# EOF\n"));
+
+    let node = get("/v1/node").json();
+    assert_eq!(node["node"], "made-up");
+    assert_eq!(node["ready"], true);
+    assert_eq!(node["shards"].as_array().map(Vec::len), Some(2));
+    assert!(node["process"]["resident_bytes"].as_u64() > Some(0));
+    server.stop();
+}
+
+#[test]
+fn a_node_that_is_not_ready_says_why_and_is_not_made_to_write() {
+    let view = MadeUp::new(ShardState::Recovering);
+    let server = serve(&view);
+    let ready = request(server.address(), "GET", "/health/ready");
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.json()["reasons"], serde_json::json!(["shard 1 is recovering"]));
+    assert_eq!(view.probes.load(Ordering::SeqCst), 0);
+    assert_eq!(request(server.address(), "GET", "/health/live").status, 200);
+    assert_eq!(request(server.address(), "GET", "/v1/node").json()["ready"], false);
+    server.stop();
+}
+
+#[test]
+fn a_shard_that_cannot_write_makes_the_node_not_ready() {
+    let view = MadeUp::new(ShardState::Ready);
+    *view.probe.lock().unwrap() = Err(vec!["shard 0: no durable write within 2 s".to_owned()]);
+    let server = serve(&view);
+    let ready = request(server.address(), "GET", "/health/ready");
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.json()["reasons"][0], "shard 0: no durable write within 2 s");
+    server.stop();
+}
+
+#[test]
+fn refusals_are_json_with_code_and_hint() {
+    let server = serve(&MadeUp::new(ShardState::Ready));
+    let missing = request(server.address(), "GET", "/v2/node");
+    assert_eq!(missing.status, 404);
+    assert_eq!(missing.json()["code"], "no_such_route");
+    assert_eq!(missing.json()["message"], "nothing is served at /v2/node");
+
+    let method = request(server.address(), "POST", "/v1/node");
+    assert_eq!(method.status, 405);
+    assert_eq!(method.json()["code"], "method_not_allowed");
+    assert_eq!(method.json()["retriable"], false);
+    server.stop();
+}
+
+#[test]
+fn the_openapi_document_lists_exactly_what_is_served() {
+    let document: Value = serde_json::from_str(OPENAPI).expect("it is JSON");
+    let listed: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    let mut served: Vec<&str> = routes().into_iter().map(|(path, _)| path).collect();
+    served.sort_unstable();
+    assert_eq!(listed, served);
+
+    let server = serve(&MadeUp::new(ShardState::Ready));
+    for path in served {
+        let answer = request(server.address(), "GET", path);
+        let listed = &document["paths"][path]["get"]["responses"];
+        assert!(listed[answer.status.to_string()].is_object(), "{path} gave {}", answer.status);
+    }
+    // The fields of what is served are the fields that are described.
+    let described = |schema: &str| {
+        let properties = document["components"]["schemas"][schema]["properties"].as_object();
+        let mut names: Vec<String> = properties.unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let fields = |value: &Value| {
+        let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let get = |path: &str| request(server.address(), "GET", path).json();
+    assert_eq!(fields(&get("/v1/node")), described("Node"));
+    assert_eq!(fields(&get("/v1/node")["shards"][0]), described("Shard"));
+    assert_eq!(fields(&get("/health/ready")), described("Readiness"));
+    assert_eq!(fields(&get("/nothing")), described("Error"));
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_crowd_of_probers_costs_one_write_a_second() {
+    let view = MadeUp::new(ShardState::Ready);
+    let prober = super::ready::Prober::new(Arc::<MadeUp>::clone(&view));
+    let now = tokio::time::Instant::now();
+    for ms in [0, 1, 500, 999] {
+        assert!(prober.readiness(now + Duration::from_millis(ms)).await.ready);
+    }
+    assert_eq!(view.probes.load(Ordering::SeqCst), 1);
+    assert!(prober.readiness(now + super::ready::ANSWER_FRESH).await.ready);
+    assert_eq!(view.probes.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_stopped_server_frees_its_address_even_with_a_connection_open() {
+    let server = serve(&MadeUp::new(ShardState::Ready));
+    let address = server.address();
+    let mut idle = TcpStream::connect(address).unwrap();
+    write!(idle, "GET /health/live HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    let mut some = [0; 1];
+    idle.read_exact(&mut some).unwrap();
+    server.stop();
+    assert!(TcpStream::connect(address).is_err());
+}

@@ -1,0 +1,234 @@
+//! Every metric, once: name, unit, meaning, and where its value lies in a snapshot.
+//!
+//! `/metrics` and `docs/metrics.md` are made from this list, and the dashboard and alert rules are
+//! tested against it. Names begin with `ironring_`; units are base units and end the name
+//! (`_seconds`, `_bytes`), counters end in `_total`.
+
+use std::collections::BTreeMap;
+
+use super::histogram::LatencyHistogram;
+use super::snapshot::{NodeSnapshot, ShardSnapshot, ShardState};
+
+/// A unit that ends a metric's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A plain number.
+    None,
+    /// Bytes.
+    Bytes,
+    /// Seconds.
+    Seconds,
+}
+
+/// A value of one shard.
+pub enum ShardValue {
+    /// Only grows.
+    Counter(fn(&ShardSnapshot) -> u64),
+    /// Only grows; one series per key, in a label of this name.
+    CounterBy(&'static str, fn(&ShardSnapshot) -> &BTreeMap<&'static str, u64>),
+    /// Goes up and down.
+    Gauge(fn(&ShardSnapshot) -> f64),
+    /// One series per state, 1 for the one the shard is in, in a label `state`.
+    State,
+    /// Durations; one series per name, in a label of this name (empty: no label).
+    Histograms(&'static str, &'static [(&'static str, HistogramOf)]),
+}
+
+/// A histogram of one shard.
+pub type HistogramOf = fn(&ShardSnapshot) -> &LatencyHistogram;
+
+/// A value of the node.
+pub enum NodeValue {
+    /// Only grows.
+    Counter(fn(&NodeSnapshot) -> f64),
+    /// Goes up and down.
+    Gauge(fn(&NodeSnapshot) -> f64),
+    /// Always 1, with what identifies the node in labels.
+    Identity,
+}
+
+/// Whom a metric is about.
+pub enum Value {
+    /// The node as a whole.
+    Node(NodeValue),
+    /// Each shard, by a label `shard`.
+    Shard(ShardValue),
+}
+
+/// One metric.
+pub struct Metric {
+    /// Its name, without prefix, unit and `_total`.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: Unit,
+    /// What it counts.
+    pub help: &'static str,
+    /// Where its value lies.
+    pub value: Value,
+}
+
+impl Metric {
+    /// The name as queries spell it, without the suffixes of histogram series.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        let unit = match self.unit {
+            Unit::None => "",
+            Unit::Bytes => "_bytes",
+            Unit::Seconds => "_seconds",
+        };
+        let total = match self.kind() {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        format!("ironring_{}{unit}{total}", self.name)
+    }
+
+    /// `counter`, `gauge`, `histogram` or `info`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Node(NodeValue::Identity) => "info",
+            Value::Node(NodeValue::Counter(_))
+            | Value::Shard(ShardValue::Counter(_) | ShardValue::CounterBy(..)) => "counter",
+            Value::Node(NodeValue::Gauge(_))
+            | Value::Shard(ShardValue::Gauge(_) | ShardValue::State) => "gauge",
+            Value::Shard(ShardValue::Histograms(..)) => "histogram",
+        }
+    }
+
+    /// The names of its labels.
+    #[must_use]
+    pub fn labels(&self) -> Vec<&'static str> {
+        match &self.value {
+            Value::Node(NodeValue::Identity) => vec!["node", "cluster", "storage", "version"],
+            Value::Node(_) => Vec::new(),
+            Value::Shard(ShardValue::CounterBy(label, _)) => vec!["shard", label],
+            Value::Shard(ShardValue::State) => vec!["shard", "state"],
+            Value::Shard(ShardValue::Histograms(label, _)) if !label.is_empty() => {
+                vec!["shard", label]
+            }
+            Value::Shard(_) => vec!["shard"],
+        }
+    }
+}
+
+macro_rules! metrics {
+    ($( $name:literal $unit:ident $value:expr, $help:literal; )*) => {
+        /// Every metric, in the order of `/metrics`.
+        pub static METRICS: &[Metric] = &[
+            $( Metric { name: $name, unit: Unit::$unit, help: $help, value: $value }, )*
+        ];
+    };
+}
+
+const fn counter(of: fn(&ShardSnapshot) -> u64) -> Value {
+    Value::Shard(ShardValue::Counter(of))
+}
+
+const fn gauge(of: fn(&ShardSnapshot) -> f64) -> Value {
+    Value::Shard(ShardValue::Gauge(of))
+}
+
+const fn node_gauge(of: fn(&NodeSnapshot) -> f64) -> Value {
+    Value::Node(NodeValue::Gauge(of))
+}
+
+metrics! {
+    "node" None Value::Node(NodeValue::Identity), "Identity of the node; always 1";
+    "uptime" Seconds node_gauge(|node| node.uptime_seconds), "Time since the process started";
+    "ready" None node_gauge(|node| f64::from(u8::from(node.not_ready_reasons().is_empty()))), "1 when every shard is ready";
+    "shards" None node_gauge(|node| node.shards.len() as f64), "Shards of the node";
+    "partitions" None node_gauge(|node| f64::from(node.partitions)), "Partitions the token ring is cut into";
+    "topics" None node_gauge(|node| node.topics as f64), "Topics defined";
+    "io_memory_registered" None node_gauge(|node| f64::from(u8::from(node.io_memory_registered))), "1 when io_uring buffers are registered with the kernel";
+    "process_resident_memory" Bytes node_gauge(|node| node.process.resident_bytes as f64), "Memory the process occupies";
+    "process_cpu" Seconds Value::Node(NodeValue::Counter(|node| node.process.cpu_seconds)), "CPU time the process took";
+    "process_open_descriptors" None node_gauge(|node| node.process.open_descriptors as f64), "File descriptors the process has open";
+
+    "shard_state" None Value::Shard(ShardValue::State), "1 for the state the shard is in";
+    "connections" None gauge(|shard| shard.clients.connections as f64), "Client connections open";
+    "connections_accepted" None counter(|shard| shard.clients.connections_accepted), "Client connections accepted";
+    "connections_refused" None counter(|shard| shard.clients.connections_refused), "Client connections refused because of the limit";
+    "requests" None Value::Shard(ShardValue::CounterBy("opcode", |shard| &shard.clients.requests)), "Requests received";
+    "request_errors" None Value::Shard(ShardValue::CounterBy("code", |shard| &shard.clients.errors)), "Requests answered with an error";
+    "requests_in_flight" None gauge(|shard| shard.clients.in_flight as f64), "Requests received and not answered yet";
+    "requests_forwarded" None counter(|shard| shard.clients.forwarded), "Requests handed to the shard that owns their partition";
+    "received" Bytes counter(|shard| shard.clients.bytes_in), "Bytes received from clients";
+    "sent" Bytes counter(|shard| shard.clients.bytes_out), "Bytes sent to clients";
+    "request_latency" Seconds Value::Shard(ShardValue::Histograms("kind", &[
+        ("read", |shard| &shard.clients.read_latency),
+        ("write", |shard| &shard.clients.write_latency),
+    ])), "Time from the last byte of a request to the first byte of its answer";
+    "sessions" None gauge(|shard| shard.clients.sessions as f64), "Client sessions remembered";
+    "topic_partitions" None gauge(|shard| shard.clients.topic_partitions as f64), "Topic partitions the shard owns";
+
+    "log_groups" None counter(|shard| shard.log.groups), "Commit groups written";
+    "log_groups_idle" None counter(|shard| shard.log.groups_idle), "Groups written only to raise the durable floor while idle";
+    "log_records" None counter(|shard| shard.log.records), "Records written";
+    "log_record" Bytes counter(|shard| shard.log.record_bytes), "Bytes of records written, headers included";
+    "log_padding" Bytes counter(|shard| shard.log.padding_bytes), "Bytes written to fill groups up to whole blocks";
+    "log_flushes" None counter(|shard| shard.log.flushes), "Durable writes";
+    "log_flush_latency" Seconds Value::Shard(ShardValue::Histograms("", &[
+        ("", |shard| &shard.log.flush_latency),
+    ])), "Time of one durable write";
+    "log_waiting" Bytes gauge(|shard| shard.log.waiting_bytes as f64), "Bytes of requests that wait for the disk";
+    "log_flushed_group" None gauge(|shard| shard.log.flushed_group as f64), "Sequence of the newest durable group";
+
+    "index_keys" None gauge(|shard| shard.memory.index_keys as f64), "Keys that exist";
+    "index" Bytes gauge(|shard| shard.memory.index_bytes as f64), "Memory of the index";
+    "cache" Bytes gauge(|shard| shard.memory.cache_bytes as f64), "Memory of the cache";
+    "cache_hits" None counter(|shard| shard.memory.cache_hits), "Reads answered from memory";
+    "cache_misses" None counter(|shard| shard.memory.cache_misses), "Reads that went to disk";
+    "memory_used" Bytes gauge(|shard| shard.memory.used_bytes as f64), "All memory the shard accounts for";
+    "memory_limit" Bytes gauge(|shard| shard.memory.limit_bytes as f64), "The most memory the shard may take";
+
+    "segments_free" None gauge(|shard| shard.disk.segments_free as f64), "Zeroed segments ready for use";
+    "segments_active" None gauge(|shard| shard.disk.segments_active as f64), "Segments being written";
+    "segments_sealed" None gauge(|shard| shard.disk.segments_sealed as f64), "Full segments";
+    "disk_live" Bytes gauge(|shard| shard.disk.live_bytes as f64), "Bytes of records that are still referred to";
+    "disk_dead" Bytes gauge(|shard| shard.disk.dead_bytes as f64), "Bytes of records that are not";
+    "disk_limit" Bytes gauge(|shard| shard.disk.limit_bytes as f64), "The most bytes the shard's segments may take";
+    "disk_reads" None counter(|shard| shard.disk.reads), "Reads that reached the device";
+    "disk_read" Bytes counter(|shard| shard.disk.read_bytes), "Bytes read from the device";
+    "disk_written" Bytes counter(|shard| shard.disk.written_bytes), "Bytes written to the device, everything included";
+
+    "compactions" None counter(|shard| shard.background.compactions), "Segments compacted";
+    "compaction_read" Bytes counter(|shard| shard.background.compaction_read_bytes), "Bytes compaction read";
+    "compaction_written" Bytes counter(|shard| shard.background.compaction_written_bytes), "Bytes of live records compaction wrote again";
+    "compaction_freed" Bytes counter(|shard| shard.background.compaction_freed_bytes), "Bytes of segments compaction freed";
+    "checkpoints" None counter(|shard| shard.background.checkpoints), "Checkpoints finished";
+    "checkpoint_written" Bytes counter(|shard| shard.background.checkpoint_bytes), "Bytes of checkpoints written";
+    "scrub_read" Bytes counter(|shard| shard.background.scrub_bytes), "Bytes read again and verified";
+    "scrub_rounds" None counter(|shard| shard.background.scrub_rounds), "Rounds of scrub over everything";
+    "damages" None counter(|shard| shard.background.damages), "Places where stored bytes did not match their checksum, found since the start";
+
+    "recovery" Seconds gauge(|shard| shard.recovery.seconds), "Time the last recovery took";
+    "recovery_read" Bytes gauge(|shard| shard.recovery.bytes_read as f64), "Bytes the last recovery read";
+    "recovery_records" None gauge(|shard| shard.recovery.records as f64), "Records the last recovery replayed";
+    "recovery_torn" Bytes gauge(|shard| shard.recovery.torn_bytes as f64), "Bytes of a torn tail the last recovery cut";
+    "recovery_damages" None gauge(|shard| shard.recovery.damages as f64), "Damaged places the last recovery found";
+}
+
+/// Every series name a query may use: histograms also as `_bucket`, `_sum` and `_count`.
+#[must_use]
+pub fn series_names() -> Vec<String> {
+    METRICS
+        .iter()
+        .flat_map(|metric| {
+            let name = metric.full_name();
+            match metric.kind() {
+                "histogram" => {
+                    ["_bucket", "_sum", "_count"].map(|end| format!("{name}{end}")).to_vec()
+                }
+                _ => vec![name],
+            }
+        })
+        .collect()
+}
+
+/// Whether `state` is the one of the shard, as a gauge.
+#[must_use]
+pub fn in_state(shard: &ShardSnapshot, state: ShardState) -> f64 {
+    f64::from(u8::from(shard.state == state))
+}
