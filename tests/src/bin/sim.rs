@@ -21,8 +21,8 @@ struct Options {
     /// What goes wrong: calm, crash, disk-faults, corruption, full, or all.
     #[arg(long, default_value = "all", value_parser = parse_profile)]
     profile: Profiles,
-    /// What is simulated: log.
-    #[arg(long, default_value = "log", value_parser = parse_target)]
+    /// What is simulated: log, shard, or node.
+    #[arg(long, default_value = "node", value_parser = parse_target)]
     target: Target,
     /// Threads to run seeds on.
     #[arg(long, default_value_t = 1)]

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use ironring_core::prng::Prng;
 use ironring_log::{CompactionConfig, LogConfig, ScrubConfig};
+use ironring_ring::Slices;
 
 use crate::sim::log_alone::LogNode;
 use crate::sim::profile::{Profile, Trouble};
+use crate::sim::shard_node::ShardNode;
 use crate::sim::workload::Mix;
 use crate::sim::world::{Report, World};
 
@@ -15,11 +17,16 @@ use crate::sim::world::{Report, World};
 pub enum Target {
     /// The log alone.
     Log,
+    /// One node of one shard.
+    Shard,
+    /// One node of several shards, which send each other requests.
+    Node,
 }
 
 impl Target {
     /// Every target, by name.
-    pub const ALL: [(&'static str, Target); 1] = [("log", Target::Log)];
+    pub const ALL: [(&'static str, Target); 3] =
+        [("log", Target::Log), ("shard", Target::Shard), ("node", Target::Node)];
 
     /// The target of that name.
     #[must_use]
@@ -41,6 +48,19 @@ pub fn run(target: Target, trouble: Trouble, seed: u64, print: bool) -> Report {
         Target::Log => {
             let profile = Profile::draw(trouble, Mix::KEYS, disk_bytes, &mut rng);
             World::run(LogNode { config }, profile, rng.next_u64(), print)
+        }
+        Target::Shard | Target::Node => {
+            let profile = Profile::draw(trouble, Mix::ALL, disk_bytes, &mut rng);
+            let shards = if target == Target::Shard { 1 } else { 2 + rng.below(2) as u16 };
+            let partitions = 4 << rng.below(3);
+            let node = ShardNode {
+                slices: Slices::new(partitions, shards).expect("more partitions than shards"),
+                log: config,
+                memory_bytes_max: 64 << 20,
+                cache_bytes: [0, 16 << 10, 1 << 20][rng.below(3) as usize],
+                deadline: Duration::from_secs(10),
+            };
+            World::run(node, profile, rng.next_u64(), print)
         }
     }
 }
