@@ -5,6 +5,7 @@
 //! bytes, so that whoever reads it knows exactly which write it sees.
 
 use std::fmt;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use ironring_core::prng::Prng;
@@ -19,7 +20,38 @@ pub struct RequestId(pub u64);
 pub struct WriteId(pub u64);
 
 /// A key's bytes.
-pub type Key = Rc<[u8]>;
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(Rc<[u8]>);
+
+impl From<&[u8]> for Key {
+    fn from(bytes: &[u8]) -> Key {
+        Key(bytes.into())
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", ShortKey(self))
+    }
+}
+
+/// The beginning of a key, and its length when that is not all.
+struct ShortKey<'a>(&'a [u8]);
+
+impl fmt::Display for ShortKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0[..self.0.len().min(12)].escape_ascii())?;
+        if self.0.len() > 12 { write!(f, "...{}", self.0.len()) } else { Ok(()) }
+    }
+}
 
 /// What must hold for a put or delete to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +92,7 @@ pub struct KeyOp {
 impl fmt::Debug for KeyOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let KeyOp { key, change, condition } = self;
-        write!(f, "{} {change:?} if {condition:?}", key[..key.len().min(12)].escape_ascii())
+        write!(f, "{key:?} {change:?} if {condition:?}")
     }
 }
 
@@ -226,7 +258,7 @@ impl fmt::Display for Payload<'_> {
 }
 
 /// One key of a scan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The key.
     pub key: Vec<u8>,
@@ -234,6 +266,13 @@ pub struct Entry {
     pub version: u64,
     /// Its bytes, when asked for.
     pub value: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} version {}", ShortKey(&self.key), self.version)?;
+        self.value.as_ref().map_or(Ok(()), |value| write!(f, " {}", Payload(value)))
+    }
 }
 
 /// One topic record that was read.

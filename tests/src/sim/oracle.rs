@@ -2,8 +2,8 @@
 //!
 //! It hears every request when it is sent and every answer when it arrives, and every crash. An
 //! answer that no correct node could give is a violation. What it holds nodes to:
-//! - a write acknowledged at level `local` or above survives every crash; so does a write of such
-//!   a level that a reader has seen, acknowledged or not;
+//! - a write acknowledged at level `local` or above survives every crash; so does a write of any
+//!   level that a reader has seen, acknowledged or not: readers see only what is durable;
 //! - a read shows what was there when it began, or later; never bytes nobody wrote;
 //! - a write is applied at most once, also when it is retried in a later life of the node; a
 //!   refused write is not applied at all; a batch is applied whole;
@@ -116,6 +116,7 @@ impl Oracle {
                 pending.range = self.topics.range((*topic, *index));
             }
             Op::Trim { topic, index, before, .. } => {
+                pending.range = self.topics.range((*topic, *index));
                 self.topics.send_trim((*topic, *index), *before);
             }
             Op::OpenSession | Op::TopicList | Op::Append { .. } => {}
@@ -218,7 +219,9 @@ impl Oracle {
                     return Err(format!("{} records were sent", lens.len()));
                 }
                 self.acked(intent.id, receipt, wall)?;
-                self.topics.learned(&mut self.ledger, intent.id, *first, true)
+                // Reads of a topic end where it is durable.
+                let readable = receipt.level >= Durability::Local;
+                self.topics.learned(&mut self.ledger, intent.id, *first, readable)
             }
             (Op::Get { key }, Outcome::Value(value)) => self.saw(pending, key, value, wall),
             (Op::MultiGet { keys, .. }, Outcome::Values(values)) => {
@@ -372,6 +375,16 @@ impl Oracle {
             (ErrorCode::OffsetOutOfRange, Op::TopicRead { topic, index, from, .. }) => {
                 self.topics.out_of_range((*topic, *index), pending.range, *from, detail)
             }
+            (ErrorCode::OffsetOutOfRange, Op::Trim { before, .. })
+                if *before > pending.range.end =>
+            {
+                Ok(())
+            }
+            (ErrorCode::UnknownTopic, Op::TopicDelete { name })
+                if self.topics.may_be_absent(name) =>
+            {
+                Ok(())
+            }
             (
                 ErrorCode::UnknownTopic,
                 Op::TopicRead { topic, .. } | Op::Append { topic, .. } | Op::Trim { topic, .. },
@@ -451,5 +464,5 @@ impl Oracle {
 }
 
 fn named(key: &[u8], why: &str) -> String {
-    format!("key {}: {why}", key.escape_ascii())
+    format!("key {:?}: {why}", Key::from(key))
 }

@@ -2,7 +2,6 @@
 //! meets everything within a few hundred requests.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use ironring_core::prng::Prng;
 use ironring_core::{Durability, PartitionId, SessionId, Token, TopicId};
@@ -428,5 +427,5 @@ fn make_key(rng: &mut Prng, index: u32) -> Key {
         _ => 0,
     };
     key.extend(std::iter::repeat_n(b'x', more));
-    Rc::from(key)
+    Key::from(key.as_slice())
 }

@@ -664,8 +664,9 @@ impl<N: Node> World<N> {
     fn learn(&mut self, op: &Op, outcome: &Outcome) {
         match (op, outcome) {
             (Op::Write { ops, .. }, Outcome::Receipt(receipt)) => {
-                for op in ops {
-                    self.workload.versions.insert(op.key.clone(), receipt.offset);
+                for (index, op) in ops.iter().enumerate() {
+                    let version = receipt.offset - (ops.len() - 1 - index) as u64;
+                    self.workload.versions.insert(op.key.clone(), version);
                 }
             }
             (Op::Get { key }, Outcome::Value(value)) => {

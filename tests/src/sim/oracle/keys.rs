@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ironring_core::{Durability, PartitionId};
+use ironring_core::PartitionId;
 
 use super::ledger::{Ledger, News, What, Write};
 use crate::sim::op::{Change, Condition, Key, KeyOp, WriteId, author, payload};
@@ -99,6 +99,7 @@ impl Keys {
         let write = ledger.get(id)?;
         let What::Keys(ops) = &write.what else { return Ok(()) };
         for (index, op) in ops.iter().enumerate() {
+            let version = write.version_of(index, version);
             let model = self.keys.entry(op.key.clone()).or_default();
             model.open.remove(&id);
             if model.versions.insert(version, (id, index)).is_none() {
@@ -138,7 +139,8 @@ impl Keys {
         for id in lost {
             let write = ledger.get(*id)?;
             let (What::Keys(ops), Some(version)) = (&write.what, write.version) else { continue };
-            for op in ops {
+            for (index, op) in ops.iter().enumerate() {
+                let version = write.version_of(index, version);
                 if let Some(model) = self.keys.get_mut(&op.key) {
                     model.versions.remove(&version);
                     model.exclusions.retain(|(_, got)| *got != version);
@@ -159,8 +161,10 @@ impl Keys {
         version: u64,
         now: u64,
     ) -> Result<(), String> {
-        let What::Keys(ops) = &ledger.get(id)?.what else { return Ok(()) };
-        for op in ops {
+        let write = ledger.get(id)?;
+        let What::Keys(ops) = &write.what else { return Ok(()) };
+        for (index, op) in ops.iter().enumerate() {
+            let version = write.version_of(index, version);
             let model = self.keys.entry(op.key.clone()).or_default();
             let before = model.versions.range(..version).next_back();
             let found = before.map(|(v, (id, index))| (*v, *id, *index));
@@ -210,17 +214,18 @@ impl Keys {
             return Err("a value was read of a key that nobody ever wrote".to_owned());
         };
         let partition = model.partition;
-        let id = match bytes {
+        let author = match bytes {
             Some(bytes) => Some(self.check_bytes(ledger, key, window, bytes, expires)?),
             None => ledger.at(partition, version),
         };
         let lost = self.above(ledger, key, version);
         self.drop_lost(ledger, &lost)?;
-        if let Some(id) = id {
-            let news = ledger.learn(id, version)?;
-            self.learned(ledger, id, version)?;
+        if let Some((id, index)) = author {
+            let last = version + ledger.get(id)?.span() - 1 - index as u64;
+            let news = ledger.learn(id, last)?;
+            self.learned(ledger, id, last)?;
             self.take(ledger, &news)?;
-            ledger.observed(id);
+            ledger.promise(id);
         }
         let model = self.keys.get_mut(key).expect("looked up above");
         model.floor = model.floor.max(version);
@@ -237,7 +242,7 @@ impl Keys {
         window: Window,
         bytes: &[u8],
         expires: Option<u64>,
-    ) -> Result<WriteId, String> {
+    ) -> Result<(WriteId, usize), String> {
         let (id, index) = author(bytes).ok_or("a value without a tag was read")?;
         let write = ledger.get(id)?;
         let What::Keys(ops) = &write.what else {
@@ -264,7 +269,7 @@ impl Keys {
             }
             _ => {}
         }
-        Ok(id)
+        Ok((id, index))
     }
 
     /// Writes above `version` that a crash may have taken: they are not there, so it did.
@@ -296,7 +301,7 @@ impl Keys {
             None => false,
         };
         // Each explanation: the least version the key has if it is the true one, and whether
-        // it survives a crash.
+        // that is a removal, which survives a crash once it was seen.
         let mut explanations: Vec<(u64, bool)> = Vec::new();
         if floor == 0 {
             explanations.push((0, true));
@@ -304,7 +309,7 @@ impl Keys {
         for (version, (id, index)) in model.versions.range(floor..) {
             let write = ledger.get(*id)?;
             if removes(write, *index) {
-                explanations.push((*version, write.intent.level >= Durability::Local));
+                explanations.push((*version, true));
             } else if may_expire(write, *index, window.ended) {
                 explanations.push((*version, false));
             }
@@ -321,7 +326,7 @@ impl Keys {
                 let least = if floor_is_put { floor + 1 } else { floor };
                 open_explains |= removes(write, index) || may_expire(write, index, window.ended);
                 if removes(write, index) {
-                    explanations.push((least, write.intent.level >= Durability::Local));
+                    explanations.push((least, true));
                 } else if may_expire(write, index, window.ended) {
                     explanations.push((least, false));
                 }

@@ -54,7 +54,7 @@ pub struct Write {
     pub attempts: u32,
     /// An attempt ended without an answer that says whether it was applied.
     pub uncertain: bool,
-    /// The offset of its record, once known.
+    /// The offset of its (last) record, once known.
     pub version: Option<u64>,
     /// For an append, the topic offset of its first record, once known.
     pub topic_first: Option<u64>,
@@ -71,6 +71,21 @@ impl Write {
     #[must_use]
     pub fn possible(&self) -> bool {
         self.fate == Fate::Open
+    }
+
+    /// How many offsets it takes: a batch has one record per operation.
+    #[must_use]
+    pub fn span(&self) -> u64 {
+        match &self.what {
+            What::Keys(ops) => ops.len() as u64,
+            What::Append(..) | What::Trim(..) => 1,
+        }
+    }
+
+    /// The version operation `index` has when the write's last record is at `version`.
+    #[must_use]
+    pub fn version_of(&self, index: usize, version: u64) -> u64 {
+        version.saturating_sub(self.span() - 1 - index as u64)
     }
 
     /// Whether its effect was seen or acknowledged.
@@ -193,6 +208,11 @@ impl Ledger {
     /// # Errors
     /// When that contradicts what was known.
     pub fn learn(&mut self, id: WriteId, version: u64) -> Result<News, String> {
+        self.place(id, version, false)
+    }
+
+    /// As [`Ledger::learn`]; `applied_now` when it is known that this life applied it.
+    fn place(&mut self, id: WriteId, version: u64, applied_now: bool) -> Result<News, String> {
         let epoch = self.epoch;
         let write = self.writes.get_mut(&id).ok_or_else(|| format!("nobody ever sent {id:?}"))?;
         match write.fate {
@@ -208,7 +228,7 @@ impl Ledger {
             Some(_) if !write.maybe_lost => return Ok(News::default()),
             Some(_) => {}
             None => {
-                if version <= write.after {
+                if version < write.after + write.span() {
                     let after = write.after;
                     return Err(format!("{id:?} is at {version}, sent after {after} was acked"));
                 }
@@ -218,7 +238,7 @@ impl Ledger {
                 write.version = Some(version);
             }
         }
-        let fresh = write.first_epoch == epoch;
+        let fresh = applied_now || write.first_epoch == epoch;
         let mut news = News::default();
         if fresh {
             if version <= partition.start_bound {
@@ -229,7 +249,7 @@ impl Ledger {
         } else {
             news.survived = self.survivors(id, version);
         }
-        news.lost = self.overtaken(id, version);
+        news.lost = self.overtaken(id, version, fresh);
         let partition = self.partitions.entry(self.writes[&id].intent.partition).or_default();
         if let Some(other) = partition.by_version.insert(version, id)
             && other != id
@@ -240,10 +260,18 @@ impl Ledger {
     }
 
     /// Writes of earlier lives whose offset this one took, or a smaller one: they are gone.
-    fn overtaken(&mut self, id: WriteId, version: u64) -> Vec<WriteId> {
-        let (partition, since) = (self.writes[&id].intent.partition, self.writes[&id].first_epoch);
+    fn overtaken(&mut self, id: WriteId, version: u64, fresh: bool) -> Vec<WriteId> {
+        let write = &self.writes[&id];
+        let partition = write.intent.partition;
+        let mut since = if fresh { self.epoch } else { write.first_epoch };
+        if let Some((other, _)) = self.at(partition, version)
+            && other != id
+            && self.writes[&other].maybe_lost
+        {
+            since = since.max(self.writes[&other].last_epoch + 1);
+        }
         let mut gone = self.undecided(partition, version..=u64::MAX);
-        gone.retain(|other| self.writes[other].last_epoch < since);
+        gone.retain(|other| *other != id && self.writes[other].last_epoch < since);
         self.drop_lost(&gone);
         gone
     }
@@ -328,7 +356,7 @@ impl Ledger {
         if receipt.duplicate && write.attempts < 2 {
             return Err(format!("{id:?} was sent once: {receipt:?}"));
         }
-        let news = self.learn(id, receipt.offset)?;
+        let news = self.place(id, receipt.offset, !receipt.duplicate)?;
         let partition = self.partitions.entry(intent.partition).or_default();
         if receipt.term < partition.term && !receipt.duplicate {
             return Err(format!("term went back from {}: {receipt:?}", partition.term));
@@ -359,23 +387,18 @@ impl Ledger {
         there.into_iter().for_each(|id| self.promise(id));
     }
 
-    /// A reader saw the write.
-    pub fn observed(&mut self, id: WriteId) {
-        if self.writes[&id].intent.level >= Durability::Local {
-            self.promise(id);
-        }
-    }
-
     /// Everything in this partition up to this offset survives.
     #[must_use]
     pub fn bound(&self, partition: PartitionId) -> u64 {
         self.partitions.get(&partition).map_or(0, |p| p.bound)
     }
 
-    /// The write at this offset, when it is known.
+    /// The write with a record at this offset, and which of its operations that is, when known.
     #[must_use]
-    pub fn at(&self, partition: PartitionId, version: u64) -> Option<WriteId> {
-        self.partitions.get(&partition)?.by_version.get(&version).copied()
+    pub fn at(&self, partition: PartitionId, version: u64) -> Option<(WriteId, usize)> {
+        let (last, id) = self.partitions.get(&partition)?.by_version.range(version..).next()?;
+        let index = self.writes[id].span().checked_sub(1 + last - version)?;
+        Some((*id, index as usize))
     }
 
     /// The promises of this moment.

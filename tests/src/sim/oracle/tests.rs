@@ -336,7 +336,7 @@ fn a_batch_is_applied_whole() {
     let op = |key: &[u8]| KeyOp { key: key.into(), change: PUT, condition: Condition::None };
     let batch = Op::Write { intent, ops: vec![op(b"k"), op(b"other")], batch: true };
     let open = h.send(&batch);
-    assert_eq!(h.get(value(intent.id, 5)), Ok(()));
+    assert_eq!(h.get(value(intent.id, 5)), Ok(()), "the second operation is at 6");
     breaks(h.ask(Op::Get { key: b"other".as_slice().into() }, NOT_FOUND), "no value was read");
     h.power_loss(&[open]);
 }

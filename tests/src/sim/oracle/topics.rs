@@ -31,8 +31,8 @@ struct Name {
     id: Option<TopicId>,
     /// Acknowledged.
     created: bool,
-    /// Deletion was asked for.
-    delete_sent: bool,
+    /// How often its deletion was asked for.
+    deletes_sent: u32,
     deleted: bool,
 }
 
@@ -52,7 +52,7 @@ impl Topics {
 
     /// A deletion is sent.
     pub fn send_delete(&mut self, name: &str) {
-        self.names.entry(name.to_owned()).or_default().delete_sent = true;
+        self.names.entry(name.to_owned()).or_default().deletes_sent += 1;
     }
 
     /// A topic was made.
@@ -88,7 +88,13 @@ impl Topics {
     /// Whether a request may hear that this topic does not exist.
     #[must_use]
     pub fn may_be_unknown(&self, id: TopicId) -> bool {
-        self.names.values().all(|n| n.id != Some(id) || n.delete_sent || !n.created)
+        self.names.values().all(|n| n.id != Some(id) || n.deletes_sent > 0 || !n.created)
+    }
+
+    /// Whether a deletion may hear that there is no topic of this name.
+    #[must_use]
+    pub fn may_be_absent(&self, name: &str) -> bool {
+        self.names.get(name).is_none_or(|n| !n.created || n.deletes_sent > 1)
     }
 
     /// Names acknowledged when a listing began, and those deleted: the listing must show the first
@@ -98,7 +104,7 @@ impl Topics {
         let pick = |f: fn(&Name) -> bool| {
             self.names.iter().filter(|(_, n)| f(n)).map(|(name, _)| name.clone()).collect()
         };
-        (pick(|n| n.created && !n.delete_sent), pick(|n| n.deleted))
+        (pick(|n| n.created && n.deletes_sent == 0), pick(|n| n.deleted))
     }
 
     /// Topics were listed.
@@ -120,7 +126,7 @@ impl Topics {
             }
         }
         let missing = there.iter().find(|name| {
-            !self.names[*name].delete_sent && !listed.iter().any(|(listed, _)| listed == *name)
+            self.names[*name].deletes_sent == 0 && !listed.iter().any(|(listed, _)| listed == *name)
         });
         match missing {
             Some(name) => Err(format!("topic {name} was made, and is not listed")),
@@ -163,7 +169,7 @@ impl Topics {
         ledger: &mut Ledger,
         id: WriteId,
         first: u64,
-        acked: bool,
+        readable: bool,
     ) -> Result<(), String> {
         let write = ledger.get(id)?.clone();
         let What::Append(part, lens) = &write.what else {
@@ -185,7 +191,7 @@ impl Topics {
             ledger.drop_lost(&[other.0]);
             model.records.retain(|_, (author, _)| *author != other.0);
         }
-        if acked {
+        if readable {
             model.floor.end = model.floor.end.max(first + lens.len() as u64);
         }
         Ok(())
@@ -230,7 +236,7 @@ impl Topics {
             let first = record.offset.checked_sub(index as u64);
             let first = first.ok_or_else(|| format!("{id:?} begins before offset 0"))?;
             self.learned(ledger, id, first, false)?;
-            ledger.observed(id);
+            ledger.promise(id);
         }
         let floor = &mut self.parts.entry(part).or_default().floor;
         floor.start = floor.start.max(start);
