@@ -83,7 +83,7 @@ impl Default for LogConfig {
 
 impl Default for CompactionConfig {
     fn default() -> CompactionConfig {
-        CompactionConfig { dead_percent_min: 50, bandwidth_percent: 25, space_percent_max: 200 }
+        CompactionConfig { dead_percent_min: 50, bandwidth_percent: 25, space_percent_max: 180 }
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Owned by exactly one shard; never shared.
 //!
-//! - [`format`]: every byte on disk, one file per part; `docs/log-format.md` says the same in words.
+//! - [`mod@format`]: every byte on disk, one file per part; `docs/log-format.md` says the same in words.
 //! - [`Log`]: the machine. Its parts, each with its own invariants in its header: `opening`
 //!   (formatting and recovery), `staging` (group commit), `segments` (the slot table),
 //!   `superblock_writer`, `provision` (zero-filling and preparing segments).
@@ -16,7 +16,9 @@ mod api;
 pub mod cache;
 mod config;
 pub mod format;
+mod gather;
 pub mod index;
+pub mod inspect;
 mod log;
 mod opening;
 mod ops;

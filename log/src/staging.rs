@@ -125,6 +125,12 @@ impl Staging {
         self.open.as_ref().map_or(self.next, |open| open.sequence)
     }
 
+    /// Records staged and not in flight.
+    pub fn staged_records(&self) -> u32 {
+        let closed: u32 = self.closed.iter().map(|g| g.records).sum();
+        closed + self.open.as_ref().map_or(0, |g| g.records)
+    }
+
     /// Bytes staged and in flight.
     pub fn waiting(&self) -> usize {
         self.waiting

@@ -334,4 +334,10 @@ pub struct LogCounters {
     pub recovery: RecoveryReport,
     /// Slots by state at present.
     pub segments: SegmentCounts,
+    /// Bytes of live records at present.
+    pub live_bytes: u64,
+    /// Bytes of segment files that hold records, live or not, at present.
+    pub held_bytes: u64,
+    /// Bytes of segment and checkpoint files at present.
+    pub disk_bytes: u64,
 }

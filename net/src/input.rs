@@ -6,8 +6,14 @@ use crate::frame::{HEADER_BYTES, Header, MAGIC, decode_header};
 /// Most bytes taken from a socket at once.
 pub const RECEIVE_BYTES_MAX: usize = 64 << 10;
 
-/// Memory a connection keeps between frames. More is given back when a large frame was handled.
-const KEEP_BYTES: usize = 64 << 10;
+/// Memory a connection keeps between small frames.
+pub(crate) const KEEP_BYTES: usize = 64 << 10;
+/// More than this is given back as soon as the large frame that needed it is gone. What lies between
+/// is kept until [`SMALL_IN_A_ROW`] frames did not need it: frames a little over [`KEEP_BYTES`], one
+/// after the other, would otherwise allocate each time (48 us instead of 8 for 64 KiB).
+pub(crate) const KEEP_BUSY_BYTES: usize = 1 << 20;
+/// How many.
+pub(crate) const SMALL_IN_A_ROW: u32 = 16;
 
 /// Received bytes are `buffer[start..end]`; what is before is handled, what is after is free.
 #[derive(Debug, Default)]
@@ -17,6 +23,8 @@ pub(crate) struct Input {
     end: usize,
     /// Header of the frame at `start`, once it was read.
     header: Option<Header>,
+    /// Frames taken since the last that did not fit [`KEEP_BYTES`].
+    small_frames: u32,
 }
 
 impl Input {
@@ -58,6 +66,8 @@ impl Input {
         assert!(body.end <= self.end, "peek reports whole frames only");
         self.header = None;
         self.start = body.end;
+        let small = header.frame_bytes() <= KEEP_BYTES;
+        self.small_frames = if small { self.small_frames.saturating_add(1) } else { 0 };
         &self.buffer[body]
     }
 
@@ -85,7 +95,8 @@ impl Input {
     fn compact(&mut self, len: usize) {
         let small_enough = self.buffered() + len <= KEEP_BYTES;
         let needs_room = self.buffer.len() - self.end < len;
-        let shrinks = small_enough && self.buffer.len() > KEEP_BYTES;
+        let unneeded = self.buffer.len() > KEEP_BUSY_BYTES || self.small_frames >= SMALL_IN_A_ROW;
+        let shrinks = small_enough && unneeded && self.buffer.len() > KEEP_BYTES;
         if self.start > 0 && (needs_room || shrinks) {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);

@@ -273,3 +273,61 @@ fn a_disk_is_measured_into_the_data_directory() {
     assert_eq!(stderr(&output), "", "no progress outside of a terminal");
     expect_exit(&ironring(&["diskprobe", "--quick", "--seconds", "1", "--data-dir", data]), 2);
 }
+
+/// An address nobody listens on: bound once, so that it is free, and let go.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").to_string()
+}
+
+#[test]
+fn a_node_that_is_not_there_is_a_retriable_failure() {
+    let address = nobody();
+    let commands: [&[&str]; 5] = [
+        &["kv", "get", "k"],
+        &["kv", "put", "k", "v"],
+        &["topic", "list"],
+        &["topic", "delete", "t", "--yes"],
+        &["stats"],
+    ];
+    for command in commands {
+        let mut args = command.to_vec();
+        args.extend(["--addr", address.as_str(), "--timeout", "500ms", "-o", "json"]);
+        let output = ironring(&args);
+        expect_exit(&output, 1);
+        let error = json(&output.stderr);
+        assert_eq!(error["code"], "connect_failed", "{command:?}: {error}");
+        assert_eq!(error["retriable"], true);
+        assert!(error["message"].as_str().is_some_and(|text| text.contains(&address)), "{error}");
+    }
+}
+
+#[test]
+fn what_destroys_data_wants_a_yes() {
+    let address = nobody();
+    for command in [
+        &["topic", "delete", "t"][..],
+        &["topic", "trim", "t", "--partition", "0", "--before", "5"],
+    ] {
+        let mut args = command.to_vec();
+        args.extend(["--addr", address.as_str(), "-o", "json"]);
+        let output = ironring(&args);
+        expect_exit(&output, 2);
+        assert_eq!(json(&output.stderr)["code"], "not_confirmed", "{command:?}");
+    }
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused_before_anything_is_asked() {
+    for command in [
+        &["kv", "put", "k"][..],
+        &["kv", "put", "k", "v", "--durability", "fsync"],
+        &["kv", "get", "k", "--timeout", "1w"],
+        &["topic", "append", "t"],
+        &["topic", "append", "t", "v", "--from-file", "f"],
+        &["topic", "read", "t", "--from", "yesterday"],
+        &["topic", "create", "t", "--keep-bytes", "9 parsecs"],
+    ] {
+        expect_exit(&ironring(command), 2);
+    }
+}

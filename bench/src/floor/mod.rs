@@ -171,6 +171,32 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_server_leaves_nothing_but_timeouts_and_sheds() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut scenario = Scenario {
+            duration: Duration::from_millis(200),
+            warmup: Duration::ZERO,
+            ..Scenario::default()
+        };
+        scenario.load.arrivals = crate::scenario::ArrivalKind::Constant;
+        scenario.load.connections = 2;
+        scenario.load.pipeline = 5;
+        scenario.load.timeout = Duration::from_millis(40);
+        scenario.check().unwrap();
+        let target = EchoTarget { addr, timeout: scenario.load.timeout };
+        let around = Surroundings { server_pid: None, quiet: true };
+        let measured = engine::measure(&target, &scenario, 1, around).unwrap();
+        let counts = measured.recorder.counts();
+        assert_eq!(counts.completed, 0);
+        assert!(counts.timeouts <= 10, "no more than what fits unanswered was sent");
+        assert_eq!(counts.timeouts + counts.sheds, 200, "0.2 s at 1000/s");
+        assert_eq!(measured.recorder.all_latency().0.unwrap().len(), 200);
+        let run = RunResult::of(&scenario, 1, &measured);
+        assert!(!run.self_check.caveats.is_empty());
+    }
+
+    #[test]
     fn a_server_that_hangs_up_fails_the_run_with_a_reason() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();

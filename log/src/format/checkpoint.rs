@@ -88,7 +88,11 @@ impl CheckpointHeader {
         (out, crc)
     }
 
-    fn decode(bytes: &[u8]) -> Result<(CheckpointHeader, u32), CheckpointError> {
+    /// The header at the beginning of `bytes`, and its checksum.
+    pub fn decode(bytes: &[u8]) -> Result<(CheckpointHeader, u32), CheckpointError> {
+        if bytes.len() < CHECKPOINT_HEADER_BYTES {
+            return Err(CheckpointError::NoMagic);
+        }
         if &bytes[..8] != MAGIC {
             return Err(CheckpointError::NoMagic);
         }

@@ -261,7 +261,8 @@ impl Log {
         }
         // The group before `start` was written, so if `start` was not, it is the last one.
         let (previous_crc, previous_run) = c.previous.unwrap_or(self.staging.last());
-        let remove = self.older.number;
+        // After the newest was lost the two are one.
+        let remove = if self.older.number == self.newest.number { 0 } else { self.older.number };
         self.older = self.newest;
         self.newest = CheckpointRef {
             number: c.number,

@@ -91,7 +91,7 @@ impl Log {
     }
 
     /// Writes the next group unless one is in flight; the open one only when `seal`.
-    pub(super) fn write_group(&mut self, seal: bool, io: &mut IoQueue) {
+    pub(super) fn write_group(&mut self, now: Now, seal: bool, io: &mut IoQueue) {
         if !matches!(self.status, LogStatus::Open | LogStatus::Stopping) {
             return;
         }
@@ -99,6 +99,7 @@ impl Log {
         if let Some((sequence, op)) = self.staging.next_write(seal, &mut *self.alloc) {
             self.checkpoint.group_begins(sequence, before);
             self.floor_open_since = None;
+            self.gather.write_begins(now.mono);
             self.ops.push(io, Purpose::Group, op);
         }
     }
@@ -115,6 +116,7 @@ impl Log {
             unreachable!("the driver answers a request with its own kind of result");
         };
         let group = self.staging.written();
+        self.gather.write_ended(now.mono, group.records, self.staging.staged_records());
         self.durable_end = Place { pos: group.at.pos + group.padded, ..group.at };
         let slot = self.segments.slot_mut(group.at.slot);
         slot.used = slot.used.max(self.durable_end.pos);
@@ -139,7 +141,7 @@ impl Log {
         self.staging.keep_buffer(buf);
         self.unpark_reads(io);
         // Groups that were closed do not wait for the end of the turn: nothing joins them.
-        self.write_group(false, io);
+        self.write_group(now, false, io);
     }
 
     /// An idle log says that its last group is durable: recovery can then tell damage to it from a

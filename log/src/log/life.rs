@@ -130,16 +130,16 @@ impl Log {
             LogStatus::Open => {}
         }
         self.status = LogStatus::Stopping;
-        self.write_group(true, io);
+        self.write_group(now, true, io);
         self.pump(now, io);
     }
 
     /// Stopping ends when nothing is in flight and the superblock knows the last group.
-    pub(super) fn stop_if_done(&mut self, io: &mut IoQueue) {
+    pub(super) fn stop_if_done(&mut self, now: Now, io: &mut IoQueue) {
         if !matches!(self.status, LogStatus::Stopping) {
             return;
         }
-        self.write_group(true, io);
+        self.write_group(now, true, io);
         // A log that was never open leaves everything as it found it.
         let was_open = self.opening_versions == 0 && self.run > 0;
         let idle = self.staging.is_idle() && matches!(self.provision, ProvisionWork::Idle);

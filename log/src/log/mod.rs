@@ -22,6 +22,7 @@ use scrub::Scrubber;
 use crate::config::LogConfig;
 use crate::format::IdentitySeed;
 use crate::format::superblock::CheckpointRef;
+use crate::gather::Gather;
 use crate::opening::{Cx, Opening};
 use crate::ops::{Ops, Purpose};
 use crate::provision::Fill;
@@ -58,6 +59,7 @@ pub struct Log {
     stray_checkpoints: Vec<u64>,
     segments: Segments,
     staging: Staging,
+    gather: Gather,
     superblock: SuperblockWriter,
     run: u32,
     newest: CheckpointRef,
@@ -127,6 +129,7 @@ impl Log {
             stray_checkpoints: Vec::new(),
             segments,
             staging,
+            gather: Gather::default(),
             superblock: SuperblockWriter::default(),
             run: 0,
             newest: NO_CHECKPOINT,
@@ -231,7 +234,8 @@ impl Log {
                 let checkpoint = self.checkpoint.retry_at;
                 let compaction = self.compaction.look_at;
                 let scrub = self.scrub.deadline();
-                let all = [floor, self.no_space_until, checkpoint, compaction, scrub];
+                let held = if self.staging.staged_records() > 0 { self.gather.deadline() } else { None };
+                let all = [floor, self.no_space_until, checkpoint, compaction, scrub, held];
                 all.into_iter().flatten().min()
             }
             _ => None,
@@ -241,8 +245,24 @@ impl Log {
     /// The end of a turn: writes the staged group unless one is in flight, and makes the requests
     /// other work needs.
     pub fn seal(&mut self, now: Now, io: &mut IoQueue) {
-        self.write_group(true, io);
+        let held = self.gather.holds(now.mono, self.staging.staged_records());
+        // A log that stops waits for nobody.
+        let seal = held.is_none() || !matches!(self.status, LogStatus::Open);
+        self.write_group(now, seal, io);
         self.pump(now, io);
+    }
+
+    /// Until when the staged group waits for more records, when it does: [`Log::seal`] then writes
+    /// it. Much shorter than a timer's usual accuracy, so the owner should look by itself.
+    #[must_use]
+    pub fn holds_until(&self, now: Now) -> Option<Instant> {
+        let staged = self.staging.staged_records();
+        if staged == 0 { None } else { self.gather.holds(now.mono, staged) }
+    }
+
+    /// How long the durable write took that ended last; told once.
+    pub fn take_flush_time(&mut self) -> Option<std::time::Duration> {
+        self.gather.take_last()
     }
 
     /// The last durable group.
@@ -295,8 +315,12 @@ impl Log {
             let image = self.superblock_image(sequence);
             self.superblock.begin(image, &mut *self.alloc, &mut self.ops, io);
         }
-        self.stop_if_done(io);
+        self.stop_if_done(now, io);
         self.counters.segments = self.segments.counts();
+        self.counters.live_bytes = self.segments.live();
+        self.counters.held_bytes = self.segments.held_bytes();
+        let checkpoints = self.newest.bytes + self.older.bytes;
+        self.counters.disk_bytes = self.segments.file_bytes() + checkpoints;
     }
 
     /// The log's life ends: nothing is acknowledged any more.

@@ -34,13 +34,16 @@ impl Log {
             self.counters.refused_overloaded += 1;
             return Err(AppendError::Overloaded);
         }
-        if self.staging.open_takes(bytes) {
-            return Ok(());
-        }
         let claim = match priority {
             Priority::User => Claim::User,
             Priority::Reserve => Claim::Reserve,
         };
+        if claim < self.active_claim() {
+            return Err(self.refuse_for_space());
+        }
+        if self.staging.open_takes(bytes) {
+            return Ok(());
+        }
         let place = self.place_for(bytes, claim)?;
         self.staging.open_group(place, bytes, &mut *self.alloc);
         Ok(())

@@ -45,7 +45,7 @@ impl Scrubber {
 }
 
 impl Log {
-    /// Damage found while running, the first [`DAMAGES_MAX`](self) places.
+    /// Damage found while running, the first 64 places.
     #[must_use]
     pub fn damages(&self) -> &[Damage] {
         &self.damages

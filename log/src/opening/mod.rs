@@ -507,7 +507,12 @@ impl Opening {
     }
 
     fn opened(&mut self, ended: Ended) -> Opened {
-        let superblock = *self.superblock.take().expect("it was chosen before");
+        let mut superblock = *self.superblock.take().expect("it was chosen before");
+        let start = self.start.expect("replay began at a checkpoint");
+        if start != superblock.newest {
+            // The newest did not verify: from here on there is one, until the next is complete.
+            (superblock.newest, superblock.older) = (start, start);
+        }
         let kept = [superblock.newest.number, superblock.older.number];
         let stray = |(file, _): &(FileName, u64)| match file {
             FileName::Checkpoint(n) if !kept.contains(n) => Some(*n),
@@ -519,7 +524,7 @@ impl Opening {
             next: ended.missing,
             last_crc: ended.last_crc,
             last_run: ended.last_run,
-            start: self.start.expect("replay began at a checkpoint"),
+            start,
             replayed_bytes: self.replayed_bytes,
             used: ended.used,
             stray_checkpoints: self.listing.iter().filter_map(stray).collect(),

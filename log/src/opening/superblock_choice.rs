@@ -130,3 +130,148 @@ fn without_agreement(copies: &[Copy; COPIES]) -> Choice {
     }
     Choice::Refuse(told())
 }
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::{GroupSeq, SegmentId, ShardId, StorageUuid};
+
+    use super::*;
+    use crate::Identity;
+    use crate::format::superblock::CheckpointRef;
+
+    /// A copy of version `n`; `variant` tells copies of one version apart.
+    fn good(n: u64, variant: u32) -> Copy {
+        let checkpoint = CheckpointRef {
+            number: 0,
+            start: GroupSeq(1),
+            segment: SegmentId(1),
+            pos: 8192,
+            previous_crc: 0,
+            previous_run: 0,
+            bytes: 0,
+        };
+        let superblock = Superblock {
+            sequence: n,
+            identity: Identity { storage: StorageUuid(1), shard: ShardId(0) },
+            segment_bytes: 1 << 20,
+            block_bytes: 4096,
+            run: variant,
+            next_segment: SegmentId(2),
+            durable: GroupSeq(0),
+            newest: checkpoint,
+            older: checkpoint,
+            slots: Vec::new(),
+        };
+        let bytes = superblock.encode();
+        Copy::Good(Box::new(superblock), bytes)
+    }
+
+    fn v(n: u64) -> Copy {
+        good(n, 0)
+    }
+
+    fn torn() -> Copy {
+        Copy::Bad(SuperblockError::Damaged("torn".to_owned()))
+    }
+
+    fn blank() -> Copy {
+        Copy::Bad(SuperblockError::Blank)
+    }
+
+    fn eio() -> Copy {
+        Copy::Unreadable("EIO".to_owned())
+    }
+
+    fn newer_format() -> Copy {
+        Copy::Bad(SuperblockError::Newer(2))
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Answer {
+        Use(u64, u64),
+        NeverMade,
+        Newer,
+        Refuse,
+    }
+
+    fn answer(copies: [Copy; COPIES]) -> Answer {
+        match choose(&copies) {
+            Choice::Use { superblock, highest, .. } => Answer::Use(superblock.sequence, highest),
+            Choice::NeverMade => Answer::NeverMade,
+            Choice::Newer(_) => Answer::Newer,
+            Choice::Refuse(_) => Answer::Refuse,
+        }
+    }
+
+    #[test]
+    fn every_state_a_crash_leaves_is_decided() {
+        // In the first round: copies 0 and 1 are old, torn or new by themselves.
+        for first in [v(7), torn(), v(8)] {
+            for second in [v(7), torn(), v(8)] {
+                let both_new = matches!((&first, &second), (Copy::Good(a, _), Copy::Good(b, _))
+                    if a.sequence == 8 && b.sequence == 8);
+                let any_new = [&first, &second]
+                    .iter()
+                    .any(|c| matches!(c, Copy::Good(s, _) if s.sequence == 8));
+                let expected = if both_new { 8 } else { 7 };
+                let copies = [first.clone(), second, v(7), v(7)];
+                assert_eq!(answer(copies), Answer::Use(expected, if any_new { 8 } else { 7 }));
+            }
+        }
+        // Between the rounds and in the second.
+        for third in [v(7), torn(), v(8)] {
+            for fourth in [v(7), torn(), v(8)] {
+                let copies = [v(8), v(8), third.clone(), fourth];
+                assert_eq!(answer(copies), Answer::Use(8, 8));
+            }
+        }
+    }
+
+    #[test]
+    fn a_any_two_damaged_copies_leave_two_that_agree() {
+        for bad in [torn(), blank(), eio()] {
+            for (i, j) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+                let mut copies = [v(5), v(5), v(5), v(5)];
+                copies[i] = bad.clone();
+                copies[j] = bad.clone();
+                assert_eq!(answer(copies), Answer::Use(5, 5));
+            }
+        }
+    }
+
+    #[test]
+    fn b_versions_that_never_left_their_first_round_are_passed_over() {
+        assert_eq!(answer([v(9), v(8), v(7), v(7)]), Answer::Use(7, 9), "two crashes");
+        assert_eq!(answer([v(8), v(9), v(7), v(7)]), Answer::Use(7, 9), "two crashes");
+        assert_eq!(answer([newer_format(), v(7), v(7), v(7)]), Answer::Use(7, 7));
+    }
+
+    #[test]
+    fn c_a_version_that_left_its_first_round_and_is_gone_is_refused() {
+        assert_eq!(answer([v(7), v(7), v(8), v(7)]), Answer::Refuse);
+        assert_eq!(answer([v(7), v(7), v(7), v(8)]), Answer::Refuse);
+        assert_eq!(answer([good(8, 1), good(8, 2), v(7), v(7)]), Answer::Refuse);
+        assert_eq!(answer([v(7), v(7), newer_format(), v(7)]), Answer::Newer);
+    }
+
+    #[test]
+    fn d_to_g_without_agreement() {
+        assert_eq!(answer([eio(), blank(), blank(), blank()]), Answer::Refuse, "D");
+        assert_eq!(answer([eio(), eio(), eio(), eio()]), Answer::Refuse, "D");
+        let all_newer = [newer_format(), newer_format(), newer_format(), newer_format()];
+        assert_eq!(answer(all_newer), Answer::Newer, "E");
+        for first in [blank(), torn(), v(1)] {
+            for second in [blank(), torn()] {
+                assert_eq!(
+                    answer([first.clone(), second, blank(), blank()]),
+                    Answer::NeverMade,
+                    "F"
+                );
+            }
+        }
+        assert_eq!(answer([v(2), blank(), blank(), blank()]), Answer::Refuse, "G");
+        assert_eq!(answer([torn(), torn(), torn(), blank()]), Answer::Refuse, "G");
+        assert_eq!(answer([v(9), torn(), v(7), torn()]), Answer::Refuse, "G");
+        assert_eq!(answer([v(9), v(8), v(7), v(6)]), Answer::Refuse, "G");
+    }
+}

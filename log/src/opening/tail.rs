@@ -98,3 +98,41 @@ pub(crate) fn judge(
 pub(crate) fn scan_bytes(config: &LogConfig) -> u32 {
     3 * config.group_bytes_max()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const K: GroupSeq = GroupSeq(7);
+    const BEFORE: GroupSeq = GroupSeq(6);
+
+    fn later(floor: u64) -> Option<Later> {
+        Some(Later { sequence: GroupSeq(9), durable_floor: GroupSeq(floor) })
+    }
+
+    fn corrupt(found: &Found, durable: GroupSeq, later: Option<Later>) -> bool {
+        matches!(judge(K, found, durable, later), Verdict::Corruption(_))
+    }
+
+    #[test]
+    fn every_cell() {
+        let damaged = Found::Damaged("bits".to_owned());
+        let missing = [Found::SegmentEnd, Found::Nothing, Found::LeftOver];
+        for found in &missing {
+            assert_eq!(judge(K, found, BEFORE, None), Verdict::End(TailState::Clean), "B");
+        }
+        assert_eq!(judge(K, &damaged, BEFORE, None), Verdict::End(TailState::Uncertain), "C");
+        for found in missing.iter().chain([&damaged]) {
+            assert_eq!(judge(K, found, BEFORE, later(6)), Verdict::End(TailState::Torn), "D");
+            assert!(corrupt(found, BEFORE, later(7)), "E");
+            assert!(corrupt(found, BEFORE, later(8)), "E");
+            assert!(corrupt(found, K, None), "F");
+            assert!(corrupt(found, GroupSeq(8), later(6)), "F");
+        }
+        for found in [Found::Chain("x".to_owned()), Found::BadRecord("x".to_owned())] {
+            for later in [None, later(6), later(7)] {
+                assert!(corrupt(&found, BEFORE, later), "G, H");
+            }
+        }
+    }
+}

@@ -37,7 +37,8 @@ fn live(mut run: Run, steps: u64) -> (Disk, Vec<Owned>, Vec<Owned>) {
     }
     let durable = run.owner.flushed.iter().flat_map(|(_, records)| records.clone()).collect();
     assert_eq!(run.log.status(), &LogStatus::Open);
-    (run.crash(), durable, appended)
+    let power_fails = run.rng.chance(1, 2);
+    (if power_fails { run.crash() } else { run.kill() }, durable, appended)
 }
 
 fn crash_and_recover(config: &LogConfig, seed: u64, lives: u64) {

@@ -165,9 +165,9 @@ impl Disk {
         self.opened.clear();
     }
 
-    /// Power fails: requests in flight happen in part or not at all, sector by sector; so do writes
-    /// that were not synced; names that were not synced may be as before.
-    pub fn crash(&mut self, in_flight: Vec<IoOp>, rng: &mut Prng) {
+    /// The process dies: requests in flight happen in part, and what is written stays readable,
+    /// but only what was synced survives a power failure later.
+    pub fn kill(&mut self, in_flight: Vec<IoOp>, rng: &mut Prng) {
         self.opened.clear();
         for op in in_flight {
             if let IoOp::WriteAt { file, pos, buf, .. } = op
@@ -184,6 +184,12 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// Power fails: requests in flight happen in part or not at all, sector by sector; so do writes
+    /// that were not synced; names that were not synced may be as before.
+    pub fn crash(&mut self, in_flight: Vec<IoOp>, rng: &mut Prng) {
+        self.kill(in_flight, rng);
         for (name, ghost) in std::mem::take(&mut self.ghosts) {
             if rng.chance(1, 2) {
                 self.files.insert(name, ghost);

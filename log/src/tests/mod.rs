@@ -3,6 +3,9 @@
 mod basic;
 mod crash;
 mod disk;
+mod faults;
+mod golden;
 mod owner;
+mod recovery;
 mod run;
 mod space;

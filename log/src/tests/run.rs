@@ -214,6 +214,14 @@ impl Run {
         self.disk
     }
 
+    /// The process dies; the device keeps what it was given until power fails as well.
+    pub fn kill(mut self) -> Disk {
+        self.collect();
+        let in_flight = self.in_flight.into_iter().map(|r| r.op).collect();
+        self.disk.kill(in_flight, &mut self.rng);
+        self.disk
+    }
+
     /// Stops in order.
     pub fn stop(mut self) -> Disk {
         self.log.begin_stop(self.now, &mut self.io);

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ironring_core::io::FileName;
 use ironring_core::prng::Prng;
 use proptest::prelude::*;
 
 use super::disk::Disk;
 use super::run::{Run, small};
+use crate::inspect;
 use crate::{AppendError, LogConfig, LogStatus, Priority, RecordKind};
 
 /// Segments of 1 MiB, a checkpoint every MiB.
@@ -68,6 +70,9 @@ fn endless_overwrites_stay_within_bounds() {
     // Twice the live bytes, what two checkpoints pin, the empty segments, the superblock.
     let bound = live * 2 + (2 + 2 + 4 + 3) * (1 << 20) + (3 << 20);
     assert!(most <= bound, "{most} bytes on disk, {bound} allowed: {:?}", run.log.counters());
+    let counters = run.log.counters();
+    assert_eq!(counters.live_bytes, keys * (len as u64 + 64 + 8));
+    assert!(counters.held_bytes >= counters.live_bytes && counters.disk_bytes <= run.disk.bytes());
     assert!(run.log.counters().segments_freed > 20, "{:?}", run.log.counters());
     run.check_reads();
     let index = run.owner.index.clone();
@@ -137,18 +142,29 @@ fn a_segment_is_not_freed_while_it_is_read() {
     assert!(run.log.counters().segments_freed > 0, "{:?}", run.log.counters());
 }
 
+/// An operation: its offset, key and value (none: a delete).
+type Op = (u64, Vec<u8>, Option<Vec<u8>>);
+
 /// What a prefix of the operations leaves: key to offset and value.
-fn state_after(
-    ops: &[(u64, Vec<u8>, Option<Vec<u8>>)],
-) -> BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)> {
+fn state_after(ops: &[Op]) -> BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)> {
     ops.iter().map(|(offset, key, body)| (key.clone(), (*offset, body.clone()))).collect()
+}
+
+/// One of the two checkpoints may always be lost.
+fn spoil_newest_checkpoint(disk: &mut Disk) {
+    let Some(file) = disk.files.get(&FileName::Superblock) else { return };
+    if let Ok(superblock) = inspect::superblock(&file.now).chosen
+        && superblock.newest.number != 0
+    {
+        disk.flip(FileName::Checkpoint(superblock.newest.number), 70);
+    }
 }
 
 fn crash_while_compacting(seed: u64) {
     let mut rng = Prng::new(seed);
     let config = LogConfig { checkpoint_interval_bytes: 256 << 10, ..busy() };
     let mut disk = Disk::default();
-    let mut ops: Vec<(u64, Vec<u8>, Option<Vec<u8>>)> = Vec::new();
+    let mut ops: Vec<Op> = Vec::new();
     let mut durable = 0;
     for _ in 0..5 {
         while rng.chance(1, 3) {
@@ -157,6 +173,9 @@ fn crash_while_compacting(seed: u64) {
                 run.step();
             }
             disk = run.crash();
+        }
+        if rng.chance(1, 2) {
+            spoil_newest_checkpoint(&mut disk);
         }
         let mut run = Run::opened(config.clone(), disk, rng.next_u64());
         // The state is that of a prefix, no shorter than what was durable.

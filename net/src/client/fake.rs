@@ -167,11 +167,15 @@ fn accept(shard: usize, listener: &TcpListener, state: &Arc<Mutex<State>>) {
         }
         locked.connections.push((shard, stream.try_clone().unwrap()));
         let state = Arc::clone(state);
-        std::thread::spawn(move || serve(shard, stream, &state));
+        std::thread::spawn(move || {
+            serve(shard, &stream, &state);
+            // The cluster keeps another handle: dropping this one does not close the socket.
+            let _gone = stream.shutdown(Shutdown::Both);
+        });
     }
 }
 
-fn serve(shard: usize, mut stream: TcpStream, state: &Mutex<State>) {
+fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
     let identity = Identity {
         cluster: "test".into(),
         node: "fake".into(),
@@ -184,14 +188,20 @@ fn serve(shard: usize, mut stream: TcpStream, state: &Mutex<State>) {
     loop {
         while let Ok(Some((frame, output))) = connection.next_frame_and_output() {
             let correlation = frame.header.correlation;
+            let request = match frame.decode() {
+                Ok(request) => request,
+                Err(error) => {
+                    output.refuse(Instant(0), correlation, &error);
+                    continue;
+                }
+            };
             let opcode = Opcode::from_u8(frame.header.opcode).unwrap();
             let mut state = state.lock().unwrap();
             state.seen.push((opcode, shard));
             let act = state.take_fault(opcode);
-            if !state.handle(&frame.decode().unwrap(), act, correlation, output) {
+            if !state.handle(&request, act, correlation, output) {
                 drop(state);
                 let _gone = stream.write_all(connection.output().bytes());
-                let _gone = stream.shutdown(Shutdown::Both);
                 return;
             }
         }

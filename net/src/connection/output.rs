@@ -6,10 +6,9 @@ use ironring_core::{ErrorCode, Instant};
 use crate::codec::encode_response;
 use crate::error::RequestError;
 use crate::frame::{HEADER_BYTES, Opcode, decode_header};
+use crate::input::{KEEP_BUSY_BYTES, KEEP_BYTES, SMALL_IN_A_ROW};
 use crate::message::Response;
 
-/// Memory a connection keeps when everything is sent.
-const KEEP_BYTES: usize = 64 << 10;
 /// What may wait beyond the maximum: the one answer with data that crosses it, and 1 MiB of answers
 /// without data.
 const BEYOND_BYTES_MAX: usize = HEADER_BYTES + FRAME_BODY_BYTES_MAX + (1 << 20);
@@ -27,6 +26,8 @@ pub struct Output {
     bytes_max: usize,
     in_flight: u32,
     last_progress: Instant,
+    /// Times in a row that everything was sent and had been little.
+    small_in_a_row: u32,
     overflowed: bool,
     discarding: bool,
 }
@@ -40,6 +41,7 @@ impl Output {
             bytes_max,
             in_flight: 0,
             last_progress: now,
+            small_in_a_row: 0,
             overflowed: false,
             discarding: false,
         }
@@ -139,9 +141,14 @@ impl Output {
         }
         self.sent += len;
         if self.sent == self.buffer.len() {
+            let small = self.buffer.len() <= KEEP_BYTES;
+            self.small_in_a_row = if small { self.small_in_a_row.saturating_add(1) } else { 0 };
             self.buffer.clear();
             self.sent = 0;
-            self.buffer.shrink_to(KEEP_BYTES);
+            // As for input: what is needed again at once is not given back.
+            if self.buffer.capacity() > KEEP_BUSY_BYTES || self.small_in_a_row >= SMALL_IN_A_ROW {
+                self.buffer.shrink_to(KEEP_BYTES);
+            }
         } else if self.sent >= KEEP_BYTES.max(self.buffer.len() / 2) {
             // Moves at most as many bytes as were written since the last move.
             self.buffer.drain(..self.sent);

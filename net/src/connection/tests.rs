@@ -232,12 +232,30 @@ fn memory_follows_a_large_frame_up_and_down() {
 #[test]
 fn a_large_frame_followed_by_half_a_small_one_shrinks_too() {
     let mut connection = open(Limits::default());
-    let mut stream = put(5, &vec![1; 1 << 20]);
+    let mut stream = put(5, &vec![1; 2 << 20]);
     let next = put(6, &[9; 500]);
     stream.extend(&next[..300]);
     assert_eq!(feed(&mut connection, &stream, 50_000), [5]);
     assert_eq!(feed(&mut connection, &next[300..], 100), [6]);
     assert!(connection.input.memory() <= 64 << 10, "{}", connection.input.memory());
+}
+
+#[test]
+fn memory_that_is_needed_again_at_once_is_kept_for_a_while() {
+    let mut connection = open(Limits::default());
+    feed(&mut connection, &put(1, &[1; 70_000]), 65_536);
+    let grown = connection.input.memory();
+    assert!(grown > 64 << 10);
+    for i in 2..16 {
+        feed(&mut connection, &put(i, b""), 1000);
+        assert_eq!(connection.input.memory(), grown);
+    }
+    feed(&mut connection, &put(16, &[1; 70_000]), 65_536);
+    assert_eq!(connection.input.memory(), grown);
+    for i in 17..40 {
+        feed(&mut connection, &put(i, b""), 1000);
+    }
+    assert!(connection.input.memory() <= 64 << 10);
 }
 
 #[test]

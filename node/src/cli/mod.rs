@@ -4,13 +4,20 @@
 //! is one [`error::CliError`] with a code, a hint and an exit status: 0 done, 1 failed, 2 used
 //! wrongly, 10 not healthy, 11 `doctor` found something fatal.
 
+pub mod arguments;
 pub mod config;
+pub mod connect;
+pub mod demo;
 pub mod error;
 pub mod explain;
+pub mod kv;
+pub mod load;
 pub mod machine;
 pub mod output;
 pub mod settings;
 pub mod start;
+pub mod stats;
+pub mod topic;
 pub mod units;
 
 use std::ffi::OsString;
@@ -45,10 +52,18 @@ pub struct Cli {
 pub enum Command {
     /// Run a node until it is told to stop
     Start(start::StartArgs),
+    /// Start a node, load it, kill it, start it again, and verify every acknowledged write
+    Demo(demo::DemoArgs),
     /// Check whether this machine can run a node, and well; changes nothing
     Doctor(settings::SettingsArgs),
     /// Measure the disk under the data directory and keep the result for `start`
     Diskprobe(machine::DiskprobeArgs),
+    /// Read and write keys
+    Kv(kv::KvArgs),
+    /// Define, fill and read topics
+    Topic(topic::TopicArgs),
+    /// Show what a node counts
+    Stats(connect::ConnectArgs),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -87,8 +102,12 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
     match command {
         Command::Start(args) => start::run(args, output)?,
+        Command::Demo(args) => demo::run(args, output)?,
         Command::Doctor(settings) => return machine::doctor(settings, output),
         Command::Diskprobe(args) => machine::diskprobe(args, output)?,
+        Command::Kv(args) => kv::run(args, output)?,
+        Command::Topic(args) => topic::run(args, output)?,
+        Command::Stats(connect) => stats::run(connect, output)?,
         Command::Config(command) => config::run(command, output)?,
         Command::Explain { code } => explain::run(code.as_deref(), output)?,
         Command::Completions { shell } => {

@@ -32,6 +32,8 @@ use crate::shard::{ConnId, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
 const TIMER_NAP: Duration = Duration::from_millis(20);
+/// How long to sleep at a time while a group is held back; less is spent looking.
+const HELD_NAP: Duration = Duration::from_micros(50);
 /// How often counters are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for answers to be taken.
@@ -142,7 +144,19 @@ impl Executor {
                 glommio::timer::sleep(Duration::ZERO).await;
             }
             self.write_answers();
+            self.wait_with_held_group().await;
         }
+    }
+
+    /// While the shard holds a group back for records about to come, turns go on without an event:
+    /// the wait is far shorter than what the timer task can keep.
+    async fn wait_with_held_group(&self) {
+        let now = clock::now();
+        let Some(until) = self.shard.borrow().holds_until(now) else { return };
+        let left = until.since(now.mono);
+        let nap = if left > HELD_NAP * 2 { HELD_NAP } else { Duration::ZERO };
+        glommio::timer::sleep(nap).await;
+        self.turn_wanted.set(true);
     }
 
     /// Ends the turn in the shard and starts its I/O; true when there was some.

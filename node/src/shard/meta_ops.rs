@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ironring_core::{ErrorCode, Now, PartitionId, SessionId, ShardId, TopicId, WallTime};
 use ironring_log::{Priority, RecordKind};
-use ironring_net::message::{Request, Response, Retention};
+use ironring_net::message::{Request, Response, Retention, TopicInfo};
 
 use super::event::{Effects, ShardMessage};
 use super::keys::Draft;
@@ -27,12 +27,21 @@ enum Wish {
     Session,
 }
 
+/// A change whose record is on its way to the disk.
+#[derive(Debug)]
+struct Busy {
+    ask: Ask,
+    wish: Wish,
+    /// The topic as it is before the change.
+    before: Option<TopicInfo>,
+}
+
 /// What is waiting and what is being made durable.
 #[derive(Debug, Default)]
 pub(super) struct MetaQueue {
     waiting: VecDeque<(Ask, Wish)>,
     /// The change whose record is on its way to the disk.
-    busy: Option<(Ask, Wish)>,
+    busy: Option<Busy>,
     /// The last session number given out.
     last_session: u64,
 }
@@ -82,7 +91,8 @@ impl Shard {
             match self.command_for(now, &wish) {
                 Ok(Some(command)) => {
                     if self.write_command(now, ask, &command, fx) {
-                        self.meta_queue.busy = Some((ask, wish));
+                        let before = self.described(&command);
+                        self.meta_queue.busy = Some(Busy { ask, wish, before });
                     }
                 }
                 Ok(None) => self.give_session(ask, fx),
@@ -109,6 +119,14 @@ impl Shard {
             }
             Wish::Session => Command::GrantSessions(meta.sessions_granted + SESSIONS_PER_GRANT),
         }))
+    }
+
+    /// The topic a command is about, as it is at present.
+    fn described(&self, command: &Command) -> Option<TopicInfo> {
+        match command {
+            Command::DeleteTopic(id) => self.models.meta.as_ref()?.topic(*id).cloned(),
+            _ => None,
+        }
     }
 
     fn write_command(&mut self, now: Now, ask: Ask, command: &Command, fx: &mut Effects) -> bool {
@@ -149,7 +167,7 @@ impl Shard {
                 self.models.drop_topics();
                 self.tell_log_space();
             }
-            let Some((ask, wish)) = self.meta_queue.busy.take() else { continue };
+            let Some(Busy { ask, wish, before }) = self.meta_queue.busy.take() else { continue };
             let meta = self.models.meta.as_ref().expect("shard 0 holds the metadata");
             let me = self.config.shard();
             match (&wish, &command) {
@@ -162,14 +180,8 @@ impl Shard {
                         fx.reply(me, ask.origin, &Response::Topic(info.clone()));
                     }
                 }
-                (Wish::Delete { name }, Command::DeleteTopic(id)) => {
-                    let info = ironring_net::message::TopicInfo {
-                        id: *id,
-                        name: name.clone(),
-                        partitions: 0,
-                        retention: Retention::default(),
-                        created: WallTime(0),
-                    };
+                (Wish::Delete { .. }, Command::DeleteTopic(_)) => {
+                    let info = before.expect("a topic that was found was deleted");
                     fx.reply(me, ask.origin, &Response::Topic(info));
                 }
                 _ => unreachable!("the command was made for this wish"),

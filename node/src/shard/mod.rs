@@ -172,6 +172,13 @@ impl Shard {
         [mine, self.log.next_deadline()].into_iter().flatten().min()
     }
 
+    /// Until when the staged group is held back for more records: [`Event::TurnEnd`] is wanted
+    /// then at the latest, and as soon as something was handled before.
+    #[must_use]
+    pub fn holds_until(&self, now: Now) -> Option<Instant> {
+        self.log.holds_until(now)
+    }
+
     /// Handles one event. Runs to completion; what it wants done is in `fx`.
     pub fn handle(&mut self, now: Now, event: Event<'_>, fx: &mut Effects) {
         match event {
@@ -208,6 +215,9 @@ impl Shard {
 
     /// Acts on what the log noted in the models during a call.
     fn after_log(&mut self, now: Now, fx: &mut Effects) {
+        if let Some(took) = self.log.take_flush_time() {
+            self.counters.flush_latency.record(took);
+        }
         self.tell_log_space();
         self.follow_status(now, fx);
         self.finish_reads(now, fx);
@@ -301,11 +311,8 @@ impl Shard {
     }
 
     fn try_stop(&mut self, now: Now, fx: &mut Effects) {
-        if self.phase == Phase::Opening {
-            // Nothing was promised in this run.
-            self.phase = Phase::Stopped;
-        }
-        if self.phase == Phase::Serving && self.uploads.is_empty() && self.meta_queue.is_idle() {
+        let finished = self.uploads.is_empty() && self.meta_queue.is_idle();
+        if self.phase == Phase::Opening || (self.phase == Phase::Serving && finished) {
             self.phase = Phase::Stopping;
             self.log.begin_stop(now, &mut fx.io);
             self.follow_status(now, fx);

@@ -88,13 +88,10 @@ impl SessionTable {
     #[must_use]
     pub fn judge(&self, session: SessionId, sequence: u64) -> Verdict {
         let Some(known) = self.sessions.get(&session) else {
-            return if session <= self.expired_to {
-                Verdict::Expired
-            } else if sequence == 1 {
-                Verdict::Evaluate
-            } else {
-                Verdict::Gap(1)
-            };
+            // A later number of an unknown session: its first requests were forgotten, or lost
+            // with a crash after an `async` ack. Either way only a new session helps.
+            let begins = sequence == 1 && session > self.expired_to;
+            return if begins { Verdict::Evaluate } else { Verdict::Expired };
         };
         if sequence == known.admitted + 1 {
             return Verdict::Evaluate;
@@ -212,7 +209,7 @@ mod tests {
     fn each_verdict() {
         let mut t = SessionTable::default();
         assert_eq!(t.judge(S, 1), Verdict::Evaluate);
-        assert_eq!(t.judge(S, 2), Verdict::Gap(1));
+        assert_eq!(t.judge(S, 2), Verdict::Expired, "a session begins with its first request");
         t.fold(S, written(1, 10));
         assert_eq!(t.judge(S, 1), Verdict::Duplicate(written(1, 10)));
         assert_eq!(t.judge(S, 2), Verdict::Evaluate);

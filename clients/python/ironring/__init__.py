@@ -1,0 +1,67 @@
+"""Client for ironring, a distributed log-structured storage node."""
+
+from ._client import Client
+from ._errors import (
+    ConditionFailed,
+    ConnectionFailed,
+    DeadlineExceeded,
+    ErrorCode,
+    InvalidRequest,
+    IronringError,
+    ProtocolError,
+    ServerError,
+    UnknownOutcome,
+)
+from ._messages import (
+    ABSENT,
+    EARLIEST,
+    LATEST,
+    Appended,
+    AtTime,
+    ClusterMap,
+    Delete,
+    Durability,
+    Entry,
+    Offsets,
+    Put,
+    Receipt,
+    Record,
+    Records,
+    ServerInfo,
+    ShardAddress,
+    TopicInfo,
+    Value,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ABSENT",
+    "EARLIEST",
+    "LATEST",
+    "Appended",
+    "AtTime",
+    "Client",
+    "ClusterMap",
+    "ConditionFailed",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Delete",
+    "Durability",
+    "Entry",
+    "ErrorCode",
+    "InvalidRequest",
+    "IronringError",
+    "Offsets",
+    "ProtocolError",
+    "Put",
+    "Receipt",
+    "Record",
+    "Records",
+    "ServerError",
+    "ServerInfo",
+    "ShardAddress",
+    "TopicInfo",
+    "UnknownOutcome",
+    "Value",
+]

@@ -1,0 +1,134 @@
+"""What to do after a failed attempt, and how writes are numbered. No clock, no sockets.
+
+A write is *in doubt* when one of its attempts may have been applied. Only a definite answer to a
+later attempt ends that.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from ._errors import (
+    ConditionFailed,
+    DeadlineExceeded,
+    ErrorCode,
+    InvalidRequest,
+    IronringError,
+    ProtocolError,
+    ServerError,
+    UnknownOutcome,
+)
+
+_PAUSE_FIRST = 0.010
+_PAUSE_MAX = 1.0
+
+
+class Again(NamedTuple):
+    """Try again after `pause` seconds."""
+
+    pause: float
+    #: The cluster map may be old.
+    new_map: bool
+    #: The session is of no more use; nothing of this request was applied in it.
+    new_session: bool
+
+
+class Call:
+    """One call and its attempts. `freely`: doing it twice is doing it once. `numbered`: the server
+    applies it once by its session and sequence."""
+
+    def __init__(self, freely: bool, numbered: bool) -> None:
+        self._freely = freely
+        self._numbered = numbered
+        self._in_doubt = False
+        self._attempts = 0
+        self._last: IronringError = DeadlineExceeded("no answer in time")
+
+    def failed(self, error: IronringError, sent: bool, rng: random.Random) -> Again:
+        """An attempt failed. Raises when there is nothing more to try. `sent`: some of the request
+        may have reached the server."""
+        pause_min = 0.0
+        new_map = new_session = False
+        if isinstance(error, ServerError):
+            code = error.code
+            if isinstance(error, ConditionFailed):
+                raise error
+            if code == ErrorCode.UNKNOWN:
+                self._doubt(error)
+            elif code == ErrorCode.SEQUENCE_GAP and self._numbered:
+                # What lies beyond a gap was not applied.
+                new_session, self._in_doubt = True, False
+            elif code == ErrorCode.SESSION_EXPIRED and self._numbered and not self._in_doubt:
+                new_session = True
+            elif not error.retriable or code == ErrorCode.SEQUENCE_GAP:
+                raise self._settled(error)
+            elif code == ErrorCode.OVERLOADED:
+                pause_min = min(error.detail / 1000, _PAUSE_MAX)
+            new_map = code in (
+                ErrorCode.WRONG_PARTITION,
+                ErrorCode.NOT_READY,
+                ErrorCode.SHARD_FENCED,
+            )
+        elif isinstance(error, InvalidRequest) or (isinstance(error, ProtocolError) and not sent):
+            raise self._settled(error)
+        else:
+            new_map = True
+            if sent:
+                self._doubt(error)
+        self._last = error
+        full = min(_PAUSE_FIRST * 2 ** min(self._attempts, 16), _PAUSE_MAX)
+        self._attempts += 1
+        return Again(max(rng.uniform(full / 2, full), pause_min), new_map, new_session)
+
+    def out_of_time(self) -> IronringError:
+        """There is no time for another attempt."""
+        return self._settled(self._last)
+
+    def _doubt(self, error: IronringError) -> None:
+        """The attempt may have been applied."""
+        if not self._freely:
+            self._in_doubt = True
+            if not self._numbered:
+                raise self._settled(error)
+
+    def _settled(self, error: IronringError) -> IronringError:
+        """A refusal tells of its own attempt only."""
+        if not self._in_doubt:
+            return error
+        unknown = UnknownOutcome(f"the outcome is unknown: {error}")
+        unknown.__cause__ = error
+        return unknown
+
+
+class Sequences:
+    """Numbers writes: 1, 2, 3, ... for each pair of session and partition. A number is used up by a
+    definite answer only. After an unknown outcome the partition goes on in another session: its
+    next write must not be taken for the one in doubt."""
+
+    def __init__(self) -> None:
+        self._current: Optional[int] = None
+        self._used: Dict[int, Tuple[int, int]] = {}
+
+    def next(self, partition: int) -> Optional[Tuple[int, int]]:
+        """Session and number of the next write; `None`: a session has to be opened."""
+        if partition in self._used:
+            session, number = self._used[partition]
+            return session, number + 1
+        return None if self._current is None else (self._current, 1)
+
+    def opened(self, session: int) -> None:
+        """A session nobody has used yet."""
+        self._current = session
+
+    def used(self, partition: int, session: int, number: int) -> None:
+        """The write got a definite answer."""
+        self._used[partition] = (session, number)
+
+    def renounce(self, partition: int, session: int) -> None:
+        """The session is not used for the partition any more."""
+        self._used.pop(partition, None)
+        if self._current == session:
+            self._current = None
+
+
