@@ -173,6 +173,7 @@ impl Keys {
                 Condition::Version(expected) => {
                     if let Some((v, other, _)) = found
                         && v > expected
+                        && !ledger.get(other)?.maybe_lost
                     {
                         return Err(format!("{id:?} expected {expected} and {other:?} is at {v}"));
                     }
