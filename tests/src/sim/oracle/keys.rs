@@ -217,7 +217,7 @@ impl Keys {
         let partition = model.partition;
         let author = match bytes {
             Some(bytes) => Some(self.check_bytes(ledger, key, window, bytes, expires)?),
-            None => ledger.at(partition, version),
+            None => self.known_author(ledger, key, partition, version)?,
         };
         let lost = self.above(ledger, key, version);
         self.drop_lost(ledger, &lost)?;
@@ -234,6 +234,30 @@ impl Keys {
             model.settled = (ledger.epoch(), version);
         }
         Ok(())
+    }
+
+    /// Who wrote the record at this offset, when that is known and undisputed.
+    fn known_author(
+        &self,
+        ledger: &Ledger,
+        key: &Key,
+        partition: PartitionId,
+        version: u64,
+    ) -> Result<Option<(WriteId, usize)>, String> {
+        let Some((id, index)) = ledger.at(partition, version) else { return Ok(None) };
+        let write = ledger.get(id)?;
+        let What::Keys(ops) = &write.what else {
+            return Err(format!("version {version} is a record of {id:?}, which is no key's"));
+        };
+        let op = ops.get(index).ok_or_else(|| format!("{id:?} has no operation {index}"))?;
+        if op.key == *key && op.change != Change::Delete {
+            return Ok(Some((id, index)));
+        }
+        if write.maybe_lost {
+            // It was lost, and another write has its place.
+            return Ok(None);
+        }
+        Err(format!("version {version} is a record of {id:?}, which stored no value here"))
     }
 
     fn check_bytes(

@@ -222,6 +222,12 @@ impl Ledger {
         }
         let partition = self.partitions.entry(write.intent.partition).or_default();
         match write.version {
+            Some(known) if known != version && write.maybe_lost && applied_now => {
+                // What the earlier life wrote is gone, and this one applied it anew.
+                partition.by_version.remove(&known);
+                write.version = Some(version);
+                write.maybe_lost = false;
+            }
             Some(known) if known != version => {
                 return Err(format!("{id:?} was applied at {known} and again at {version}"));
             }
@@ -241,6 +247,7 @@ impl Ledger {
         let fresh = applied_now || write.first_epoch == epoch;
         let mut news = News::default();
         if fresh {
+            write.maybe_lost = false;
             if version <= partition.start_bound {
                 let bound = partition.start_bound;
                 return Err(format!("{id:?} got offset {version}; {bound} had been promised"));
