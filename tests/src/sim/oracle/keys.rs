@@ -300,12 +300,10 @@ impl Keys {
     /// Writes above `version` that a crash may have taken: they are not there, so it did.
     fn above(&self, ledger: &mut Ledger, key: &Key, version: u64) -> Vec<WriteId> {
         let Some(model) = self.keys.get(key) else { return Vec::new() };
-        let mut later = model.versions.range(version + 1..);
-        let first = later.find(|(_, (id, _))| ledger.get(*id).is_ok_and(|w| w.maybe_lost));
-        match first {
-            Some((v, _)) => ledger.not_there(model.partition, *v),
-            None => Vec::new(),
-        }
+        let later = model.versions.range(version + 1..);
+        let missing = later.filter(|(_, (id, _))| ledger.get(*id).is_ok_and(|w| w.maybe_lost));
+        let missing: Vec<WriteId> = missing.map(|(_, (id, _))| *id).collect();
+        missing.into_iter().flat_map(|id| ledger.not_there(id)).collect()
     }
 
     /// A read found no value.

@@ -307,9 +307,14 @@ impl Ledger {
         known.filter(|id| self.writes[id].maybe_lost).collect()
     }
 
-    /// Somebody looked, and the write at `version` is not there: it and all after it are gone.
-    pub fn not_there(&mut self, partition: PartitionId, version: u64) -> Vec<WriteId> {
-        let gone = self.undecided(partition, version..=u64::MAX);
+    /// Somebody looked, and this write is not there: it is gone, and so is all that was written
+    /// after it before the crash that took it.
+    pub fn not_there(&mut self, id: WriteId) -> Vec<WriteId> {
+        let write = &self.writes[&id];
+        let (partition, until) = (write.intent.partition, write.last_epoch);
+        let version = write.version.expect("only writes with a known place are missed");
+        let mut gone = self.undecided(partition, version..=u64::MAX);
+        gone.retain(|other| self.writes[other].last_epoch <= until);
         self.drop_lost(&gone);
         gone
     }
