@@ -300,7 +300,9 @@ mod tests {
         for name in [FileName::Superblock, FileName::Segment(SlotId(7)), FileName::Checkpoint(42)] {
             assert_eq!(FileName::parse(&name.file_name()), Some(name));
         }
-        for stranger in ["", "segment-7.log", "segment-0000000x.log", "superblock.bak", "lost+found"] {
+        for stranger in
+            ["", "segment-7.log", "segment-0000000x.log", "superblock.bak", "lost+found"]
+        {
             assert_eq!(FileName::parse(stranger), None, "{stranger}");
         }
     }

@@ -6,11 +6,15 @@
 //! once pass through a tenth of the cache and do not touch the rest, so a scan or a bulk load
 //! leaves the hot set alone. A hit changes one counter and no order.
 //!
+//! Records lie in regions of memory (`arena`) in the order of their queue, so that the bound holds
+//! for the process and not only for our own count, whatever sizes come.
+//!
 //! Invariants: each record is in one queue and in one hash chain; `bytes() <= capacity()` at all
-//! times (a reallocation in progress excepted); the same calls give the same contents.
+//! times (a reallocation of a table in progress excepted); the same calls give the same contents.
 //!
 //! Owned by one shard; never shared.
 
+mod arena;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +25,7 @@ use ironring_core::hash::StableHasher;
 
 use crate::allocation::block_bytes;
 use crate::api::Location;
+use arena::{Arena, CopyFromParts, NOWHERE, Queue, Spot, stride};
 
 /// A record may take at most one part in this many of the capacity.
 const LARGEST_SHARE: usize = 8;
@@ -30,7 +35,13 @@ const SMALL_SHARE: usize = 10;
 const READS_MAX: u8 = 3;
 /// A record leaves the small queue for the main one when it was read more than this many times.
 const READS_TO_STAY: u8 = 1;
-/// The slab grows by an eighth, at least by this many slots.
+/// Regions are one part in this many of the capacity, within these bounds.
+const REGION_SHARE: usize = 64;
+const REGION_BYTES_MIN: usize = 4 << 10;
+const REGION_BYTES_MAX: usize = 1 << 20;
+/// Regions kept free for records that move to the main queue while others are evicted.
+const RESERVE_REGIONS: usize = 2;
+/// The slots grow by an eighth, at least by this many slots.
 const SLOTS_STEP: usize = 64;
 const BUCKETS_MIN: usize = 64;
 /// No slot: the end of a chain or queue.
@@ -40,13 +51,13 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct RecordCache {
     capacity: usize,
+    arena: Arena,
     slots: Vec<Slot>,
     /// Free slots, chained.
     free: u32,
     len: usize,
     /// A power of two of them, or none.
     buckets: Vec<Bucket>,
-    queues: [Queue; 2],
     /// Evictions from the small queue so far, modulo 2^32: the ghosts' clock.
     ghost_clock: u32,
     hits: u64,
@@ -72,23 +83,29 @@ impl Place {
     }
 }
 
-#[derive(Debug)]
+/// A record here, or a free slot.
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     place: Place,
-    record: Box<[u8]>,
+    spot: Spot,
+    record_bytes: u32,
     /// The next slot with the same bucket, or the next free slot.
     chain: u32,
-    older: u32,
-    newer: u32,
+    queue: Queue,
     reads: u8,
-    queue: Which,
+    used: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Which {
-    Small = 0,
-    Main = 1,
+impl Slot {
+    const FREE: Slot = Slot {
+        place: Place { segment: SegmentId(0), pos: 0 },
+        spot: NOWHERE,
+        record_bytes: 0,
+        chain: NONE,
+        queue: Queue::Small,
+        reads: 0,
+        used: false,
+    };
 }
 
 /// Head of a hash chain, and the last ghost that fell into this bucket.
@@ -102,18 +119,6 @@ struct Bucket {
 /// A ghost time that is always too long ago: half of the clock's range behind it.
 const LONG_AGO: u32 = 1 << 31;
 
-#[derive(Debug)]
-struct Queue {
-    oldest: u32,
-    newest: u32,
-    /// Heap blocks of its records.
-    record_bytes: usize,
-}
-
-impl Queue {
-    const EMPTY: Queue = Queue { oldest: NONE, newest: NONE, record_bytes: 0 };
-}
-
 impl RecordCache {
     /// An empty cache that takes at most `capacity` bytes of memory, its own tables included.
     /// Nothing is allocated before the first insert. With 0 it stays empty.
@@ -121,11 +126,11 @@ impl RecordCache {
     pub fn new(capacity: usize) -> RecordCache {
         RecordCache {
             capacity,
+            arena: Arena::new(region_bytes(capacity)),
             slots: Vec::new(),
             free: NONE,
             len: 0,
             buckets: Vec::new(),
-            queues: [Queue::EMPTY, Queue::EMPTY],
             ghost_clock: 0,
             hits: 0,
             misses: 0,
@@ -141,7 +146,7 @@ impl RecordCache {
         self.hits += 1;
         let slot = &mut self.slots[index as usize];
         slot.reads = (slot.reads + 1).min(READS_MAX);
-        Some(&slot.record)
+        Some(self.arena.record(slot.spot, slot.record_bytes as usize))
     }
 
     /// [`RecordCache::insert_parts`] for a record in one piece.
@@ -151,46 +156,39 @@ impl RecordCache {
 
     /// Takes a copy of a record that lies in parts, one behind the other, and makes room for it by
     /// evicting others. A record that would take more than an eighth of the capacity is not taken,
-    /// without a word: it would push out too much. O(1) on average and for each record evicted.
+    /// without a word: it would push out too much. O(1) on average, besides the copy.
     pub fn insert_parts(&mut self, at: Location, parts: &[&[u8]]) {
         let place = Place::from(at);
-        let record_bytes = parts.iter().map(|part| part.len()).sum();
+        let len = parts.iter().map(|part| part.len()).sum();
         if let Some(index) = self.find(place) {
-            let old = &mut self.slots[index as usize].record;
-            if old.len() == record_bytes {
-                let mut rest = &mut old[..];
-                for part in parts {
-                    let (place, behind) = rest.split_at_mut(part.len());
-                    place.copy_from_slice(part);
-                    rest = behind;
-                }
+            let Slot { spot, record_bytes, .. } = self.slots[index as usize];
+            if record_bytes as usize == len {
+                self.arena.record_mut(spot, len).copy_from_parts(parts);
                 return;
             }
             self.drop_slot(index);
         }
-        let cost = block_bytes(record_bytes);
-        if cost > self.capacity / LARGEST_SHARE {
+        if stride(len) > self.capacity / LARGEST_SHARE {
             return;
         }
-        // An eviction leaves a free slot, so that the tables need not grow: the loop ends.
-        while self.bytes() + cost + self.growth_bytes() > self.capacity {
-            if !self.evict() {
-                return;
-            }
-        }
         let hash = place.hash();
-        let queue = if self.is_ghost(hash) { Which::Main } else { Which::Small };
-        let index = self.take_slot(Slot {
+        let queue = if self.is_ghost(hash) { Queue::Main } else { Queue::Small };
+        if !self.make_room(queue, len) {
+            return;
+        }
+        let index = self.take_slot();
+        let spot = self.arena.append(queue, index, parts, len);
+        self.slots[index as usize] = Slot {
             place,
-            record: parts.concat().into_boxed_slice(),
+            spot,
+            record_bytes: len as u32,
             chain: NONE,
-            older: NONE,
-            newer: NONE,
-            reads: 0,
             queue,
-        });
+            reads: 0,
+            used: true,
+        };
         self.link(index, hash);
-        self.push_newest(index, queue);
+        self.evict_ahead(stride(len));
     }
 
     /// Forgets the record at a location. O(1).
@@ -216,21 +214,20 @@ impl RecordCache {
         self.link(index, to.hash());
     }
 
-    /// Changes the capacity. A smaller one is kept at once: records are evicted and the tables
-    /// give their memory back, in O(n).
+    /// Changes the capacity. A smaller one is kept at once: records are evicted, a 64th of the
+    /// old capacity at a time, and the tables give their memory back, in O(n).
     pub fn set_capacity(&mut self, bytes: usize) {
-        let shrinks = bytes < self.capacity;
+        let reserve = RESERVE_REGIONS * region_bytes(bytes);
+        if bytes < self.capacity {
+            // Tables made anew for the records left take no more than this.
+            while self.arena.used_bytes() + tables_bytes(self.len, bucket_count(self.len)) + reserve
+                > bytes
+                && self.evict().is_some()
+            {}
+            self.rebuild();
+        }
         self.capacity = bytes;
-        if !shrinks || self.bytes() <= bytes {
-            return;
-        }
-        // Tables made for the records left take no more than the tables in use.
-        while self.record_bytes() + tables_bytes(self.len, bucket_count(self.len)) > bytes {
-            if !self.evict() {
-                break;
-            }
-        }
-        self.rebuild();
+        self.arena.set_region_bytes(region_bytes(bytes));
     }
 
     /// The most bytes of memory it may take.
@@ -239,11 +236,11 @@ impl RecordCache {
         self.capacity
     }
 
-    /// Bytes of heap memory in use: records and tables, free space and an estimate of the
+    /// Bytes of heap memory in use: regions and tables, free space and an estimate of the
     /// allocator's own share included. O(1).
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.record_bytes() + tables_bytes(self.slots.capacity(), self.buckets.len())
+        self.arena.bytes() + self.tables_bytes()
     }
 
     /// Number of records here.
@@ -270,40 +267,89 @@ impl RecordCache {
         self.misses
     }
 
-    fn record_bytes(&self) -> usize {
-        self.queues[0].record_bytes + self.queues[1].record_bytes
-    }
-
-    /// Evicts one record. False: there is none. Amortized O(1): each step back to the main queue
-    /// was paid for by a read.
-    fn evict(&mut self) -> bool {
+    /// Evicts until a record of `len` bytes can be appended. False: it never can.
+    fn make_room(&mut self, queue: Queue, len: usize) -> bool {
         loop {
-            let small = &self.queues[Which::Small as usize];
-            let main = &self.queues[Which::Main as usize];
-            let from_small = small.oldest != NONE
-                && (small.record_bytes > self.capacity / SMALL_SHARE || main.oldest == NONE);
-            let index = if from_small { small.oldest } else { main.oldest };
-            let Some(slot) = self.slots.get(index as usize) else { return false };
-            let (reads, hash) = (slot.reads, slot.place.hash());
-            match from_small {
-                true if reads > READS_TO_STAY => self.requeue(index, 0),
-                false if reads > 0 => self.requeue(index, reads - 1),
-                _ => {
-                    if from_small {
-                        self.remember_ghost(hash);
-                    }
-                    self.drop_slot(index);
-                    return true;
-                }
+            // An eviction leaves a free slot, so that the tables need not grow: the loop ends.
+            let growth = self.arena.growth(queue, len) + self.tables_growth();
+            if growth == 0 || self.fits(growth + self.reserve_bytes()) {
+                self.give_up_spare_for(growth);
+                return true;
+            }
+            if self.evict().is_none() {
+                return false;
             }
         }
     }
 
-    /// Makes a record the newest of the main queue.
-    fn requeue(&mut self, index: u32, reads: u8) {
-        self.unqueue(index);
-        self.slots[index as usize].reads = reads;
-        self.push_newest(index, Which::Main);
+    /// Once the cache is full, evicts as much as came. By the time the newest region is full the
+    /// oldest one is empty, and no single insert has to empty it.
+    fn evict_ahead(&mut self, came: usize) {
+        let mut left = came;
+        while left > 0 && !self.fits(self.arena.region_cost() + self.reserve_bytes()) {
+            let Some(evicted) = self.evict() else { return };
+            left = left.saturating_sub(evicted);
+        }
+    }
+
+    /// Whether this many bytes more may be used. The spare region is not in use.
+    fn fits(&self, growth: usize) -> bool {
+        self.arena.used_bytes() + self.tables_bytes() + growth <= self.capacity
+    }
+
+    /// Frees the spare region when it would be in the way of what comes.
+    fn give_up_spare_for(&mut self, growth: usize) {
+        if self.bytes() + growth > self.capacity {
+            self.arena.drop_spare();
+        }
+    }
+
+    fn tables_bytes(&self) -> usize {
+        tables_bytes(self.slots.capacity(), self.buckets.len())
+    }
+
+    fn reserve_bytes(&self) -> usize {
+        RESERVE_REGIONS * region_bytes(self.capacity)
+    }
+
+    /// Evicts one record and returns what it took. `None`: there is none. Amortized O(1): each
+    /// move to the main queue was paid for by a read.
+    fn evict(&mut self) -> Option<usize> {
+        loop {
+            let small_is_large =
+                self.arena.queued_bytes(Queue::Small) > self.capacity / SMALL_SHARE;
+            let first = if small_is_large { Queue::Small } else { Queue::Main };
+            let second = if small_is_large { Queue::Main } else { Queue::Small };
+            let index = self.arena.oldest(first).or_else(|| self.arena.oldest(second))?;
+            let slot = self.slots[index as usize];
+            let stays = match slot.queue {
+                Queue::Small => slot.reads > READS_TO_STAY,
+                Queue::Main => slot.reads > 0,
+            };
+            if stays && self.move_to_main(index) {
+                continue;
+            }
+            if slot.queue == Queue::Small {
+                self.remember_ghost(slot.place.hash());
+            }
+            self.drop_slot(index);
+            return Some(stride(slot.record_bytes as usize));
+        }
+    }
+
+    /// Makes a record the newest of the main queue. False: even the reserve is in use.
+    fn move_to_main(&mut self, index: u32) -> bool {
+        let Slot { spot, record_bytes, queue, reads, .. } = self.slots[index as usize];
+        let len = record_bytes as usize;
+        let growth = self.arena.requeue_growth(spot, len);
+        if growth > 0 && !self.fits(growth) {
+            return false;
+        }
+        let slot = &mut self.slots[index as usize];
+        slot.spot = self.arena.requeue(spot, index, len, queue);
+        slot.reads = if queue == Queue::Small { 0 } else { reads - 1 };
+        slot.queue = Queue::Main;
+        true
     }
 
     fn is_ghost(&self, hash: u32) -> bool {
@@ -356,46 +402,20 @@ impl RecordCache {
         self.slots[before as usize].chain = after;
     }
 
-    fn push_newest(&mut self, index: u32, which: Which) {
-        let queue = &mut self.queues[which as usize];
-        let older = std::mem::replace(&mut queue.newest, index);
-        let slot = &mut self.slots[index as usize];
-        (slot.older, slot.newer, slot.queue) = (older, NONE, which);
-        queue.record_bytes += block_bytes(slot.record.len());
-        match self.slots.get_mut(older as usize) {
-            Some(older) => older.newer = index,
-            None => queue.oldest = index,
-        }
-    }
-
-    fn unqueue(&mut self, index: u32) {
-        let Slot { older, newer, queue, .. } = self.slots[index as usize];
-        let queue = &mut self.queues[queue as usize];
-        queue.record_bytes -= block_bytes(self.slots[index as usize].record.len());
-        match self.slots.get_mut(older as usize) {
-            Some(older) => older.newer = newer,
-            None => queue.oldest = newer,
-        }
-        match self.slots.get_mut(newer as usize) {
-            Some(newer) => newer.older = older,
-            None => queue.newest = older,
-        }
-    }
-
     fn drop_slot(&mut self, index: u32) {
         self.unlink(index);
-        self.unqueue(index);
         let slot = &mut self.slots[index as usize];
-        slot.record = Box::default();
+        self.arena.abandon(slot.spot, slot.record_bytes as usize, slot.queue);
+        slot.used = false;
         slot.chain = self.free;
         self.free = index;
         self.len -= 1;
     }
 
     /// What the tables will grow by when one more record comes.
-    fn growth_bytes(&self) -> usize {
+    fn tables_growth(&self) -> usize {
         let (slots, buckets) = self.tables_for_one_more();
-        tables_bytes(slots, buckets) - tables_bytes(self.slots.capacity(), self.buckets.len())
+        tables_bytes(slots, buckets) - self.tables_bytes()
     }
 
     /// Slots and buckets to have room for, with one more record.
@@ -407,8 +427,8 @@ impl RecordCache {
         (slots, self.buckets.len().max(bucket_count(self.len + 1)))
     }
 
-    /// A slot with these contents, from the free ones or a new one.
-    fn take_slot(&mut self, slot: Slot) -> u32 {
+    /// A slot to be filled, from the free ones or a new one.
+    fn take_slot(&mut self) -> u32 {
         let (slots, buckets) = self.tables_for_one_more();
         self.slots.reserve_exact(slots - self.slots.len());
         if buckets > self.buckets.len() {
@@ -416,12 +436,11 @@ impl RecordCache {
         }
         self.len += 1;
         if self.free == NONE {
-            self.slots.push(slot);
+            self.slots.push(Slot::FREE);
             return u32::try_from(self.slots.len() - 1).expect("memory ends before 2^32 records");
         }
         let index = self.free;
         self.free = self.slots[index as usize].chain;
-        self.slots[index as usize] = slot;
         index
     }
 
@@ -440,35 +459,29 @@ impl RecordCache {
                 self.buckets[bucket] = Bucket { first: NONE, ..ghost };
             }
         }
-        for which in 0..self.queues.len() {
-            let mut index = self.queues[which].oldest;
-            while index != NONE {
-                let Slot { place, newer, .. } = self.slots[index as usize];
-                self.link(index, place.hash());
-                index = newer;
+        for index in 0..self.slots.len() {
+            let Slot { place, used, .. } = self.slots[index];
+            if used {
+                self.link(index as u32, place.hash());
             }
         }
     }
 
-    /// Moves all records to tables of just the size.
+    /// Moves all slots to tables of just the size.
     fn rebuild(&mut self) {
-        let mut old = std::mem::take(&mut self.slots);
-        let queues = std::mem::replace(&mut self.queues, [Queue::EMPTY, Queue::EMPTY]);
+        let old = std::mem::take(&mut self.slots);
         self.slots.reserve_exact(self.len);
+        self.slots.extend(old.into_iter().filter(|slot| slot.used));
         self.free = NONE;
-        for queue in queues {
-            let mut next = queue.oldest;
-            while next != NONE {
-                let slot = &mut old[next as usize];
-                let which = slot.queue;
-                next = slot.newer;
-                let index = self.slots.len() as u32;
-                self.slots.push(Slot { record: std::mem::take(&mut slot.record), ..*slot });
-                self.push_newest(index, which);
-            }
+        for (index, slot) in self.slots.iter().enumerate() {
+            self.arena.set_owner(slot.spot, index as u32);
         }
         self.rehash(bucket_count(self.len));
     }
+}
+
+fn region_bytes(capacity: usize) -> usize {
+    (capacity / REGION_SHARE).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX).next_multiple_of(8)
 }
 
 /// Buckets for this many records: a power of two, half to all of them in use.

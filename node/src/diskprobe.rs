@@ -4,7 +4,7 @@
 //! A probe fills an unnamed file in the data directory (nothing is left behind, however it ends),
 //! then takes turns: large and small reads and writes with many in flight, and durable writes
 //! (`O_DSYNC`) of three sizes, one at a time, as group commit does them. The result is kept in
-//! [`PROFILE_FILE`]; a node that starts takes its [`Budget`] for background work from it.
+//! [`PROFILE_FILE`]; a node that starts takes from it how fast it may scrub, and `doctor` judges it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -39,10 +39,11 @@ const SMALL_DEPTH: usize = 32;
 const DURABLE_BYTES: [usize; 3] = [4 << 10, 64 << 10, 256 << 10];
 /// Turns that share the time: the filling, four of throughput, three of durable writes.
 const TURNS: u32 = 8;
-/// Bandwidth assumed in either direction while nothing was measured: what a slow SSD does.
-const ASSUMED_BYTES_PER_SECOND: u64 = 200 << 20;
-/// Share of the read bandwidth scrubbing may take at most.
+/// Share of the measured read bandwidth scrubbing may take at most.
 const SCRUB_SHARE: f64 = 0.1;
+/// Bytes per second scrubbing may read while nothing was measured, all shards together: a tenth of
+/// what an NVMe disk of the slow kind does.
+pub const SCRUB_UNMEASURED: u64 = 64 << 20;
 
 /// Memory aligned as direct I/O wants it.
 pub struct AlignedBuffer {
@@ -115,36 +116,14 @@ pub struct Profile {
     pub durable: Vec<Throughput>,
 }
 
-/// What a node's background work may take of its disk, all shards together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Budget {
-    /// Bytes compaction may write per second.
-    pub compaction_bytes_per_second: u64,
-    /// Bytes scrubbing may read per second.
-    pub scrub_bytes_per_second: u64,
-    /// Whether the disk was measured; otherwise 200 MiB/s in both directions is assumed.
-    pub measured: bool,
-}
-
-impl Budget {
-    /// The budget on a disk with this profile. `compaction_share` is
-    /// `log.compaction_bandwidth_share`.
-    #[must_use]
-    pub fn new(profile: Option<&Profile>, compaction_share: f64) -> Budget {
-        let speed = |measured: fn(&Profile) -> u64| {
-            profile.map(measured).filter(|speed| *speed > 0).unwrap_or(ASSUMED_BYTES_PER_SECOND)
-        };
-        let write = speed(|profile| profile.write_large.bytes_per_second);
-        let read = speed(|profile| profile.read_large.bytes_per_second);
-        Budget {
-            compaction_bytes_per_second: (write as f64 * compaction_share) as u64,
-            scrub_bytes_per_second: (read as f64 * SCRUB_SHARE) as u64,
-            measured: profile.is_some(),
-        }
-    }
-}
-
 impl Profile {
+    /// Bytes per second scrubbing may read at most, all shards together: a tenth of what large
+    /// reads reach.
+    #[must_use]
+    pub fn scrub_bytes_per_second(&self) -> u64 {
+        ((self.read_large.bytes_per_second as f64 * SCRUB_SHARE) as u64).max(1)
+    }
+
     /// The profile in a data directory, if the disk was measured.
     ///
     /// # Errors
@@ -461,18 +440,8 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_is_a_share_of_what_was_measured() {
-        assert_eq!(
-            Budget::new(Some(&made_up()), 0.25),
-            Budget {
-                compaction_bytes_per_second: 250_000_000,
-                scrub_bytes_per_second: 200_000_000,
-                measured: true,
-            }
-        );
-        let assumed = Budget::new(None, 0.25);
-        assert_eq!(assumed.compaction_bytes_per_second, 50 << 20);
-        assert!(!assumed.measured);
+    fn scrubbing_takes_a_tenth_of_the_reads() {
+        assert_eq!(made_up().scrub_bytes_per_second(), 200_000_000);
     }
 
     #[test]

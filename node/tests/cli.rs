@@ -269,7 +269,11 @@ fn a_disk_is_measured_into_the_data_directory() {
     expect_exit(&output, 0);
     let measured = json(&output.stdout);
     assert_eq!(measured["durable"].as_array().map(Vec::len), Some(3));
-    assert_eq!(measured["budget"]["measured"], true);
+    let scrub = measured["scrub_bytes_per_second_max"].as_u64();
+    assert!(scrub > Some(0));
+    let plan = json(&ironring(&["start", "--dry-run", "--data-dir", data, "-o", "json"]).stdout);
+    assert_eq!(plan["scrub_bytes_per_second_max"].as_u64(), scrub, "start reads what was measured");
+    assert_eq!(plan["disk_measured"], true);
     assert_eq!(stderr(&output), "", "no progress outside of a terminal");
     expect_exit(&ironring(&["diskprobe", "--quick", "--seconds", "1", "--data-dir", data]), 2);
 }

@@ -59,11 +59,14 @@ fn keys_of_every_kind_survive_a_kill() {
     for (key, value) in keys.iter().zip(found) {
         assert_eq!(value.unwrap().value, key.as_bytes());
     }
-    let mut scanned: Vec<Vec<u8>> =
-        c.scan(b"user/", true).map(|e| e.unwrap()).map(|e| {
+    let mut scanned: Vec<Vec<u8>> = c
+        .scan(b"user/", true)
+        .map(|e| e.unwrap())
+        .map(|e| {
             assert_eq!(e.value.as_deref(), Some(e.key.as_slice()));
             e.key
-        }).collect();
+        })
+        .collect();
     scanned.sort();
     assert_eq!(scanned, keys.iter().map(|k| k.as_bytes().to_vec()).collect::<Vec<_>>());
     let (status, said) = node.stop();
@@ -95,10 +98,8 @@ fn batches_are_atomic_and_bound_to_a_partition() {
     let receipt = c.batch(&ops, WriteSettings::default()).unwrap();
     assert_eq!(c.get(&keys[0]).unwrap().unwrap().version, Offset(receipt.offset.0 - 2));
     assert_eq!(c.get(&keys[2]).unwrap().unwrap().version, receipt.offset);
-    let ops = [
-        BatchOp::Delete { key: &keys[0], condition: none },
-        put(&keys[1], Condition::Absent),
-    ];
+    let ops =
+        [BatchOp::Delete { key: &keys[0], condition: none }, put(&keys[1], Condition::Absent)];
     let failed = c.batch(&ops, WriteSettings::default()).unwrap_err();
     assert_eq!(failed.code(), Some(ErrorCode::ConditionFailed));
     assert!(c.get(&keys[0]).unwrap().is_some(), "nothing of a failed batch is applied");
@@ -142,7 +143,10 @@ fn topics_append_read_trim_and_survive() {
     });
     let mut end = 0;
     while !waiting.is_finished() {
-        end = c.topic_append("orders", AppendTo::Partition(2), &[record(b"new")], None).unwrap().first;
+        end = c
+            .topic_append("orders", AppendTo::Partition(2), &[record(b"new")], None)
+            .unwrap()
+            .first;
     }
     let got = waiting.join().unwrap();
     assert_eq!(got.records[0].value, b"new");

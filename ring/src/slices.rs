@@ -92,7 +92,11 @@ mod tests {
                     assert_eq!(range.start, next);
                     assert!(!range.is_empty());
                     for p in range.clone() {
-                        assert_eq!(slices.owner(PartitionId(p)), ShardId(shard), "{partitions}/{shards}/{p}");
+                        assert_eq!(
+                            slices.owner(PartitionId(p)),
+                            ShardId(shard),
+                            "{partitions}/{shards}/{p}"
+                        );
                     }
                     next = range.end;
                 }

@@ -234,7 +234,8 @@ impl Log {
                 let checkpoint = self.checkpoint.retry_at;
                 let compaction = self.compaction.look_at;
                 let scrub = self.scrub.deadline();
-                let held = if self.staging.staged_records() > 0 { self.gather.deadline() } else { None };
+                let held =
+                    if self.staging.staged_records() > 0 { self.gather.deadline() } else { None };
                 let all = [floor, self.no_space_until, checkpoint, compaction, scrub, held];
                 all.into_iter().flatten().min()
             }

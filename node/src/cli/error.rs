@@ -54,12 +54,11 @@ local_codes! {
     CONFIG_INVALID = "config_invalid", "The configuration has mistakes.", retriable: false, exit: EXIT_FAILED, hint: "correct the places named; `ironring config default` shows every key";
     CONNECT_FAILED = "connect_failed", "No connection to the node.", retriable: true, exit: EXIT_FAILED, hint: "is the node running, and is --addr its client address?";
     DISK_FAILED = "disk_failed", "A shard cannot open its log, or its disk failed. Everything acknowledged is on disk.", retriable: false, exit: EXIT_DISK_FAILED, hint: "see the message: it names the file and what to do; check the disk before starting again";
-    DOCTOR_FATAL = "doctor_fatal", "The machine cannot run a node as it is.", retriable: false, exit: EXIT_DOCTOR_FATAL, hint: "apply the fix of each row marked fatal, then run `ironring doctor` again";
     IO_FAILED = "io_failed", "A file or the output could not be read or written.", retriable: false, exit: EXIT_FAILED, hint: "check the path, its permissions and the free space";
+    NODE_RUNNING = "node_running", "The files are in use by a node.", retriable: true, exit: EXIT_FAILED, hint: "stop the node, or add --running to look anyway";
     NOT_CONFIRMED = "not_confirmed", "The command destroys data and was not confirmed.", retriable: false, exit: EXIT_USAGE, hint: "add --yes when you are sure";
     PROTOCOL_ERROR = "protocol_error", "What answered does not speak the client protocol.", retriable: false, exit: EXIT_FAILED, hint: "check that --addr is the client port of an ironring node (7411 by default)";
     START_FAILED = "start_failed", "The node could not start, or stopped because of a failure.", retriable: false, exit: EXIT_FAILED, hint: "see the message; `ironring doctor` checks the machine";
-    UNHEALTHY = "unhealthy", "The node answers, but is not ready.", retriable: true, exit: EXIT_UNHEALTHY, hint: "see the reasons; `/health/ready` gives the same";
     USAGE = "usage", "The command line is wrong.", retriable: false, exit: EXIT_USAGE, hint: "run the command with --help";
 }
 

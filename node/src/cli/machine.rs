@@ -14,7 +14,7 @@ use super::settings::SettingsArgs;
 use super::start::{self, Prepared};
 use super::units;
 use crate::config::Machine;
-use crate::diskprobe::{self, Budget, PROFILE_FILE, Profile, Throughput};
+use crate::diskprobe::{self, PROFILE_FILE, Profile, Throughput};
 use crate::doctor::{Diagnosis, Severity, checks, facts::Facts};
 
 /// Seconds a full probe takes.
@@ -76,8 +76,9 @@ pub fn diskprobe(args: &DiskprobeArgs, output: Output) -> Result<(), CliError> {
     bar.finish_and_clear();
     let profile = profile.map_err(|error| CliError::io(dir.display(), &error))?;
     profile.save(dir).map_err(|error| CliError::io(dir.join(PROFILE_FILE).display(), &error))?;
-    let budget = Budget::new(Some(&profile), loaded.config.log.compaction_bandwidth_share);
-    let measured = Measured { file: dir.join(PROFILE_FILE), profile, budget };
+    let scrub_bytes_per_second_max = profile.scrub_bytes_per_second();
+    let file = dir.join(PROFILE_FILE);
+    let measured = Measured { file, profile, scrub_bytes_per_second_max };
     output.print(&measured).map_err(|error| CliError::io("stdout", &error))
 }
 
@@ -97,7 +98,7 @@ struct Measured {
     file: std::path::PathBuf,
     #[serde(flatten)]
     profile: Profile,
-    budget: Budget,
+    scrub_bytes_per_second_max: u64,
 }
 
 impl Report for Measured {
@@ -131,11 +132,12 @@ impl Report for Measured {
             ("write, random", &profile.write_small),
         ];
         let durable = profile.durable.iter().map(|throughput| ("write, O_DSYNC", throughput));
-        View::new().rows(&columns, fixed.into_iter().chain(durable).map(row).collect()).text(format!(
-            "A node that starts here compacts with at most {} and scrubs with at most {}.\nKept in {}.",
-            units::rate(self.budget.compaction_bytes_per_second as f64),
-            units::rate(self.budget.scrub_bytes_per_second as f64),
-            self.file.display()
-        ))
+        View::new().rows(&columns, fixed.into_iter().chain(durable).map(row).collect()).text(
+            format!(
+                "A node that starts here scrubs with at most {}.\nKept in {}.",
+                units::rate(self.scrub_bytes_per_second_max as f64),
+                self.file.display()
+            ),
+        )
     }
 }

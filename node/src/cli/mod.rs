@@ -10,6 +10,7 @@ pub mod connect;
 pub mod demo;
 pub mod error;
 pub mod explain;
+pub mod inspect;
 pub mod kv;
 pub mod load;
 pub mod machine;
@@ -64,6 +65,8 @@ pub enum Command {
     Topic(topic::TopicArgs),
     /// Show what a node counts
     Stats(connect::ConnectArgs),
+    /// Look into the files of a stopped node and verify them
+    Inspect(inspect::InspectArgs),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -108,6 +111,7 @@ fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
         Command::Kv(args) => kv::run(args, output)?,
         Command::Topic(args) => topic::run(args, output)?,
         Command::Stats(connect) => stats::run(connect, output)?,
+        Command::Inspect(args) => return inspect::run(args, output),
         Command::Config(command) => config::run(command, output)?,
         Command::Explain { code } => explain::run(code.as_deref(), output)?,
         Command::Completions { shell } => {

@@ -99,6 +99,9 @@ impl Report for Plan<'_> {
         };
         let io_memory =
             format!("{} per shard, {registered}", units::bytes(settled.io_memory_bytes));
+        let source = if settled.disk_measured { "measured" } else { "not measured" };
+        let rate = units::rate(settled.scrub_bytes_per_second_max as f64);
+        let scrub = format!("at most {rate} (disk {source})");
         View::new().pairs([
             ("node", Cell::from(self.node)),
             ("cluster", Cell::from(self.cluster)),
@@ -111,6 +114,7 @@ impl Report for Plan<'_> {
             ("memory", Cell::from(units::bytes(settled.memory_max_bytes))),
             ("cache", Cell::from(units::bytes(settled.cache_bytes))),
             ("disk", Cell::from(units::bytes(settled.disk_bytes_max))),
+            ("scrub", Cell::from(scrub)),
             ("io memory", Cell::toned(io_memory, tone)),
             ("clients", Cell::from(self.clients.as_str())),
             ("http", Cell::from(self.http.as_str())),

@@ -171,7 +171,8 @@ pub fn run(args: &TopicArgs, output: Output) -> Result<(), CliError> {
         }
         TopicCommand::Delete { name, yes } => {
             arguments::confirm(*yes, &format!("dropping topic {name} and all its records"))?;
-            print(output, &TopicRow::from(connect.connect()?.topic_delete(name)?))
+            let id = connect.connect()?.topic_delete(name)?.id.0;
+            print(output, &Dropped { topic: name.clone(), id })
         }
         TopicCommand::Describe { name } => {
             let mut client = connect.connect()?;
@@ -551,6 +552,19 @@ impl Report for AppendedRow {
             ("offsets", format!("{} to {last}", self.first_offset)),
             ("durability", self.durability.to_owned()),
         ])
+    }
+}
+
+/// A dropped topic.
+#[derive(Serialize)]
+struct Dropped {
+    topic: String,
+    id: u32,
+}
+
+impl Report for Dropped {
+    fn view(&self) -> View {
+        View::new().text(format!("{} (id {}) is dropped", self.topic, self.id))
     }
 }
 

@@ -24,9 +24,9 @@ pub mod validate;
 mod tests;
 
 pub use load::{ConfigError, Loaded, Origin, Problem, Setting, Sources};
+pub use schema::find as find_key;
 pub use schema::{
     ClusterConfig, Config, DriverConfig, KEYS, LimitsConfig, ListenConfig, LogConfig, MemoryConfig,
     NodeConfig, SECTIONS, TraceConfig, TraceLevel,
 };
-pub use schema::find as find_key;
 pub use settle::{Machine, Settled};

@@ -148,10 +148,11 @@ schema! {
         segment_bytes: u64 = 64 * MIB, Size::within(4 * MIB, GIB);
         /// Most bytes of disk the node's segments may take, all shards together.
         disk_bytes_max: u64 = 0, Size::zero_or("the size of the file system less a tenth", 64 * MIB, 1024 * TIB);
-        /// Zeroed segments each shard keeps ready, so that a write never waits for one.
+        /// Empty segments each shard keeps: two so that deletes and compaction have room on a full
+        /// disk, the rest zeroed ahead so that a write never waits for one.
         reserve_segments: u32 = 4, Whole::<u32>::within(2, 64);
-        /// Log bytes a shard writes between two checkpoints of its index: the most a restart has
-        /// to read again.
+        /// Log bytes a shard writes between two checkpoints of its index, and so about the most a
+        /// restart has to read again. Twice the size of the last checkpoint when that is more.
         checkpoint_interval_bytes: u64 = 256 * MIB, Size::within(16 * MIB, 64 * GIB);
         /// Milliseconds without a write after which an empty group is written, so that recovery
         /// can tell a torn tail from damage.
@@ -159,10 +160,11 @@ schema! {
         /// Share of dead bytes from which on a sealed segment is compacted. Higher writes less and
         /// takes more disk.
         compaction_dead_share: f64 = 0.5, Share { min_percent: 10, max_percent: 95 };
-        /// Most of the device's write bandwidth compaction may take. The bandwidth is what
-        /// `ironring diskprobe` measured.
+        /// Share of the bytes moved to and from the device that may be compaction's while space is
+        /// not short. It rises to all of them as free space shrinks.
         compaction_bandwidth_share: f64 = 0.25, Share { min_percent: 1, max_percent: 90 };
-        /// Days within which every stored byte is read again and verified.
+        /// Days within which every stored byte is read again and verified, at no more than a tenth
+        /// of the read bandwidth `ironring diskprobe` measured (64 MiB/s when it did not).
         scrub_period_days: u32 = 14, Whole::<u32>::within(1, 365);
     }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::schema::Config;
 use super::size::{KIB, MIB};
+use crate::diskprobe::{Profile, SCRUB_UNMEASURED};
 
 /// io_uring memory a shard takes when nothing limits it.
 const IO_MEMORY_BYTES_MAX: u64 = 10 * MIB;
@@ -22,7 +23,7 @@ pub const MEMLOCK_PER_IO_MEMORY: u64 = 3;
 const CAP_IPC_LOCK_BIT: u64 = 1 << 14;
 
 /// What the process may use of the machine it runs on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
     /// CPUs the process may run on, ascending.
     pub cpus: Vec<u16>,
@@ -32,6 +33,9 @@ pub struct Machine {
     pub memlock_bytes: Option<u64>,
     /// Size of the file system that holds the data directory.
     pub disk_bytes: u64,
+    /// What `ironring diskprobe` measured under the data directory, if it did and the result can be
+    /// read.
+    pub disk: Option<Profile>,
 }
 
 impl Machine {
@@ -56,6 +60,8 @@ impl Machine {
             memory_bytes: memory_bytes()?,
             memlock_bytes: memlock_bytes()?,
             disk_bytes: fs.blocks() * fs.fragment_size(),
+            // A profile that cannot be used is no reason not to start; `doctor` names it.
+            disk: Profile::load(data_dir).ok().flatten(),
         })
     }
 }
@@ -115,6 +121,10 @@ pub struct Settled {
     pub cache_bytes: u64,
     /// Ceiling of disk, all shards together.
     pub disk_bytes_max: u64,
+    /// Bytes per second scrubbing may read at most, all shards together.
+    pub scrub_bytes_per_second_max: u64,
+    /// Whether that comes from a measurement of the disk.
+    pub disk_measured: bool,
     /// io_uring memory of one shard.
     pub io_memory_bytes: u64,
     /// True when all shards' io_uring memory fits in RLIMIT_MEMLOCK. Otherwise buffers are not
@@ -190,6 +200,11 @@ impl Settled {
                 0 => machine.disk_bytes / 10 * 9,
                 bytes => bytes,
             },
+            scrub_bytes_per_second_max: machine
+                .disk
+                .as_ref()
+                .map_or(SCRUB_UNMEASURED, Profile::scrub_bytes_per_second),
+            disk_measured: machine.disk.is_some(),
             io_memory_bytes,
             io_memory_registered: locked_per_shard.is_none_or(|fits| io_memory_bytes <= fits),
         })
@@ -207,6 +222,7 @@ mod tests {
             memory_bytes: 10 * GIB,
             memlock_bytes: Some(8 * MIB),
             disk_bytes: 100 * GIB,
+            disk: None,
         }
     }
 
@@ -221,6 +237,35 @@ mod tests {
         // 8 MiB / (3 x 4 shards), in whole pages.
         assert_eq!(settled.io_memory_bytes, 170 * 4 * KIB);
         assert!(settled.io_memory_registered);
+        assert_eq!((settled.scrub_bytes_per_second_max, settled.disk_measured), (64 * MIB, false));
+    }
+
+    #[test]
+    fn a_measured_disk_bounds_scrubbing() {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = serde_json::json!({
+            "version": 1, "measured_unix_ms": 0, "seconds": 1.0, "file_bytes": 0,
+            "read_large": throughput(3_000_000_000), "write_large": throughput(1),
+            "read_small": throughput(1), "write_small": throughput(1), "durable": [],
+        });
+        std::fs::write(dir.path().join("diskprobe.json"), profile.to_string()).unwrap();
+        let machine = Machine::read(dir.path()).unwrap();
+        let mut config = Config::default();
+        config.node.shards = 1;
+        let settled = Settled::new(&config, &machine).unwrap();
+        assert_eq!(
+            (settled.scrub_bytes_per_second_max, settled.disk_measured),
+            (300_000_000, true)
+        );
+        std::fs::write(dir.path().join("diskprobe.json"), "damaged").unwrap();
+        assert_eq!(Machine::read(dir.path()).unwrap().disk, None);
+    }
+
+    fn throughput(bytes_per_second: u64) -> serde_json::Value {
+        serde_json::json!({
+            "bytes": 1, "depth": 1, "per_second": 1.0, "bytes_per_second": bytes_per_second,
+            "p50_seconds": 0.0, "p99_seconds": 0.0,
+        })
     }
 
     #[test]

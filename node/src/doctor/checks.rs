@@ -312,7 +312,7 @@ fn disk_speed(data: &DataFacts) -> Row {
     let required = format!("99 % of durable writes below {}", units::duration(DURABLE_P99_MAX));
     let row = |found: String| row("disk-speed", &required, found);
     match &data.durable_p99_seconds {
-        Ok(None) => row("not measured: run `ironring diskprobe`".to_owned()),
+        Ok(None) => row("not measured: run `ironring diskprobe` once".to_owned()),
         Ok(Some(seconds)) => {
             let took = Duration::from_secs_f64(seconds.max(0.0));
             let row = row(format!("99 % below {}", units::duration(took)));

@@ -60,6 +60,8 @@ fn settled() -> Settled {
         memory_max_bytes: 32 * GIB,
         cache_bytes: 8 * GIB,
         disk_bytes_max: 800 * GIB,
+        scrub_bytes_per_second_max: 64 * MIB,
+        disk_measured: false,
         io_memory_bytes: 10 * MIB,
         io_memory_registered: true,
     }

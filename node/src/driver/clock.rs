@@ -8,7 +8,8 @@ use nix::time::{ClockId, clock_gettime};
 #[must_use]
 pub fn now() -> Now {
     let mono = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every supported kernel has it");
-    let wall = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).expect("every supported kernel has it");
+    let wall =
+        clock_gettime(ClockId::CLOCK_REALTIME_COARSE).expect("every supported kernel has it");
     Now {
         mono: Instant(mono.tv_sec() as u64 * 1_000_000_000 + mono.tv_nsec() as u64),
         wall: WallTime(wall.tv_sec() as u64 * 1000 + wall.tv_nsec() as u64 / 1_000_000),

@@ -115,11 +115,10 @@ impl ConnState {
             if self.protocol.borrow().is_finished() {
                 return;
             }
-            let mut fds =
-                [nix::poll::PollFd::new(
-                    std::os::fd::AsFd::as_fd(&self.socket),
-                    nix::poll::PollFlags::POLLOUT,
-                )];
+            let mut fds = [nix::poll::PollFd::new(
+                std::os::fd::AsFd::as_fd(&self.socket),
+                nix::poll::PollFlags::POLLOUT,
+            )];
             let ready = nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO);
             if !matches!(ready, Ok(0)) {
                 return;
@@ -178,8 +177,7 @@ fn refuse(stream: &TcpStream, connections_max: u64) {
     let error =
         Response::Error { code: ErrorCode::TooManyConnections, detail: 100, message: &message };
     encode_response(&mut frame, 0, &error);
-    let flags =
-        nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
+    let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
     let _ = nix::sys::socket::send(stream.as_raw_fd(), &frame, flags);
 }
 
@@ -187,8 +185,7 @@ fn open(executor: &Rc<Executor>, stream: &TcpStream, terms: &Terms) -> Option<Rc
     // A second descriptor, so that answers can be written while the stream waits for requests.
     let socket = nix::unistd::dup(stream_fd(stream)).ok()?;
     let id = executor.name_connection();
-    let protocol =
-        Connection::new(Arc::clone(&terms.identity), terms.limits, clock::now().mono);
+    let protocol = Connection::new(Arc::clone(&terms.identity), terms.limits, clock::now().mono);
     let conn = Rc::new(ConnState {
         id,
         protocol: RefCell::new(protocol),
@@ -303,7 +300,8 @@ fn handle_frames(executor: &Rc<Executor>, conn: &Rc<ConnState>) -> Result<bool, 
     let ended = loop {
         match protocol.next_frame() {
             Ok(Some(frame)) => {
-                let event = Event::Request { conn: conn.id, header: frame.header, body: frame.body };
+                let event =
+                    Event::Request { conn: conn.id, header: frame.header, body: frame.body };
                 shard.handle(now, event, &mut effects);
                 handled += 1;
                 if handled == FRAMES_PER_TURN {

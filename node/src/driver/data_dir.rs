@@ -166,9 +166,7 @@ impl DataDir {
     /// What is fixed when a directory is made must not differ later.
     fn compare(&self, wanted: &Wanted<'_>) -> Result<(), DataDirError> {
         let have = &self.identity;
-        let mismatch = |why: String| {
-            Err(DataDirError::Mismatch { path: self.path.clone(), why })
-        };
+        let mismatch = |why: String| Err(DataDirError::Mismatch { path: self.path.clone(), why });
         if have.format != FORMAT {
             return mismatch(format!(
                 "has layout version {}, this program knows {FORMAT}: use the ironring that made it",
@@ -244,9 +242,10 @@ fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> 
 /// True when no shard directory holds anything: a first start that was cut short.
 fn is_first_start(path: &Path) -> bool {
     let Ok(entries) = fs::read_dir(path) else { return false };
-    entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("shard-")).all(|e| {
-        fs::read_dir(e.path()).is_ok_and(|mut inside| inside.next().is_none())
-    })
+    entries
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with("shard-"))
+        .all(|e| fs::read_dir(e.path()).is_ok_and(|mut inside| inside.next().is_none()))
 }
 
 fn lock(path: &Path) -> Result<Flock<File>, DataDirError> {

@@ -109,7 +109,13 @@ impl Files {
     async fn open(&self, file: FileName, create: bool) -> Result<IoOk, IoError> {
         let path = self.path(file);
         if create {
-            let make = OpenOptions::new().read(true).write(true).create(true).truncate(true).dma_open(&path).await;
+            let make = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .dma_open(&path)
+                .await;
             close(Rc::new(make.map_err(|e| error_of(&e))?)).await?;
         }
         let plain = OpenOptions::new().read(true).write(true).dma_open(&path).await;
@@ -151,7 +157,9 @@ async fn close(file: Rc<DmaFile>) -> Result<(), IoError> {
 
 fn error_of(error: &GlommioError<()>) -> IoError {
     match error {
-        GlommioError::IoError(e) | GlommioError::EnhancedIoError { source: e, .. } => error_of_std(e),
+        GlommioError::IoError(e) | GlommioError::EnhancedIoError { source: e, .. } => {
+            error_of_std(e)
+        }
         other => IoError::Os { errno: 0, message: other.to_string() },
     }
 }

@@ -63,8 +63,10 @@ impl Mesh {
         for (lane, sender) in lanes.iter().zip(ends.senders) {
             if let Some(sender) = sender {
                 let (lane, closed) = (Rc::clone(lane), Rc::clone(&closed));
-                glommio::spawn_local(async move { send_all(&lane, &sender.connect().await, &closed).await })
-                    .detach();
+                glommio::spawn_local(async move {
+                    send_all(&lane, &sender.connect().await, &closed).await
+                })
+                .detach();
             }
         }
         let mut receivers = Vec::new();

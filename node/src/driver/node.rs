@@ -132,7 +132,6 @@ impl Shared {
         let slot = &self.shards[usize::from(snapshot.shard)];
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
-
 }
 
 impl NodeView for Shared {
@@ -172,6 +171,8 @@ impl NodeView for Shared {
     }
 }
 
+/// A shard scrubs at least this fast, however slow the disk was measured: the log takes no less.
+const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
 const PROBE_NAP: Duration = Duration::from_millis(5);
 
@@ -240,10 +241,8 @@ impl Node {
         }
         let mut worst = Ok(());
         for (shard, thread) in threads {
-            let ended = thread.join().map_err(|e| NodeError::Executor {
-                shard,
-                message: e.to_string(),
-            });
+            let ended =
+                thread.join().map_err(|e| NodeError::Executor { shard, message: e.to_string() });
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => {
@@ -370,13 +369,14 @@ impl Node {
             checkpoint_interval_bytes: config.log.checkpoint_interval_bytes,
             idle_floor_after: Duration::from_millis(u64::from(config.log.idle_floor_after_ms)),
             compaction: ironring_log::CompactionConfig {
-                dead_percent_min: (config.log.compaction_dead_share * 100.0) as u8,
-                bandwidth_percent: (config.log.compaction_bandwidth_share * 100.0) as u8,
+                dead_percent_min: (config.log.compaction_dead_share * 100.0).round() as u8,
+                bandwidth_percent: (config.log.compaction_bandwidth_share * 100.0).round() as u8,
                 ..ironring_log::CompactionConfig::default()
             },
             scrub: ironring_log::ScrubConfig {
                 period: Duration::from_secs(u64::from(config.log.scrub_period_days) * 86_400),
-                ..ironring_log::ScrubConfig::default()
+                bytes_per_second_max: (self.settled.scrub_bytes_per_second_max / shards)
+                    .max(SCRUB_BYTES_PER_SECOND_MIN),
             },
             ..ironring_log::LogConfig::default()
         };
@@ -511,11 +511,7 @@ fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
     // A socket without SO_REUSEPORT first: it fails when anybody else listens there, whereas the
     // shards' own sockets would quietly share the port with another process.
     let probe = bind(clients, false)?;
-    let clients = probe
-        .local_addr()
-        .ok()
-        .and_then(|a| a.as_socket())
-        .unwrap_or(clients);
+    let clients = probe.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(clients);
     drop(probe);
     let mut listeners = Listeners {
         common: Vec::new(),
@@ -574,8 +570,7 @@ fn raise_descriptor_limit() {
 /// The alignment direct I/O needs on the probe file, or `None` when the file system refuses it.
 fn direct_io_block(probe: &std::path::Path) -> Option<u64> {
     use std::os::unix::fs::OpenOptionsExt;
-    let opened =
-        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(probe);
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(probe);
     let file = opened.ok()?;
     Some(nix::sys::statfs::fstatfs(&file).map_or(4096, |s| s.block_size() as u64))
 }

@@ -57,9 +57,9 @@ impl Cursor {
         loop {
             if self.stage == Stage::Meta {
                 self.stage = Stage::Header;
-                if let (Some(meta), true) = (&models.meta, models.holds_meta()) {
+                if models.holds_meta() {
                     out.push(4);
-                    meta.encode(out);
+                    models.appended_meta.encode(out);
                     return true;
                 }
             }
@@ -74,7 +74,9 @@ impl Cursor {
                     true
                 }
                 Stage::Keys(after) => self.keys_piece(p, after, out),
-                Stage::Topics(topic, index, first) => self.topic_piece(p, (topic, index), first, out),
+                Stage::Topics(topic, index, first) => {
+                    self.topic_piece(p, (topic, index), first, out)
+                }
                 Stage::Done => return false,
             };
             if made {
@@ -105,8 +107,7 @@ impl Cursor {
                 break;
             }
         }
-        self.stage =
-            if full { Stage::Keys(last) } else { Stage::Topics(TopicId(0), 0, 0) };
+        self.stage = if full { Stage::Keys(last) } else { Stage::Topics(TopicId(0), 0, 0) };
         if out.len() == empty {
             out.truncate(begin);
             return false;
@@ -220,7 +221,7 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
         }
         3 => restore_topic(models, &mut r)?,
         4 => {
-            models.meta = Some(Meta::decode(&piece[1..])?);
+            models.appended_meta = Meta::decode(&piece[1..])?;
             return Ok(());
         }
         _ => return Err(Malformed),

@@ -2,8 +2,8 @@
 
 use ironring_core::io::{IoDone, IoQueue};
 use ironring_core::{Instant, ShardId};
-use ironring_net::{Header, codec};
 use ironring_net::message::Response;
+use ironring_net::{Header, codec};
 
 use super::meta::MetaSnapshot;
 

@@ -1,9 +1,7 @@
 //! Writes of keys: put, delete, atomic batch.
 
 use ironring_core::limits::{CHUNK_BYTES, RECORD_BYTES_MAX};
-use ironring_core::{
-    Durability, ErrorCode, Now, Offset, PartitionId, SessionId, Token, WallTime,
-};
+use ironring_core::{Durability, ErrorCode, Now, Offset, PartitionId, SessionId, Token, WallTime};
 use ironring_log::{AppendError, Appended, Priority, Record, RecordKind};
 use ironring_net::list::BatchList;
 use ironring_net::message::{BatchOp, Condition, Receipt, WriteOptions};
@@ -111,9 +109,11 @@ impl Shard {
                     expected,
                     "an earlier request of the session has not arrived",
                 ),
-                Verdict::TooOld => {
-                    (ErrorCode::SequenceTooOld, 0, "the receipt of this request is not kept any more")
-                }
+                Verdict::TooOld => (
+                    ErrorCode::SequenceTooOld,
+                    0,
+                    "the receipt of this request is not kept any more",
+                ),
                 Verdict::Expired => (ErrorCode::SessionExpired, 0, "the session is not known"),
             };
         self.refuse(ask.origin, code, detail, why, fx);
@@ -160,7 +160,8 @@ impl Shard {
         answer: Answer,
         fx: &mut Effects,
     ) {
-        let group = if durability == Durability::Async { self.models.durable } else { appended.group };
+        let group =
+            if durability == Durability::Async { self.models.durable } else { appended.group };
         self.answer_after(now, group, ask, answer, fx);
     }
 
@@ -212,11 +213,8 @@ impl Shard {
         if !Shard::in_session(options) {
             // Absence may be a delete that is not durable; then the log end is not durable either.
             let p = self.models.peek(partition);
-            let durable = if seen == Offset::NONE {
-                p.flushed_end >= p.log_end
-            } else {
-                p.is_durable(seen)
-            };
+            let durable =
+                if seen == Offset::NONE { p.flushed_end >= p.log_end } else { p.is_durable(seen) };
             let group = self.group_of(durable);
             return self.answer_after(now, group, ask, Answer::ConditionFailed(seen), fx);
         }
@@ -353,7 +351,8 @@ impl Shard {
         }
         let adds = ops.iter().any(|op| matches!(op, BatchOp::Put { .. }));
         let priority = if adds { Priority::User } else { Priority::Reserve };
-        let ready = self.begin_term(now, partition).and_then(|()| self.log.reserve(bytes, priority));
+        let ready =
+            self.begin_term(now, partition).and_then(|()| self.log.reserve(bytes, priority));
         if let Err(error) = ready {
             return self.refuse_append(ask, error, fx);
         }

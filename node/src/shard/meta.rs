@@ -47,7 +47,6 @@ pub struct Meta {
     pub sessions_granted: u64,
 }
 
-
 impl Meta {
     /// The topic with this id.
     #[must_use]
@@ -233,7 +232,8 @@ fn decode_topic(r: &mut Reader<'_>) -> Result<TopicInfo, Malformed> {
 }
 
 fn valid_name(name: &str) -> bool {
-    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    let ok =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
     !name.is_empty()
         && name.len() <= TOPIC_NAME_BYTES_MAX
         && name.bytes().all(ok)
@@ -260,7 +260,11 @@ mod tests {
         assert_eq!(meta.topic_named("orders").unwrap().id, TopicId(2));
         let again = meta.topics().cloned().collect::<Vec<_>>();
         meta.apply(&first);
-        assert_eq!(meta.topics().cloned().collect::<Vec<_>>(), again, "an old command changes nothing");
+        assert_eq!(
+            meta.topics().cloned().collect::<Vec<_>>(),
+            again,
+            "an old command changes nothing"
+        );
     }
 
     #[test]

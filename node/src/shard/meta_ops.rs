@@ -214,7 +214,12 @@ impl Shard {
 
     /// Shard 0 has told what there is.
     pub(super) fn learn_meta(&mut self, snapshot: &MetaSnapshot) {
-        if self.models.meta.as_ref().is_none_or(|known| known.epoch < snapshot.epoch || known == &**snapshot) {
+        if self
+            .models
+            .meta
+            .as_ref()
+            .is_none_or(|known| known.epoch < snapshot.epoch || known == &**snapshot)
+        {
             self.models.meta = Some((**snapshot).clone());
         }
         if self.phase == super::Phase::Serving {

@@ -302,11 +302,15 @@ impl Shard {
         for ack in waiting {
             let Some(origin) = ack.origin else { continue };
             self.counters.errors.add(ErrorCode::Unknown);
-            fx.reply(me, origin, &Response::Error {
-                code: ErrorCode::Unknown,
-                detail: 0,
-                message: "the disk failed before the write was known to be durable",
-            });
+            fx.reply(
+                me,
+                origin,
+                &Response::Error {
+                    code: ErrorCode::Unknown,
+                    detail: 0,
+                    message: "the disk failed before the write was known to be durable",
+                },
+            );
         }
     }
 
@@ -326,7 +330,7 @@ impl Shard {
 
     fn acknowledge(&mut self, now: Now, ack: &Ack, fx: &mut Effects) {
         if let Answer::Gather(id) = ack.answer {
-            self.fetch(now, id, fx);
+            self.fetch_after_wait(now, id, fx);
             return;
         }
         let (Some(origin), Some(response)) = (ack.origin, ack.answer.response()) else { return };
@@ -338,7 +342,14 @@ impl Shard {
     }
 
     /// Answers when `group` is durable, or at once when it is.
-    fn answer_after(&mut self, now: Now, group: GroupSeq, ask: Ask, answer: Answer, fx: &mut Effects) {
+    fn answer_after(
+        &mut self,
+        now: Now,
+        group: GroupSeq,
+        ask: Ask,
+        answer: Answer,
+        fx: &mut Effects,
+    ) {
         let ack = Ack {
             group,
             origin: Some(ask.origin),
@@ -360,7 +371,14 @@ impl Shard {
         if durable { GroupSeq(0) } else { self.last_group }
     }
 
-    fn refuse(&mut self, origin: Origin, code: ErrorCode, detail: u64, message: &str, fx: &mut Effects) {
+    fn refuse(
+        &mut self,
+        origin: Origin,
+        code: ErrorCode,
+        detail: u64,
+        message: &str,
+        fx: &mut Effects,
+    ) {
         self.counters.errors.add(code);
         fx.reply(self.config.shard(), origin, &Response::Error { code, detail, message });
     }
@@ -373,11 +391,15 @@ impl Shard {
         self.acks.expire(now.mono, |ack| {
             let Some(origin) = ack.origin else { return };
             errors.add(ErrorCode::Unknown);
-            fx.reply(me, origin, &Response::Error {
-                code: ErrorCode::Unknown,
-                detail: 0,
-                message: "the deadline passed while the write was on its way to the disk",
-            });
+            fx.reply(
+                me,
+                origin,
+                &Response::Error {
+                    code: ErrorCode::Unknown,
+                    detail: 0,
+                    message: "the deadline passed while the write was on its way to the disk",
+                },
+            );
         });
         self.expire_polls(now, fx);
         if now.mono >= self.retention_at {
@@ -473,4 +495,3 @@ impl Shard {
         &self.counters
     }
 }
-

@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 
 use ironring_core::{GroupSeq, Offset, PartitionId, TopicId};
 use ironring_log::cache::RecordCache;
-use ironring_log::{
-    Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError,
-};
+use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError};
 
 use super::checkpoint::{Cursor, restore_piece};
 use super::fields::Malformed;
@@ -44,6 +42,9 @@ pub struct Models {
     meta_partition: Option<Partition>,
     /// The committed metadata: authoritative on shard 0, a copy elsewhere (`None` until it came).
     pub meta: Option<Meta>,
+    /// The metadata with commands that are not durable yet: what a checkpoint has to hold, because
+    /// replay begins behind everything that was appended before it. On shard 0 only.
+    pub appended_meta: Meta,
     /// Recently written and read record bodies.
     pub cache: RecordCache,
     /// Changes of the log's space that the log has not been told yet.
@@ -75,6 +76,7 @@ impl Models {
             partitions: (first..end).map(|p| Partition::new(PartitionId(p))).collect(),
             meta_partition: holds_meta.then(|| Partition::new(PartitionId::META)),
             meta: holds_meta.then(Meta::default),
+            appended_meta: Meta::default(),
             cache: RecordCache::new(cache_bytes),
             space: Vec::new(),
             finished_reads: Vec::new(),
@@ -162,6 +164,11 @@ impl Models {
     /// Folds a record that was replayed.
     pub fn fold(&mut self, at: Location, record: &Record<'_>) {
         let Some(i) = self.index_of(record.partition) else { return };
+        if record.kind == RecordKind::Meta
+            && let Ok(command) = Command::decode(record.body)
+        {
+            self.appended_meta.apply(&command);
+        }
         let p = match i {
             usize::MAX => self.meta_partition.as_mut().expect("index_of found it"),
             i => &mut self.partitions[i],
@@ -210,6 +217,10 @@ impl Models {
             p.recovered(&mut space);
         }
         self.space = space;
+        if self.holds_meta() {
+            // Everything that was recovered is durable.
+            self.meta = Some(self.appended_meta.clone());
+        }
         self.note_key_memory();
     }
 
@@ -236,11 +247,6 @@ impl LogSink for Models {
     fn replay(&mut self, at: Location, _group: GroupSeq, record: &Record<'_>) {
         self.replayed += 1;
         self.fold(at, record);
-        if record.kind == RecordKind::Meta
-            && let (Some(meta), Ok(command)) = (&mut self.meta, Command::decode(record.body))
-        {
-            meta.apply(&command);
-        }
     }
 
     fn flushed(

@@ -166,12 +166,8 @@ impl Partition {
     }
 
     fn fold_delete(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
-        let entry = Entry {
-            location: at,
-            version: record.offset,
-            expires: WallTime(0),
-            flags: TOMBSTONE,
-        };
+        let entry =
+            Entry { location: at, version: record.offset, expires: WallTime(0), flags: TOMBSTONE };
         match self.keys.insert(record.key, entry) {
             Some(old) if old.version > record.offset => {
                 self.keys.insert(record.key, old);
@@ -285,9 +281,9 @@ impl Partition {
                 .is_some_and(|e| e.version == record.offset && e.flags & TOMBSTONE == 0),
             RecordKind::Chunk => chunk_name(record.key).is_ok_and(|(u, i)| self.large.has(u, i)),
             RecordKind::TopicBatch => topic_name(record.key).is_ok_and(|n| {
-                self.topics
-                    .get(&(n.topic, n.index))
-                    .is_some_and(|t| t.batches_from(n.first).next().is_some_and(|b| b.first == n.first))
+                self.topics.get(&(n.topic, n.index)).is_some_and(|t| {
+                    t.batches_from(n.first).next().is_some_and(|b| b.first == n.first)
+                })
             }),
             _ => false,
         }
@@ -297,9 +293,10 @@ impl Partition {
     #[must_use]
     pub fn holds(&self, at: Location, record: &Record<'_>) -> bool {
         match record.kind {
-            RecordKind::Put | RecordKind::PutChunked => {
-                self.keys.get(record.key).is_some_and(|e| e.location == at && e.flags & TOMBSTONE == 0)
-            }
+            RecordKind::Put | RecordKind::PutChunked => self
+                .keys
+                .get(record.key)
+                .is_some_and(|e| e.location == at && e.flags & TOMBSTONE == 0),
             RecordKind::Chunk => {
                 chunk_name(record.key).is_ok_and(|(u, i)| self.large.holds(u, i, at))
             }

@@ -7,14 +7,16 @@ use ironring_core::limits::{FRAME_BODY_BYTES_MAX, SCAN_ENTRIES_MAX};
 use ironring_core::{ErrorCode, GroupSeq, Now, Offset, PartitionId, Token, WallTime};
 use ironring_log::Location;
 use ironring_log::index::Entry;
-use ironring_net::list::{AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder};
+use ironring_net::list::{
+    AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder,
+};
 use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 
 use super::acks::Answer;
 use super::event::Effects;
 use super::gather::{GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
 use super::models::Stored;
-use super::partition::{CHUNKED, TOMBSTONE, is_live};
+use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
 use super::{Ask, Shard};
 
 /// A scan page with values stops before it holds more bytes than this.
@@ -207,9 +209,17 @@ impl Shard {
         }
     }
 
-    /// Asks for every part that is not cached. What was seen is durable by now; a record that was
-    /// compacted away meanwhile has its new place in the index.
-    pub(super) fn fetch(&mut self, now: Now, id: GatherId, fx: &mut Effects) {
+    /// The group a gather waited for is durable: records that were relocated meanwhile have new
+    /// places, which are looked up again before anything is read.
+    pub(super) fn fetch_after_wait(&mut self, now: Now, id: GatherId, fx: &mut Effects) {
+        if let Some(gather) = self.gathers.get_mut(id) {
+            gather.look_up_again(self.models.peek(gather.partition));
+        }
+        self.fetch(now, id, fx);
+    }
+
+    /// Asks for every part that is not cached.
+    fn fetch(&mut self, now: Now, id: GatherId, fx: &mut Effects) {
         let Some(gather) = self.gathers.get_mut(id) else { return };
         let mut missing: Vec<(usize, Location)> = Vec::new();
         for (i, part) in gather.parts.iter_mut().enumerate() {
@@ -258,6 +268,11 @@ impl Shard {
         let Some(gather) = self.gathers.remove(id) else { return };
         self.counters.read_latency.record(now.mono.since(gather.since));
         if let Some(why) = &gather.failed {
+            // A place that nothing refers to any more was freed under the read, not damaged.
+            if gather.is_stale(self.models.peek(gather.partition)) {
+                let why = "what was read has been replaced meanwhile";
+                return self.refuse(gather.origin, ErrorCode::Overloaded, 1, why, fx);
+            }
             return self.refuse(gather.origin, ErrorCode::Corrupt, 0, why, fx);
         }
         let me = self.config.shard();
@@ -265,12 +280,8 @@ impl Shard {
             Kind::Get => {
                 let item = &gather.items[0];
                 let (time, value) = gather.value(item);
-                let value = ValueRef {
-                    version: item.version,
-                    time,
-                    expires: item.expires,
-                    value: &value,
-                };
+                let value =
+                    ValueRef { version: item.version, time, expires: item.expires, value: &value };
                 fx.reply(me, gather.origin, &Response::Value(value));
             }
             Kind::MultiGet => {
@@ -306,13 +317,19 @@ impl Shard {
     }
 
     pub(super) fn finish_topic_read(&mut self, gather: &Gather, fx: &mut Effects) {
-        let Kind::Topic { topic, index, from, max_records, max_bytes } = gather.kind else { return };
+        let Kind::Topic { topic, index, from, max_records, max_bytes } = gather.kind else {
+            return;
+        };
         let p = self.models.peek(gather.partition);
         let Some(state) = p.topics.get(&(topic, index)) else {
             let why = "the topic was deleted meanwhile";
             return self.refuse(gather.origin, ErrorCode::UnknownTopic, 0, why, fx);
         };
         let (start, end) = (state.start(), state.visible_end());
+        if from < start {
+            let why = format!("offset {from} was trimmed: the partition holds {start} to {end}");
+            return self.refuse(gather.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
+        }
         let mut bytes = Vec::new();
         let mut list = RecordListBuilder::new(&mut bytes);
         'batches: for item in &gather.items {
@@ -323,7 +340,7 @@ impl Shard {
             };
             for (i, record) in records.iter().enumerate() {
                 let offset = item.version.0 + i as u64;
-                if offset < from.max(start) {
+                if offset < from {
                     continue;
                 }
                 let size = record.key.len() + record.value.len() + 32;
@@ -349,6 +366,40 @@ impl Shard {
 }
 
 impl Gather {
+    /// Where an item's parts lie at present; `None` when its value or batch is gone.
+    fn places(&self, p: &Partition, item: &Item) -> Option<Vec<Location>> {
+        if let Kind::Topic { topic, index, .. } = self.kind {
+            let batch = p.topics.get(&(topic, index))?.batches_from(item.version.0).next()?;
+            return (batch.first == item.version.0).then(|| vec![batch.at]);
+        }
+        let entry = p.keys.get(&item.key).filter(|e| e.version == item.version)?;
+        if entry.flags & CHUNKED != 0 {
+            return p.large.chunks(entry.version).map(<[Location]>::to_vec);
+        }
+        Some(vec![entry.location])
+    }
+
+    /// Takes the present places of everything that still exists. What was replaced keeps its old
+    /// place, which is readable until compaction frees it.
+    fn look_up_again(&mut self, p: &Partition) {
+        for i in 0..self.items.len() {
+            let Some(places) = self.places(p, &self.items[i]) else { continue };
+            let parts = self.items[i].parts.clone();
+            if places.len() == parts.len() {
+                self.parts[parts].iter_mut().zip(places).for_each(|(part, at)| part.at = at);
+            }
+        }
+    }
+
+    /// Whether something it reads has moved or is gone.
+    fn is_stale(&self, p: &Partition) -> bool {
+        self.items.iter().any(|item| {
+            let parts = &self.parts[item.parts.clone()];
+            !parts.is_empty()
+                && self.places(p, item).is_none_or(|now| !now.iter().eq(parts.iter().map(|part| &part.at)))
+        })
+    }
+
     /// The bytes of an item, and when its (first) record was written.
     fn value(&self, item: &Item) -> (WallTime, std::borrow::Cow<'_, [u8]>) {
         use std::borrow::Cow;

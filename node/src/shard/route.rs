@@ -59,6 +59,12 @@ impl Shard {
                 return self.refuse(ask.origin, error.code(), 0, &error.to_string(), fx);
             }
         };
+        let local =
+            matches!(request, Request::Ping | Request::ClusterMap | Request::Stats | Request::Hello { .. });
+        if !local && let Err((code, why)) = self.admit(now.mono, &ask) {
+            // Before its place is looked up: a shard that is opening does not know its topics.
+            return self.refuse(ask.origin, code, 0, why, fx);
+        }
         let owner = match self.place(&request) {
             Ok(Place::Here) => self.id(),
             Ok(Place::Meta) => self.config.slices.owner(PartitionId::META),
@@ -134,9 +140,6 @@ impl Shard {
                 return self.refuse(ask.origin, ErrorCode::InvalidArgument, 0, why, fx);
             }
             _ => {}
-        }
-        if let Err((code, why)) = self.admit(now.mono, &ask) {
-            return self.refuse(ask.origin, code, 0, why, fx);
         }
         match request {
             Request::Get { key } => self.get(now, ask, key, fx),

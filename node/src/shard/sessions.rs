@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 
-use ironring_core::limits::{SESSIONS_PER_PARTITION_MAX, SESSION_WINDOW};
+use ironring_core::limits::{SESSION_WINDOW, SESSIONS_PER_PARTITION_MAX};
 use ironring_core::{Offset, SessionId, StableMap};
 
 /// What a session's request came to, enough to give the same answer again.
@@ -88,10 +88,14 @@ impl SessionTable {
     #[must_use]
     pub fn judge(&self, session: SessionId, sequence: u64) -> Verdict {
         let Some(known) = self.sessions.get(&session) else {
-            // A later number of an unknown session: its first requests were forgotten, or lost
-            // with a crash after an `async` ack. Either way only a new session helps.
-            let begins = sequence == 1 && session > self.expired_to;
-            return if begins { Verdict::Evaluate } else { Verdict::Expired };
+            // Not forgotten, so never heard of: nothing of it was applied here.
+            return if session <= self.expired_to {
+                Verdict::Expired
+            } else if sequence == 1 {
+                Verdict::Evaluate
+            } else {
+                Verdict::Gap(1)
+            };
         };
         if sequence == known.admitted + 1 {
             return Verdict::Evaluate;
@@ -105,7 +109,11 @@ impl SessionTable {
         if let Some(found) = known.recent.iter().rev().find(|r| r.sequence == sequence) {
             return Verdict::Duplicate(*found);
         }
-        if sequence + SESSION_WINDOW as u64 <= known.last { Verdict::TooOld } else { Verdict::Evaluate }
+        if sequence + SESSION_WINDOW as u64 <= known.last {
+            Verdict::TooOld
+        } else {
+            Verdict::Evaluate
+        }
     }
 
     /// A request of several turns begins: later numbers are welcome meanwhile.
@@ -209,7 +217,7 @@ mod tests {
     fn each_verdict() {
         let mut t = SessionTable::default();
         assert_eq!(t.judge(S, 1), Verdict::Evaluate);
-        assert_eq!(t.judge(S, 2), Verdict::Expired, "a session begins with its first request");
+        assert_eq!(t.judge(S, 2), Verdict::Gap(1), "number 1 may have been refused");
         t.fold(S, written(1, 10));
         assert_eq!(t.judge(S, 1), Verdict::Duplicate(written(1, 10)));
         assert_eq!(t.judge(S, 2), Verdict::Evaluate);
@@ -219,7 +227,11 @@ mod tests {
         assert_eq!(t.judge(S, 3), Verdict::Evaluate);
         t.fold(S, written(3, 11));
         t.end(S, 2);
-        assert_eq!(t.judge(S, 2), Verdict::Evaluate, "refused before evaluation: a retry is welcome");
+        assert_eq!(
+            t.judge(S, 2),
+            Verdict::Evaluate,
+            "refused before evaluation: a retry is welcome"
+        );
         for i in 4..=(3 + SESSION_WINDOW as u64) {
             t.fold(S, written(i, 20 + i));
         }

@@ -10,9 +10,7 @@ use ironring_core::{
 };
 use ironring_log::{Priority, RecordKind};
 use ironring_net::list::AppendList;
-use ironring_net::message::{
-    AppendTo, ReadFrom, Response, TopicInfo, WriteOptions,
-};
+use ironring_net::message::{AppendTo, ReadFrom, Response, TopicInfo, WriteOptions};
 
 use super::acks::Answer;
 use super::event::{ConnId, Effects};
@@ -95,7 +93,8 @@ impl Shard {
     pub(super) fn topic_place(&self, topic: TopicId, index: u32) -> Result<PartitionId, Refusal> {
         let info = self.topic(topic)?;
         if index >= info.partitions {
-            let why = format!("topic `{}` has {} partitions, not {index}", info.name, info.partitions);
+            let why =
+                format!("topic `{}` has {} partitions, not {index}", info.name, info.partitions);
             return Err((ErrorCode::UnknownPartition, why));
         }
         let token = Token::of_topic_partition(topic, index);
@@ -390,11 +389,8 @@ impl Shard {
                 }
             }
         }
-        let own = WriteOptions {
-            durability: Durability::Local,
-            session: SessionId::NONE,
-            sequence: 0,
-        };
+        let own =
+            WriteOptions { durability: Durability::Local, session: SessionId::NONE, sequence: 0 };
         for (partition, name, cut) in cuts {
             if self.append_trim(now, partition, name, cut, &own).is_err() {
                 // The log takes nothing now; the next round finds the same cut.

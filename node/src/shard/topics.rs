@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn relocation_and_retention() {
         let mut t = three();
-        let moved = Batch { at: Location { segment: SegmentId(9), pos: 0, len: 100 }, ..batch(10, 5, 200) };
+        let moved =
+            Batch { at: Location { segment: SegmentId(9), pos: 0, len: 100 }, ..batch(10, 5, 200) };
         assert_eq!(t.put(moved), Some(batch(10, 5, 200).at));
         assert!(t.holds(10, moved.at) && !t.holds(10, batch(10, 5, 200).at));
         assert_eq!(t.retention_cut(WallTime(0), 0), 0);

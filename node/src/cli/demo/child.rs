@@ -50,13 +50,19 @@ impl Totals {
 
 impl NodeChild {
     /// Starts a node on `data`; on `address` when it is to be found again where it was.
-    pub fn start(data: &Path, shards: u16, address: Option<SocketAddr>) -> Result<NodeChild, CliError> {
+    pub fn start(
+        data: &Path,
+        shards: u16,
+        address: Option<SocketAddr>,
+    ) -> Result<NodeChild, CliError> {
         let program =
             std::env::current_exe().map_err(|e| CliError::io("this program is not found", &e))?;
         let listen = address.map_or("127.0.0.1:0".to_owned(), |a| a.to_string());
         let started = Instant::now();
         let mut command = Command::new(program);
-        command.args(["start", "--listen", &listen, "--http", "127.0.0.1:0", "--data-dir"]).arg(data);
+        command
+            .args(["start", "--listen", &listen, "--http", "127.0.0.1:0", "--data-dir"])
+            .arg(data);
         if address.is_none() {
             command.args(["--shards", &shards.to_string()]);
         }
@@ -136,7 +142,8 @@ impl NodeChild {
             deadline: Duration::from_secs(5),
             ..ClientConfig::new(self.clients.to_string())
         };
-        let map = Client::connect(config.clone()).and_then(|mut c| c.cluster_map()).map_err(failed)?;
+        let map =
+            Client::connect(config.clone()).and_then(|mut c| c.cluster_map()).map_err(failed)?;
         let mut totals = Totals { shards: map.shards.len() as u64, ..Totals::default() };
         for shard in &map.shards {
             let config = ClientConfig { addrs: vec![shard.address.clone()], ..config.clone() };
