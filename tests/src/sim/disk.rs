@@ -13,101 +13,30 @@
 
 pub mod faults;
 pub mod image;
+mod work;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
-use ironring_core::io::{FileName, IoBuf, IoDone, IoError, IoOk, IoOp, IoRequest, OpId};
+use ironring_core::io::{FileName, IoBuf, IoDone, IoError, IoOk, IoOp, IoRequest};
 use ironring_core::limits::BLOCK_BYTES;
 use ironring_core::prng::Prng;
 use ironring_core::{FilePos, Instant};
 
 use faults::{Fault, FaultPlan, Faults};
 use image::{Inode, Reached, SECTOR};
+use work::{InFlight, Work, Write};
+
+pub use work::Latency;
 
 const EIO: i32 = 5;
 
 /// Names a request the disk is working on; hand it to [`SimDisk::complete`] when it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
-
-/// How fast a disk is.
-#[derive(Clone, Copy, Debug)]
-pub struct Latency {
-    /// Shortest read, in nanoseconds.
-    pub read_ns: u64,
-    /// Shortest write or sync, in nanoseconds.
-    pub write_ns: u64,
-    /// Operations take up to so many times the shortest.
-    pub spread: u64,
-    /// One operation of so many takes 100 times as long; 0: none does.
-    pub stall_one_in: u64,
-}
-
-impl Default for Latency {
-    fn default() -> Latency {
-        Latency { read_ns: 80_000, write_ns: 120_000, spread: 4, stall_one_in: 200 }
-    }
-}
-
-/// A write on its way to the disk.
-#[derive(Debug)]
-struct Write {
-    file: FileName,
-    inode: u64,
-    pos: u64,
-    data: Rc<[u8]>,
-    buf: IoBuf,
-    durable: bool,
-}
-
-#[derive(Debug)]
-enum Work {
-    List,
-    Open(FileName),
-    Create(FileName),
-    Read {
-        file: FileName,
-        inode: u64,
-        pos: u64,
-        len: u32,
-    },
-    Write(Write),
-    Sync {
-        file: FileName,
-        inode: u64,
-        mark: u64,
-    },
-    SyncDir {
-        mark: u64,
-    },
-    Remove(FileName),
-    Close(FileName),
-    /// Refused at submission because it was a misuse.
-    Misused,
-}
-
-impl Work {
-    fn inode(&self) -> Option<u64> {
-        match self {
-            Work::Read { inode, .. } | Work::Sync { inode, .. } => Some(*inode),
-            Work::Write(write) => Some(write.inode),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct InFlight {
-    id: OpId,
-    submitted: Instant,
-    work: Work,
-    fault: Option<Fault>,
-}
 
 /// A change of the directory that is not durable yet; `inode` is `None` for a removal.
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +142,7 @@ impl SimDisk {
         let IoRequest { id, op } = request;
         let (work, candidates) = self.admit(op);
         let fault = self.faults.draw(now, candidates);
-        let due = now + self.duration(&work, fault);
+        let due = now + self.latency.draw(&mut self.rng, &work, fault);
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         self.in_flight.insert(ticket, InFlight { id, submitted: now, work, fault });
@@ -304,25 +233,6 @@ impl SimDisk {
         if overlaps {
             self.misuse.push(format!("two writes in flight over byte {pos}"));
         }
-    }
-
-    fn duration(&mut self, work: &Work, fault: Option<Fault>) -> Duration {
-        let l = self.latency;
-        let (base, bytes) = match work {
-            Work::Read { len, .. } => (l.read_ns, u64::from(*len)),
-            Work::Write(w) => (l.write_ns, w.data.len() as u64),
-            Work::Sync { .. } | Work::SyncDir { .. } => (l.write_ns, 0),
-            _ => (l.write_ns / 4, 0),
-        };
-        // About 1 GiB/s, so that long transfers really overlap short ones.
-        let mut ns = base + self.rng.below(base * l.spread + 1) + bytes;
-        if l.stall_one_in > 0 && self.rng.chance(1, l.stall_one_in) {
-            ns *= 100;
-        }
-        if fault == Some(Fault::SlowSync) {
-            ns += 1_000_000_000 + self.rng.below(9_000_000_000);
-        }
-        Duration::from_nanos(ns)
     }
 
     /// Ends a request: its effect takes place, and this is what the caller hears.

@@ -300,12 +300,7 @@ fn outcome(response: &Response<'_>) -> Outcome {
                 records.iter().map(|r| TopicRecord { offset: r.offset, bytes: r.value.to_vec() });
             Outcome::Records { records: records.collect(), start: *start, end: *end }
         }
-        Response::Error { code, detail, message } => {
-            if std::env::var_os("SIM_WHY").is_some() {
-                eprintln!("WHY {code:?} {message}");
-            }
-            Outcome::Error { code: *code, detail: *detail }
-        }
+        Response::Error { code, detail, .. } => Outcome::Error { code: *code, detail: *detail },
         other => panic!("nobody asks for {other:?}"),
     }
 }

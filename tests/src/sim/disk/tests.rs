@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use ironring_core::io::OpId;
+
 use super::*;
 
 const SEGMENT: FileName = FileName::Segment(ironring_core::SlotId(1));
