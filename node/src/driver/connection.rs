@@ -1,32 +1,36 @@
 //! Client connections: sockets to [`Connection`] state machines and back.
 //!
-//! One task reads a connection; answers are written by the turn with one non-blocking send, and
-//! only when the socket is full does a second task wait for it.
+//! One task per executor goes round: it reads every socket that is ready, hands the frames to the
+//! shard, and lets the turn seal, submit and answer; then it looks again. Answers are written by
+//! the turn with one non-blocking send a connection; what a socket does not take waits until it
+//! does.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Poll, Waker};
+use std::time::Duration;
 
-use futures_lite::AsyncRead;
 use glommio::net::{TcpListener, TcpStream};
 use ironring_core::ErrorCode;
 use ironring_net::codec::encode_response;
 use ironring_net::connection::{CloseReason, Connection, Identity, Limits};
 use ironring_net::message::Response;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::clock;
-use super::executor::Executor;
+use super::executor::{Executor, reactor_pass};
 use crate::shard::{ConnId, Event};
 
 /// How much is read at once: many frames when they are small.
 const READ_BYTES: usize = 64 << 10;
-/// Frames of one connection handled before others get their turn.
-const FRAMES_PER_TURN: usize = 256;
+/// Reads of one socket in one round, so that a busy one does not keep others waiting.
+const READS_PER_ROUND: usize = 8;
+/// Frames of one connection handled in one round.
+const FRAMES_PER_ROUND: usize = 256;
 
 /// One client connection.
 pub struct ConnState {
@@ -37,95 +41,12 @@ pub struct ConnState {
     /// Whether it is on the list of connections with answers to write.
     pub dirty: Cell<bool>,
     socket: OwnedFd,
-    /// A task waits for the socket to take more.
-    writing: Cell<bool>,
-    /// The reading task, wherever it waits.
-    reader: RefCell<Option<Waker>>,
-    /// The reading task does not wait for the socket but for answers to be written.
-    stalled: Cell<bool>,
+    /// What the poller waits for: to read, to write.
+    watched: Cell<(bool, bool)>,
+    /// The socket took less than there was.
+    blocked: Cell<bool>,
+    closed: Cell<bool>,
     peer: Option<SocketAddr>,
-}
-
-impl ConnState {
-    /// Makes the reading task look again: it may read on, or has to end.
-    pub fn wake_reader(&self) {
-        if let Some(waker) = self.reader.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    /// Writes what the socket takes now; leaves the rest to a task.
-    pub fn write(self: &Rc<Self>, executor: &Rc<Executor>) {
-        if self.writing.get() {
-            return;
-        }
-        let mut blocked = false;
-        {
-            let mut protocol = self.protocol.borrow_mut();
-            while protocol.output().pending_bytes() > 0 {
-                let sent = nix::sys::socket::send(
-                    self.socket.as_raw_fd(),
-                    protocol.output().bytes(),
-                    nix::sys::socket::MsgFlags::MSG_DONTWAIT
-                        | nix::sys::socket::MsgFlags::MSG_NOSIGNAL,
-                );
-                match sent {
-                    Ok(n) => {
-                        protocol.output().sent(clock::now().mono, n);
-                        executor.shared.sockets[usize::from(executor.id().0)]
-                            .bytes_out
-                            .fetch_add(n as u64, Ordering::Relaxed);
-                    }
-                    Err(nix::errno::Errno::EAGAIN) => {
-                        blocked = true;
-                        break;
-                    }
-                    Err(nix::errno::Errno::EINTR) => {}
-                    Err(_) => {
-                        // The peer is gone; the reading task learns it from the socket.
-                        protocol.peer_closed();
-                        break;
-                    }
-                }
-            }
-        }
-        if self.stalled.get() {
-            self.wake_reader();
-        }
-        if blocked {
-            self.writing.set(true);
-            let (me, executor) = (Rc::clone(self), Rc::clone(executor));
-            glommio::spawn_local(async move {
-                me.wait_until_writable().await;
-                me.writing.set(false);
-                if !me.protocol.borrow().is_finished() {
-                    me.write(&executor);
-                }
-            })
-            .detach();
-        }
-    }
-
-    /// Waits until the socket takes bytes, by polling it with growing pauses of at most 5 ms: a
-    /// peer this slow has its answers in the socket's own buffer meanwhile.
-    async fn wait_until_writable(&self) {
-        let mut pause = std::time::Duration::from_micros(100);
-        loop {
-            glommio::timer::sleep(pause).await;
-            if self.protocol.borrow().is_finished() {
-                return;
-            }
-            let mut fds = [nix::poll::PollFd::new(
-                std::os::fd::AsFd::as_fd(&self.socket),
-                nix::poll::PollFlags::POLLOUT,
-            )];
-            let ready = nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO);
-            if !matches!(ready, Ok(0)) {
-                return;
-            }
-            pause = (pause * 2).min(std::time::Duration::from_millis(5));
-        }
-    }
 }
 
 /// What connections of one shard are told and allowed.
@@ -137,6 +58,166 @@ pub struct Terms {
     pub limits: Limits,
 }
 
+/// Serves every connection of an executor, round after round.
+pub async fn rounds(executor: Rc<Executor>) {
+    let mut ready = Vec::new();
+    loop {
+        executor.poller.ready(&mut ready);
+        let again = executor.poller.take_again();
+        if ready.is_empty() && again.is_empty() {
+            executor.poller.wait().await;
+            continue;
+        }
+        for event in &ready {
+            let conn = executor.conns.borrow().get(&event.conn).cloned();
+            let Some(conn) = conn else { continue };
+            if event.writable && conn.blocked.get() {
+                conn.blocked.set(false);
+                executor.mark_dirty(&conn);
+                executor.want_turn();
+            }
+            if event.readable {
+                conn.read(&executor);
+            }
+            if event.gone && !conn.watched.get().0 {
+                // Answers may still be owed to nobody; the set must not report it until then.
+                executor.poller.remove(&conn.socket);
+            }
+        }
+        for conn in again {
+            conn.handle_frames(&executor);
+            conn.settle(&executor);
+        }
+        // The turn runs now, and then the reactor, so that I/O is submitted and completed.
+        reactor_pass().await;
+    }
+}
+
+impl ConnState {
+    /// Reads what has come and handles it.
+    fn read(self: &Rc<Self>, executor: &Rc<Executor>) {
+        let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
+        for _ in 0..READS_PER_ROUND {
+            let mut protocol = self.protocol.borrow_mut();
+            if !protocol.wants_read() {
+                break;
+            }
+            let space = protocol.receive_space(READ_BYTES);
+            let room = space.len();
+            let more = match recv(self.socket.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT) {
+                Ok(n) if n > 0 => {
+                    protocol.received(clock::now().mono, n);
+                    sockets.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
+                    n == room
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => false,
+                Ok(_) | Err(_) => {
+                    protocol.peer_closed();
+                    false
+                }
+            };
+            drop(protocol);
+            self.handle_frames(executor);
+            if !more {
+                break;
+            }
+        }
+        self.settle(executor);
+    }
+
+    /// Hands the frames that have arrived to the shard.
+    fn handle_frames(self: &Rc<Self>, executor: &Rc<Executor>) {
+        let now = clock::now();
+        let mut protocol = self.protocol.borrow_mut();
+        let mut shard = executor.shard.borrow_mut();
+        let mut effects = executor.effects.borrow_mut();
+        let mut handled = 0;
+        while handled < FRAMES_PER_ROUND {
+            match protocol.next_frame() {
+                Ok(Some(frame)) => {
+                    let (header, body) = (frame.header, frame.body);
+                    shard.handle(now, Event::Request { conn: self.id, header, body }, &mut effects);
+                    handled += 1;
+                }
+                // Why it ends is told by `settle`.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        // The connection answers some frames by itself (the handshake).
+        let answers = protocol.wants_write();
+        drop((protocol, shard, effects));
+        if answers {
+            executor.mark_dirty(self);
+        }
+        if handled > 0 || answers {
+            executor.want_turn();
+        }
+        if handled == FRAMES_PER_ROUND {
+            executor.poller.again(Rc::clone(self));
+        }
+    }
+
+    /// Writes what the socket takes now.
+    pub fn write(self: &Rc<Self>, executor: &Rc<Executor>) {
+        {
+            let mut protocol = self.protocol.borrow_mut();
+            let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            while !self.blocked.get() && protocol.output().pending_bytes() > 0 {
+                match send(self.socket.as_raw_fd(), protocol.output().bytes(), flags) {
+                    Ok(n) => {
+                        protocol.output().sent(clock::now().mono, n);
+                        sockets.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
+                    }
+                    Err(Errno::EAGAIN) => self.blocked.set(true),
+                    Err(Errno::EINTR) => {}
+                    Err(_) => {
+                        let pending = protocol.output().pending_bytes();
+                        protocol.output().sent(clock::now().mono, pending);
+                        protocol.peer_closed();
+                    }
+                }
+            }
+        }
+        // Answers that went out make room for frames that were held back.
+        if !self.watched.get().0 {
+            executor.poller.again(Rc::clone(self));
+        }
+        self.settle(executor);
+    }
+
+    /// Waits for what the protocol wants next, or ends the connection.
+    pub fn settle(self: &Rc<Self>, executor: &Rc<Executor>) {
+        if self.closed.get() {
+            return;
+        }
+        let (finished, read) = {
+            let protocol = self.protocol.borrow();
+            let ends = protocol.close_reason().is_some();
+            (protocol.is_finished(), protocol.wants_read() && !ends)
+        };
+        if finished {
+            return self.close(executor);
+        }
+        let wanted = (read, self.blocked.get());
+        if self.watched.replace(wanted) != wanted {
+            executor.poller.watch(&self.socket, self.id, wanted.0, wanted.1);
+        }
+    }
+
+    fn close(self: &Rc<Self>, executor: &Rc<Executor>) {
+        self.closed.set(true);
+        let reason = self.protocol.borrow().close_reason();
+        let reason = reason.unwrap_or(CloseReason::Shutdown);
+        tracing::debug!(conn = self.id.0, peer = ?self.peer, %reason, "connection closed");
+        executor.poller.remove(&self.socket);
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        executor.conns.borrow_mut().remove(&self.id);
+        executor.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        executor.handle(Event::Closed(self.id));
+    }
+}
+
 /// Accepts connections on `listener` for ever.
 pub async fn accept(executor: Rc<Executor>, listener: TcpListener, terms: Terms) {
     loop {
@@ -145,7 +226,7 @@ pub async fn accept(executor: Rc<Executor>, listener: TcpListener, terms: Terms)
             Err(error) => {
                 // Out of descriptors, most likely: others may close theirs.
                 tracing::warn!(%error, "accept failed");
-                glommio::timer::sleep(std::time::Duration::from_millis(50)).await;
+                glommio::timer::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
@@ -153,20 +234,19 @@ pub async fn accept(executor: Rc<Executor>, listener: TcpListener, terms: Terms)
             continue;
         }
         let shared = &executor.shared;
-        let sockets = &shared.sockets[usize::from(executor.id().0)];
+        let sockets = &shared.sockets[usize::from(executor.shard_number())];
         if shared.connections.fetch_add(1, Ordering::Relaxed) >= shared.connections_max {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
             sockets.refused.fetch_add(1, Ordering::Relaxed);
             refuse(&stream, shared.connections_max);
             continue;
         }
-        sockets.accepted.fetch_add(1, Ordering::Relaxed);
-        let _ = stream.set_nodelay(true);
-        let Some(conn) = open(&executor, &stream, &terms) else {
+        if let Err(error) = open(&executor, &stream, &terms) {
+            tracing::warn!(%error, "a connection cannot be served");
             shared.connections.fetch_sub(1, Ordering::Relaxed);
             continue;
-        };
-        glommio::spawn_local(serve(Rc::clone(&executor), conn, stream)).detach();
+        }
+        sockets.accepted.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -177,27 +257,29 @@ fn refuse(stream: &TcpStream, connections_max: u64) {
     let error =
         Response::Error { code: ErrorCode::TooManyConnections, detail: 100, message: &message };
     encode_response(&mut frame, 0, &error);
-    let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
-    let _ = nix::sys::socket::send(stream.as_raw_fd(), &frame, flags);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let _ = send(stream.as_raw_fd(), &frame, flags);
 }
 
-fn open(executor: &Rc<Executor>, stream: &TcpStream, terms: &Terms) -> Option<Rc<ConnState>> {
-    // A second descriptor, so that answers can be written while the stream waits for requests.
-    let socket = nix::unistd::dup(stream_fd(stream)).ok()?;
+fn open(executor: &Rc<Executor>, stream: &TcpStream, terms: &Terms) -> std::io::Result<()> {
+    let _ = stream.set_nodelay(true);
+    // The poller waits for this copy; glommio's stream, with a poll of its own, goes.
+    let socket = nix::unistd::dup(stream_fd(stream))?;
     let id = executor.name_connection();
     let protocol = Connection::new(Arc::clone(&terms.identity), terms.limits, clock::now().mono);
+    executor.poller.add(&socket, id)?;
     let conn = Rc::new(ConnState {
         id,
         protocol: RefCell::new(protocol),
         dirty: Cell::new(false),
         socket,
-        writing: Cell::new(false),
-        reader: RefCell::new(None),
-        stalled: Cell::new(false),
+        watched: Cell::new((true, false)),
+        blocked: Cell::new(false),
+        closed: Cell::new(false),
         peer: stream.peer_addr().ok(),
     });
-    executor.conns.borrow_mut().insert(id, Rc::clone(&conn));
-    Some(conn)
+    executor.conns.borrow_mut().insert(id, conn);
+    Ok(())
 }
 
 fn stream_fd(stream: &TcpStream) -> std::os::fd::BorrowedFd<'_> {
@@ -210,115 +292,4 @@ fn stream_fd(stream: &TcpStream) -> std::os::fd::BorrowedFd<'_> {
 pub fn adopt(socket: socket2::Socket) -> TcpListener {
     // SAFETY: the descriptor is handed over: nothing else refers to it.
     unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
-}
-
-/// Serves one connection to its end.
-async fn serve(executor: Rc<Executor>, conn: Rc<ConnState>, mut stream: TcpStream) {
-    let reason = read_all(&executor, &conn, &mut stream).await;
-    // What is owed is still written: wait for it, bounded by the connection's own timeouts.
-    conn.stalled.set(true);
-    std::future::poll_fn(|cx| {
-        if conn.protocol.borrow().is_finished() {
-            return Poll::Ready(());
-        }
-        *conn.reader.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    })
-    .await;
-    tracing::debug!(conn = conn.id.0, peer = ?conn.peer, %reason, "connection closed");
-    executor.conns.borrow_mut().remove(&conn.id);
-    executor.shared.connections.fetch_sub(1, Ordering::Relaxed);
-    executor.handle(Event::Closed(conn.id));
-    let _ = nix::sys::socket::shutdown(conn.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
-}
-
-async fn read_all(
-    executor: &Rc<Executor>,
-    conn: &Rc<ConnState>,
-    stream: &mut TcpStream,
-) -> CloseReason {
-    let sockets = &executor.shared.sockets[usize::from(executor.id().0)];
-    loop {
-        match handle_frames(executor, conn) {
-            Ok(true) => {
-                futures_lite::future::yield_now().await;
-                continue;
-            }
-            Ok(false) => {}
-            Err(reason) => {
-                executor.mark_dirty(conn);
-                executor.want_turn();
-                return reason;
-            }
-        }
-        let mut woken = false;
-        let read = std::future::poll_fn(|cx| {
-            let mut protocol = conn.protocol.borrow_mut();
-            if let Some(reason) = protocol.close_reason() {
-                return Poll::Ready(Err(reason));
-            }
-            *conn.reader.borrow_mut() = Some(cx.waker().clone());
-            if !protocol.wants_read() || conn.stalled.get() {
-                // Woken when answers were written: then frames that have arrived come first.
-                conn.stalled.set(!woken);
-                return if std::mem::replace(&mut woken, true) {
-                    Poll::Ready(Ok(0))
-                } else {
-                    Poll::Pending
-                };
-            }
-            let space = protocol.receive_space(READ_BYTES);
-            match Pin::new(&mut *stream).poll_read(cx, space) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(0) | Err(_)) => {
-                    protocol.peer_closed();
-                    Poll::Ready(Ok(0))
-                }
-                Poll::Ready(Ok(n)) => {
-                    protocol.received(clock::now().mono, n);
-                    Poll::Ready(Ok(n))
-                }
-            }
-        })
-        .await;
-        match read {
-            Ok(n) => {
-                sockets.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
-            }
-            Err(reason) => return reason,
-        }
-    }
-}
-
-/// Hands the frames that have arrived to the shard; true when there may be more.
-fn handle_frames(executor: &Rc<Executor>, conn: &Rc<ConnState>) -> Result<bool, CloseReason> {
-    let now = clock::now();
-    let mut protocol = conn.protocol.borrow_mut();
-    let mut shard = executor.shard.borrow_mut();
-    let mut effects = executor.effects.borrow_mut();
-    let mut handled = 0;
-    let ended = loop {
-        match protocol.next_frame() {
-            Ok(Some(frame)) => {
-                let event =
-                    Event::Request { conn: conn.id, header: frame.header, body: frame.body };
-                shard.handle(now, event, &mut effects);
-                handled += 1;
-                if handled == FRAMES_PER_TURN {
-                    break Ok(true);
-                }
-            }
-            Ok(None) => break Ok(false),
-            Err(reason) => break Err(reason),
-        }
-    };
-    // The connection answers some frames by itself (the handshake).
-    if protocol.wants_write() {
-        executor.mark_dirty(conn);
-    }
-    drop((protocol, shard, effects));
-    if handled > 0 || conn.dirty.get() {
-        executor.want_turn();
-    }
-    ended
 }

@@ -20,7 +20,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use ironring_core::io::{IoDone, IoRequest};
-use ironring_core::{Instant, ShardId};
+use ironring_core::Instant;
 use ironring_net::connection::Connection;
 
 use super::clock;
@@ -28,16 +28,26 @@ use super::connection::ConnState;
 use super::files::Files;
 use super::mesh::Mesh;
 use super::node::Shared;
+use super::poller::Poller;
 use crate::shard::{ConnId, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
 const TIMER_NAP: Duration = Duration::from_millis(20);
 /// How long to sleep at a time while a group is held back; less is spent looking.
 const HELD_NAP: Duration = Duration::from_micros(50);
+/// Shorter than a pass of the reactor, longer than from making a timer to looking at it.
+const REACTOR_PASS: Duration = Duration::from_nanos(500);
 /// How often counters are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for answers to be taken.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lets every ready task run, and then the reactor: what was asked of the kernel is submitted, what
+/// it has finished is noticed. A timer of zero is over when it is looked at first, and a yield only
+/// lets other tasks run; a timer of less than a pass of the reactor takes one.
+pub async fn reactor_pass() {
+    glommio::timer::sleep(REACTOR_PASS).await;
+}
 
 /// One shard with its surroundings. Lives on one executor, behind an `Rc`.
 pub struct Executor {
@@ -51,8 +61,11 @@ pub struct Executor {
     pub mesh: Mesh,
     /// What all shards share.
     pub shared: Arc<Shared>,
+    /// Which sockets are ready.
+    pub poller: Poller,
     /// Open connections.
     pub conns: RefCell<BTreeMap<ConnId, Rc<ConnState>>>,
+    number: u16,
     next_conn: Cell<u64>,
     turn_wanted: Cell<bool>,
     turn_waker: RefCell<Option<Waker>>,
@@ -67,8 +80,16 @@ pub struct Executor {
 impl Executor {
     /// Surrounds a shard.
     #[must_use]
-    pub fn new(shard: Shard, files: Files, mesh: Mesh, shared: Arc<Shared>) -> Rc<Executor> {
+    pub fn new(
+        shard: Shard,
+        files: Files,
+        mesh: Mesh,
+        poller: Poller,
+        shared: Arc<Shared>,
+    ) -> Rc<Executor> {
         Rc::new(Executor {
+            number: shard.id().0,
+            poller,
             shard: RefCell::new(shard),
             effects: RefCell::default(),
             files,
@@ -86,8 +107,8 @@ impl Executor {
     }
 
     /// The shard's number.
-    pub fn id(&self) -> ShardId {
-        self.shard.borrow().id()
+    pub fn shard_number(&self) -> u16 {
+        self.number
     }
 
     /// A name for a new connection.
@@ -141,7 +162,7 @@ impl Executor {
             if started_io && !self.dirty.borrow().is_empty() {
                 // Let the reactor submit the write before the answers take their system calls:
                 // the device works while the sockets are written.
-                glommio::timer::sleep(Duration::ZERO).await;
+                reactor_pass().await;
             }
             self.write_answers();
             self.wait_with_held_group().await;
@@ -154,8 +175,11 @@ impl Executor {
         let now = clock::now();
         let Some(until) = self.shard.borrow().holds_until(now) else { return };
         let left = until.since(now.mono);
-        let nap = if left > HELD_NAP * 2 { HELD_NAP } else { Duration::ZERO };
-        glommio::timer::sleep(nap).await;
+        if left > HELD_NAP * 2 {
+            glommio::timer::sleep(HELD_NAP).await;
+        } else {
+            reactor_pass().await;
+        }
         self.turn_wanted.set(true);
     }
 
@@ -252,13 +276,12 @@ impl Executor {
         for conn in &conns {
             conn.protocol.borrow_mut().shut_down();
             self.mark_dirty(conn);
-            conn.wake_reader();
         }
         self.want_turn();
         conns.iter().all(|c| c.protocol.borrow().is_finished())
     }
 
-    fn expire_connections(&self, now: Instant) {
+    fn expire_connections(self: &Rc<Self>, now: Instant) {
         let due: Vec<Rc<ConnState>> = {
             let conns = self.conns.borrow();
             let timeouts = &self.shared.timeouts;
@@ -270,7 +293,7 @@ impl Executor {
             if let Some(reason) = reason {
                 tracing::debug!(conn = conn.id.0, %reason, "connection closed");
             }
-            conn.wake_reader();
+            conn.settle(self);
         }
     }
 

@@ -11,6 +11,7 @@ pub mod executor;
 pub mod files;
 pub mod mesh;
 pub mod node;
+pub mod poller;
 pub mod signals;
 
 pub use node::{Addresses, Node, NodeError, Shared};

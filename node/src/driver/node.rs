@@ -15,11 +15,12 @@ use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_ring::Slices;
 
 use super::buffers::DmaAlloc;
-use super::connection::{Terms, accept, adopt};
+use super::connection::{Terms, accept, adopt, rounds};
 use super::data_dir::{DataDir, DataDirError, Wanted};
 use super::executor::Executor;
 use super::files::Files;
 use super::mesh::{self, Ends, Mesh};
+use super::poller::Poller;
 use crate::config::{Config, Loaded, Origin, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
@@ -448,7 +449,8 @@ async fn run_shard(start: ShardStart) -> Result<(), String> {
 
     let (mesh, receivers) = Mesh::connect(start.ends).await;
     let shard = Shard::new(start.config, Box::new(DmaAlloc));
-    let executor = Executor::new(shard, Files::new(&start.dir), mesh, start.shared);
+    let poller = Poller::new().map_err(|e| e.to_string())?;
+    let executor = Executor::new(shard, Files::new(&start.dir), mesh, poller, start.shared);
     for receiver in receivers {
         let executor = std::rc::Rc::clone(&executor);
         glommio::spawn_local(async move {
@@ -459,6 +461,7 @@ async fn run_shard(start: ShardStart) -> Result<(), String> {
         .detach();
     }
     glommio::spawn_local(std::rc::Rc::clone(&executor).turns()).detach();
+    glommio::spawn_local(rounds(std::rc::Rc::clone(&executor))).detach();
     executor.handle(Event::Start { format: start.format });
     for socket in [start.sockets.0, start.sockets.1] {
         let accepting = accept(std::rc::Rc::clone(&executor), adopt(socket), start.terms.clone());
