@@ -78,13 +78,17 @@ impl Trigger {
             let scale = rng.below(12) as u32;
             return Trigger::Steps(1 + rng.below(2 << scale));
         }
-        let kind = KINDS[rng.below(KINDS.len() as u64) as usize];
-        let moment = match rng.below(3) {
-            0 => Moment::Submitted,
-            1 => Moment::Done,
+        // A third of these die with a commit group in flight: the commonest real crash.
+        let kind = match rng.below(3) {
+            0 => "write_segment",
+            _ => KINDS[rng.below(KINDS.len() as u64) as usize],
+        };
+        let moment = match rng.below(4) {
+            0 | 1 => Moment::Submitted,
+            2 => Moment::Done,
             _ => Moment::Heard,
         };
-        let many = if kind == "write_segment" { 60 } else { 4 };
+        let many = if kind == "write_segment" { 40 } else { 4 };
         Trigger::At { kind, nth: 1 + rng.below(many) as u32, moment }
     }
 
