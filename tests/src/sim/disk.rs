@@ -374,7 +374,7 @@ impl SimDisk {
             self.faults.record(at, fault, Some(file), FilePos(pos));
             match fault {
                 Fault::WriteError => {
-                    let reached = Reached::draw(&mut self.rng, sectors);
+                    let reached = Reached::draw(&mut self.rng, &data);
                     node.write_torn(&mut self.rng, pos, &data, reached);
                     return Err(os_error(EIO, "input/output error"));
                 }
@@ -481,7 +481,7 @@ impl SimDisk {
         for (_, request) in std::mem::take(&mut self.in_flight) {
             match request.work {
                 Work::Write(w) => {
-                    let reached = Reached::draw(&mut self.rng, w.data.len() / SECTOR);
+                    let reached = Reached::draw(&mut self.rng, &w.data);
                     let node = self.inodes.get_mut(&w.inode).expect("an open file has an inode");
                     let grows = (w.pos + w.data.len() as u64).saturating_sub(node.live().len());
                     if grows == 0 || self.used() + grows <= self.capacity {

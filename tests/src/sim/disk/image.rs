@@ -139,12 +139,16 @@ pub enum Reached {
 }
 
 impl Reached {
-    /// Draws one; the clean outcomes are the likelier ones.
-    pub fn draw(rng: &mut Prng, sectors: usize) -> Reached {
+    /// Draws one for a write of `data`. A prefix ends before the zeros that pad a block, where
+    /// it would make no difference.
+    pub fn draw(rng: &mut Prng, data: &[u8]) -> Reached {
         match rng.below(10) {
-            0..=3 => Reached::All,
-            4..=6 => Reached::Nothing,
-            7..=8 => Reached::Prefix(rng.below(sectors.max(1) as u64) as usize),
+            0..=2 => Reached::All,
+            3..=5 => Reached::Nothing,
+            6..=8 => {
+                let filled = data.chunks(SECTOR).rposition(|s| s.iter().any(|b| *b != 0));
+                Reached::Prefix(rng.below(filled.unwrap_or(0) as u64 + 1) as usize)
+            }
             _ => Reached::Scattered,
         }
     }
@@ -250,7 +254,7 @@ impl Inode {
     fn settle(&mut self, rng: &mut Prng, writes: Vec<Dirty>) {
         for write in writes {
             let sectors = write.data.len() / SECTOR;
-            let reached = Reached::draw(rng, sectors);
+            let reached = Reached::draw(rng, &write.data);
             // The new length may be journaled although the bytes are not: they read as zeros.
             if rng.chance(1, 4) {
                 self.durable.extend_to(write.end());
