@@ -125,6 +125,16 @@ impl SimDisk {
         Some(bytes)
     }
 
+    /// Puts a file there behind the caller's back, durably. For tests of recovery.
+    pub fn restore(&mut self, file: FileName, bytes: &[u8]) {
+        self.next_inode += 1;
+        let mut inode = Inode::default();
+        inode.write(0, bytes, true);
+        self.inodes.insert(self.next_inode, inode);
+        self.names.insert(file, self.next_inode);
+        self.durable_names.insert(file, self.next_inode);
+    }
+
     /// Overwrites bytes behind the caller's back, durably. For tests of recovery.
     pub fn overwrite(&mut self, file: FileName, pos: u64, bytes: &[u8]) {
         let inode = self.names[&file];
