@@ -1,1 +1,5 @@
-//! Placeholder module header, replaced as the crate is written.
+//! How ironring is tested as a whole: a deterministic simulator that runs the shipped state
+//! machines ([`sim`]), tests of real processes, planted bugs and fuzz targets.
+
+pub mod fuzz;
+pub mod sim;

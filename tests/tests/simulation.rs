@@ -1,0 +1,70 @@
+//! A short batch of the simulator with fixed seeds, for every change. `make sim` runs many more.
+
+use ironring_tests::sim::profile::Trouble;
+use ironring_tests::sim::runs::{Target, run};
+use ironring_tests::sim::trace::Coverage;
+
+/// Runs seeds `0..n` of every profile and returns what happened in them.
+fn batch(target: Target, n: u64) -> Coverage {
+    let mut coverage = Coverage::default();
+    for (name, trouble) in Trouble::ALL {
+        for seed in 0..n {
+            let report = run(target, trouble, seed, false);
+            if let Some(why) = report.failure {
+                panic!("{target:?}, profile {name}, seed {seed}: {why}");
+            }
+            coverage.merge(&report.coverage);
+        }
+    }
+    coverage
+}
+
+fn assert_covers(coverage: &Coverage, names: &[&str]) {
+    for name in names {
+        assert!(coverage.count(name) > 0, "`{name}` never happened in this batch");
+    }
+}
+
+#[test]
+fn the_log_alone_survives() {
+    let coverage = batch(Target::Log, 12);
+    assert_covers(
+        &coverage,
+        &[
+            "power loss",
+            "process killed",
+            "clean stops",
+            "recovery with a clean tail",
+            "recovery with an uncertain tail",
+            "recovery from a checkpoint",
+            "checkpoints",
+            "segments freed",
+            "records relocated",
+        ],
+    );
+}
+
+#[test]
+fn one_shard_survives() {
+    let coverage = batch(Target::Shard, 8);
+    assert_covers(&coverage, &["audits", "answer duplicate", "answer condition_failed"]);
+}
+
+#[test]
+fn several_shards_survive() {
+    let coverage = batch(Target::Node, 5);
+    assert_covers(&coverage, &["audits", "requests forwarded", "connections broken"]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for (name, trouble) in Trouble::ALL {
+        for target in [Target::Log, Target::Node] {
+            let (first, second) =
+                (run(target, trouble, 77, false), run(target, trouble, 77, false));
+            assert_eq!(first.hash, second.hash, "{target:?}, profile {name}");
+            assert_eq!(first.steps, second.steps);
+            assert_ne!(first.hash, run(target, trouble, 78, false).hash);
+        }
+    }
+}
