@@ -75,9 +75,13 @@ fn wait_until_it_serves(node: &NodeProcess) {
     let begin = Instant::now();
     let keys: Vec<String> = (0..16).map(|n| format!("0/{n:06}")).collect();
     let mut client = node.client();
-    client.set_deadline(Duration::from_millis(25));
+    let mut deadline = Duration::from_millis(20);
+    client.set_deadline(deadline);
     while client.multi_get(&keys).is_err() {
         assert!(begin.elapsed() < PATIENCE, "the node does not recover");
+        // Short at first, so that the end is noticed soon.
+        deadline = (deadline * 5 / 4).min(Duration::from_secs(2));
+        client.set_deadline(deadline);
     }
 }
 
@@ -341,15 +345,18 @@ fn a_full_disk_refuses_writes_until_something_is_deleted() {
     let mut client = node.client();
     // Shorter than what the client would spend on repeating what is refused.
     client.set_deadline(Duration::from_secs(1));
-    let (mut stored, begin) = (Vec::new(), Instant::now());
-    let no_space = loop {
+    let (mut stored, mut doubtful, begin) = (Vec::new(), 0, Instant::now());
+    let (refused, no_space) = loop {
         assert!(begin.elapsed() < PATIENCE, "{} values are stored and no end", stored.len());
-        let key = format!("key-{:05}", stored.len());
+        let key = format!("key-{:05}", stored.len() + doubtful);
         match client.put(key.as_bytes(), &value_of(&key, BYTES)) {
             Ok(_) => stored.push(key),
-            Err(error) if error.code() == Some(ErrorCode::NoSpace) => break error,
-            // While compaction looks for garbage.
-            Err(error) => assert_eq!(error.code(), Some(ErrorCode::Overloaded), "{error}"),
+            Err(error) => match error.code() {
+                Some(ErrorCode::NoSpace) => break (key, error),
+                // While compaction looks for garbage.
+                Some(code) => assert_eq!(code, ErrorCode::Overloaded, "{error}"),
+                None => doubtful += 1,
+            },
         }
     };
     let bytes = stored.len() * BYTES;
@@ -364,7 +371,6 @@ fn a_full_disk_refuses_writes_until_something_is_deleted() {
         }
     };
     check(&mut client, &stored);
-    let refused = format!("key-{:05}", stored.len());
     assert!(client.get(refused.as_bytes()).unwrap().is_none(), "what was refused is not there");
 
     let (deleted, kept) = stored.split_at(stored.len() / 2);

@@ -240,13 +240,13 @@ impl Node {
                 ends,
                 sockets,
                 shared: Arc::clone(&shared),
+                _node: NodeEndsToo(Arc::clone(&shared)),
             };
             threads.push((shard, self.spawn(shard, start)?));
         }
         let mut worst = Ok(());
         for (shard, thread) in threads {
-            let ended =
-                thread.join().map_err(|e| NodeError::Executor { shard, message: e.to_string() });
+            let ended = thread.join().map_err(|e| self.no_executor(shard, &e.to_string()));
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => {
@@ -410,6 +410,15 @@ impl Node {
         }
     }
 
+    fn no_executor(&self, shard: u16, why: &str) -> NodeError {
+        let hint = if self.settled.io_memory_registered {
+            ""
+        } else {
+            "; io_uring needs more lockable memory: raise `ulimit -l`"
+        };
+        NodeError::Executor { shard, message: format!("{why}{hint}") }
+    }
+
     fn spawn(
         &self,
         shard: u16,
@@ -425,13 +434,7 @@ impl Node {
             .ring_depth(1024)
             .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
             .spawn(move || run_shard(start))
-            .map_err(|e| {
-                let mut message = e.to_string();
-                if !self.settled.io_memory_registered {
-                    message += "; io_uring needs more lockable memory: raise `ulimit -l`";
-                }
-                NodeError::Executor { shard, message }
-            })
+            .map_err(|e| self.no_executor(shard, &e.to_string()))
     }
 }
 
@@ -445,6 +448,17 @@ struct ShardStart {
     ends: Ends,
     sockets: (socket2::Socket, socket2::Socket),
     shared: Arc<Shared>,
+    _node: NodeEndsToo,
+}
+
+/// Stops the node when it goes: a node does not outlive any of its shards. A shard's thread owns
+/// it, so it goes when the shard has ended, and when there is no executor to run it.
+struct NodeEndsToo(Arc<Shared>);
+
+impl Drop for NodeEndsToo {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// A shard's life on its executor.

@@ -94,6 +94,11 @@ impl NodeProcess {
         (status.code().unwrap_or(-1), said)
     }
 
+    /// What it said since it was up, or since this was asked last.
+    pub fn new_lines(&mut self) -> Vec<String> {
+        self.lines.try_iter().map(|line| line + "\n").collect()
+    }
+
     /// The process.
     pub fn pid(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
@@ -130,6 +135,11 @@ impl NodeProcess {
     pub fn stop(mut self) -> (i32, String) {
         nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM).expect("it runs");
         self.wait()
+    }
+
+    /// True when it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it was started").is_some()
     }
 
     /// Waits for its end.
