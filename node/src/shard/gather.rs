@@ -37,6 +37,8 @@ pub enum Kind {
         index: u32,
         /// First offset wanted.
         from: u64,
+        /// Whether the reader asked for what is oldest, wherever that is by now.
+        oldest: bool,
         /// Most records.
         max_records: u32,
         /// Most bytes.

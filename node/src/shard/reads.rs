@@ -319,7 +319,7 @@ impl Shard {
     }
 
     pub(super) fn finish_topic_read(&mut self, gather: &Gather, fx: &mut Effects) {
-        let Kind::Topic { topic, index, from, max_records, max_bytes } = gather.kind else {
+        let Kind::Topic { topic, index, from, oldest, max_records, max_bytes } = gather.kind else {
             return;
         };
         let p = self.models.peek(gather.partition);
@@ -328,6 +328,7 @@ impl Shard {
             return self.refuse(gather.origin, ErrorCode::UnknownTopic, 0, why, fx);
         };
         let (start, end) = (state.start(), state.visible_end());
+        let from = if oldest { from.max(start) } else { from };
         if from < start {
             let why = format!("offset {from} was trimmed: the partition holds {start} to {end}");
             return self.refuse(gather.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);

@@ -176,6 +176,7 @@ impl Shard {
                     index: *partition,
                     max_records: *max_records,
                     max_bytes: *max_bytes,
+                    oldest: false,
                 };
                 self.topic_read(now, ask, want, *from, *wait_ms, fx);
             }
