@@ -143,8 +143,9 @@ impl ConnState {
                 Ok(None) | Err(_) => break,
             }
         }
-        // The connection answers some frames by itself (the handshake).
-        let answers = protocol.wants_write();
+        // The connection answers some frames by itself (the handshake). A socket that is full says
+        // when it is not: until then a turn would only come back here.
+        let answers = protocol.wants_write() && !self.blocked.get();
         drop((protocol, shard, effects));
         if answers {
             executor.mark_dirty(self);
