@@ -200,7 +200,14 @@ fn probe(system: System, addr: &str) -> Result<(), BenchError> {
     scenario.check()?;
     let mut workload = Workload::new(&scenario, 1)?;
     match system {
-        System::Ironring => IronringTarget::prepare(&scenario).map(|_| ()),
+        System::Ironring => {
+            // It answers before it serves: a node that recovers or formats says so.
+            let stats = IronringTarget::prepare(&scenario)?.stats()?;
+            match stats.as_ref().and_then(|s| s["state"].as_str()) {
+                Some("ready") | None => Ok(()),
+                Some(state) => Err(BenchError::Server(format!("the node is {state}"))),
+            }
+        }
         System::Redis => RespTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),
         System::Nats => NatsTarget::prepare(addr).map(|_| ()),
     }

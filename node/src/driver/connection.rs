@@ -32,6 +32,9 @@ const READS_PER_ROUND: usize = 8;
 /// Frames of one connection handled in one round.
 const FRAMES_PER_ROUND: usize = 256;
 
+/// Answers made in one round before they are written: more would pile up.
+const ANSWER_BYTES_PER_ROUND: usize = 4 << 20;
+
 /// One client connection.
 pub struct ConnState {
     /// Its name.
@@ -46,6 +49,8 @@ pub struct ConnState {
     /// The socket took less than there was.
     blocked: Cell<bool>,
     closed: Cell<bool>,
+    /// Frames that have arrived wait for the next round.
+    held_back: Cell<bool>,
     peer: Option<SocketAddr>,
 }
 
@@ -99,7 +104,8 @@ impl ConnState {
         let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
         for _ in 0..READS_PER_ROUND {
             let mut protocol = self.protocol.borrow_mut();
-            if !protocol.wants_read() {
+            // Frames that have arrived come first: the buffer only has room for what is left of one.
+            if !protocol.wants_read() || self.held_back.get() {
                 break;
             }
             let space = protocol.receive_space(READ_BYTES);
@@ -118,7 +124,7 @@ impl ConnState {
             };
             drop(protocol);
             self.handle_frames(executor);
-            if !more {
+            if !more || self.held_back.get() {
                 break;
             }
         }
@@ -132,7 +138,12 @@ impl ConnState {
         let mut shard = executor.shard.borrow_mut();
         let mut effects = executor.effects.borrow_mut();
         let mut handled = 0;
-        while handled < FRAMES_PER_ROUND {
+        let held_back = loop {
+            let full =
+                handled == FRAMES_PER_ROUND || effects.pending_bytes() > ANSWER_BYTES_PER_ROUND;
+            if full {
+                break true;
+            }
             match protocol.next_frame() {
                 Ok(Some(frame)) => {
                     let (header, body) = (frame.header, frame.body);
@@ -140,25 +151,27 @@ impl ConnState {
                     handled += 1;
                 }
                 // Why it ends is told by `settle`.
-                Ok(None) | Err(_) => break,
+                Ok(None) | Err(_) => break false,
             }
-        }
+        };
         // The connection answers some frames by itself (the handshake).
-        let answers = protocol.wants_write();
+        let answers = protocol.wants_write() && !self.blocked.get();
         drop((protocol, shard, effects));
+        self.held_back.set(held_back);
         if answers {
             executor.mark_dirty(self);
         }
         if handled > 0 || answers {
             executor.want_turn();
         }
-        if handled == FRAMES_PER_ROUND {
+        if held_back {
             executor.poller.again(Rc::clone(self));
         }
     }
 
     /// Writes what the socket takes now.
     pub fn write(self: &Rc<Self>, executor: &Rc<Executor>) {
+        let (mut moved, mut failed) = (false, false);
         {
             let mut protocol = self.protocol.borrow_mut();
             let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
@@ -166,6 +179,7 @@ impl ConnState {
             while !self.blocked.get() && protocol.output().pending_bytes() > 0 {
                 match send(self.socket.as_raw_fd(), protocol.output().bytes(), flags) {
                     Ok(n) => {
+                        moved = true;
                         protocol.output().sent(clock::now().mono, n);
                         sockets.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
                     }
@@ -175,12 +189,14 @@ impl ConnState {
                         let pending = protocol.output().pending_bytes();
                         protocol.output().sent(clock::now().mono, pending);
                         protocol.peer_closed();
+                        failed = true;
                     }
                 }
             }
         }
-        // Answers that went out make room for frames that were held back.
-        if !self.watched.get().0 {
+        // Answers that went out make room for frames that were held back; a failure is noticed by
+        // whoever asks for the next frame.
+        if failed || (moved && !self.watched.get().0) {
             executor.poller.again(Rc::clone(self));
         }
         self.settle(executor);
@@ -194,7 +210,8 @@ impl ConnState {
         let (finished, read) = {
             let protocol = self.protocol.borrow();
             let ends = protocol.close_reason().is_some();
-            (protocol.is_finished(), protocol.wants_read() && !ends)
+            let reads = protocol.wants_read() && !ends && !self.held_back.get();
+            (protocol.is_finished(), reads)
         };
         if finished {
             return self.close(executor);
@@ -276,6 +293,7 @@ fn open(executor: &Rc<Executor>, stream: &TcpStream, terms: &Terms) -> std::io::
         watched: Cell::new((true, false)),
         blocked: Cell::new(false),
         closed: Cell::new(false),
+        held_back: Cell::new(false),
         peer: stream.peer_addr().ok(),
     });
     executor.conns.borrow_mut().insert(id, conn);

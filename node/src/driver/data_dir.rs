@@ -127,6 +127,8 @@ impl DataDir {
     /// When it is another process's, another node's, or cannot be written.
     pub fn open(path: &Path, wanted: &Wanted<'_>) -> Result<DataDir, DataDirError> {
         fs::create_dir_all(path).map_err(io("cannot make the data directory", path))?;
+        // glommio opens directories relative to no directory at all: EBADF for a relative path.
+        let path = &fs::canonicalize(path).map_err(io("cannot find", path))?;
         let lock = lock(path)?;
         let file = path.join("node.toml");
         let (identity, fresh) = match fs::read_to_string(&file) {

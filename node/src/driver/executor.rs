@@ -19,8 +19,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use ironring_core::io::{IoDone, IoRequest};
 use ironring_core::Instant;
+use ironring_core::io::{IoDone, IoRequest};
 use ironring_net::connection::Connection;
 
 use super::clock;

@@ -176,6 +176,9 @@ impl NodeView for Shared {
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
 const PROBE_NAP: Duration = Duration::from_millis(5);
+/// How long a start waits for an address that is in use, and how often it tries.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+const ADDRESS_NAP: Duration = Duration::from_millis(10);
 
 /// A node to run.
 pub struct Node {
@@ -237,13 +240,13 @@ impl Node {
                 ends,
                 sockets,
                 shared: Arc::clone(&shared),
+                _node: NodeEndsToo(Arc::clone(&shared)),
             };
             threads.push((shard, self.spawn(shard, start)?));
         }
         let mut worst = Ok(());
         for (shard, thread) in threads {
-            let ended =
-                thread.join().map_err(|e| NodeError::Executor { shard, message: e.to_string() });
+            let ended = thread.join().map_err(|e| self.no_executor(shard, &e.to_string()));
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => {
@@ -407,6 +410,15 @@ impl Node {
         }
     }
 
+    fn no_executor(&self, shard: u16, why: &str) -> NodeError {
+        let hint = if self.settled.io_memory_registered {
+            ""
+        } else {
+            "; io_uring needs more lockable memory: raise `ulimit -l`"
+        };
+        NodeError::Executor { shard, message: format!("{why}{hint}") }
+    }
+
     fn spawn(
         &self,
         shard: u16,
@@ -422,7 +434,7 @@ impl Node {
             .ring_depth(1024)
             .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
             .spawn(move || run_shard(start))
-            .map_err(|e| NodeError::Executor { shard, message: e.to_string() })
+            .map_err(|e| self.no_executor(shard, &e.to_string()))
     }
 }
 
@@ -436,6 +448,17 @@ struct ShardStart {
     ends: Ends,
     sockets: (socket2::Socket, socket2::Socket),
     shared: Arc<Shared>,
+    _node: NodeEndsToo,
+}
+
+/// Stops the node when it goes: a node does not outlive any of its shards. A shard's thread owns
+/// it, so it goes when the shard has ended, and when there is no executor to run it.
+struct NodeEndsToo(Arc<Shared>);
+
+impl Drop for NodeEndsToo {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// A shard's life on its executor.
@@ -546,7 +569,24 @@ fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
     Ok(listeners)
 }
 
+/// A socket on `address`. Waits a little for an address in use: the kernel closes the sockets of a
+/// process that was killed only when it has taken its rings down, behind the end of the process.
 fn bind(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
+    let begin = std::time::Instant::now();
+    loop {
+        match bind_now(address, share) {
+            Err(NodeError::Listen { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse
+                    && begin.elapsed() < ADDRESS_PATIENCE =>
+            {
+                std::thread::sleep(ADDRESS_NAP);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn bind_now(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
     let make = || -> std::io::Result<socket2::Socket> {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;

@@ -74,7 +74,8 @@ impl Acks {
         self.queue.drain(..)
     }
 
-    /// Tells `expired` about every answer whose deadline has passed, once. O(waiting).
+    /// Tells `expired` about every answer whose deadline has passed, once, and forgets who waited
+    /// for it. O(waiting).
     pub fn expire(&mut self, now: Instant, mut expired: impl FnMut(&Ack)) {
         for ack in &mut self.queue {
             if ack.deadline <= now && ack.origin.is_some() {
@@ -86,7 +87,7 @@ impl Acks {
 
     /// How many wait.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.queue.len()
     }
 }

@@ -6,14 +6,16 @@
 //! piece as its last batches, so that no batch can fall between the two.
 //!
 //! Piece: tag u8, then little-endian fields:
-//! - 1 partition: id u32, term u64, log_end u64, expired_to u64, sessions u32 x { id u64, n u32 x {
-//!   sequence u64, offset u64, kind u8, a u64, b u32, c u32 } }, uploads u32 x { id u64, version
-//!   u64, n u32 x location }
+//! - 1 partition: id u32, term u64, log_end u64
 //! - 2 keys: partition u32, then until the end { key (u32 length), location, version u64, expires
 //!   u64, flags u8 }
 //! - 3 topic batches: partition u32, topic u32, index u32, last u8, [start u64, end u64 when
 //!   last], then until the end { first u64, count u32, time u64, location }
-//! - 4 metadata: [`Meta::encode`]
+//! - 4 metadata: last u8, then a part of [`Meta::encode`], which was made when the picture began
+//! - 5 sessions: partition u32, expired_to u64, then until the end { id u64, n u32 x { sequence u64,
+//!   offset u64, term u64, kind u8, a u64, b u32, c u32 } }. `expired_to` is in every one, because a
+//!   session may be forgotten between two
+//! - 6 uploads: partition u32, then until the end { id u64, version u64, n u32 x location }
 //!
 //! location: segment u32, pos u32, len u32.
 
@@ -35,8 +37,14 @@ const PIECE_BYTES: usize = 128 << 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Stage {
     #[default]
-    Meta,
+    Begin,
+    /// The encoded metadata, and how much of them was told.
+    Meta(Vec<u8>, usize),
     Header,
+    /// Sessions with greater ids.
+    Sessions(Option<SessionId>),
+    /// Uploads with greater ids.
+    Uploads(Offset),
     /// Keys greater than this (all, when `None`).
     Keys(Option<Vec<u8>>),
     /// Batches of topic partitions from (topic, index, first offset).
@@ -55,24 +63,37 @@ impl Cursor {
     /// Appends the next piece; false when the picture was complete already.
     pub fn next_piece(&mut self, models: &Models, out: &mut Vec<u8>) -> bool {
         loop {
-            if self.stage == Stage::Meta {
-                self.stage = Stage::Header;
-                if models.holds_meta() {
-                    out.push(4);
-                    models.appended_meta.encode(out);
-                    return true;
+            let stage = std::mem::take(&mut self.stage);
+            let stage = match stage {
+                Stage::Begin if models.holds_meta() => {
+                    let mut bytes = Vec::new();
+                    models.appended_meta.encode(&mut bytes);
+                    Stage::Meta(bytes, 0)
                 }
+                Stage::Begin => Stage::Header,
+                stage => stage,
+            };
+            if let Stage::Meta(bytes, told) = stage {
+                let end = bytes.len().min(told + PIECE_BYTES);
+                let last = end == bytes.len();
+                out.push(4);
+                out.push(u8::from(last));
+                out.extend_from_slice(&bytes[told..end]);
+                self.stage = if last { Stage::Header } else { Stage::Meta(bytes, end) };
+                return true;
             }
             let Some(p) = models.iter().nth(self.partition) else {
                 self.stage = Stage::Done;
                 return false;
             };
-            let made = match std::mem::take(&mut self.stage) {
-                Stage::Meta | Stage::Header => {
+            let made = match stage {
+                Stage::Begin | Stage::Meta(..) | Stage::Header => {
                     header_piece(p, out);
-                    self.stage = Stage::Keys(None);
+                    self.stage = Stage::Sessions(None);
                     true
                 }
+                Stage::Sessions(after) => self.sessions_piece(p, after, out),
+                Stage::Uploads(after) => self.uploads_piece(p, after, out),
                 Stage::Keys(after) => self.keys_piece(p, after, out),
                 Stage::Topics(topic, index, first) => {
                     self.topic_piece(p, (topic, index), first, out)
@@ -83,6 +104,69 @@ impl Cursor {
                 return true;
             }
         }
+    }
+
+    fn sessions_piece(
+        &mut self,
+        p: &Partition,
+        after: Option<SessionId>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let begin = out.len();
+        let mut w = Writer(out);
+        w.u8(5);
+        w.u32(p.id.0);
+        w.u64(p.sessions.expired_to().0);
+        self.stage = Stage::Uploads(Offset::NONE);
+        for (id, recent) in p.sessions.export_after(after) {
+            w.u64(id.0);
+            w.u32(recent.len() as u32);
+            for r in recent {
+                w.u64(r.sequence);
+                w.u64(r.offset.0);
+                w.u64(r.term.0);
+                let (kind, a, b, c) = match r.outcome {
+                    Outcome::Written => (0, 0, 0, 0),
+                    Outcome::ConditionFailed(version) => (1, version.0, 0, 0),
+                    Outcome::Appended { index, first, count } => (2, first, count, index),
+                };
+                w.u8(kind);
+                w.u64(a);
+                w.u32(b);
+                w.u32(c);
+            }
+            if w.0.len() - begin >= PIECE_BYTES {
+                self.stage = Stage::Sessions(Some(id));
+                break;
+            }
+        }
+        true
+    }
+
+    fn uploads_piece(&mut self, p: &Partition, after: Offset, out: &mut Vec<u8>) -> bool {
+        let begin = out.len();
+        let mut w = Writer(out);
+        w.u8(6);
+        w.u32(p.id.0);
+        let empty = w.0.len();
+        self.stage = Stage::Keys(None);
+        for (id, version, chunks) in p.large.iter().filter(|(id, _, _)| *id > after) {
+            w.u64(id.0);
+            w.u64(version.0);
+            w.u32(chunks.len() as u32);
+            for at in chunks {
+                location(&mut w, *at);
+            }
+            if w.0.len() - begin >= PIECE_BYTES {
+                self.stage = Stage::Uploads(id);
+                break;
+            }
+        }
+        if out.len() == empty {
+            out.truncate(begin);
+            return false;
+        }
+        true
     }
 
     fn keys_piece(&mut self, p: &Partition, after: Option<Vec<u8>>, out: &mut Vec<u8>) -> bool {
@@ -167,36 +251,6 @@ fn header_piece(p: &Partition, out: &mut Vec<u8>) {
     w.u32(p.id.0);
     w.u64(p.term.0);
     w.u64(p.log_end.0);
-    w.u64(p.sessions.expired_to().0);
-    let sessions = p.sessions.export();
-    w.u32(sessions.len() as u32);
-    for (id, recent) in sessions {
-        w.u64(id.0);
-        w.u32(recent.len() as u32);
-        for r in recent {
-            w.u64(r.sequence);
-            w.u64(r.offset.0);
-            let (kind, a, b, c) = match r.outcome {
-                Outcome::Written => (0, 0, 0, 0),
-                Outcome::ConditionFailed(version) => (1, version.0, 0, 0),
-                Outcome::Appended { index, first, count } => (2, first, count, index),
-            };
-            w.u8(kind);
-            w.u64(a);
-            w.u32(b);
-            w.u32(c);
-        }
-    }
-    let uploads: Vec<_> = p.large.iter().collect();
-    w.u32(uploads.len() as u32);
-    for (id, version, chunks) in uploads {
-        w.u64(id.0);
-        w.u64(version.0);
-        w.u32(chunks.len() as u32);
-        for at in chunks {
-            location(&mut w, *at);
-        }
-    }
 }
 
 /// Folds one piece into a shard's state. Pieces come in the order they were made.
@@ -221,9 +275,15 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
         }
         3 => restore_topic(models, &mut r)?,
         4 => {
-            models.appended_meta = Meta::decode(&piece[1..])?;
+            let last = r.u8()? == 1;
+            models.meta_bytes.extend_from_slice(&piece[2..]);
+            if last {
+                models.appended_meta = Meta::decode(&std::mem::take(&mut models.meta_bytes))?;
+            }
             return Ok(());
         }
+        5 => restore_sessions(models, &mut r)?,
+        6 => restore_uploads(models, &mut r)?,
         _ => return Err(Malformed),
     }
     r.end()
@@ -231,15 +291,20 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
 
 fn restore_header(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
     let id = PartitionId(r.u32()?);
-    let mut space = std::mem::take(&mut models.space);
     let p = models.owned(id)?;
     p.term = Term(r.u64()?);
     p.log_end = Offset(r.u64()?);
+    Ok(())
+}
+
+fn restore_sessions(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
+    let id = PartitionId(r.u32()?);
+    let p = models.owned(id)?;
     let expired_to = SessionId(r.u64()?);
-    for _ in 0..r.u32()? {
+    while !r.is_empty() {
         let session = SessionId(r.u64()?);
         for _ in 0..r.u32()? {
-            let (sequence, offset) = (r.u64()?, Offset(r.u64()?));
+            let (sequence, offset, term) = (r.u64()?, Offset(r.u64()?), Term(r.u64()?));
             let (kind, a, b, c) = (r.u8()?, r.u64()?, r.u32()?, r.u32()?);
             let outcome = match kind {
                 0 => Outcome::Written,
@@ -247,24 +312,28 @@ fn restore_header(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malform
                 2 => Outcome::Appended { index: c, first: a, count: b },
                 _ => return Err(Malformed),
             };
-            p.sessions.fold(session, Remembered { sequence, offset, outcome });
+            p.sessions.restore(session, Remembered { sequence, offset, term, outcome });
         }
     }
     p.sessions.set_expired_to(expired_to);
-    for _ in 0..r.u32()? {
+    Ok(())
+}
+
+fn restore_uploads(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
+    let id = PartitionId(r.u32()?);
+    let p = models.owned(id)?;
+    while !r.is_empty() {
         let (upload, version) = (Offset(r.u64()?), Offset(r.u64()?));
         for index in 0..r.u32()? {
             let at = read_location(r)?;
             if at.len > 0 {
                 p.large.set_chunk(upload, index, at);
-                space.push(Space::Live(at));
             }
         }
         if version != Offset::NONE {
             p.large.finish(upload, version);
         }
     }
-    models.space = space;
     Ok(())
 }
 
@@ -303,4 +372,89 @@ fn location(w: &mut Writer<'_>, at: Location) {
 
 fn read_location(r: &mut Reader<'_>) -> Result<Location, Malformed> {
     Ok(Location { segment: SegmentId(r.u32()?), pos: r.u32()?, len: r.u32()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ironring_log::CheckpointSource;
+    use ironring_net::message::Retention;
+
+    /// Everything a partition can hold, more of each than fits one piece.
+    fn crowded() -> Models {
+        let mut models = Models::new(0, 2, 1 << 20);
+        let p = models.partition(PartitionId(1));
+        let at = |n: u64| Location { segment: SegmentId(1), pos: n as u32 * 64, len: 64 };
+        for session in 1..=2500u64 {
+            for sequence in 1..=64 {
+                let offset = Offset(session * 64 + sequence);
+                let (term, outcome) = (Term(3), Outcome::Written);
+                p.sessions.fold(SessionId(session), Remembered { sequence, offset, term, outcome });
+            }
+        }
+        for upload in 1..=5000 {
+            p.large.set_chunk(Offset(upload), 0, at(upload));
+            p.large.set_chunk(Offset(upload), 1, at(upload + 1));
+            p.large.finish(Offset(upload), Offset(upload + 10_000));
+        }
+        for n in 0..10_000u64 {
+            let entry =
+                Entry { location: at(n), version: Offset(n + 1), expires: WallTime(0), flags: 0 };
+            p.keys.insert(format!("key-{n:08}").as_bytes(), entry);
+            let batch = Batch { first: n * 3, count: 3, time: WallTime(n), at: at(n) };
+            p.topics.entry((TopicId(1), 0)).or_default().put(batch);
+        }
+        p.log_end = Offset(1 << 20);
+        for n in 0..4000 {
+            let name = format!("topic-{n:0>100}");
+            let made = models.appended_meta.create(&name, 1, Retention::default(), WallTime(1));
+            models.appended_meta.apply(&made.unwrap());
+        }
+        models
+    }
+
+    #[test]
+    fn pieces_are_bounded_and_give_the_state_back() {
+        let mut models = crowded();
+        let mut again = Models::new(0, 2, 1 << 20);
+        models.begin();
+        let mut piece = Vec::new();
+        let mut pieces = 0;
+        while models.next_piece(&mut piece) {
+            assert!(piece.len() < 2 * PIECE_BYTES, "a piece of {} bytes", piece.len());
+            restore_piece(&mut again, &piece).unwrap();
+            piece.clear();
+            pieces += 1;
+        }
+        assert!(pieces > 40, "only {pieces} pieces: the state does not test the bounds");
+        assert_eq!(again.appended_meta, models.appended_meta);
+        let (a, b) = (models.peek(PartitionId(1)), again.peek(PartitionId(1)));
+        assert_eq!(a.log_end, b.log_end);
+        assert!(a.keys.range_after(None).eq(b.keys.range_after(None)));
+        assert!(a.large.iter().eq(b.large.iter()));
+        assert!(a.sessions.export_after(None).eq(b.sessions.export_after(None)));
+        let name = (TopicId(1), 0);
+        assert!(a.topics[&name].batches().eq(b.topics[&name].batches()));
+        assert_eq!(b.topics[&name].end(), 30_000);
+    }
+
+    #[test]
+    fn a_remembered_session_older_than_a_forgotten_one_comes_back() {
+        let mut models = Models::new(0, 1, 0);
+        let p = models.partition(PartitionId(0));
+        let r =
+            Remembered { sequence: 1, offset: Offset(5), term: Term(1), outcome: Outcome::Written };
+        p.sessions.fold(SessionId(7), r);
+        p.sessions.set_expired_to(SessionId(100));
+        let mut again = Models::new(0, 1, 0);
+        models.begin();
+        let mut piece = Vec::new();
+        while models.next_piece(&mut piece) {
+            restore_piece(&mut again, &piece).unwrap();
+            restore_piece(&mut again, &piece).unwrap();
+            piece.clear();
+        }
+        let verdict = again.peek(PartitionId(0)).sessions.judge(SessionId(7), 1);
+        assert_eq!(verdict, super::super::sessions::Verdict::Duplicate(r));
+    }
 }

@@ -137,6 +137,12 @@ impl Effects {
         }
     }
 
+    /// Bytes of encoded responses that were not delivered yet.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.frames.len()
+    }
+
     /// True when there are responses to deliver.
     #[must_use]
     pub fn has_replies(&self) -> bool {

@@ -105,6 +105,8 @@ pub struct Gathers {
 
 /// Most gathers at a time; more are refused as overload.
 pub const GATHERS_MAX: usize = 8192;
+/// Most bytes the answers under way may hold together; a single one may always begin.
+pub const GATHER_BYTES_MAX: usize = 64 << 20;
 
 impl Gathers {
     /// Adds a gather.
@@ -141,7 +143,7 @@ impl Gathers {
 
     /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.all.len()
     }
 

@@ -94,6 +94,13 @@ impl Shard {
         if !Shard::in_session(options) {
             return Some(());
         }
+        let granted = self.models.meta.as_ref().map_or(0, |meta| meta.sessions_granted);
+        if options.session.0 > granted {
+            // Numbers nobody was given would push out the sessions of others.
+            let why = "the session is not known here (yet)";
+            self.refuse(ask.origin, ErrorCode::NotReady, 0, why, fx);
+            return None;
+        }
         let (code, detail, why) =
             match self.models.peek(partition).sessions.judge(options.session, options.sequence) {
                 Verdict::Evaluate => return Some(()),
@@ -135,7 +142,7 @@ impl Shard {
         let receipt = Receipt {
             durability: options.durability.max(Durability::Local),
             partition,
-            term: p.term,
+            term: first.term,
             offset: first.offset,
             duplicate: true,
         };

@@ -204,6 +204,17 @@ impl Shard {
         self.tell_log_space();
     }
 
+    /// The log is gone: of the change under way the outcome is unknown, the others were not begun.
+    pub(super) fn fail_meta(&mut self, fx: &mut Effects) {
+        if let Some(busy) = self.meta_queue.busy.take() {
+            let why = "the disk failed while the change was on its way to it";
+            self.refuse(busy.ask.origin, ErrorCode::Unknown, 0, why, fx);
+        }
+        for (ask, _) in std::mem::take(&mut self.meta_queue.waiting) {
+            self.refuse(ask.origin, ErrorCode::ShardFenced, 0, "the disk failed", fx);
+        }
+    }
+
     fn broadcast_meta(&self, fx: &mut Effects) {
         let Some(meta) = &self.models.meta else { return };
         let snapshot: MetaSnapshot = Arc::new(meta.clone());

@@ -264,6 +264,11 @@ impl Shard {
     }
 
     fn tell_log_space(&mut self) {
+        if self.phase == Phase::Opening {
+            // Counted once, from the state recovery ends with.
+            self.models.space.clear();
+            return;
+        }
         for change in self.models.space.drain(..) {
             match change {
                 Space::Live(at) => self.log.mark_live(at),
@@ -277,8 +282,8 @@ impl Shard {
             (Phase::Opening, LogStatus::Open) => {
                 self.models.recovered();
                 self.models.durable = self.models.durable.max(self.log.durable());
-                self.tell_log_space();
                 self.phase = Phase::Serving;
+                self.tell_log_space();
                 self.counters.recovery_took = now.mono.since(self.started_at);
                 self.sweep_at = now.mono + SWEEP_EVERY;
                 self.retention_at = now.mono + RETENTION_EVERY;
@@ -297,20 +302,27 @@ impl Shard {
 
     /// The log is gone: nobody who waits will ever know more.
     fn fail_waiting(&mut self, fx: &mut Effects) {
-        let me = self.config.shard();
         let waiting: Vec<Ack> = self.acks.drain().collect();
         for ack in waiting {
-            let Some(origin) = ack.origin else { continue };
-            self.counters.errors.add(ErrorCode::Unknown);
-            fx.reply(
-                me,
-                origin,
-                &Response::Error {
-                    code: ErrorCode::Unknown,
-                    detail: 0,
-                    message: "the disk failed before the write was known to be durable",
-                },
-            );
+            self.give_up(&ack, ErrorCode::ShardFenced, "the disk failed", fx);
+        }
+        self.fail_meta(fx);
+    }
+
+    /// Answers somebody whose group is not durable and who waits no longer. Of a write the outcome
+    /// is unknown; a read has changed nothing and says why it ends.
+    fn give_up(&mut self, ack: &Ack, read_code: ErrorCode, why: &str, fx: &mut Effects) {
+        let Some(origin) = ack.origin else { return };
+        match ack.answer {
+            Answer::Gather(id) => {
+                self.gathers.remove(id);
+                self.refuse(origin, read_code, 0, why, fx);
+            }
+            Answer::NotFound => self.refuse(origin, read_code, 0, why, fx),
+            Answer::Receipt(_) | Answer::Appended { .. } | Answer::ConditionFailed(_) => {
+                let why = format!("{why} while the write was on its way to the disk");
+                self.refuse(origin, ErrorCode::Unknown, 0, &why, fx);
+            }
         }
     }
 
@@ -329,11 +341,12 @@ impl Shard {
     }
 
     fn acknowledge(&mut self, now: Now, ack: &Ack, fx: &mut Effects) {
+        let Some(origin) = ack.origin else { return };
         if let Answer::Gather(id) = ack.answer {
             self.fetch_after_wait(now, id, fx);
             return;
         }
-        let (Some(origin), Some(response)) = (ack.origin, ack.answer.response()) else { return };
+        let Some(response) = ack.answer.response() else { return };
         self.counters.ack_latency.record(now.mono.since(ack.since));
         if let Response::Error { code, .. } = response {
             self.counters.errors.add(code);
@@ -386,21 +399,11 @@ impl Shard {
     /// Deadlines, retention, expiry, the memory ceiling: what time brings.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
         self.sweep_at = now.mono + SWEEP_EVERY;
-        let me = self.config.shard();
-        let errors = &mut self.counters.errors;
-        self.acks.expire(now.mono, |ack| {
-            let Some(origin) = ack.origin else { return };
-            errors.add(ErrorCode::Unknown);
-            fx.reply(
-                me,
-                origin,
-                &Response::Error {
-                    code: ErrorCode::Unknown,
-                    detail: 0,
-                    message: "the deadline passed while the write was on its way to the disk",
-                },
-            );
-        });
+        let mut late = Vec::new();
+        self.acks.expire(now.mono, |ack| late.push(*ack));
+        for ack in late {
+            self.give_up(&ack, ErrorCode::DeadlineExceeded, "the deadline passed", fx);
+        }
         self.expire_polls(now, fx);
         if now.mono >= self.retention_at {
             self.retention_at = now.mono + RETENTION_EVERY;
@@ -479,7 +482,7 @@ impl Shard {
     /// Records of the queue the driver executes; exposed for tests that inspect the order.
     #[must_use]
     pub fn waiting_acks(&self) -> usize {
-        self.acks.len()
+        self.acks.count()
     }
 
     /// Version of a key as the index has it, durable or not; for tests and inspection.

@@ -45,6 +45,8 @@ pub struct Models {
     /// The metadata with commands that are not durable yet: what a checkpoint has to hold, because
     /// replay begins behind everything that was appended before it. On shard 0 only.
     pub appended_meta: Meta,
+    /// Encoded metadata of a checkpoint being restored, as far as they came.
+    pub meta_bytes: Vec<u8>,
     /// Recently written and read record bodies.
     pub cache: RecordCache,
     /// Changes of the log's space that the log has not been told yet.
@@ -57,7 +59,8 @@ pub struct Models {
     pub grown: Vec<(TopicId, u32)>,
     /// Durable metadata commands, not yet broadcast.
     pub committed: Vec<Command>,
-    /// Copies made by compaction that are not durable yet, in log order.
+    /// Copies made by compaction that are not durable yet, in log order: records that were not
+    /// just written, although their group was.
     relocations: VecDeque<Location>,
     cursor: Cursor,
     /// Bytes of memory in key indexes, kept up to date by [`Models::note_key_memory`].
@@ -77,6 +80,7 @@ impl Models {
             meta_partition: holds_meta.then(|| Partition::new(PartitionId::META)),
             meta: holds_meta.then(Meta::default),
             appended_meta: Meta::default(),
+            meta_bytes: Vec::new(),
             cache: RecordCache::new(cache_bytes),
             space: Vec::new(),
             finished_reads: Vec::new(),
@@ -216,6 +220,11 @@ impl Models {
         for p in self.all() {
             p.recovered(&mut space);
         }
+        // What died on the way was never counted: only what is needed in the end is.
+        space.clear();
+        for p in self.iter() {
+            p.live_places(|at| space.push(Space::Live(at)));
+        }
         self.space = space;
         if self.holds_meta() {
             // Everything that was recovered is durable.
@@ -263,8 +272,8 @@ impl LogSink for Models {
                 i => &mut self.partitions[i],
             };
             if relocated {
+                // Referred to since it was staged; not worth a place in the cache.
                 self.relocations.pop_front();
-                p.relocate(at, &record, &mut self.space);
                 continue;
             }
             if record.kind == RecordKind::Delete {
@@ -312,8 +321,16 @@ impl LogSink for Models {
         }
     }
 
-    fn relocated(&mut self, _from: Location, to: Location, _group: GroupSeq, _record: &Record<'_>) {
+    fn relocated(&mut self, from: Location, to: Location, _group: GroupSeq, record: &Record<'_>) {
+        // The copy counts from here on, not from when it is durable: a checkpoint that begins
+        // between the two must not hold the old place, because replay would begin behind the copy.
         self.relocations.push_back(to);
+        self.cache.rekey(from, to);
+        let mut space = std::mem::take(&mut self.space);
+        if let Some(p) = self.find(record.partition) {
+            p.relocate(to, record, &mut space);
+        }
+        self.space = space;
     }
 }
 

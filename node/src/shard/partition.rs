@@ -23,6 +23,9 @@ pub const CHUNKED: u8 = 2;
 /// [`Record::flags`]: more records of the same atomic batch follow in this group.
 pub const MORE: u8 = 1;
 
+/// What a session's receipts take in memory, about.
+const SESSION_MEMORY_BYTES: usize = 256 + 64 * std::mem::size_of::<Remembered>();
+
 /// What a fold did to the space of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
@@ -208,7 +211,12 @@ impl Partition {
             },
             _ => Outcome::Written,
         };
-        let remembered = Remembered { sequence: record.sequence, offset: record.offset, outcome };
+        let remembered = Remembered {
+            sequence: record.sequence,
+            offset: record.offset,
+            term: record.term,
+            outcome,
+        };
         self.sessions.fold(record.session, remembered);
     }
 
@@ -243,7 +251,7 @@ impl Partition {
         }
     }
 
-    /// A live record has a durable copy at `to`: refer to it from here on, if it is still needed.
+    /// A live record has a copy at `to`: refer to it from here on, if it is still needed.
     /// The log has moved its count of live bytes to `to` already.
     pub fn relocate(&mut self, to: Location, record: &Record<'_>, space: &mut Vec<Space>) {
         if !self.needs(record) {
@@ -342,6 +350,21 @@ impl Partition {
         }
     }
 
+    /// Tells the place of every record the state refers to. O(keys + chunks + batches).
+    pub fn live_places(&self, mut live: impl FnMut(Location)) {
+        for (_, entry) in self.keys.range_after(None) {
+            if entry.flags & TOMBSTONE == 0 {
+                live(entry.location);
+            }
+        }
+        for (_, _, chunks) in self.large.iter() {
+            chunks.iter().filter(|at| at.len > 0).for_each(|at| live(*at));
+        }
+        for batch in self.topics.values().flat_map(TopicPartition::batches) {
+            live(batch.at);
+        }
+    }
+
     /// A committed command dropped this topic: forget its records.
     pub fn drop_topic(&mut self, topic: TopicId, space: &mut Vec<Space>) {
         let names: Vec<_> =
@@ -357,7 +380,7 @@ impl Partition {
     #[must_use]
     pub fn other_memory_bytes(&self) -> usize {
         self.topics.values().map(TopicPartition::memory_bytes).sum::<usize>()
-            + self.sessions.len() * 256
+            + self.sessions.count() * SESSION_MEMORY_BYTES
             + self.large.memory_bytes()
     }
 }

@@ -14,7 +14,7 @@ use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 
 use super::acks::Answer;
 use super::event::Effects;
-use super::gather::{GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
+use super::gather::{GATHER_BYTES_MAX, GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
 use super::models::Stored;
 use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
 use super::{Ask, Shard};
@@ -186,7 +186,9 @@ impl Shard {
         after: GroupSeq,
         fx: &mut Effects,
     ) {
-        if self.gathers.len() >= GATHERS_MAX {
+        let bytes: usize = parts.iter().map(|part| part.at.len as usize).sum();
+        let held = self.gathers.bytes() + fx.pending_bytes();
+        if self.gathers.count() >= GATHERS_MAX || (held > 0 && held + bytes > GATHER_BYTES_MAX) {
             let why = "too many reads wait for the disk";
             return self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
         }
@@ -396,7 +398,9 @@ impl Gather {
         self.items.iter().any(|item| {
             let parts = &self.parts[item.parts.clone()];
             !parts.is_empty()
-                && self.places(p, item).is_none_or(|now| !now.iter().eq(parts.iter().map(|part| &part.at)))
+                && self
+                    .places(p, item)
+                    .is_none_or(|now| !now.iter().eq(parts.iter().map(|part| &part.at)))
         })
     }
 

@@ -59,8 +59,10 @@ impl Shard {
                 return self.refuse(ask.origin, error.code(), 0, &error.to_string(), fx);
             }
         };
-        let local =
-            matches!(request, Request::Ping | Request::ClusterMap | Request::Stats | Request::Hello { .. });
+        let local = matches!(
+            request,
+            Request::Ping | Request::ClusterMap | Request::Stats | Request::Hello { .. }
+        );
         if !local && let Err((code, why)) = self.admit(now.mono, &ask) {
             // Before its place is looked up: a shard that is opening does not know its topics.
             return self.refuse(ask.origin, code, 0, why, fx);
@@ -99,9 +101,9 @@ impl Shard {
             | Request::Ping
             | Request::ClusterMap
             | Request::Stats
-            | Request::TopicDescribe { .. }
             | Request::TopicList => Place::Here,
             Request::OpenSession
+            | Request::TopicDescribe { .. }
             | Request::TopicCreate { .. }
             | Request::TopicDelete { .. }
             | Request::TopicAlter { .. } => Place::Meta,
@@ -111,6 +113,15 @@ impl Shard {
             Request::MultiGet { partition, .. }
             | Request::Batch { partition, .. }
             | Request::Scan { partition, .. } => known(*partition)?,
+            // A topic made a moment ago may not have been heard of here yet; shard 0 knows.
+            Request::TopicAppend { topic, .. }
+            | Request::TopicRead { topic, .. }
+            | Request::TopicOffsets { topic, .. }
+            | Request::TopicTrim { topic, .. }
+                if self.has_not_heard_of(*topic) =>
+            {
+                Place::Meta
+            }
             Request::TopicAppend { topic, to, .. } => {
                 let index = self.append_index(*topic, to)?;
                 Place::Partition(self.topic_place(*topic, index)?)

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 
 use ironring_core::limits::{SESSION_WINDOW, SESSIONS_PER_PARTITION_MAX};
-use ironring_core::{Offset, SessionId, StableMap};
+use ironring_core::{Offset, SessionId, StableMap, Term};
 
 /// What a session's request came to, enough to give the same answer again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Remembered {
     pub sequence: u64,
     /// Offset of its (last) record.
     pub offset: Offset,
+    /// The term it was written in.
+    pub term: Term,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -135,12 +137,24 @@ impl SessionTable {
 
     /// Folds a record of the log into the table. Idempotent.
     pub fn fold(&mut self, session: SessionId, remembered: Remembered) {
-        if !self.sessions.contains_key(&session) {
-            if session <= self.expired_to {
-                return;
-            }
-            if self.sessions.len() >= SESSIONS_PER_PARTITION_MAX {
-                self.forget_one();
+        if session <= self.expired_to && !self.sessions.contains_key(&session) {
+            return;
+        }
+        self.remember(session, remembered);
+    }
+
+    /// Takes a receipt from a checkpoint, whatever the session's age: it was remembered then.
+    pub fn restore(&mut self, session: SessionId, remembered: Remembered) {
+        self.remember(session, remembered);
+    }
+
+    fn remember(&mut self, session: SessionId, remembered: Remembered) {
+        while self.sessions.len() > SESSIONS_PER_PARTITION_MAX
+            || (self.sessions.len() == SESSIONS_PER_PARTITION_MAX
+                && !self.sessions.contains_key(&session))
+        {
+            if !self.forget_one(session) {
+                break;
             }
         }
         let known = self.sessions.entry(session).or_default();
@@ -161,19 +175,20 @@ impl SessionTable {
 
     /// How many sessions are remembered.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Every remembered session with its receipts, ordered by id, for the checkpoint.
-    pub fn export(&self) -> Vec<(SessionId, Vec<Remembered>)> {
-        let mut all: Vec<_> = self
-            .sessions
-            .iter()
-            .map(|(id, s)| (*id, s.recent.iter().copied().collect::<Vec<_>>()))
-            .collect();
-        all.sort_by_key(|(id, _)| *id);
-        all
+    /// Every remembered session with its receipts, ordered by id, from behind `after` on: for the
+    /// checkpoint.
+    pub fn export_after(
+        &self,
+        after: Option<SessionId>,
+    ) -> impl Iterator<Item = (SessionId, &VecDeque<Remembered>)> {
+        let later = |id: &SessionId| after.is_none_or(|after| *id > after);
+        let mut ids: Vec<SessionId> = self.sessions.keys().copied().filter(later).collect();
+        ids.sort();
+        ids.into_iter().filter_map(|id| Some((id, &self.sessions.get(&id)?.recent)))
     }
 
     /// See [`SessionTable::judge`]; for the checkpoint.
@@ -187,19 +202,19 @@ impl SessionTable {
         self.expired_to = self.expired_to.max(id);
     }
 
-    /// Forgets the session whose newest record is oldest. O(sessions), paid once per new session
+    /// Forgets the session whose newest record is oldest; false when all are being worked for. O(sessions), paid once per new session
     /// beyond the limit.
-    fn forget_one(&mut self) {
+    fn forget_one(&mut self, except: SessionId) -> bool {
         let oldest = self
             .sessions
             .iter()
-            .filter(|(_, s)| s.in_progress.is_empty())
+            .filter(|(id, s)| s.in_progress.is_empty() && **id != except)
             .min_by_key(|(id, s)| (s.touched, **id))
             .map(|(id, _)| *id);
-        if let Some(id) = oldest {
-            self.sessions.remove(&id);
-            self.expired_to = self.expired_to.max(id);
-        }
+        let Some(id) = oldest else { return false };
+        self.sessions.remove(&id);
+        self.expired_to = self.expired_to.max(id);
+        true
     }
 }
 
@@ -210,7 +225,8 @@ mod tests {
     const S: SessionId = SessionId(9);
 
     fn written(sequence: u64, offset: u64) -> Remembered {
-        Remembered { sequence, offset: Offset(offset), outcome: Outcome::Written }
+        let (term, outcome) = (Term(1), Outcome::Written);
+        Remembered { sequence, offset: Offset(offset), term, outcome }
     }
 
     #[test]
@@ -259,9 +275,13 @@ mod tests {
         for i in 1..=5 {
             t.fold(S, written(i, i));
         }
-        let before = t.export();
+        let all = |t: &SessionTable| -> Vec<_> {
+            t.export_after(None).map(|(id, recent)| (id, recent.clone())).collect()
+        };
+        let before = all(&t);
         t.fold(S, written(3, 3));
-        assert_eq!(t.export(), before);
+        assert_eq!(all(&t), before);
+        assert!(t.export_after(Some(S)).next().is_none());
     }
 
     #[test]
@@ -270,7 +290,7 @@ mod tests {
         for id in 1..=(SESSIONS_PER_PARTITION_MAX as u64 + 1) {
             t.fold(SessionId(id), written(1, id));
         }
-        assert_eq!(t.len(), SESSIONS_PER_PARTITION_MAX);
+        assert_eq!(t.count(), SESSIONS_PER_PARTITION_MAX);
         assert_eq!(t.judge(SessionId(1), 1), Verdict::Expired);
         assert_eq!(t.judge(SessionId(1), 2), Verdict::Expired);
         assert_eq!(t.judge(SessionId(2), 2), Verdict::Evaluate);

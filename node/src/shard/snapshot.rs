@@ -29,7 +29,7 @@ impl Shard {
                 forwarded: self.counters.forwarded,
                 read_latency: self.counters.read_latency.clone(),
                 write_latency: self.counters.ack_latency.clone(),
-                sessions: self.models.iter().map(|p| p.sessions.len() as u64).sum(),
+                sessions: self.models.iter().map(|p| p.sessions.count() as u64).sum(),
                 topic_partitions: self.models.iter().map(|p| p.topics.len() as u64).sum(),
                 ..ClientCounters::default()
             },

@@ -79,6 +79,12 @@ impl Shard {
         meta.topic(id).ok_or_else(|| (ErrorCode::UnknownTopic, format!("no topic has id {id}")))
     }
 
+    /// Whether another shard may know of a topic that this one does not.
+    pub(super) fn has_not_heard_of(&self, id: TopicId) -> bool {
+        let known = |meta: &super::meta::Meta| meta.topic(id).is_some() || meta.is_dropped(id);
+        !self.models.holds_meta() && self.models.meta.as_ref().is_some_and(|meta| !known(meta))
+    }
+
     /// Which topic partition an append goes to.
     pub(super) fn append_index(&self, topic: TopicId, to: &AppendTo<'_>) -> Result<u32, Refusal> {
         Ok(match to {
@@ -128,6 +134,10 @@ impl Shard {
         if bytes.len() > RECORD_BYTES_MAX {
             let why = format!("{} bytes in one append: at most {RECORD_BYTES_MAX}", bytes.len());
             return self.refuse(ask.origin, ErrorCode::TooLarge, 0, &why, fx);
+        }
+        if !self.has_memory_for(&[]) {
+            let why = "the memory ceiling is reached: new records are refused";
+            return self.refuse(ask.origin, ErrorCode::MemoryFull, 0, why, fx);
         }
         let p = self.models.peek(partition);
         let first = p.topics.get(&(topic, index)).map_or(0, |t| t.end());

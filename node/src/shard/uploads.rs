@@ -99,10 +99,18 @@ impl Shard {
     /// Appends chunks while the log keeps up. Uploads take turns, so none waits for another.
     pub(super) fn advance_uploads(&mut self, now: Now, fx: &mut Effects) {
         for _ in 0..self.uploads.queue.len() {
-            if self.log.waiting_bytes() >= LOG_WAITING_BYTES_MAX {
+            let late = self.uploads.queue.front().is_some_and(|u| u.ask.deadline <= now.mono);
+            if !late && self.log.waiting_bytes() >= LOG_WAITING_BYTES_MAX {
                 return;
             }
             let Some(mut upload) = self.uploads.queue.pop_front() else { return };
+            if upload.ask.deadline <= now.mono {
+                self.uploads.bytes -= upload.value.len();
+                self.abandon(&upload);
+                let why = "the deadline passed before all of the value was written";
+                self.refuse(upload.ask.origin, ErrorCode::DeadlineExceeded, 0, why, fx);
+                continue;
+            }
             match self.next_chunk(now, &mut upload) {
                 Ok(true) => {
                     self.uploads.bytes -= upload.value.len();

@@ -1,20 +1,29 @@
 //! A real node in a temporary directory, on free ports.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use ironring_net::client::ClientConfig;
 use ironring_net::client::blocking::Client;
 
+/// How long a node may take to do what a test waits for. Nothing is asserted about speed: this ends
+/// a test that would otherwise hang.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A node process; killed when dropped.
 pub struct NodeProcess {
     child: Child,
     pub clients: SocketAddr,
     pub http: SocketAddr,
+    /// What it said until it was up.
+    pub said: String,
     lines: mpsc::Receiver<String>,
 }
 
@@ -26,27 +35,27 @@ impl NodeProcess {
 
     /// The same; what it said when it ended instead.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<NodeProcess, String> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ironring"))
-            .args(["start", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
-            .arg(dir)
-            .args(args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .env("NO_COLOR", "1")
-            .spawn()
-            .expect("the binary was built");
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        NodeProcess::try_start_by(&[], "127.0.0.1:0", dir, args)
+    }
+
+    /// Starts a node on an address of the test's own, so that it can be started there again.
+    pub fn start_at(listen: &str, dir: &Path, args: &[&str]) -> NodeProcess {
+        NodeProcess::try_start_by(&[], listen, dir, args)
+            .unwrap_or_else(|lines| panic!("no start:\n{lines}"))
+    }
+
+    /// Starts a node listening on `listen`, by way of another program: `by` ends where the
+    /// node's command line begins.
+    pub fn try_start_by(
+        by: &[&str],
+        listen: &str,
+        dir: &Path,
+        args: &[&str],
+    ) -> Result<NodeProcess, String> {
+        let (mut child, lines) = spawn(by, listen, dir, args);
         let (mut clients, mut http, mut said) = (None, None, String::new());
         while clients.is_none() || http.is_none() {
-            let Ok(line) = lines.recv_timeout(Duration::from_secs(60)) else {
+            let Ok(line) = lines.recv_timeout(PATIENCE) else {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(said);
@@ -57,7 +66,51 @@ impl NodeProcess {
             said.push('\n');
         }
         let (clients, http) = (clients.expect("set above"), http.expect("set above"));
-        Ok(NodeProcess { child, clients, http, lines })
+        Ok(NodeProcess { child, clients, http, said, lines })
+    }
+
+    /// Runs a node that ends by itself; its exit status and what it said.
+    pub fn run(dir: &Path, args: &[&str]) -> (i32, String) {
+        NodeProcess::run_by(&[], "127.0.0.1:0", dir, args)
+    }
+
+    /// The same, by way of another program and on another address.
+    pub fn run_by(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (i32, String) {
+        let (mut child, lines) = spawn(by, listen, dir, args);
+        let mut said = String::new();
+        // The lines end when the process does.
+        loop {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) => said.push_str(&format!("{line}\n")),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    panic!("the node does not end:\n{said}");
+                }
+            }
+        }
+        let status = child.wait().expect("it was started");
+        (status.code().unwrap_or(-1), said)
+    }
+
+    /// What it said since it was up, or since this was asked last.
+    pub fn new_lines(&mut self) -> Vec<String> {
+        self.lines.try_iter().map(|line| line + "\n").collect()
+    }
+
+    /// The process.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
+    }
+
+    /// Memory of the process that is in RAM, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
+        kib.map_or(0, |kib: u64| kib << 10)
     }
 
     /// A client with a session, connected to shards directly.
@@ -80,9 +133,13 @@ impl NodeProcess {
 
     /// Stops it as an operator does; its exit status and last words.
     pub fn stop(mut self) -> (i32, String) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+        nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM).expect("it runs");
         self.wait()
+    }
+
+    /// True when it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it was started").is_some()
     }
 
     /// Waits for its end.
@@ -98,6 +155,39 @@ impl Drop for NodeProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Starts the program, and collects its lines.
+fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::Receiver<String>) {
+    let program = [by, &[env!("CARGO_BIN_EXE_ironring")]].concat();
+    let mut child = Command::new(program[0])
+        .args(&program[1..])
+        .args(["start", "--listen", listen, "--http", "127.0.0.1:0", "--data-dir"])
+        .arg(dir)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .env("NO_COLOR", "1")
+        .spawn()
+        .expect("the program is there");
+    let stderr = child.stderr.take().expect("stderr is piped");
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    (child, lines)
+}
+
+/// A loopback address that no other test uses, with a free port of it. A node started there again
+/// finds its port free: nobody else is there, and no connection out of this machine begins there.
+pub fn address_of_its_own() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let (pid, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    format!("127.{}.{}.{}:0", 1 + pid / 256 % 250, pid % 256, 1 + n % 250)
 }
 
 fn address_after(line: &str, words: &str) -> Option<SocketAddr> {

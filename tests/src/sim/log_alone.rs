@@ -140,6 +140,9 @@ struct Entry {
     at: Option<Location>,
 }
 
+/// A read that ended, with the record's offset and body.
+type FinishedRead = (ReadId, Result<(u64, Vec<u8>), ReadError>);
+
 #[derive(Debug, Default)]
 struct Owner {
     index: BTreeMap<Vec<u8>, Entry>,
@@ -148,7 +151,7 @@ struct Owner {
     /// Versions that are in no durable group yet, by group.
     fresh: BTreeMap<(PartitionId, u64), GroupSeq>,
     dead: Vec<Location>,
-    done: Vec<(ReadId, Result<(u64, Vec<u8>), ReadError>)>,
+    done: Vec<FinishedRead>,
     cursor: Option<Bound<Vec<u8>>>,
     ends_written: bool,
 }
