@@ -37,6 +37,8 @@ pub(super) struct Want {
     pub index: u32,
     pub max_records: u32,
     pub max_bytes: u32,
+    /// The reader named the first offset itself.
+    pub named: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -253,6 +255,7 @@ impl Shard {
             topic: want.topic,
             index: want.index,
             from,
+            named: want.named,
             max_records: want.max_records,
             max_bytes: want.max_bytes,
         };
@@ -318,7 +321,7 @@ impl Shard {
             Ok(found) => found,
             Err((code, why)) => return self.refuse(ask.origin, code, 0, &why, fx),
         };
-        let want = Want { topic, index, max_records: 0, max_bytes: 0 };
+        let want = Want { topic, index, max_records: 0, max_bytes: 0, named: true };
         let (start, end, at_time) = self.bounds(partition, &want, ReadFrom::Time(time));
         let at_time = if time.0 == 0 { end } else { at_time };
         fx.reply(self.config.shard(), ask.origin, &Response::Offsets { start, end, at_time });
@@ -342,7 +345,7 @@ impl Shard {
         if self.judge(now, ask, partition, options, fx).is_none() {
             return;
         }
-        let want = Want { topic, index, max_records: 0, max_bytes: 0 };
+        let want = Want { topic, index, max_records: 0, max_bytes: 0, named: true };
         let (start, end, _) = self.bounds(partition, &want, ReadFrom::Earliest);
         if before > end {
             let why = format!("cannot trim before {before}: the partition holds {start} to {end}");
