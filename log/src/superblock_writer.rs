@@ -1,6 +1,8 @@
-//! Writes superblock versions: copies 0 and 1 durable, then copies 2 and 3.
+//! Writes superblock versions: two copies durable, then the other two.
 //!
 //! Invariants:
+//! - the first version of a run goes first to the copies recovery did not rely on (see
+//!   `opening::superblock_choice`), all others to copies 0 and 1;
 //! - one version is written at a time, and its contents are a picture of the moment it began;
 //! - a version counts (is *settled*) only when all four copies are durable, so whatever depends on
 //!   it happens only when any two damaged copies leave two that agree on it;
@@ -21,8 +23,10 @@ const _: () = assert!(COPIES == 2 * ROUND);
 struct Writing {
     image: Superblock,
     bytes: Vec<u8>,
-    /// The copy the next round begins with.
-    next_copy: usize,
+    /// The copies in the order they are written.
+    order: [usize; COPIES],
+    /// How many of them were begun.
+    begun: usize,
     outstanding: usize,
 }
 
@@ -34,11 +38,15 @@ pub(crate) struct SuperblockWriter {
     wanted: u64,
     settled: u64,
     writing: Option<Writing>,
+    /// Where the next version goes first.
+    first_round: Option<[usize; ROUND]>,
 }
 
 impl SuperblockWriter {
-    /// Continues after `sequence`, the highest seen on disk.
-    pub fn resume(&mut self, sequence: u64) {
+    /// Continues after `sequence`, the highest seen on disk; the next version is written to the
+    /// copies `first_round` first.
+    pub fn resume(&mut self, sequence: u64, first_round: [usize; ROUND]) {
+        self.first_round = Some(first_round);
         self.begun = sequence;
         self.wanted = sequence;
         self.settled = sequence;
@@ -71,7 +79,11 @@ impl SuperblockWriter {
         assert_eq!(self.due(), Some(image.sequence), "one version at a time, in order");
         self.begun = image.sequence;
         let bytes = image.encode();
-        let writing = Writing { image, bytes, next_copy: 0, outstanding: 0 };
+        let first = self.first_round.take().unwrap_or([0, 1]);
+        let mut order = [first[0], first[1], 0, 0];
+        let second = (0..COPIES).filter(|copy| !first.contains(copy));
+        order[ROUND..].iter_mut().zip(second).for_each(|(place, copy)| *place = copy);
+        let writing = Writing { image, bytes, order, begun: 0, outstanding: 0 };
         let writing = self.writing.insert(writing);
         write_round(writing, alloc, ops, io);
     }
@@ -88,7 +100,7 @@ impl SuperblockWriter {
         if writing.outstanding > 0 {
             return None;
         }
-        if writing.next_copy < COPIES {
+        if writing.begun < COPIES {
             write_round(writing, alloc, ops, io);
             return None;
         }
@@ -100,7 +112,7 @@ impl SuperblockWriter {
 
 fn write_round(writing: &mut Writing, alloc: &mut dyn BufAlloc, ops: &mut Ops, io: &mut IoQueue) {
     let len = align_up(writing.bytes.len() as u32, writing.image.block_bytes) as usize;
-    for copy in writing.next_copy..writing.next_copy + ROUND {
+    for copy in writing.order.into_iter().skip(writing.begun).take(ROUND) {
         let mut buf = alloc.alloc(len);
         buf[..writing.bytes.len()].copy_from_slice(&writing.bytes);
         buf[writing.bytes.len()..].fill(0);
@@ -108,6 +120,6 @@ fn write_round(writing: &mut Writing, alloc: &mut dyn BufAlloc, ops: &mut Ops, i
         let op = IoOp::WriteAt { file: FileName::Superblock, pos, buf, durable: true };
         ops.push(io, Purpose::Superblock, op);
     }
-    writing.next_copy += ROUND;
+    writing.begun += ROUND;
     writing.outstanding = ROUND;
 }

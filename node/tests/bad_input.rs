@@ -83,7 +83,7 @@ cases! {
     SILENT_CLIENT: "Half a request, then silence", Log("debug"),
         "the peer stalled", "the connection is closed after 30 s; nothing of the request is applied";
     NEVER_READS: "A client that asks for 300 values of 1 MiB and never reads an answer", Log("debug"),
-        "the peer stalled", "the connection is closed after 30 s; a bounded part of the answers is held for it; others are served";
+        "the peer stalled", "the connection is closed after 30 s; a bounded part of the answers is held for it, no processor is busy with it, and others are served";
     TOO_MANY: "More connections than `limits.connections_max`", Code(E::TooManyConnections),
         "the node serves 8 connections already", "those that are open go on; room comes back when one closes";
     UNKNOWN_KEY: "A key of the configuration file that does not exist", Exit(1),
@@ -422,11 +422,11 @@ fn a_flood_of_connections_is_refused_and_room_comes_back() {
 
 #[test]
 fn a_client_that_reads_late_gets_every_answer() {
-    const ASKED: usize = 300;
+    const ASKED: usize = 200;
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &[SMALL, &["--shards", "1"]].concat());
     let mut bystander = Bystander::of(&node);
-    let value: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+    let value: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
     bystander.client.put(b"large", &value).unwrap();
     let mut wire = Wire::greeted(&node);
     for _ in 0..ASKED {
@@ -441,6 +441,39 @@ fn a_client_that_reads_late_gets_every_answer() {
     }
     wire.goes_on();
     bystander.lost_nothing(node, &dir);
+}
+
+#[test]
+fn a_client_that_does_not_read_keeps_no_processor_busy() {
+    const ASKED: usize = 300;
+    let (_tmp, dir) = data_dir();
+    let node = NodeProcess::start(&dir, &[SMALL, &["--shards", "1"]].concat());
+    let mut client = node.client();
+    for n in 0..100 {
+        client.put(format!("cold/{n}").as_bytes(), &[7; 300_000]).unwrap();
+    }
+    assert_eq!(node.stop().0, 0);
+    // From the disk, so that answers come one after another, to a socket that is full already.
+    let node = NodeProcess::start(&dir, &[]);
+    Bystander::of(&node).is_served();
+    let mut wire = Wire::greeted(&node);
+    for n in 0..ASKED {
+        wire.send(&frame(&Request::Get { key: format!("cold/{}", n % 100).as_bytes() }));
+    }
+    // It rests before it gives the connection up, after 30 s.
+    let (begin, second) = (Instant::now(), Duration::from_secs(1));
+    loop {
+        let before = node.cpu_time();
+        std::thread::sleep(second);
+        if node.cpu_time() - before < second / 4 {
+            break;
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "the node works for a client that waits"
+        );
+    }
+    Bystander::of(&node).is_served();
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Log {
         self.checkpoint.log_grew(u32::try_from(opened.replayed_bytes).unwrap_or(u32::MAX));
         self.durable_end = end;
         self.staging.resume(end, opened.next, opened.last_crc, opened.last_run);
-        self.superblock.resume(opened.highest);
+        self.superblock.resume(opened.highest, opened.first_round);
         self.superblock.request();
         // Removing a left-over must not meet a new file of the same name.
         let strays = opened.stray_checkpoints.iter().copied();

@@ -74,6 +74,8 @@ pub(crate) struct Opened {
     pub superblock: Superblock,
     /// The highest superblock sequence seen.
     pub highest: u64,
+    /// The superblock copies to write first.
+    pub first_round: [usize; 2],
     pub end: Place,
     pub next: GroupSeq,
     pub last_crc: u32,
@@ -123,6 +125,7 @@ pub(crate) struct Opening {
     start: Option<CheckpointRef>,
     replayed_bytes: u64,
     highest: u64,
+    first_round: [usize; 2],
     report: RecoveryReport,
 }
 
@@ -147,6 +150,7 @@ impl Opening {
             start: None,
             replayed_bytes: 0,
             highest: 0,
+            first_round: [0, 1],
             report: RecoveryReport::default(),
         }
     }
@@ -269,7 +273,8 @@ impl Opening {
         }
         let all = copies.map(|copy| copy.expect("all four were read"));
         match choose(&all) {
-            Choice::Use { superblock, highest, bad_copies } => {
+            Choice::Use { superblock, highest, bad_copies, first_round } => {
+                self.first_round = first_round;
                 self.report.superblock_copies_bad = bad_copies;
                 self.highest = highest;
                 self.check_superblock(&superblock)?;
@@ -362,6 +367,7 @@ impl Opening {
         };
         Ok(Some(Opened {
             highest: 0,
+            first_round: self.first_round,
             end,
             next: superblock.newest.start,
             last_crc: 0,
@@ -520,6 +526,7 @@ impl Opening {
         };
         Opened {
             highest: self.highest,
+            first_round: self.first_round,
             end: ended.end,
             next: ended.missing,
             last_crc: ended.last_crc,

@@ -154,7 +154,8 @@ impl ConnState {
                 Ok(None) | Err(_) => break false,
             }
         };
-        // The connection answers some frames by itself (the handshake).
+        // The connection answers some frames by itself (the handshake). A socket that is full says
+        // when it is not: until then a turn would only come back here.
         let answers = protocol.wants_write() && !self.blocked.get();
         drop((protocol, shard, effects));
         self.held_back.set(held_back);

@@ -351,6 +351,10 @@ fn restore_topic(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malforme
             time: WallTime(r.u64()?),
             at: read_location(r)?,
         };
+        if batch.first.checked_add(u64::from(batch.count)).is_none() {
+            models.space = space;
+            return Err(Malformed);
+        }
         space.push(Space::Live(batch.at));
         if let Some(dead) = topic.put(batch) {
             space.push(Space::Dead(dead));

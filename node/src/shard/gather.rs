@@ -37,8 +37,8 @@ pub enum Kind {
         index: u32,
         /// First offset wanted.
         from: u64,
-        /// The reader named that offset itself, instead of "the oldest" or a time.
-        named: bool,
+        /// Whether the reader asked for what is oldest, wherever that is by now.
+        oldest: bool,
         /// Most records.
         max_records: u32,
         /// Most bytes.

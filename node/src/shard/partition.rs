@@ -424,6 +424,8 @@ pub fn topic_name(key: &[u8]) -> Result<TopicName, Malformed> {
     let name =
         TopicName { topic: TopicId(r.u32()?), index: r.u32()?, first: r.u64()?, count: r.u32()? };
     r.end()?;
+    // A batch whose end is no offset was not made by this code.
+    name.first.checked_add(u64::from(name.count)).ok_or(Malformed)?;
     Ok(name)
 }
 

@@ -10,14 +10,13 @@ use ironring_log::index::Entry;
 use ironring_net::list::{
     AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder,
 };
-use ironring_net::message::{ReadFrom, Response, ScanEntry, TopicRecord, ValueRef};
+use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 
 use super::acks::Answer;
 use super::event::Effects;
 use super::gather::{GATHER_BYTES_MAX, GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
 use super::models::Stored;
 use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
-use super::topic_ops::Want;
 use super::{Ask, Shard};
 
 /// A scan page with values stops before it holds more bytes than this.
@@ -315,12 +314,12 @@ impl Shard {
                 let page = Response::Page { entries: list.finish(), more: *more };
                 fx.reply(me, gather.origin, &page);
             }
-            Kind::Topic { .. } => self.finish_topic_read(now, &gather, fx),
+            Kind::Topic { .. } => self.finish_topic_read(&gather, fx),
         }
     }
 
-    pub(super) fn finish_topic_read(&mut self, now: Now, gather: &Gather, fx: &mut Effects) {
-        let Kind::Topic { topic, index, from, named, max_records, max_bytes } = gather.kind else {
+    pub(super) fn finish_topic_read(&mut self, gather: &Gather, fx: &mut Effects) {
+        let Kind::Topic { topic, index, from, oldest, max_records, max_bytes } = gather.kind else {
             return;
         };
         let p = self.models.peek(gather.partition);
@@ -329,13 +328,7 @@ impl Shard {
             return self.refuse(gather.origin, ErrorCode::UnknownTopic, 0, why, fx);
         };
         let (start, end) = (state.start(), state.visible_end());
-        if from < start && !named {
-            // Trimmed while it was read: the oldest records are others by now. Each further round
-            // takes a further trim.
-            let ask = Ask { origin: gather.origin, since: gather.since, deadline: gather.deadline };
-            let want = Want { topic, index, max_records, max_bytes, named };
-            return self.topic_read(now, ask, want, ReadFrom::Earliest, 0, fx);
-        }
+        let from = if oldest { from.max(start) } else { from };
         if from < start {
             let why = format!("offset {from} was trimmed: the partition holds {start} to {end}");
             return self.refuse(gather.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);

@@ -176,7 +176,7 @@ impl Shard {
                     index: *partition,
                     max_records: *max_records,
                     max_bytes: *max_bytes,
-                    named: matches!(from, ironring_net::message::ReadFrom::Offset(_)),
+                    oldest: false,
                 };
                 self.topic_read(now, ask, want, *from, *wait_ms, fx);
             }

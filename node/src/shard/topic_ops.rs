@@ -37,8 +37,8 @@ pub(super) struct Want {
     pub index: u32,
     pub max_records: u32,
     pub max_bytes: u32,
-    /// The reader named the first offset itself.
-    pub named: bool,
+    /// The reader asked for what is oldest.
+    pub oldest: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +184,7 @@ impl Shard {
             Ok(found) => found,
             Err((code, why)) => return self.refuse(ask.origin, code, 0, &why, fx),
         };
+        want.oldest = matches!(from, ReadFrom::Earliest);
         let (start, end, at_time) = self.bounds(partition, &want, from);
         let from = match from {
             ReadFrom::Offset(offset) => offset,
@@ -255,7 +256,7 @@ impl Shard {
             topic: want.topic,
             index: want.index,
             from,
-            named: want.named,
+            oldest: want.oldest,
             max_records: want.max_records,
             max_bytes: want.max_bytes,
         };
@@ -304,7 +305,11 @@ impl Shard {
 
     fn serve_poll(&mut self, now: Now, poll: &Poll, fx: &mut Effects) {
         match self.topic_place(poll.want.topic, poll.want.index) {
-            Ok(partition) => self.read_from(now, poll.ask, partition, poll.want, poll.from, fx),
+            Ok(partition) => {
+                let (start, _, _) = self.bounds(partition, &poll.want, ReadFrom::Earliest);
+                let from = if poll.want.oldest { poll.from.max(start) } else { poll.from };
+                self.read_from(now, poll.ask, partition, poll.want, from, fx);
+            }
             Err((code, why)) => self.refuse(poll.ask.origin, code, 0, &why, fx),
         }
     }
@@ -321,7 +326,7 @@ impl Shard {
             Ok(found) => found,
             Err((code, why)) => return self.refuse(ask.origin, code, 0, &why, fx),
         };
-        let want = Want { topic, index, max_records: 0, max_bytes: 0, named: true };
+        let want = Want { topic, index, max_records: 0, max_bytes: 0, oldest: false };
         let (start, end, at_time) = self.bounds(partition, &want, ReadFrom::Time(time));
         let at_time = if time.0 == 0 { end } else { at_time };
         fx.reply(self.config.shard(), ask.origin, &Response::Offsets { start, end, at_time });
@@ -345,7 +350,7 @@ impl Shard {
         if self.judge(now, ask, partition, options, fx).is_none() {
             return;
         }
-        let want = Want { topic, index, max_records: 0, max_bytes: 0, named: true };
+        let want = Want { topic, index, max_records: 0, max_bytes: 0, oldest: false };
         let (start, end, _) = self.bounds(partition, &want, ReadFrom::Earliest);
         if before > end {
             let why = format!("cannot trim before {before}: the partition holds {start} to {end}");

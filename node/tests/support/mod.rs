@@ -137,6 +137,17 @@ impl NodeProcess {
         self.wait()
     }
 
+    /// Processor time of the process so far.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("the process runs");
+        let fields = stat.rsplit_once(')').expect("the name is in brackets").1;
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+        // Linux tells these times in hundredths of a second.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// True when it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it was started").is_some()
