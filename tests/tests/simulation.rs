@@ -27,7 +27,7 @@ fn assert_covers(coverage: &Coverage, names: &[&str]) {
 
 #[test]
 fn the_log_alone_survives() {
-    let coverage = batch(Target::Log, 12);
+    let coverage = batch(Target::Log, 30);
     assert_covers(
         &coverage,
         &[
