@@ -8,6 +8,7 @@ use ironring_net::message::{BatchOp, Condition, Receipt, WriteOptions};
 
 use super::acks::Answer;
 use super::event::Effects;
+use super::meta::SESSIONS_PER_GRANT;
 use super::partition::MORE;
 use super::sessions::{Outcome, Remembered, Verdict};
 use super::{Ask, Shard};
@@ -95,8 +96,15 @@ impl Shard {
             return Some(());
         }
         let granted = self.models.meta.as_ref().map_or(0, |meta| meta.sessions_granted);
-        if options.session.0 > granted {
+        // Another shard hears of a grant a moment after shard 0 gave a number out of it.
+        let unheard = if self.models.holds_meta() { 0 } else { 2 * SESSIONS_PER_GRANT };
+        if options.session.0 > granted.saturating_add(unheard) {
             // Numbers nobody was given would push out the sessions of others.
+            let why = "no such session was opened";
+            self.refuse(ask.origin, ErrorCode::SessionExpired, 0, why, fx);
+            return None;
+        }
+        if options.session.0 > granted {
             let why = "the session is not known here (yet)";
             self.refuse(ask.origin, ErrorCode::NotReady, 0, why, fx);
             return None;
