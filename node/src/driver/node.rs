@@ -222,7 +222,6 @@ impl Node {
             .map_err(|e| NodeError::Settings(e.to_string()))?;
         let log = self.log_config(&dir)?;
         raise_descriptor_limit();
-        keep_freed_memory();
         let listeners = listen(config, shards)?;
         let shared = Arc::new(self.shared(&dir, &listeners.addresses));
         let map = cluster_map(&slices, config, &listeners.addresses);
@@ -599,18 +598,6 @@ fn bind_now(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeErr
         Ok(socket)
     };
     make().map_err(|source| NodeError::Listen { address, source })
-}
-
-/// Makes the allocator keep what is freed: request and answer buffers of some hundred KiB come and
-/// go with every batch, and mapping each anew cost an eighth of the CPU of topic appends in page
-/// faults.
-fn keep_freed_memory() {
-    const LARGEST_KEPT: libc::c_int = 32 << 20;
-    // SAFETY: mallopt only sets parameters of the allocator; it is called before any shard runs.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_KEPT);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGEST_KEPT);
-    }
 }
 
 /// As many descriptors as the system lets us have: each connection takes two.
