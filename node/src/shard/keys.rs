@@ -256,6 +256,7 @@ impl Shard {
         &mut self,
         now: Now,
         ask: Ask,
+        partition: PartitionId,
         options: &WriteOptions,
         condition: Condition,
         ttl_ms: u64,
@@ -263,7 +264,6 @@ impl Shard {
         value: &[u8],
         fx: &mut Effects,
     ) {
-        let partition = Token::of_key(key).partition(self.config.slices.partitions());
         if self.judge(now, ask, partition, options, fx).is_none() {
             return;
         }
@@ -300,16 +300,17 @@ impl Shard {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, used once")]
     pub(super) fn delete(
         &mut self,
         now: Now,
         ask: Ask,
+        partition: PartitionId,
         options: &WriteOptions,
         condition: Condition,
         key: &[u8],
         fx: &mut Effects,
     ) {
-        let partition = Token::of_key(key).partition(self.config.slices.partitions());
         if self.judge(now, ask, partition, options, fx).is_none() {
             return;
         }

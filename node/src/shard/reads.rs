@@ -25,9 +25,15 @@ const SCAN_PAGE_BYTES: usize = 1 << 20;
 const ANSWER_OVERHEAD_BYTES: usize = 64 << 10;
 
 impl Shard {
-    pub(super) fn get(&mut self, now: Now, ask: Ask, key: &[u8], fx: &mut Effects) {
+    pub(super) fn get(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        key: &[u8],
+        fx: &mut Effects,
+    ) {
         self.counters.gets += 1;
-        let partition = Token::of_key(key).partition(self.config.slices.partitions());
         let p = self.models.peek(partition);
         let Some(entry) = p.keys.get(key) else {
             return self.refuse(ask.origin, ErrorCode::NotFound, 0, "no such key", fx);
