@@ -69,10 +69,16 @@ pub async fn rounds(executor: Rc<Executor>) {
     loop {
         executor.poller.ready(&mut ready);
         let again = executor.poller.take_again();
+        let now = clock::now().mono;
         if ready.is_empty() && again.is_empty() {
-            executor.poller.wait().await;
+            if executor.idle.borrow_mut().looks(now) {
+                reactor_pass().await;
+            } else {
+                executor.poller.wait().await;
+            }
             continue;
         }
+        executor.idle.borrow_mut().busy(now);
         for event in &ready {
             let conn = executor.conns.borrow().get(&event.conn).cloned();
             let Some(conn) = conn else { continue };

@@ -26,6 +26,7 @@ use ironring_net::connection::Connection;
 use super::clock;
 use super::connection::ConnState;
 use super::files::Files;
+use super::idle::Idle;
 use super::mesh::Mesh;
 use super::node::Shared;
 use super::poller::Poller;
@@ -63,6 +64,8 @@ pub struct Executor {
     pub shared: Arc<Shared>,
     /// Which sockets are ready.
     pub poller: Poller,
+    /// How long to look for work before sleeping.
+    pub idle: RefCell<Idle>,
     /// Open connections.
     pub conns: RefCell<BTreeMap<ConnId, Rc<ConnState>>>,
     number: u16,
@@ -90,6 +93,7 @@ impl Executor {
         Rc::new(Executor {
             number: shard.id().0,
             poller,
+            idle: RefCell::new(Idle::new(shared.spin_max)),
             shard: RefCell::new(shard),
             effects: RefCell::default(),
             files,
@@ -119,10 +123,12 @@ impl Executor {
 
     /// Hands one event to the shard and asks for a turn.
     pub fn handle(self: &Rc<Self>, event: Event<'_>) {
-        self.handle_at(clock::now(), event);
+        let now = clock::now();
+        self.idle.borrow_mut().busy(now.mono);
+        self.handle_at(now, event);
     }
 
-    /// The same, with a clock that was read already.
+    /// The same for what only time brings: it does not count as work.
     pub fn handle_at(self: &Rc<Self>, now: ironring_core::Now, event: Event<'_>) {
         let mut fx = self.effects.borrow_mut();
         self.shard.borrow_mut().handle(now, event, &mut fx);

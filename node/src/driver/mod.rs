@@ -9,6 +9,7 @@ pub mod connection;
 pub mod data_dir;
 pub mod executor;
 pub mod files;
+pub mod idle;
 pub mod mesh;
 pub mod node;
 pub mod poller;

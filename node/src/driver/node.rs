@@ -107,6 +107,8 @@ pub struct Shared {
     pub sockets: Vec<SocketCounters>,
     /// How long a peer may do nothing.
     pub timeouts: Timeouts,
+    /// How long a shard looks for work at the most before it sleeps.
+    pub spin_max: Duration,
     /// Topics defined.
     pub topics: AtomicU64,
     /// The newest probe of readiness asked for.
@@ -301,6 +303,7 @@ impl Node {
             connections_max: u64::from(self.loaded.config.limits.connections_max),
             sockets: (0..shards).map(|_| SocketCounters::default()).collect(),
             timeouts: Timeouts::default(),
+            spin_max: Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)),
             topics: AtomicU64::new(0),
             probe_wanted: AtomicU64::new(0),
             base: NodeSnapshot {
@@ -341,7 +344,7 @@ impl Node {
         tracing::info!(
             "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; O_DIRECT \
              {direct}, registered buffers {registered} ({} bytes a shard), polling no, sync O_DSYNC, \
-             spin {} us",
+             spin at most {} us",
             dir.identity.node,
             dir.identity.cluster,
             dir.identity.uuid(),
@@ -432,7 +435,6 @@ impl Node {
             .name(&format!("shard-{shard}"))
             .io_memory(self.settled.io_memory_bytes as usize)
             .ring_depth(1024)
-            .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
             .spawn(move || run_shard(start))
             .map_err(|e| self.no_executor(shard, &e.to_string()))
     }
