@@ -6,10 +6,7 @@
 //! all that came, starts its I/O, and only then writes the answers to the sockets, one write per
 //! connection.
 //!
-//! Two habits of glommio shape the start (both measured): it decides whether a device can be
-//! polled by one read of the *first* file an executor opens, and takes the device for pollable
-//! when that file is empty, after which every read fails, so a 4 KiB probe file is read first;
-//! and a task that is woken runs behind those that are ready, which is what makes the turn work.
+//! The turn rests on a habit of the runtimes: a task that is woken runs behind those that are ready.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -27,39 +24,32 @@ use super::clock;
 use super::connection::ConnState;
 use super::files::Files;
 use super::idle::Idle;
-use super::mesh::Mesh;
 use super::node::Shared;
 use super::poller::Poller;
+use super::runtime::{Mesh, Runtime};
 use crate::shard::{ConnId, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
 const TIMER_NAP: Duration = Duration::from_millis(20);
 /// How long to sleep at a time while a group is held back; less is spent looking.
 const HELD_NAP: Duration = Duration::from_micros(50);
-/// Shorter than a pass of the reactor, longer than from making a timer to looking at it.
-const REACTOR_PASS: Duration = Duration::from_nanos(500);
 /// How often counters are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for answers to be taken.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Lets every ready task run, and then the reactor: what was asked of the kernel is submitted, what
-/// it has finished is noticed. A timer of zero is over when it is looked at first, and a yield only
-/// lets other tasks run; a timer of less than a pass of the reactor takes one.
-pub async fn reactor_pass() {
-    glommio::timer::sleep(REACTOR_PASS).await;
-}
-
 /// One shard with its surroundings. Lives on one executor, behind an `Rc`.
-pub struct Executor {
+pub struct Executor<R: Runtime> {
+    /// What it runs on.
+    pub runtime: Rc<R>,
     /// The decisions.
     pub shard: RefCell<Shard>,
     /// What the shard wants done.
     pub effects: RefCell<Effects>,
     /// Its files.
-    pub files: Files,
+    pub files: Files<R>,
     /// The way to the other shards.
-    pub mesh: Mesh,
+    pub mesh: R::Mesh,
     /// What all shards share.
     pub shared: Arc<Shared>,
     /// Which sockets are ready.
@@ -80,17 +70,19 @@ pub struct Executor {
     probe_seen: Cell<u64>,
 }
 
-impl Executor {
+impl<R: Runtime> Executor<R> {
     /// Surrounds a shard.
     #[must_use]
     pub fn new(
+        runtime: Rc<R>,
         shard: Shard,
-        files: Files,
-        mesh: Mesh,
+        files: Files<R>,
+        mesh: R::Mesh,
         poller: Poller,
         shared: Arc<Shared>,
-    ) -> Rc<Executor> {
+    ) -> Rc<Executor<R>> {
         Rc::new(Executor {
+            runtime,
             number: shard.id().0,
             poller,
             idle: RefCell::new(Idle::new(shared.spin_max)),
@@ -168,7 +160,7 @@ impl Executor {
             if started_io && !self.dirty.borrow().is_empty() {
                 // Let the reactor submit the write before the answers take their system calls:
                 // the device works while the sockets are written.
-                reactor_pass().await;
+                self.runtime.reactor_pass().await;
             }
             self.write_answers();
             self.wait_with_held_group().await;
@@ -182,9 +174,9 @@ impl Executor {
         let Some(until) = self.shard.borrow().holds_until(now) else { return };
         let left = until.since(now.mono);
         if left > HELD_NAP * 2 {
-            glommio::timer::sleep(HELD_NAP).await;
+            self.runtime.sleep(HELD_NAP).await;
         } else {
-            reactor_pass().await;
+            self.runtime.reactor_pass().await;
         }
         self.turn_wanted.set(true);
     }
@@ -222,12 +214,11 @@ impl Executor {
     fn start_io(self: &Rc<Self>, request: IoRequest) {
         let me = Rc::clone(self);
         me.io_in_flight.set(me.io_in_flight.get() + 1);
-        glommio::spawn_local(async move {
+        self.runtime.spawn(async move {
             let result = me.files.execute(request.op).await;
             me.io_in_flight.set(me.io_in_flight.get() - 1);
             me.handle(Event::Io(IoDone { id: request.id, result }));
-        })
-        .detach();
+        });
     }
 
     fn write_answers(self: &Rc<Self>) {
@@ -272,7 +263,7 @@ impl Executor {
             }
             let next = self.shard.borrow().next_deadline();
             let nap = next.map_or(TIMER_NAP, |at| at.since(now.mono).min(TIMER_NAP));
-            glommio::timer::sleep(nap.max(Duration::from_micros(200))).await;
+            self.runtime.sleep(nap.max(Duration::from_micros(200))).await;
         }
     }
 

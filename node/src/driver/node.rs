@@ -2,25 +2,24 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use glommio::io::DmaFile;
-use glommio::{LocalExecutorBuilder, Placement};
 use ironring_core::ShardId;
 use ironring_log::Identity as LogIdentity;
 use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_ring::Slices;
 
-use super::buffers::DmaAlloc;
-use super::connection::{Terms, accept, adopt, rounds};
+use super::connection::{Terms, accept, rounds};
 use super::data_dir::{DataDir, DataDirError, Wanted};
 use super::executor::Executor;
 use super::files::Files;
-use super::mesh::{self, Ends, Mesh};
+use super::glommio::Glommio;
 use super::poller::Poller;
+use super::runtime::{Join, Mesh, Runtime, Seat};
 use crate::config::{Config, Loaded, Origin, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
@@ -230,25 +229,37 @@ impl Node {
         self.announce(&dir, &listeners.addresses);
         started(&listeners.addresses, &shared)?;
 
+        self.run_shards::<Glommio>(&dir, slices, (log, map), listeners, &shared)
+    }
+
+    /// Runs every shard on its thread, to the end of all.
+    fn run_shards<R: Runtime>(
+        &self,
+        dir: &DataDir,
+        slices: Slices,
+        (log, map): (ironring_log::LogConfig, ClusterMap),
+        listeners: Listeners,
+        shared: &Arc<Shared>,
+    ) -> Result<(), NodeError> {
+        let shards = dir.identity.shards;
         let mut threads = Vec::new();
         let sockets = listeners.common.into_iter().zip(listeners.own);
-        for ((shard, ends), sockets) in (0..shards).zip(mesh::ends(shards)).zip(sockets) {
+        for ((shard, ends), sockets) in (0..shards).zip(R::Mesh::ends(shards)).zip(sockets) {
             let start = ShardStart {
-                config: self.shard_config(&dir, slices, shard, (log.clone(), map.clone())),
+                config: self.shard_config(dir, slices, shard, (log.clone(), map.clone())),
                 dir: dir.shard_dir(shard),
-                probe: dir.probe(),
                 format: true,
-                terms: terms(config, &dir, shard),
+                terms: terms(&self.loaded.config, dir, shard),
                 ends,
                 sockets,
-                shared: Arc::clone(&shared),
-                _node: NodeEndsToo(Arc::clone(&shared)),
+                shared: Arc::clone(shared),
+                _node: NodeEndsToo(Arc::clone(shared)),
             };
-            threads.push((shard, self.spawn(shard, start)?));
+            threads.push((shard, self.spawn::<R>(dir, shard, start)?));
         }
         let mut worst = Ok(());
         for (shard, thread) in threads {
-            let ended = thread.join().map_err(|e| self.no_executor(shard, &e.to_string()));
+            let ended = thread().map_err(|why| self.no_executor(shard, &why));
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => {
@@ -422,32 +433,30 @@ impl Node {
         NodeError::Executor { shard, message: format!("{why}{hint}") }
     }
 
-    fn spawn(
+    fn spawn<R: Runtime>(
         &self,
+        dir: &DataDir,
         shard: u16,
-        start: ShardStart,
-    ) -> Result<glommio::ExecutorJoinHandle<Result<(), String>>, NodeError> {
-        let placement = match self.cpu_of(shard) {
-            Some(cpu) => Placement::Fixed(usize::from(cpu)),
-            None => Placement::Unbound,
+        start: ShardStart<R>,
+    ) -> Result<Join, NodeError> {
+        let seat = Seat {
+            shard,
+            cpu: self.cpu_of(shard),
+            io_memory_bytes: self.settled.io_memory_bytes as usize,
+            probe: dir.probe(),
         };
-        LocalExecutorBuilder::new(placement)
-            .name(&format!("shard-{shard}"))
-            .io_memory(self.settled.io_memory_bytes as usize)
-            .ring_depth(1024)
-            .spawn(move || run_shard(start))
-            .map_err(|e| self.no_executor(shard, &e.to_string()))
+        R::start(seat, move |runtime| run_shard(runtime, start))
+            .map_err(|why| self.no_executor(shard, &why))
     }
 }
 
 /// What one shard's thread begins with.
-struct ShardStart {
+struct ShardStart<R: Runtime> {
     config: ShardConfig,
     dir: PathBuf,
-    probe: PathBuf,
     format: bool,
     terms: Terms,
-    ends: Ends,
+    ends: <R::Mesh as Mesh>::Ends,
     sockets: (socket2::Socket, socket2::Socket),
     shared: Arc<Shared>,
     _node: NodeEndsToo,
@@ -464,35 +473,22 @@ impl Drop for NodeEndsToo {
 }
 
 /// A shard's life on its executor.
-async fn run_shard(start: ShardStart) -> Result<(), String> {
-    // Must be the first file this executor opens: see `executor`.
-    let probe = DmaFile::open(&start.probe).await.map_err(|e| e.to_string())?;
-    let read = probe.read_at_aligned(0, 4096).await.map_err(|e| e.to_string())?;
-    assert_eq!(read.len(), 4096, "the data directory made the probe file this long");
-    drop(read);
-    probe.close().await.map_err(|e| e.to_string())?;
-
-    let (mesh, receivers) = Mesh::connect(start.ends).await;
-    let shard = Shard::new(start.config, Box::new(DmaAlloc));
+async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart<R>) -> Result<(), String> {
+    let mesh = R::Mesh::connect(start.ends).await;
+    let shard = Shard::new(start.config, runtime.buffers());
     let poller = Poller::new().map_err(|e| e.to_string())?;
-    let executor = Executor::new(shard, Files::new(&start.dir), mesh, poller, start.shared);
-    for receiver in receivers {
-        let executor = std::rc::Rc::clone(&executor);
-        glommio::spawn_local(async move {
-            while let Some(message) = receiver.recv().await {
-                executor.handle(Event::Message(message));
-            }
-        })
-        .detach();
-    }
-    glommio::spawn_local(std::rc::Rc::clone(&executor).turns()).detach();
-    glommio::spawn_local(rounds(std::rc::Rc::clone(&executor))).detach();
+    let files = Files::new(Rc::clone(&runtime), &start.dir);
+    let executor = Executor::new(Rc::clone(&runtime), shard, files, mesh, poller, start.shared);
+    let delivering = Rc::clone(&executor);
+    executor.mesh.receive(move |message| delivering.handle(Event::Message(message)));
+    runtime.spawn(Rc::clone(&executor).turns());
+    runtime.spawn(rounds(Rc::clone(&executor)));
     executor.handle(Event::Start { format: start.format });
     for socket in [start.sockets.0, start.sockets.1] {
-        let accepting = accept(std::rc::Rc::clone(&executor), adopt(socket), start.terms.clone());
-        glommio::spawn_local(accepting).detach();
+        let listener = runtime.listener(socket);
+        runtime.spawn(accept(Rc::clone(&executor), listener, start.terms.clone()));
     }
-    let phase = std::rc::Rc::clone(&executor).timer().await;
+    let phase = Rc::clone(&executor).timer().await;
     executor.mesh.close();
     if phase == Phase::Failed {
         let shard = executor.shard.borrow();

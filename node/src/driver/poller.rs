@@ -3,19 +3,18 @@
 //! glommio waits for each socket with an io_uring poll of its own: a submission, a completion, a
 //! wake-up and a task for every request. Measured with 64 connections, that was a fifth of the CPU
 //! of a get. One epoll set costs one system call a round, however many sockets are ready. The
-//! executor's ring is only used to sleep until the set itself is readable.
+//! runtime only has to sleep until the set itself is readable.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
-use std::pin::Pin;
+use std::future::Future;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use futures_lite::AsyncRead;
-use glommio::net::TcpStream;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::connection::ConnState;
+use super::runtime::Runtime;
 use crate::shard::ConnId;
 
 /// Sockets handled in one round; the rest is found in the next.
@@ -108,28 +107,15 @@ impl Poller {
         }));
     }
 
-    /// Waits until a socket is ready or a connection is to go on.
-    ///
-    /// glommio can only wait for sockets, so the set poses as one: a stream begins with a poll of
-    /// its descriptor, which is what is wanted, and then fails to receive from it, which tells that
-    /// the poll has ended. A new stream is needed for each wait.
-    pub async fn wait(&self) {
-        let Ok(copy) = self.epoll.0.try_clone() else {
-            // Out of descriptors: look again a little later.
-            glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
-            return;
-        };
-        // SAFETY: the descriptor is a fresh copy that nothing else owns.
-        let mut pose = unsafe { TcpStream::from_raw_fd(copy.into_raw_fd()) };
+    /// Waits until a socket is ready or a connection is to go on. May end early.
+    pub async fn wait<R: Runtime>(&self, runtime: &R) {
+        let mut readable = std::pin::pin!(runtime.readable(self.epoll.0.as_fd()));
         std::future::poll_fn(|cx| {
             if !self.again.borrow().is_empty() {
                 return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());
-            match Pin::new(&mut pose).poll_read(cx, &mut [0]) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(_) => Poll::Ready(()),
-            }
+            readable.as_mut().poll(cx)
         })
         .await;
     }

@@ -10,6 +10,7 @@ use glommio::channels::shared_channel::{
 };
 use ironring_core::ShardId;
 
+use crate::driver::runtime::Mesh;
 use crate::shard::ShardMessage;
 
 /// Messages a channel holds before its sender waits.
@@ -21,26 +22,6 @@ pub struct Ends {
     receivers: Vec<Option<SharedReceiver<ShardMessage>>>,
 }
 
-/// The ends of every shard's channels.
-#[must_use]
-pub fn ends(shards: u16) -> Vec<Ends> {
-    let n = usize::from(shards);
-    let mut all: Vec<Ends> = (0..n)
-        .map(|_| Ends {
-            senders: (0..n).map(|_| None).collect(),
-            receivers: (0..n).map(|_| None).collect(),
-        })
-        .collect();
-    for from in 0..n {
-        for to in (0..n).filter(|to| *to != from) {
-            let (sender, receiver) = new_bounded(CHANNEL_MESSAGES);
-            all[from].senders[to] = Some(sender);
-            all[to].receivers[from] = Some(receiver);
-        }
-    }
-    all
-}
-
 /// What waits for one other shard. The queue is bounded by what the connections of this shard may
 /// have in flight: each message is a request or an answer of one of them.
 #[derive(Default)]
@@ -49,15 +30,35 @@ struct Lane {
     sender_waker: RefCell<Option<Waker>>,
 }
 
-/// One shard's way to the others.
-pub struct Mesh {
+/// One shard's ends of the channels.
+pub struct ChannelMesh {
     lanes: Vec<Rc<Lane>>,
     closed: Rc<Cell<bool>>,
+    receivers: RefCell<Vec<ConnectedReceiver<ShardMessage>>>,
 }
 
-impl Mesh {
-    /// Connects the ends on their executor. Returns when the other shards have connected theirs.
-    pub async fn connect(ends: Ends) -> (Mesh, Vec<ConnectedReceiver<ShardMessage>>) {
+impl Mesh for ChannelMesh {
+    type Ends = Ends;
+
+    fn ends(shards: u16) -> Vec<Ends> {
+        let n = usize::from(shards);
+        let mut all: Vec<Ends> = (0..n)
+            .map(|_| Ends {
+                senders: (0..n).map(|_| None).collect(),
+                receivers: (0..n).map(|_| None).collect(),
+            })
+            .collect();
+        for from in 0..n {
+            for to in (0..n).filter(|to| *to != from) {
+                let (sender, receiver) = new_bounded(CHANNEL_MESSAGES);
+                all[from].senders[to] = Some(sender);
+                all[to].receivers[from] = Some(receiver);
+            }
+        }
+        all
+    }
+
+    async fn connect(ends: Ends) -> ChannelMesh {
         let lanes: Vec<Rc<Lane>> = ends.senders.iter().map(|_| Rc::default()).collect();
         let closed = Rc::new(Cell::new(false));
         for (lane, sender) in lanes.iter().zip(ends.senders) {
@@ -73,11 +74,22 @@ impl Mesh {
         for receiver in ends.receivers.into_iter().flatten() {
             receivers.push(receiver.connect().await);
         }
-        (Mesh { lanes, closed }, receivers)
+        ChannelMesh { lanes, closed, receivers: RefCell::new(receivers) }
     }
 
-    /// Queues a message for another shard.
-    pub fn send(&self, to: ShardId, message: ShardMessage) {
+    fn receive(&self, deliver: impl Fn(ShardMessage) + Clone + 'static) {
+        for receiver in self.receivers.take() {
+            let deliver = deliver.clone();
+            glommio::spawn_local(async move {
+                while let Some(message) = receiver.recv().await {
+                    deliver(message);
+                }
+            })
+            .detach();
+        }
+    }
+
+    fn send(&self, to: ShardId, message: ShardMessage) {
         let lane = &self.lanes[usize::from(to.0)];
         lane.waiting.borrow_mut().push_back(message);
         if let Some(waker) = lane.sender_waker.borrow_mut().take() {
@@ -85,8 +97,7 @@ impl Mesh {
         }
     }
 
-    /// Stops sending; what waits is dropped.
-    pub fn close(&self) {
+    fn close(&self) {
         self.closed.set(true);
         for lane in &self.lanes {
             if let Some(waker) = lane.sender_waker.borrow_mut().take() {

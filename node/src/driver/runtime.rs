@@ -1,0 +1,154 @@
+//! What a driver's asynchronous runtime must supply; everything else of the driver is shared.
+//!
+//! The shard's turns, connections, timer and life are written once over [`Runtime`], with the
+//! runtime as a type parameter: a call costs what it would cost if there were only one. A runtime
+//! runs tasks on the one thread of a shard, waits for time and for one descriptor, executes file
+//! operations, and carries messages between shards. It decides nothing.
+//!
+//! Two habits the shared code relies on: a task that is woken runs behind those that are ready
+//! (which is what makes a turn cover everything that came before it), and a future that was polled
+//! once makes progress without being polled again until it wakes its task.
+
+use std::future::Future;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ironring_core::ShardId;
+use ironring_core::io::{BufAlloc, IoBuf, IoError};
+
+use crate::shard::ShardMessage;
+
+/// Where and how one shard's thread runs.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// The shard.
+    pub shard: u16,
+    /// The CPU to pin its thread to.
+    pub cpu: Option<u16>,
+    /// Bytes of I/O buffers to register with the kernel, when the runtime does that.
+    pub io_memory_bytes: usize,
+    /// A file of at least 4 KiB, read before any other (see [`super::glommio`]).
+    pub probe: PathBuf,
+}
+
+/// How a shard's thread ended: with the shard's own result, or without one.
+pub type Ended = Result<Result<(), String>, String>;
+
+/// Waits for the end of a shard's thread.
+pub type Join = Box<dyn FnOnce() -> Ended>;
+
+/// An asynchronous runtime that runs one shard on one thread.
+pub trait Runtime: Sized + 'static {
+    /// Its name in settings and messages.
+    const NAME: &'static str;
+
+    /// Messages between shards.
+    type Mesh: Mesh;
+    /// An open file.
+    type File: File;
+    /// A socket that accepts connections.
+    type Listener: 'static;
+
+    /// Starts a thread with a runtime on it, which runs `life` to its end.
+    ///
+    /// # Errors
+    /// Why there is no such thread.
+    fn start<L, F>(seat: Seat, life: L) -> Result<Join, String>
+    where
+        L: FnOnce(Rc<Self>) -> F + Send + 'static,
+        F: Future<Output = Result<(), String>> + 'static;
+
+    /// Runs a task beside this one. When it is polled first is the runtime's choice.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Waits.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// Lets every ready task run, and then the reactor: what was asked of the kernel is submitted,
+    /// what it has finished is noticed. Does not wait for anything.
+    fn reactor_pass(&self) -> impl Future<Output = ()>;
+
+    /// Waits until the descriptor is readable. May end early. Dropping the future gives it up.
+    fn readable(&self, descriptor: BorrowedFd<'_>) -> impl Future<Output = ()>;
+
+    /// Takes over a socket that listens already.
+    fn listener(&self, socket: socket2::Socket) -> Self::Listener;
+
+    /// Accepts one connection.
+    fn accept(
+        &self,
+        listener: &Self::Listener,
+    ) -> impl Future<Output = Result<OwnedFd, std::io::Error>>;
+
+    /// Makes the names of a directory durable.
+    fn sync_dir(&self, dir: &Path) -> impl Future<Output = Result<(), IoError>>;
+
+    /// Where the shard's write buffers come from: memory that [`File::write_at`] takes.
+    fn buffers(&self) -> Box<dyn BufAlloc>;
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// For reads, and writes that need not be durable when they complete.
+    Plain,
+    /// With O_DSYNC: a write completes when it is durable.
+    Durable,
+    /// Plain, made if it does not exist, and emptied.
+    Create,
+}
+
+/// An open file, for direct I/O where the file system offers it. Nothing is retried.
+pub trait File: Sized + 'static {
+    /// Opens the file at `path`.
+    fn open(path: &Path, mode: OpenMode) -> impl Future<Output = Result<Self, IoError>>;
+
+    /// Its length in bytes.
+    fn size(&self) -> impl Future<Output = Result<u64, IoError>>;
+
+    /// Exactly `len` bytes at `pos`, or an error.
+    fn read_at(&self, pos: u64, len: usize) -> impl Future<Output = Result<IoBuf, IoError>>;
+
+    /// Writes all of `buf`, which [`Runtime::buffers`] made, and returns it.
+    fn write_at(&self, buf: IoBuf, pos: u64) -> impl Future<Output = Result<IoBuf, IoError>>;
+
+    /// Makes its bytes and its length durable.
+    fn sync_data(&self) -> impl Future<Output = Result<(), IoError>>;
+
+    /// Closes it.
+    fn close(self) -> impl Future<Output = Result<(), IoError>>;
+}
+
+/// One shard's way to the other shards of its node, and theirs to it.
+pub trait Mesh: Sized + 'static {
+    /// What one shard's thread takes along to connect itself.
+    type Ends: Send + 'static;
+
+    /// The ends of every shard of a node.
+    fn ends(shards: u16) -> Vec<Self::Ends>;
+
+    /// Connects the ends on their thread. Returns when the other shards have connected theirs.
+    fn connect(ends: Self::Ends) -> impl Future<Output = Self>;
+
+    /// Hands every message that comes to `deliver`, from now on. Called once.
+    fn receive(&self, deliver: impl Fn(ShardMessage) + Clone + 'static);
+
+    /// Queues a message for another shard.
+    fn send(&self, to: ShardId, message: ShardMessage);
+
+    /// Stops sending; what waits is dropped.
+    fn close(&self);
+}
+
+/// An error of the system in the seam's words.
+#[must_use]
+pub fn io_error(error: &std::io::Error) -> IoError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => IoError::NotFound,
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => IoError::NoSpace,
+        Some(errno) => IoError::Os { errno, message: error.to_string() },
+        None => IoError::Os { errno: 0, message: error.to_string() },
+    }
+}
