@@ -69,12 +69,15 @@ pub struct Terms {
 pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
     let mut ready = Vec::new();
     loop {
+        executor.runtime.drive();
         executor.poller.ready(&mut ready);
         let again = executor.poller.take_again();
         let now = clock::now().mono;
         if ready.is_empty() && again.is_empty() {
             if executor.idle.borrow_mut().looks(now) {
-                executor.runtime.reactor_pass().await;
+                std::thread::yield_now();
+                executor.idle.borrow_mut().offered(now, clock::now().mono);
+                executor.runtime.yield_now(now).await;
             } else {
                 executor.poller.wait(&*executor.runtime).await;
             }
@@ -101,8 +104,8 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
             conn.handle_frames(&executor);
             conn.settle(&executor);
         }
-        // The turn runs now, and then the reactor, so that I/O is submitted and completed.
-        executor.runtime.reactor_pass().await;
+        // The turn runs now.
+        executor.runtime.yield_now(now).await;
     }
 }
 

@@ -157,10 +157,9 @@ impl<R: Runtime> Executor<R> {
             .await;
             self.turn_wanted.set(false);
             let started_io = self.turn();
-            if started_io && !self.dirty.borrow().is_empty() {
-                // Let the reactor submit the write before the answers take their system calls:
-                // the device works while the sockets are written.
-                self.runtime.reactor_pass().await;
+            if started_io {
+                // The device works while the answers take their system calls.
+                self.runtime.submit().await;
             }
             self.write_answers();
             self.wait_with_held_group().await;

@@ -8,6 +8,11 @@
 //! nothing after a few times. A shard whose requests come 200 us apart looks until the next one
 //! comes; one that hears something every millisecond sleeps at once.
 //!
+//! Looking is polite: between two looks the processor is offered to whoever else wants it, because
+//! the kernel's own threads that finish a write may be bound to it, and nothing would be found before
+//! they have run. When somebody else used it for long (a client, another process), looking is in the
+//! way: the shard sleeps at once for a while, and is woken with the priority of one that slept.
+//!
 //! Pure: the clock is an argument.
 
 use std::time::Duration;
@@ -16,6 +21,11 @@ use ironring_core::Instant;
 
 /// A limit that fell below this is none.
 const LIMIT_MIN: Duration = Duration::from_micros(10);
+
+/// Kernel threads give the processor back sooner than this.
+const OFFER_MAX: Duration = Duration::from_micros(50);
+/// How long nothing is looked for when somebody else wants the processor.
+const OTHERS_FIRST: Duration = Duration::from_millis(100);
 
 /// The state of the decision.
 #[derive(Debug)]
@@ -26,13 +36,21 @@ pub struct Idle {
     /// When there was work last.
     busy_at: Instant,
     slept: bool,
+    /// Until when others go first.
+    others_until: Instant,
 }
 
 impl Idle {
     /// A shard that looks for `max` at the most, and begins by sleeping.
     #[must_use]
     pub fn new(max: Duration) -> Idle {
-        Idle { max, limit: Duration::ZERO, busy_at: Instant(0), slept: false }
+        Idle {
+            max,
+            limit: Duration::ZERO,
+            busy_at: Instant(0),
+            slept: false,
+            others_until: Instant(0),
+        }
     }
 
     /// There is work.
@@ -50,9 +68,16 @@ impl Idle {
     /// There is no work: whether to look again. False: sleep.
     #[must_use]
     pub fn looks(&mut self, now: Instant) -> bool {
-        let looks = now.since(self.busy_at) < self.limit;
+        let looks = now.since(self.busy_at) < self.limit && now >= self.others_until;
         self.slept = !looks;
         looks
+    }
+
+    /// The processor was offered to others, and is back.
+    pub fn offered(&mut self, from: Instant, to: Instant) {
+        if to.since(from) > OFFER_MAX {
+            self.others_until = to + OTHERS_FIRST;
+        }
     }
 }
 
@@ -95,6 +120,20 @@ mod tests {
         );
         // One pause does not end it.
         assert_eq!(looked(&mut idle, [100, 100, 4_000, 90, 100]), [0, 100, 200, 90, 100]);
+    }
+
+    #[test]
+    fn others_go_first_for_a_while_once_they_used_the_processor_for_long() {
+        let mut idle = Idle::new(MAX);
+        assert_eq!(looked(&mut idle, [100, 100]), [0, 100]);
+        idle.busy(us(0));
+        idle.offered(us(10), us(30));
+        assert!(idle.looks(us(31)), "a kernel thread ran");
+        idle.offered(us(31), us(131));
+        assert!(!idle.looks(us(132)));
+        idle.busy(us(100_100));
+        assert!(!idle.looks(us(100_101)));
+        assert!(idle.looks(us(100_140)));
     }
 
     #[test]

@@ -477,6 +477,9 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart<R>) -> Result<(
     let mesh = R::Mesh::connect(start.ends).await;
     let shard = Shard::new(start.config, runtime.buffers());
     let poller = Poller::new().map_err(|e| e.to_string())?;
+    if let Some(completions) = runtime.completions() {
+        poller.add_wake(completions).map_err(|e| e.to_string())?;
+    }
     let files = Files::new(Rc::clone(&runtime), &start.dir);
     let executor = Executor::new(Rc::clone(&runtime), shard, files, mesh, poller, start.shared);
     let delivering = Rc::clone(&executor);

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -19,6 +19,9 @@ use crate::shard::ConnId;
 
 /// Sockets handled in one round; the rest is found in the next.
 const EVENTS_PER_ROUND: usize = 512;
+
+/// The name no connection has: they are counted from 1.
+const NO_CONNECTION: u64 = 0;
 
 /// The sockets of one executor.
 pub struct Poller {
@@ -60,6 +63,15 @@ impl Poller {
     /// When the system refuses.
     pub fn add(&self, socket: &impl AsFd, conn: ConnId) -> std::io::Result<()> {
         Ok(self.epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, conn.0))?)
+    }
+
+    /// Adds a descriptor that only ends [`Poller::wait`]: nothing of it is in [`Poller::ready`] that
+    /// names a connection.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn add_wake(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, NO_CONNECTION))?)
     }
 
     /// Changes what is waited for. With neither, only errors are reported.

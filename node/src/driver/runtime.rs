@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ironring_core::ShardId;
 use ironring_core::io::{BufAlloc, IoBuf, IoError};
+use ironring_core::{Instant, ShardId};
 
 use crate::shard::ShardMessage;
 
@@ -70,6 +70,26 @@ pub trait Runtime: Sized + 'static {
     /// what it has finished is noticed. Does not wait for anything.
     fn reactor_pass(&self) -> impl Future<Output = ()>;
 
+    /// Lets every ready task run, and the reactor when it has not run for a while: for a task that
+    /// has always something to do.
+    fn yield_now(&self, now: Instant) -> impl Future<Output = ()>;
+
+    /// Sees to it that the file operations asked for are under way.
+    fn submit(&self) -> impl Future<Output = ()>;
+
+    /// Submits file operations and notices their ends, where the reactor does not do that.
+    fn drive(&self);
+
+    /// A descriptor that is readable while [`Runtime::drive`] has something to notice.
+    fn completions(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Opens the file at `path`.
+    fn open(
+        &self,
+        path: &Path,
+        mode: OpenMode,
+    ) -> impl Future<Output = Result<Self::File, IoError>>;
+
     /// Waits until the descriptor is readable. May end early. Dropping the future gives it up.
     fn readable(&self, descriptor: BorrowedFd<'_>) -> impl Future<Output = ()>;
 
@@ -102,9 +122,6 @@ pub enum OpenMode {
 
 /// An open file, for direct I/O where the file system offers it. Nothing is retried.
 pub trait File: Sized + 'static {
-    /// Opens the file at `path`.
-    fn open(path: &Path, mode: OpenMode) -> impl Future<Output = Result<Self, IoError>>;
-
     /// Its length in bytes.
     fn size(&self) -> impl Future<Output = Result<u64, IoError>>;
 

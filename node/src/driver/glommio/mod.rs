@@ -10,7 +10,9 @@
 mod buffers;
 mod file;
 mod mesh;
+mod ring;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
@@ -23,12 +25,14 @@ use futures_lite::AsyncRead;
 use glommio::io::{Directory, DmaFile};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::{LocalExecutorBuilder, Placement};
+use ironring_core::Instant;
 use ironring_core::io::{BufAlloc, IoError};
 
 use self::buffers::DmaAlloc;
-use self::file::error_of;
+use self::file::{RingFile, error_of};
 use self::mesh::ChannelMesh;
-use super::runtime::{Join, Runtime, Seat};
+use self::ring::Ring;
+use super::runtime::{Join, OpenMode, Runtime, Seat};
 
 /// Shorter than a pass of the reactor, longer than from making a timer to looking at it.
 const REACTOR_PASS: Duration = Duration::from_nanos(500);
@@ -37,15 +41,21 @@ const NO_DESCRIPTOR_NAP: Duration = Duration::from_millis(1);
 /// Entries of an executor's rings.
 const RING_DEPTH: usize = 1024;
 
+/// A pass of the reactor takes some microseconds: while there is always something to do, one is made
+/// this often. It serves timers, messages of other shards, and new connections.
+const PASS_EVERY: Duration = Duration::from_micros(100);
+
 /// The executor of the thread it is used on.
-#[derive(Debug)]
-pub struct Glommio;
+pub struct Glommio {
+    ring: Rc<Ring>,
+    passed_at: Cell<Instant>,
+}
 
 impl Runtime for Glommio {
     const NAME: &'static str = "glommio";
 
     type Mesh = ChannelMesh;
-    type File = DmaFile;
+    type File = RingFile;
     type Listener = TcpListener;
 
     fn start<L, F>(seat: Seat, life: L) -> Result<Join, String>
@@ -63,7 +73,8 @@ impl Runtime for Glommio {
             .ring_depth(RING_DEPTH)
             .spawn(move || async move {
                 read_probe(&seat.probe).await?;
-                life(Rc::new(Glommio)).await
+                let ring = Rc::new(Ring::new().map_err(|e| format!("io_uring: {e}"))?);
+                life(Rc::new(Glommio { ring, passed_at: Cell::new(Instant(0)) })).await
             })
             .map_err(|e| e.to_string())?;
         Ok(Box::new(move || thread.join().map_err(|e| e.to_string())))
@@ -80,6 +91,38 @@ impl Runtime for Glommio {
     /// A timer of less than a pass of the reactor takes one.
     async fn reactor_pass(&self) {
         glommio::timer::sleep(REACTOR_PASS).await;
+    }
+
+    async fn yield_now(&self, now: Instant) {
+        if now.since(self.passed_at.get()) >= PASS_EVERY {
+            self.passed_at.set(now);
+            return self.reactor_pass().await;
+        }
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn drive(&self) {
+        self.ring.drive();
+    }
+
+    async fn submit(&self) {
+        self.ring.drive();
+    }
+
+    fn completions(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ring.completions())
+    }
+
+    async fn open(&self, path: &Path, mode: OpenMode) -> Result<RingFile, IoError> {
+        RingFile::open(path, mode, Rc::clone(&self.ring)).await
     }
 
     /// glommio can only wait for sockets, so the descriptor poses as one: a stream begins with a
