@@ -214,13 +214,13 @@ impl RecordCache {
     /// Nothing happens when it is not here. O(1).
     pub fn rekey(&mut self, from: Location, to: Location) {
         let (from, to) = (Place::from(from), Place::from(to));
-        if from == to || self.find(from).is_none() {
+        let Some(index) = self.find(from) else { return };
+        if from == to {
             return;
         }
-        if let Some(index) = self.find(to) {
-            self.drop_slot(index);
+        if let Some(other) = self.find(to) {
+            self.drop_slot(other);
         }
-        let index = self.find(from).expect("it was found above, and only `to` was dropped");
         self.unlink(index);
         self.slots[index as usize].place = to;
         self.link(index, to.hash());

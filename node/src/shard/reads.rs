@@ -48,7 +48,9 @@ impl Shard {
         }
         if durable && entry.flags & CHUNKED == 0 {
             let me = self.config.shard();
-            if let Some((time, _, value)) = self.models.cached(entry.location) {
+            if let Some((time, offset, value)) = self.models.cached(entry.location)
+                && offset == entry.version
+            {
                 let value = ValueRef {
                     version: entry.version,
                     time: WallTime(time),
