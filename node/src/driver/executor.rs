@@ -235,6 +235,8 @@ impl<R: Runtime> Executor<R> {
         let mut stop_by: Option<Instant> = None;
         loop {
             let now = clock::now();
+            // What the kernel was too busy to take is offered again, though no socket is ready.
+            self.runtime.drive();
             if self.shard.borrow().next_deadline().is_some_and(|at| at <= now.mono) {
                 self.handle_at(now, Event::Timer);
             }

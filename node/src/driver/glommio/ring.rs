@@ -23,6 +23,8 @@ use super::buffers::DmaMem;
 
 /// Submissions the ring takes at once. More operations than these may be under way.
 const ENTRIES: u32 = 128;
+/// Completions the ring holds; what is beyond, the kernel keeps until it is asked again.
+const COMPLETIONS: u32 = 1024;
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +68,21 @@ impl Ring {
     /// # Errors
     /// The system refuses: no io_uring, or not enough lockable memory.
     pub fn new() -> std::io::Result<Ring> {
-        // Completions are posted when this thread enters the kernel anyway, or sleeps in it; nobody
-        // interrupts it for them.
-        let ring = IoUring::builder().setup_coop_taskrun().setup_clamp().build(ENTRIES)?;
+        let build = |coop: bool| {
+            let mut builder = IoUring::builder();
+            builder.setup_clamp().setup_cqsize(COMPLETIONS);
+            if coop {
+                // Completions are posted when this thread enters the kernel anyway, or sleeps in
+                // it; nobody interrupts it for them.
+                builder.setup_coop_taskrun();
+            }
+            builder.build(ENTRIES)
+        };
+        let ring = match build(true) {
+            // A kernel before 5.19.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(false)?,
+            built => built?,
+        };
         Ok(Ring {
             ring: RefCell::new(ring),
             slots: RefCell::default(),
@@ -123,7 +137,8 @@ impl Ring {
 
     /// Submits what was asked for, and hands over what has ended.
     pub fn drive(&self) {
-        if self.unsubmitted.get() > 0 {
+        let overflowed = || self.ring.borrow_mut().submission().cq_overflow();
+        if self.unsubmitted.get() > 0 || (self.under_way.get() > 0 && overflowed()) {
             self.submit();
         }
         if self.under_way.get() > 0 {
@@ -275,6 +290,25 @@ mod tests {
             assert!(bytes.0.as_bytes()[..4096].iter().all(|b| *b == 0x5A));
             let bad = ring.ask(Direction::Read, -1, 0, memory(4096));
             assert_eq!(ends(&ring, bad).await.1, -libc::EBADF);
+        });
+    }
+
+    #[test]
+    fn more_completions_than_the_ring_holds_are_all_handed_over() {
+        on_executor(|| async {
+            let ring = Rc::new(Ring::new().unwrap());
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&[9; 4096]).unwrap();
+            let ask = |_| ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(512));
+            let mut all: Vec<Operation> = (0..3 * COMPLETIONS).map(ask).collect();
+            // All are submitted before the first is handed over.
+            while ring.unsubmitted.get() > 0 {
+                ring.submit();
+            }
+            for operation in all.drain(..) {
+                assert_eq!(ends(&ring, operation).await.1, 512);
+            }
+            assert_eq!(ring.under_way.get(), 0);
         });
     }
 
