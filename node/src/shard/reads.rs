@@ -414,7 +414,10 @@ impl Gather {
         match stored.as_slice() {
             [] => (time, Cow::Borrowed(&[])),
             [one] => (time, Cow::Borrowed(&one.body)),
-            many => (time, Cow::Owned(many.iter().flat_map(|s| s.body.iter().copied()).collect())),
+            many => {
+                let bodies: Vec<&[u8]> = many.iter().map(|s| s.body.as_slice()).collect();
+                (time, Cow::Owned(bodies.concat()))
+            }
         }
     }
 }
