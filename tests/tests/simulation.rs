@@ -3,6 +3,7 @@
 use ironring_tests::sim::profile::Trouble;
 use ironring_tests::sim::runs::{Target, run};
 use ironring_tests::sim::trace::Coverage;
+use ironring_tests::sim::world::RECOVERIES;
 
 /// Runs seeds `0..n` of every profile and returns what happened in them.
 fn batch(target: Target, n: u64) -> Coverage {
@@ -34,6 +35,7 @@ fn the_log_alone_survives() {
             "power loss",
             "process killed",
             "clean stops",
+            RECOVERIES,
             "recovery with a clean tail",
             "recovery with an uncertain tail",
             "recovery from a checkpoint",
