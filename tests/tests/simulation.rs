@@ -58,6 +58,26 @@ fn several_shards_survive() {
     assert_covers(&coverage, &["audits", "requests forwarded", "connections broken"]);
 }
 
+/// Seeds that once failed, with what they found.
+const ONCE_FAILED: [(Target, Trouble, u64, &str); 8] = [
+    (Target::Node, Trouble::Crash, 1822, "a session was unknown before shard 0 had told of it"),
+    (Target::Node, Trouble::DiskFaults, 592, "a session was unknown before shard 0 had told of it"),
+    (Target::Node, Trouble::DiskFaults, 1242, "the same"),
+    (Target::Node, Trouble::DiskFaults, 1534, "the same"),
+    (Target::Node, Trouble::DiskFaults, 915, "the oracle took a new write for a lost one"),
+    (Target::Shard, Trouble::Crash, 2231, "the oracle took a new write for a lost trim"),
+    (Target::Node, Trouble::Corruption, 1043, "the oracle forgave a removal by half"),
+    (Target::Node, Trouble::Corruption, 1685, "the oracle did not forgive a session's answers"),
+];
+
+#[test]
+fn seeds_that_once_failed_pass() {
+    for (target, trouble, seed, found) in ONCE_FAILED {
+        let report = run(target, trouble, seed, false);
+        assert_eq!(report.failure, None, "{target:?} {trouble:?} {seed}, which found: {found}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for (name, trouble) in Trouble::ALL {
