@@ -95,7 +95,13 @@ impl Shard {
         if !Shard::in_session(options) {
             return Some(());
         }
-        let granted = self.models.meta.as_ref().map_or(0, |meta| meta.sessions_granted);
+        let Some(meta) = &self.models.meta else {
+            // Shard 0 is recovering still: any number may be one it gave out in an earlier run.
+            let why = "the metadata have not arrived yet";
+            self.refuse(ask.origin, ErrorCode::NotReady, 0, why, fx);
+            return None;
+        };
+        let granted = meta.sessions_granted;
         // Another shard hears of a grant a moment after shard 0 gave a number out of it.
         let unheard = if self.models.holds_meta() { 0 } else { 2 * SESSIONS_PER_GRANT };
         if options.session.0 > granted.saturating_add(unheard) {

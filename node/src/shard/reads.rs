@@ -1,6 +1,7 @@
 //! Reads of keys, and the fetching they share with topics.
 //!
-//! A get costs at most one disk read a record: none when the record is cached. A reader never
+//! A get costs at most one disk read a record (`tests/tests/get_cost.rs` counts them): none when
+//! the record is cached, several only for a value that is stored in chunks. A reader never
 //! gets a record that is not durable; its answer waits for the record's group instead.
 
 use ironring_core::limits::{FRAME_BODY_BYTES_MAX, SCAN_ENTRIES_MAX};
@@ -422,7 +423,10 @@ impl Gather {
         match stored.as_slice() {
             [] => (time, Cow::Borrowed(&[])),
             [one] => (time, Cow::Borrowed(&one.body)),
-            many => (time, Cow::Owned(many.iter().flat_map(|s| s.body.iter().copied()).collect())),
+            many => {
+                let bodies: Vec<&[u8]> = many.iter().map(|s| s.body.as_slice()).collect();
+                (time, Cow::Owned(bodies.concat()))
+            }
         }
     }
 }
