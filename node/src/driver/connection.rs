@@ -94,6 +94,7 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
             }
             if event.readable {
                 conn.read(&executor);
+                executor.start_io_early();
             }
             if event.gone && !conn.watched.get().0 {
                 // Answers may still be owed to nobody; the set must not report it until then.

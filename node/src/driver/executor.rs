@@ -33,6 +33,8 @@ use crate::shard::{ConnId, Effects, Event, Phase, Shard};
 const TIMER_NAP: Duration = Duration::from_millis(20);
 /// How long to sleep at a time while a group is held back; less is spent looking.
 const HELD_NAP: Duration = Duration::from_micros(50);
+/// Operations worth a submission of their own before the turn ends.
+const EARLY_OPS: usize = 4;
 /// How often counters are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for answers to be taken.
@@ -201,6 +203,19 @@ impl<R: Runtime> Executor<R> {
         // A spawned task runs to its first wait at once, and an operation that never waits ends
         // in an event: nothing may be borrowed from here on.
         drop(fx);
+        self.start_all_io()
+    }
+
+    /// Starts what has gathered of I/O in the middle of a round, when it is worth a submission. The
+    /// turn has the last word for group commits only; reads that waited for the end of a long round
+    /// would all be with the device at one time, and the processor idle then.
+    pub fn start_io_early(self: &Rc<Self>) {
+        if self.effects.borrow().io.len() >= EARLY_OPS && self.start_all_io() {
+            self.runtime.drive();
+        }
+    }
+
+    fn start_all_io(self: &Rc<Self>) -> bool {
         let mut started = false;
         loop {
             let next = self.effects.borrow_mut().io.pop();
