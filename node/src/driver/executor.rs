@@ -23,9 +23,10 @@ use ironring_net::connection::Connection;
 use super::clock;
 use super::connection::ConnState;
 use super::files::Files;
+use super::mesh::Mesh;
 use super::node::Shared;
 use super::poller::Poller;
-use super::runtime::{Mesh, Runtime};
+use super::runtime::Runtime;
 use crate::shard::{ConnId, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
@@ -48,11 +49,11 @@ pub struct Executor<R: Runtime> {
     /// Its files.
     pub files: Files<R>,
     /// The way to the other shards.
-    pub mesh: R::Mesh,
+    pub mesh: Mesh,
     /// What all shards share.
     pub shared: Arc<Shared>,
     /// Which sockets are ready.
-    pub poller: Poller,
+    pub poller: Poller<R>,
     /// Open connections.
     pub conns: RefCell<BTreeMap<ConnId, Rc<ConnState>>>,
     number: u16,
@@ -74,8 +75,8 @@ impl<R: Runtime> Executor<R> {
         runtime: Rc<R>,
         shard: Shard,
         files: Files<R>,
-        mesh: R::Mesh,
-        poller: Poller,
+        mesh: Mesh,
+        poller: Poller<R>,
         shared: Arc<Shared>,
     ) -> Rc<Executor<R>> {
         Rc::new(Executor {

@@ -99,10 +99,10 @@ impl<R: Runtime> Files<R> {
     async fn open(&self, file: FileName, create: bool) -> Result<IoOk, IoError> {
         let path = self.path(file);
         if create {
-            R::File::open(&path, OpenMode::Create).await?.close().await?;
+            self.runtime.open(&path, OpenMode::Create).await?.close().await?;
         }
-        let plain = R::File::open(&path, OpenMode::Plain).await?;
-        let durable = R::File::open(&path, OpenMode::Durable).await?;
+        let plain = self.runtime.open(&path, OpenMode::Plain).await?;
+        let durable = self.runtime.open(&path, OpenMode::Durable).await?;
         let len = plain.size().await?;
         let handles = Handles { plain: Rc::new(plain), durable: Rc::new(durable) };
         let before = self.open.borrow_mut().insert(file, handles);

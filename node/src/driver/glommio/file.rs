@@ -11,17 +11,6 @@ use super::buffers::{DmaMem, ReadMem};
 use crate::driver::runtime::{File, OpenMode, io_error};
 
 impl File for DmaFile {
-    async fn open(path: &Path, mode: OpenMode) -> Result<DmaFile, IoError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        match mode {
-            OpenMode::Plain => &mut options,
-            OpenMode::Durable => options.custom_flags(libc::O_DSYNC),
-            OpenMode::Create => options.create(true).truncate(true),
-        };
-        options.dma_open(path).await.map_err(|e| error_of(&e))
-    }
-
     async fn size(&self) -> Result<u64, IoError> {
         self.file_size().await.map_err(|e| error_of(&e))
     }
@@ -52,6 +41,18 @@ impl File for DmaFile {
     async fn close(self) -> Result<(), IoError> {
         DmaFile::close(self).await.map_err(|e| error_of(&e))
     }
+}
+
+/// Opens a file for direct I/O, or with the page cache where the file system has no direct I/O.
+pub async fn open(path: &Path, mode: OpenMode) -> Result<DmaFile, IoError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match mode {
+        OpenMode::Plain => &mut options,
+        OpenMode::Durable => options.custom_flags(libc::O_DSYNC),
+        OpenMode::Create => options.create(true).truncate(true),
+    };
+    options.dma_open(path).await.map_err(|e| error_of(&e))
 }
 
 /// An error of glommio in the seam's words.

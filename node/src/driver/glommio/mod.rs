@@ -9,7 +9,6 @@
 
 mod buffers;
 mod file;
-mod mesh;
 
 use std::future::Future;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -27,8 +26,7 @@ use ironring_core::io::{BufAlloc, IoError};
 
 use self::buffers::DmaAlloc;
 use self::file::error_of;
-use self::mesh::ChannelMesh;
-use super::runtime::{Join, Runtime, Seat};
+use super::runtime::{Join, OpenMode, Runtime, Seat};
 
 /// Shorter than a pass of the reactor, longer than from making a timer to looking at it.
 const REACTOR_PASS: Duration = Duration::from_nanos(500);
@@ -44,9 +42,9 @@ pub struct Glommio;
 impl Runtime for Glommio {
     const NAME: &'static str = "glommio";
 
-    type Mesh = ChannelMesh;
     type File = DmaFile;
     type Listener = TcpListener;
+    type Waiter = OwnedFd;
 
     fn start<L, F>(seat: Seat, life: L) -> Result<Join, String>
     where
@@ -83,11 +81,15 @@ impl Runtime for Glommio {
         glommio::timer::sleep(REACTOR_PASS).await;
     }
 
+    fn waiter(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+        descriptor.try_clone_to_owned()
+    }
+
     /// glommio can only wait for sockets, so the descriptor poses as one: a stream begins with a
     /// poll of its descriptor, which is what is wanted, and then fails to receive from it, which
     /// tells that the poll has ended. A new stream is needed for each wait.
-    async fn readable(&self, descriptor: BorrowedFd<'_>) {
-        let Ok(copy) = descriptor.try_clone_to_owned() else {
+    async fn readable(&self, waiter: &OwnedFd) {
+        let Ok(copy) = waiter.try_clone() else {
             // Out of descriptors: look again a little later.
             glommio::timer::sleep(NO_DESCRIPTOR_NAP).await;
             return;
@@ -101,17 +103,21 @@ impl Runtime for Glommio {
         .await;
     }
 
-    fn listener(&self, socket: socket2::Socket) -> TcpListener {
+    fn listener(&self, socket: socket2::Socket) -> std::io::Result<TcpListener> {
         // SAFETY: the descriptor is handed over: nothing else refers to it.
-        unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
+        Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
     }
 
     /// The copy is what the poller waits for; glommio's stream, with a poll of its own, goes.
-    async fn accept(&self, listener: &TcpListener) -> Result<OwnedFd, std::io::Error> {
+    async fn accept(&self, listener: &TcpListener) -> std::io::Result<OwnedFd> {
         let stream = listener.accept().await.map_err(std::io::Error::from)?;
         // SAFETY: the descriptor is the stream's, which outlives the borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
         descriptor.try_clone_to_owned()
+    }
+
+    async fn open(&self, path: &Path, mode: OpenMode) -> Result<DmaFile, IoError> {
+        file::open(path, mode).await
     }
 
     async fn sync_dir(&self, dir: &Path) -> Result<(), IoError> {
