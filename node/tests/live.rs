@@ -202,3 +202,27 @@ fn a_ready_node_says_so_and_counts() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_stop_answers_the_reads_that_wait_for_records() {
+    let (_tmp, dir) = data_dir();
+    let node = NodeProcess::start(&dir, &args("1"));
+    node.client().topic_create("quiet", 1, Retention::default()).unwrap();
+    let mut waiting = node.client();
+    let reader = std::thread::spawn(move || {
+        waiting.topic_read("quiet", 0, ReadFrom::Offset(0), (0, 0), 50_000)
+    });
+    let mut watching = node.client();
+    loop {
+        let stats: serde_json::Value = serde_json::from_str(&watching.stats().unwrap()).unwrap();
+        let served = &stats["clients"]["requests"]["TopicRead"];
+        if served.as_u64().is_some_and(|reads| reads > 0) {
+            break;
+        }
+    }
+    let (status, said) = node.stop();
+    assert_eq!(status, 0, "{said}");
+    // Not a connection that broke while the answer was due in 50 seconds.
+    let records = reader.join().unwrap().unwrap();
+    assert!(records.records.is_empty());
+}

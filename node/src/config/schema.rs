@@ -192,9 +192,10 @@ schema! {
 
     /// The executors.
     driver: DriverConfig {
-        /// Microseconds a shard looks for work before it sleeps. Above 0 it trades a busy CPU for
-        /// a shorter wait.
-        spin_us: u32 = 0, Whole::<u32>::within(0, 1_000_000);
+        /// Microseconds a shard with nothing to do looks for work at the most before it sleeps. It
+        /// looks only while that has paid lately: while requests come closer together than this.
+        /// 0: it sleeps at once.
+        spin_us: u32 = 200, Whole::<u32>::within(0, 1_000_000);
         /// Memory each shard registers with io_uring; three times as much must fit in
         /// RLIMIT_MEMLOCK for every shard.
         io_memory_bytes: u64 = 0, Size::zero_or("as much as RLIMIT_MEMLOCK allows, at most 10MiB", 64 * KIB, GIB);

@@ -69,16 +69,25 @@ pub struct Terms {
 pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
     let (mut ready, mut messages) = (Vec::new(), Vec::new());
     loop {
+        executor.runtime.drive();
         executor.poller.ready(&mut ready);
         let again = executor.poller.take_again();
         executor.mesh.take(&mut messages);
+        let now = clock::now().mono;
         if ready.is_empty() && again.is_empty() && messages.is_empty() {
-            if executor.mesh.may_sleep() {
-                executor.poller.wait(&*executor.runtime).await;
+            if executor.idle.borrow_mut().looks(now) {
+                std::thread::yield_now();
+                executor.idle.borrow_mut().offered(now, clock::now().mono);
+                executor.runtime.yield_now(now).await;
+            } else {
+                if executor.mesh.may_sleep() {
+                    executor.poller.wait(&*executor.runtime).await;
+                }
+                executor.mesh.awake();
             }
-            executor.mesh.awake();
             continue;
         }
+        executor.idle.borrow_mut().busy(now);
         for message in messages.drain(..) {
             executor.handle(Event::Message(message));
         }
@@ -102,8 +111,8 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
             conn.handle_frames(&executor);
             conn.settle(&executor);
         }
-        // The turn runs now, and then the reactor, so that I/O is submitted and completed.
-        executor.runtime.reactor_pass().await;
+        // The turn runs now.
+        executor.runtime.yield_now(now).await;
     }
 }
 

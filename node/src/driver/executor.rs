@@ -23,6 +23,7 @@ use ironring_net::connection::Connection;
 use super::clock;
 use super::connection::ConnState;
 use super::files::Files;
+use super::idle::Idle;
 use super::mesh::Mesh;
 use super::node::Shared;
 use super::poller::Poller;
@@ -54,6 +55,8 @@ pub struct Executor<R: Runtime> {
     pub shared: Arc<Shared>,
     /// Which sockets are ready.
     pub poller: Poller<R>,
+    /// How long to look for work before sleeping.
+    pub idle: RefCell<Idle>,
     /// Open connections.
     pub conns: RefCell<BTreeMap<ConnId, Rc<ConnState>>>,
     number: u16,
@@ -83,6 +86,7 @@ impl<R: Runtime> Executor<R> {
             runtime,
             number: shard.id().0,
             poller,
+            idle: RefCell::new(Idle::new(shared.spin_max)),
             shard: RefCell::new(shard),
             effects: RefCell::default(),
             files,
@@ -112,10 +116,12 @@ impl<R: Runtime> Executor<R> {
 
     /// Hands one event to the shard and asks for a turn.
     pub fn handle(self: &Rc<Self>, event: Event<'_>) {
-        self.handle_at(clock::now(), event);
+        let now = clock::now();
+        self.idle.borrow_mut().busy(now.mono);
+        self.handle_at(now, event);
     }
 
-    /// The same, with a clock that was read already.
+    /// The same for what only time brings: it does not count as work.
     pub fn handle_at(self: &Rc<Self>, now: ironring_core::Now, event: Event<'_>) {
         let mut fx = self.effects.borrow_mut();
         self.shard.borrow_mut().handle(now, event, &mut fx);
@@ -152,10 +158,9 @@ impl<R: Runtime> Executor<R> {
             .await;
             self.turn_wanted.set(false);
             let started_io = self.turn();
-            if started_io && !self.dirty.borrow().is_empty() {
-                // Let the reactor submit the write before the answers take their system calls:
-                // the device works while the sockets are written.
-                self.runtime.reactor_pass().await;
+            if started_io {
+                // The device works while the answers take their system calls.
+                self.runtime.submit().await;
             }
             self.write_answers();
             self.wait_with_held_group().await;
@@ -231,6 +236,8 @@ impl<R: Runtime> Executor<R> {
         let mut stop_by: Option<Instant> = None;
         loop {
             let now = clock::now();
+            // What the kernel was too busy to take is offered again, though no socket is ready.
+            self.runtime.drive();
             if self.shard.borrow().next_deadline().is_some_and(|at| at <= now.mono) {
                 self.handle_at(now, Event::Timer);
             }

@@ -10,6 +10,7 @@ pub mod data_dir;
 pub mod executor;
 pub mod files;
 pub mod glommio;
+pub mod idle;
 pub mod mesh;
 pub mod node;
 pub mod poller;

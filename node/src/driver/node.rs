@@ -107,6 +107,8 @@ pub struct Shared {
     pub sockets: Vec<SocketCounters>,
     /// How long a peer may do nothing.
     pub timeouts: Timeouts,
+    /// How long a shard looks for work at the most before it sleeps.
+    pub spin_max: Duration,
     /// Topics defined.
     pub topics: AtomicU64,
     /// The newest probe of readiness asked for.
@@ -222,7 +224,6 @@ impl Node {
             .map_err(|e| NodeError::Settings(e.to_string()))?;
         let log = self.log_config(&dir)?;
         raise_descriptor_limit();
-        keep_freed_memory();
         let listeners = listen(config, shards)?;
         let shared = Arc::new(self.shared(&dir, &listeners.addresses));
         let map = cluster_map(&slices, config, &listeners.addresses);
@@ -316,6 +317,7 @@ impl Node {
             connections_max: u64::from(self.loaded.config.limits.connections_max),
             sockets: (0..shards).map(|_| SocketCounters::default()).collect(),
             timeouts: Timeouts::default(),
+            spin_max: Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)),
             topics: AtomicU64::new(0),
             probe_wanted: AtomicU64::new(0),
             base: NodeSnapshot {
@@ -356,7 +358,7 @@ impl Node {
         tracing::info!(
             "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; O_DIRECT \
              {direct}, registered buffers {registered} ({} bytes a shard), polling no, sync O_DSYNC, \
-             spin {} us",
+             spin at most {} us",
             dir.identity.node,
             dir.identity.cluster,
             dir.identity.uuid(),
@@ -444,7 +446,6 @@ impl Node {
             shard,
             cpu: self.cpu_of(shard),
             io_memory_bytes: self.settled.io_memory_bytes as usize,
-            spin: Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)),
             probe: dir.probe(),
         };
         R::start(seat, move |runtime| run_shard(runtime, start))
@@ -478,6 +479,9 @@ impl Drop for NodeEndsToo {
 async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), String> {
     let shard = Shard::new(start.config, runtime.buffers());
     let poller = Poller::new(&*runtime, start.mesh.bell()).map_err(|e| e.to_string())?;
+    if let Some(completions) = runtime.completions() {
+        poller.add_wake(completions).map_err(|e| e.to_string())?;
+    }
     let files = Files::new(Rc::clone(&runtime), &start.dir);
     let executor =
         Executor::new(Rc::clone(&runtime), shard, files, start.mesh, poller, start.shared);
@@ -595,18 +599,6 @@ fn bind_now(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeErr
         Ok(socket)
     };
     make().map_err(|source| NodeError::Listen { address, source })
-}
-
-/// Makes the allocator keep what is freed: request and answer buffers of some hundred KiB come and
-/// go with every batch, and mapping each anew cost an eighth of the CPU of topic appends in page
-/// faults.
-fn keep_freed_memory() {
-    const LARGEST_KEPT: libc::c_int = 32 << 20;
-    // SAFETY: mallopt only sets parameters of the allocator; it is called before any shard runs.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_KEPT);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGEST_KEPT);
-    }
 }
 
 /// As many descriptors as the system lets us have: each connection takes two.

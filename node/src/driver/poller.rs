@@ -20,8 +20,8 @@ use crate::shard::ConnId;
 /// Sockets handled in one round; the rest is found in the next.
 const EVENTS_PER_ROUND: usize = 512;
 
-/// The name under which messages from other shards are reported; no connection has it.
-const BELL: ConnId = ConnId(u64::MAX);
+/// The name no connection has: they are counted from 1.
+const NO_CONNECTION: u64 = 0;
 
 /// The sockets of one executor.
 pub struct Poller<R: Runtime> {
@@ -53,7 +53,8 @@ impl<R: Runtime> Poller<R> {
     pub fn new(runtime: &R, bell: BorrowedFd<'_>) -> std::io::Result<Poller<R>> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         // Edge by edge: what it says is said once, and nobody has to read it.
-        epoll.add(bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL.0))?;
+        epoll
+            .add(bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, NO_CONNECTION))?;
         Ok(Poller {
             waiter: runtime.waiter(epoll.0.as_fd())?,
             epoll,
@@ -68,6 +69,15 @@ impl<R: Runtime> Poller<R> {
     /// When the system refuses.
     pub fn add(&self, socket: &impl AsFd, conn: ConnId) -> std::io::Result<()> {
         Ok(self.epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, conn.0))?)
+    }
+
+    /// Adds a descriptor that only ends [`Poller::wait`]: nothing of it is in [`Poller::ready`] that
+    /// names a connection.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn add_wake(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, NO_CONNECTION))?)
     }
 
     /// Changes what is waited for. With neither, only errors are reported.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use ironring_core::Instant;
 use ironring_core::io::{BufAlloc, IoBuf, IoError};
 
 /// Where and how one shard's thread runs.
@@ -26,8 +27,6 @@ pub struct Seat {
     pub cpu: Option<u16>,
     /// Bytes of I/O buffers to register with the kernel, when the runtime does that.
     pub io_memory_bytes: usize,
-    /// How long to look for work before the thread sleeps, when the runtime can.
-    pub spin: Duration,
     /// A file of at least 4 KiB, read before any other (see [`super::glommio`]).
     pub probe: PathBuf,
 }
@@ -68,6 +67,19 @@ pub trait Runtime: Sized + 'static {
     /// Lets every ready task run, and then the reactor: what was asked of the kernel is submitted,
     /// what it has finished is noticed. Does not wait for anything.
     fn reactor_pass(&self) -> impl Future<Output = ()>;
+
+    /// Lets every ready task run, and the reactor when it has not run for a while: for a task that
+    /// has always something to do.
+    fn yield_now(&self, now: Instant) -> impl Future<Output = ()>;
+
+    /// Sees to it that the file operations asked for are under way.
+    fn submit(&self) -> impl Future<Output = ()>;
+
+    /// Submits file operations and notices their ends, where the reactor does not do that.
+    fn drive(&self);
+
+    /// A descriptor that is readable while [`Runtime::drive`] has something to notice.
+    fn completions(&self) -> Option<BorrowedFd<'_>>;
 
     /// Makes a descriptor one that can be waited for.
     ///

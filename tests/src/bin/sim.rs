@@ -10,7 +10,7 @@ use clap::Parser;
 use ironring_tests::sim::profile::Trouble;
 use ironring_tests::sim::runs::{self, Target};
 use ironring_tests::sim::trace::Coverage;
-use ironring_tests::sim::world::Report;
+use ironring_tests::sim::world::{RECOVERIES, Report};
 
 /// Runs the deterministic simulator.
 #[derive(Debug, Parser)]
@@ -62,6 +62,8 @@ fn parse_target(text: &str) -> Result<Target, String> {
 #[derive(Default)]
 struct Total {
     runs: u64,
+    /// Runs in which the node died with a log on its disks and served again.
+    crash_runs: u64,
     steps: u64,
     time_ns: u64,
     coverage: Coverage,
@@ -152,6 +154,7 @@ fn sweep(options: &Options) -> ExitCode {
 
 fn add(total: &mut Total, seed: u64, name: &'static str, report: Report) {
     total.runs += 1;
+    total.crash_runs += u64::from(report.coverage.count(RECOVERIES) > 0);
     total.steps += report.steps;
     total.time_ns += report.time_ns;
     total.coverage.merge(&report.coverage);
@@ -171,6 +174,11 @@ fn print(options: &Options, total: &Total, seconds: f64) {
         total.steps,
         total.time_ns as f64 / 1e9,
         total.failures.len()
+    );
+    println!(
+        "{} crash-and-recover runs ({} recoveries after a crash)",
+        total.crash_runs,
+        total.coverage.count(RECOVERIES)
     );
     let target = Target::ALL.iter().find(|(_, t)| *t == options.target).map_or("", |(n, _)| n);
     for (seed, name, why) in &total.failures {

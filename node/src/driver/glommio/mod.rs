@@ -9,7 +9,9 @@
 
 mod buffers;
 mod file;
+mod ring;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
@@ -22,10 +24,12 @@ use futures_lite::AsyncRead;
 use glommio::io::{Directory, DmaFile};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::{LocalExecutorBuilder, Placement};
+use ironring_core::Instant;
 use ironring_core::io::{BufAlloc, IoError};
 
 use self::buffers::DmaAlloc;
-use self::file::error_of;
+use self::file::{RingFile, error_of};
+use self::ring::Ring;
 use super::runtime::{Join, OpenMode, Runtime, Seat};
 
 /// Shorter than a pass of the reactor, longer than from making a timer to looking at it.
@@ -35,14 +39,20 @@ const NO_DESCRIPTOR_NAP: Duration = Duration::from_millis(1);
 /// Entries of an executor's rings.
 const RING_DEPTH: usize = 1024;
 
+/// A pass of the reactor takes some microseconds: while there is always something to do, one is made
+/// this often. It serves timers and new connections.
+const PASS_EVERY: Duration = Duration::from_micros(100);
+
 /// The executor of the thread it is used on.
-#[derive(Debug)]
-pub struct Glommio;
+pub struct Glommio {
+    ring: Rc<Ring>,
+    passed_at: Cell<Instant>,
+}
 
 impl Runtime for Glommio {
     const NAME: &'static str = "glommio";
 
-    type File = DmaFile;
+    type File = RingFile;
     type Listener = TcpListener;
     type Waiter = OwnedFd;
 
@@ -59,10 +69,10 @@ impl Runtime for Glommio {
             .name(&format!("shard-{}", seat.shard))
             .io_memory(seat.io_memory_bytes)
             .ring_depth(RING_DEPTH)
-            .spin_before_park(seat.spin)
             .spawn(move || async move {
                 read_probe(&seat.probe).await?;
-                life(Rc::new(Glommio)).await
+                let ring = Rc::new(Ring::new().map_err(|e| format!("io_uring: {e}"))?);
+                life(Rc::new(Glommio { ring, passed_at: Cell::new(Instant(0)) })).await
             })
             .map_err(|e| e.to_string())?;
         Ok(Box::new(move || thread.join().map_err(|e| e.to_string())))
@@ -79,6 +89,34 @@ impl Runtime for Glommio {
     /// A timer of less than a pass of the reactor takes one.
     async fn reactor_pass(&self) {
         glommio::timer::sleep(REACTOR_PASS).await;
+    }
+
+    async fn yield_now(&self, now: Instant) {
+        if now.since(self.passed_at.get()) >= PASS_EVERY {
+            self.passed_at.set(now);
+            return self.reactor_pass().await;
+        }
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn drive(&self) {
+        self.ring.drive();
+    }
+
+    async fn submit(&self) {
+        self.ring.drive();
+    }
+
+    fn completions(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ring.completions())
     }
 
     fn waiter(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
@@ -116,8 +154,8 @@ impl Runtime for Glommio {
         descriptor.try_clone_to_owned()
     }
 
-    async fn open(&self, path: &Path, mode: OpenMode) -> Result<DmaFile, IoError> {
-        file::open(path, mode).await
+    async fn open(&self, path: &Path, mode: OpenMode) -> Result<RingFile, IoError> {
+        RingFile::open(path, mode, Rc::clone(&self.ring)).await
     }
 
     async fn sync_dir(&self, dir: &Path) -> Result<(), IoError> {
