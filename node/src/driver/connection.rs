@@ -1,7 +1,7 @@
 //! Client connections: sockets to [`Connection`] state machines and back.
 //!
-//! One task per executor goes round: it reads every socket that is ready, hands the frames to the
-//! shard, and lets the turn seal, submit and answer; then it looks again. Answers are written by
+//! One task per executor goes round: it takes what other shards sent, reads every socket that is
+//! ready, hands messages and frames to the shard, and lets the turn seal, submit and answer; then it looks again. Answers are written by
 //! the turn with one non-blocking send a connection; what a socket does not take waits until it
 //! does.
 
@@ -65,25 +65,32 @@ pub struct Terms {
     pub limits: Limits,
 }
 
-/// Serves every connection of an executor, round after round.
+/// Serves every connection of an executor, and the other shards, round after round.
 pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
-    let mut ready = Vec::new();
+    let (mut ready, mut messages) = (Vec::new(), Vec::new());
     loop {
         executor.runtime.drive();
         executor.poller.ready(&mut ready);
         let again = executor.poller.take_again();
+        executor.mesh.take(&mut messages);
         let now = clock::now().mono;
-        if ready.is_empty() && again.is_empty() {
+        if ready.is_empty() && again.is_empty() && messages.is_empty() {
             if executor.idle.borrow_mut().looks(now) {
                 std::thread::yield_now();
                 executor.idle.borrow_mut().offered(now, clock::now().mono);
                 executor.runtime.yield_now(now).await;
             } else {
-                executor.poller.wait(&*executor.runtime).await;
+                if executor.mesh.may_sleep() {
+                    executor.poller.wait(&*executor.runtime).await;
+                }
+                executor.mesh.awake();
             }
             continue;
         }
         executor.idle.borrow_mut().busy(now);
+        for message in messages.drain(..) {
+            executor.handle(Event::Message(message));
+        }
         for event in &ready {
             let conn = executor.conns.borrow().get(&event.conn).cloned();
             let Some(conn) = conn else { continue };

@@ -24,9 +24,10 @@ use super::clock;
 use super::connection::ConnState;
 use super::files::Files;
 use super::idle::Idle;
+use super::mesh::Mesh;
 use super::node::Shared;
 use super::poller::Poller;
-use super::runtime::{Mesh, Runtime};
+use super::runtime::Runtime;
 use crate::shard::{ConnId, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
@@ -51,11 +52,11 @@ pub struct Executor<R: Runtime> {
     /// Its files.
     pub files: Files<R>,
     /// The way to the other shards.
-    pub mesh: R::Mesh,
+    pub mesh: Mesh,
     /// What all shards share.
     pub shared: Arc<Shared>,
     /// Which sockets are ready.
-    pub poller: Poller,
+    pub poller: Poller<R>,
     /// How long to look for work before sleeping.
     pub idle: RefCell<Idle>,
     /// Open connections.
@@ -79,8 +80,8 @@ impl<R: Runtime> Executor<R> {
         runtime: Rc<R>,
         shard: Shard,
         files: Files<R>,
-        mesh: R::Mesh,
-        poller: Poller,
+        mesh: Mesh,
+        poller: Poller<R>,
         shared: Arc<Shared>,
     ) -> Rc<Executor<R>> {
         Rc::new(Executor {

@@ -11,6 +11,7 @@ pub mod executor;
 pub mod files;
 pub mod glommio;
 pub mod idle;
+pub mod mesh;
 pub mod node;
 pub mod poller;
 pub mod runtime;

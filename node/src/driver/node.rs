@@ -18,8 +18,9 @@ use super::data_dir::{DataDir, DataDirError, Wanted};
 use super::executor::Executor;
 use super::files::Files;
 use super::glommio::Glommio;
+use super::mesh::Mesh;
 use super::poller::Poller;
-use super::runtime::{Join, Mesh, Runtime, Seat};
+use super::runtime::{Join, Runtime, Seat};
 use crate::config::{Config, Loaded, Origin, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
@@ -242,15 +243,17 @@ impl Node {
         shared: &Arc<Shared>,
     ) -> Result<(), NodeError> {
         let shards = dir.identity.shards;
+        let meshes = Mesh::all(shards)
+            .map_err(|source| NodeError::System { what: "no descriptors for shards", source })?;
         let mut threads = Vec::new();
         let sockets = listeners.common.into_iter().zip(listeners.own);
-        for ((shard, ends), sockets) in (0..shards).zip(R::Mesh::ends(shards)).zip(sockets) {
+        for ((shard, mesh), sockets) in (0..shards).zip(meshes).zip(sockets) {
             let start = ShardStart {
                 config: self.shard_config(dir, slices, shard, (log.clone(), map.clone())),
                 dir: dir.shard_dir(shard),
                 format: true,
                 terms: terms(&self.loaded.config, dir, shard),
-                ends,
+                mesh,
                 sockets,
                 shared: Arc::clone(shared),
                 _node: NodeEndsToo(Arc::clone(shared)),
@@ -437,7 +440,7 @@ impl Node {
         &self,
         dir: &DataDir,
         shard: u16,
-        start: ShardStart<R>,
+        start: ShardStart,
     ) -> Result<Join, NodeError> {
         let seat = Seat {
             shard,
@@ -451,12 +454,12 @@ impl Node {
 }
 
 /// What one shard's thread begins with.
-struct ShardStart<R: Runtime> {
+struct ShardStart {
     config: ShardConfig,
     dir: PathBuf,
     format: bool,
     terms: Terms,
-    ends: <R::Mesh as Mesh>::Ends,
+    mesh: Mesh,
     sockets: (socket2::Socket, socket2::Socket),
     shared: Arc<Shared>,
     _node: NodeEndsToo,
@@ -473,26 +476,23 @@ impl Drop for NodeEndsToo {
 }
 
 /// A shard's life on its executor.
-async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart<R>) -> Result<(), String> {
-    let mesh = R::Mesh::connect(start.ends).await;
+async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), String> {
     let shard = Shard::new(start.config, runtime.buffers());
-    let poller = Poller::new().map_err(|e| e.to_string())?;
+    let poller = Poller::new(&*runtime, start.mesh.bell()).map_err(|e| e.to_string())?;
     if let Some(completions) = runtime.completions() {
         poller.add_wake(completions).map_err(|e| e.to_string())?;
     }
     let files = Files::new(Rc::clone(&runtime), &start.dir);
-    let executor = Executor::new(Rc::clone(&runtime), shard, files, mesh, poller, start.shared);
-    let delivering = Rc::clone(&executor);
-    executor.mesh.receive(move |message| delivering.handle(Event::Message(message)));
+    let executor =
+        Executor::new(Rc::clone(&runtime), shard, files, start.mesh, poller, start.shared);
     runtime.spawn(Rc::clone(&executor).turns());
     runtime.spawn(rounds(Rc::clone(&executor)));
     executor.handle(Event::Start { format: start.format });
     for socket in [start.sockets.0, start.sockets.1] {
-        let listener = runtime.listener(socket);
+        let listener = runtime.listener(socket).map_err(|e| e.to_string())?;
         runtime.spawn(accept(Rc::clone(&executor), listener, start.terms.clone()));
     }
     let phase = Rc::clone(&executor).timer().await;
-    executor.mesh.close();
     if phase == Phase::Failed {
         let shard = executor.shard.borrow();
         let failure = shard.failure().map_or_else(|| "failed".to_owned(), ToString::to_string);

@@ -24,8 +24,9 @@ const EVENTS_PER_ROUND: usize = 512;
 const NO_CONNECTION: u64 = 0;
 
 /// The sockets of one executor.
-pub struct Poller {
+pub struct Poller<R: Runtime> {
     epoll: Epoll,
+    waiter: R::Waiter,
     /// Connections to go on with although their sockets have nothing new.
     again: RefCell<Vec<Rc<ConnState>>>,
     waker: RefCell<Option<Waker>>,
@@ -44,14 +45,19 @@ pub struct Ready {
     pub gone: bool,
 }
 
-impl Poller {
-    /// An empty set.
+impl<R: Runtime> Poller<R> {
+    /// A set of no sockets, which `bell` wakes with every write to it.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new() -> std::io::Result<Poller> {
+    pub fn new(runtime: &R, bell: BorrowedFd<'_>) -> std::io::Result<Poller<R>> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // Edge by edge: what it says is said once, and nobody has to read it.
+        epoll
+            .add(bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, NO_CONNECTION))?;
         Ok(Poller {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            waiter: runtime.waiter(epoll.0.as_fd())?,
+            epoll,
             again: RefCell::default(),
             waker: RefCell::new(None),
         })
@@ -119,9 +125,9 @@ impl Poller {
         }));
     }
 
-    /// Waits until a socket is ready or a connection is to go on. May end early.
-    pub async fn wait<R: Runtime>(&self, runtime: &R) {
-        let mut readable = std::pin::pin!(runtime.readable(self.epoll.0.as_fd()));
+    /// Waits until a socket is ready, the bell rings, or a connection is to go on. May end early.
+    pub async fn wait(&self, runtime: &R) {
+        let mut readable = std::pin::pin!(runtime.readable(&self.waiter));
         std::future::poll_fn(|cx| {
             if !self.again.borrow().is_empty() {
                 return Poll::Ready(());

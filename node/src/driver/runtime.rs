@@ -2,8 +2,8 @@
 //!
 //! The shard's turns, connections, timer and life are written once over [`Runtime`], with the
 //! runtime as a type parameter: a call costs what it would cost if there were only one. A runtime
-//! runs tasks on the one thread of a shard, waits for time and for one descriptor, executes file
-//! operations, and carries messages between shards. It decides nothing.
+//! runs tasks on the one thread of a shard, waits for time and for one descriptor, accepts
+//! connections and executes file operations. It decides nothing.
 //!
 //! Two habits the shared code relies on: a task that is woken runs behind those that are ready
 //! (which is what makes a turn cover everything that came before it), and a future that was polled
@@ -15,10 +15,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use ironring_core::Instant;
 use ironring_core::io::{BufAlloc, IoBuf, IoError};
-use ironring_core::{Instant, ShardId};
-
-use crate::shard::ShardMessage;
 
 /// Where and how one shard's thread runs.
 #[derive(Clone, Debug)]
@@ -44,12 +42,12 @@ pub trait Runtime: Sized + 'static {
     /// Its name in settings and messages.
     const NAME: &'static str;
 
-    /// Messages between shards.
-    type Mesh: Mesh;
     /// An open file.
     type File: File;
     /// A socket that accepts connections.
     type Listener: 'static;
+    /// A descriptor to wait for.
+    type Waiter: 'static;
 
     /// Starts a thread with a runtime on it, which runs `life` to its end.
     ///
@@ -83,24 +81,30 @@ pub trait Runtime: Sized + 'static {
     /// A descriptor that is readable while [`Runtime::drive`] has something to notice.
     fn completions(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Opens the file at `path`.
+    /// Makes a descriptor one that can be waited for.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    fn waiter(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<Self::Waiter>;
+
+    /// Waits until the descriptor is readable. May end early. Dropping the future gives it up.
+    fn readable(&self, waiter: &Self::Waiter) -> impl Future<Output = ()>;
+
+    /// Takes over a socket that listens already.
+    ///
+    /// # Errors
+    /// When the runtime cannot have it.
+    fn listener(&self, socket: socket2::Socket) -> std::io::Result<Self::Listener>;
+
+    /// Accepts one connection.
+    fn accept(&self, listener: &Self::Listener) -> impl Future<Output = std::io::Result<OwnedFd>>;
+
+    /// Opens a file.
     fn open(
         &self,
         path: &Path,
         mode: OpenMode,
     ) -> impl Future<Output = Result<Self::File, IoError>>;
-
-    /// Waits until the descriptor is readable. May end early. Dropping the future gives it up.
-    fn readable(&self, descriptor: BorrowedFd<'_>) -> impl Future<Output = ()>;
-
-    /// Takes over a socket that listens already.
-    fn listener(&self, socket: socket2::Socket) -> Self::Listener;
-
-    /// Accepts one connection.
-    fn accept(
-        &self,
-        listener: &Self::Listener,
-    ) -> impl Future<Output = Result<OwnedFd, std::io::Error>>;
 
     /// Makes the names of a directory durable.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = Result<(), IoError>>;
@@ -136,27 +140,6 @@ pub trait File: Sized + 'static {
 
     /// Closes it.
     fn close(self) -> impl Future<Output = Result<(), IoError>>;
-}
-
-/// One shard's way to the other shards of its node, and theirs to it.
-pub trait Mesh: Sized + 'static {
-    /// What one shard's thread takes along to connect itself.
-    type Ends: Send + 'static;
-
-    /// The ends of every shard of a node.
-    fn ends(shards: u16) -> Vec<Self::Ends>;
-
-    /// Connects the ends on their thread. Returns when the other shards have connected theirs.
-    fn connect(ends: Self::Ends) -> impl Future<Output = Self>;
-
-    /// Hands every message that comes to `deliver`, from now on. Called once.
-    fn receive(&self, deliver: impl Fn(ShardMessage) + Clone + 'static);
-
-    /// Queues a message for another shard.
-    fn send(&self, to: ShardId, message: ShardMessage);
-
-    /// Stops sending; what waits is dropped.
-    fn close(&self);
 }
 
 /// An error of the system in the seam's words.

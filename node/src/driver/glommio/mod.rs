@@ -9,7 +9,6 @@
 
 mod buffers;
 mod file;
-mod mesh;
 mod ring;
 
 use std::cell::Cell;
@@ -30,7 +29,6 @@ use ironring_core::io::{BufAlloc, IoError};
 
 use self::buffers::DmaAlloc;
 use self::file::{RingFile, error_of};
-use self::mesh::ChannelMesh;
 use self::ring::Ring;
 use super::runtime::{Join, OpenMode, Runtime, Seat};
 
@@ -42,7 +40,7 @@ const NO_DESCRIPTOR_NAP: Duration = Duration::from_millis(1);
 const RING_DEPTH: usize = 1024;
 
 /// A pass of the reactor takes some microseconds: while there is always something to do, one is made
-/// this often. It serves timers, messages of other shards, and new connections.
+/// this often. It serves timers and new connections.
 const PASS_EVERY: Duration = Duration::from_micros(100);
 
 /// The executor of the thread it is used on.
@@ -54,9 +52,9 @@ pub struct Glommio {
 impl Runtime for Glommio {
     const NAME: &'static str = "glommio";
 
-    type Mesh = ChannelMesh;
     type File = RingFile;
     type Listener = TcpListener;
+    type Waiter = OwnedFd;
 
     fn start<L, F>(seat: Seat, life: L) -> Result<Join, String>
     where
@@ -121,15 +119,15 @@ impl Runtime for Glommio {
         Some(self.ring.completions())
     }
 
-    async fn open(&self, path: &Path, mode: OpenMode) -> Result<RingFile, IoError> {
-        RingFile::open(path, mode, Rc::clone(&self.ring)).await
+    fn waiter(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+        descriptor.try_clone_to_owned()
     }
 
     /// glommio can only wait for sockets, so the descriptor poses as one: a stream begins with a
     /// poll of its descriptor, which is what is wanted, and then fails to receive from it, which
     /// tells that the poll has ended. A new stream is needed for each wait.
-    async fn readable(&self, descriptor: BorrowedFd<'_>) {
-        let Ok(copy) = descriptor.try_clone_to_owned() else {
+    async fn readable(&self, waiter: &OwnedFd) {
+        let Ok(copy) = waiter.try_clone() else {
             // Out of descriptors: look again a little later.
             glommio::timer::sleep(NO_DESCRIPTOR_NAP).await;
             return;
@@ -143,17 +141,21 @@ impl Runtime for Glommio {
         .await;
     }
 
-    fn listener(&self, socket: socket2::Socket) -> TcpListener {
+    fn listener(&self, socket: socket2::Socket) -> std::io::Result<TcpListener> {
         // SAFETY: the descriptor is handed over: nothing else refers to it.
-        unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
+        Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
     }
 
     /// The copy is what the poller waits for; glommio's stream, with a poll of its own, goes.
-    async fn accept(&self, listener: &TcpListener) -> Result<OwnedFd, std::io::Error> {
+    async fn accept(&self, listener: &TcpListener) -> std::io::Result<OwnedFd> {
         let stream = listener.accept().await.map_err(std::io::Error::from)?;
         // SAFETY: the descriptor is the stream's, which outlives the borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
         descriptor.try_clone_to_owned()
+    }
+
+    async fn open(&self, path: &Path, mode: OpenMode) -> Result<RingFile, IoError> {
+        RingFile::open(path, mode, Rc::clone(&self.ring)).await
     }
 
     async fn sync_dir(&self, dir: &Path) -> Result<(), IoError> {
