@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::BenchError;
-use crate::scenario::{ArrivalKind, KeyDistribution, Mode, ProtocolName, Scenario};
+use crate::scenario::{ArrivalKind, KeyDistribution, Mode, Placement, ProtocolName, Scenario};
 use crate::units::{parse_bytes, parse_duration};
 
 /// Measures ironring, and its peers, with one honest load generator.
@@ -35,6 +35,8 @@ pub enum Verb {
     Floor(FloorArgs),
     /// Measure ironring and other servers in alternating rounds.
     Peers(PeersArgs),
+    /// Answer a question about a node that takes more than one run, on a node of its own.
+    Study(StudyArgs),
 }
 
 /// Where results go.
@@ -116,6 +118,9 @@ pub struct Overrides {
     /// Busy-wait for the schedule instead of sleeping.
     #[arg(long)]
     pub spin: bool,
+    /// Which shards connections are made to.
+    #[arg(long)]
+    pub placement: Option<Placement>,
     /// Bytes per value or topic record.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub value_size: Option<u64>,
@@ -181,6 +186,7 @@ impl Overrides {
             load.pin = self.pin;
         }
         load.spin |= self.spin;
+        set(&mut load.placement, self.placement);
         if let Some(size) = self.value_size {
             scenario.values.size = size as usize;
             (scenario.values.min, scenario.values.max, scenario.values.file) = (None, None, None);
@@ -351,6 +357,174 @@ pub struct PeersArgs {
     /// Keep the servers' folders.
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `study`.
+#[derive(Clone, Debug, Args)]
+pub struct StudyArgs {
+    /// Which question.
+    #[command(subcommand)]
+    pub study: StudyVerb,
+}
+
+/// The studies.
+#[derive(Clone, Debug, Subcommand)]
+pub enum StudyVerb {
+    /// Gets that miss the cache, beside fio's random reads.
+    DiskGets(DiskGetsArgs),
+    /// Durable puts by 1, 16, 64 and 256 connections on one and two shards.
+    Scaling(ScalingArgs),
+    /// Restarts after SIGKILL with and without checkpoints, beside fio's sequential reads.
+    Recovery(RecoveryArgs),
+    /// Disk use and latency while a live set is overwritten twenty times.
+    Overwrite(OverwriteArgs),
+    /// Memory and start-up time of many small keys, and the memory ceiling under pressure.
+    Index(IndexArgs),
+}
+
+impl StudyVerb {
+    /// What every study takes.
+    #[must_use]
+    pub fn common(&self) -> &StudyCommon {
+        match self {
+            StudyVerb::DiskGets(args) => &args.common,
+            StudyVerb::Scaling(args) => &args.common,
+            StudyVerb::Recovery(args) => &args.common,
+            StudyVerb::Overwrite(args) => &args.common,
+            StudyVerb::Index(args) => &args.common,
+        }
+    }
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: what --out writes.
+    Json,
+}
+
+/// What every study takes.
+#[derive(Clone, Debug, Args)]
+pub struct StudyCommon {
+    /// Folder under which the study makes its own, and removes it.
+    #[arg(long, value_name = "DIR")]
+    pub data_root: PathBuf,
+    /// The ironring program; default: beside this one, else on PATH.
+    #[arg(long, value_name = "PATH")]
+    pub ironring: Option<PathBuf>,
+    /// A smaller one of the same kind: minutes instead of many.
+    #[arg(long)]
+    pub quick: bool,
+    /// A further argument of `ironring start`; may be repeated.
+    #[arg(long = "ironring-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub ironring_args: Vec<String>,
+    /// CPU the node is pinned to.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// CPU the generator is pinned to.
+    #[arg(long, default_value_t = 1)]
+    pub client_cpu: usize,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Keep the node's folder.
+    #[arg(long)]
+    pub keep: bool,
+    /// How to print the result.
+    #[arg(long = "output", short, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+    /// Write the result as JSON here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Fail (exit 1) when a requirement does not hold.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// `study disk-gets`.
+#[derive(Clone, Debug, Args)]
+pub struct DiskGetsArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// Bytes of values; the cache is a tenth. Default: 2560 MiB, quick 320 MiB.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub set: Option<u64>,
+    /// Rounds; each measures the node and fio once.
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    pub rounds: usize,
+    /// Measured time of each.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    pub duration: Duration,
+}
+
+/// `study scaling`.
+#[derive(Clone, Debug, Args)]
+pub struct ScalingArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// Rounds; each measures every number of connections and shards once.
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub rounds: usize,
+    /// Measured time of each.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    pub duration: Duration,
+}
+
+/// `study recovery`.
+#[derive(Clone, Debug, Args)]
+pub struct RecoveryArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// Bytes of values to fill with. Default: 4 GiB, quick 512 MiB.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub fill: Option<u64>,
+    /// Restarts of each log.
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub rounds: usize,
+}
+
+/// `study overwrite`.
+#[derive(Clone, Debug, Args)]
+pub struct OverwriteArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// Bytes of live values. Default: 1 GiB, quick 128 MiB.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub live: Option<u64>,
+    /// Bytes to write over them. Default: twenty times the live ones.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub written: Option<u64>,
+}
+
+/// `study index`.
+#[derive(Clone, Debug, Args)]
+pub struct IndexArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// Keys. Default: 50 million, quick 2 million.
+    #[arg(long)]
+    pub keys: Option<u64>,
+    /// How long clients push against the memory ceiling.
+    #[arg(long, default_value = "20s", value_parser = parse_duration)]
+    pub duration: Duration,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(format!("{error}")),
+    }
 }
 
 #[cfg(test)]

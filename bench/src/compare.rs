@@ -137,7 +137,7 @@ fn runs(content: &Content) -> Vec<&RunResult> {
     match content {
         Content::Run(run) => vec![run],
         Content::Sweep(sweep) => sweep.levels.iter().map(|level| &level.run).collect(),
-        Content::Floor(_) | Content::Peers(_) => Vec::new(),
+        Content::Floor(_) | Content::Peers(_) | Content::Study(_) => Vec::new(),
     }
 }
 

@@ -43,14 +43,22 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, f64>) {
     }
 }
 
+/// Sum of the counters of this name, whatever they are part of; `None` without one.
+#[must_use]
+pub fn sum(deltas: &BTreeMap<String, f64>, name: &str) -> Option<f64> {
+    sum_of(deltas, &[name])
+}
+
 /// Sum of the counters that count syncs, by the last part of their path; `None` without one.
 #[must_use]
 pub fn syncs(deltas: &BTreeMap<String, f64>) -> Option<f64> {
-    const NAMES: [&str; 6] =
-        ["fsyncs", "syncs", "flushes", "fsyncs_total", "syncs_total", "flushes_total"];
+    sum_of(deltas, &["fsyncs", "syncs", "flushes", "fsyncs_total", "syncs_total", "flushes_total"])
+}
+
+fn sum_of(deltas: &BTreeMap<String, f64>, names: &[&str]) -> Option<f64> {
     let matching: Vec<f64> = deltas
         .iter()
-        .filter(|(path, _)| path.rsplit('.').next().is_some_and(|last| NAMES.contains(&last)))
+        .filter(|(path, _)| path.rsplit('.').next().is_some_and(|last| names.contains(&last)))
         .map(|(_, change)| *change)
         .collect();
     (!matching.is_empty()).then(|| matching.iter().sum())
@@ -72,6 +80,7 @@ mod tests {
         let expected = [("shards.0.fsyncs", 2.0), ("shards.1.fsyncs", 4.0)];
         assert_eq!(deltas, expected.map(|(p, v)| (p.to_owned(), v)).into());
         assert_eq!(syncs(&deltas), Some(6.0));
+        assert_eq!((sum(&deltas, "fsyncs"), sum(&deltas, "syncs")), (Some(6.0), None));
         assert_eq!(syncs(&BTreeMap::new()), None);
     }
 }

@@ -6,10 +6,10 @@
 //! - [`protocol`]: requests and replies as bytes. [`engine`]: moves those bytes, on monoio.
 //! - [`selfcheck`], [`result`], [`latency`], [`render`]: what the figures are worth, and showing
 //!   them.
-//! - [`run`], [`sweep`], [`floor`], [`peers`], [`compare`], [`report`]: the commands.
+//! - [`run`], [`sweep`], [`floor`], [`peers`], [`study`], [`compare`], [`report`]: the commands.
 //!
 //! Exit code: 0 measured, 1 failed (with `--strict` also when the generator may have been the
-//! bottleneck), 2 wrong usage.
+//! bottleneck, or a study missed a requirement), 2 wrong usage.
 
 mod cli;
 mod compare;
@@ -32,6 +32,8 @@ mod run;
 mod scenario;
 mod schedule;
 mod selfcheck;
+mod server;
+mod study;
 mod sweep;
 mod system;
 mod units;
@@ -60,6 +62,10 @@ fn main() -> ExitCode {
         Verb::Report(args) => (report::command(&args).map(|()| Verdict::Good), false),
         Verb::Floor(args) => (floor::command(&args).map(|()| Verdict::Good), false),
         Verb::Peers(args) => (peers::command(&args).map(|()| Verdict::Good), false),
+        Verb::Study(args) => {
+            let strict = args.study.common().strict;
+            (study::command(&args), strict)
+        }
     };
     match outcome {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

@@ -15,7 +15,9 @@ use crate::latency::Latency;
 use crate::peers::PeersResult;
 use crate::scenario::{Mode, Scenario};
 use crate::selfcheck::{Evidence, SelfCheck};
+use crate::study::StudyResult;
 use crate::sweep::SweepResult;
+use crate::units::show_bytes;
 use crate::workload::OpKind;
 
 /// Version of the result format; readers refuse others.
@@ -51,6 +53,25 @@ impl Provenance {
             unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             host: Host::look(data),
         }
+    }
+
+    /// The machine and the build in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let host = &self.host;
+        format!(
+            "{} x {}, Linux {}, {} of memory, {}, disk {} ({}, write cache {}); commit {}{}",
+            host.cores,
+            host.cpu,
+            host.kernel,
+            show_bytes(host.memory_bytes as f64),
+            host.filesystem,
+            host.disk.name,
+            host.disk.scheduler,
+            host.disk.write_cache,
+            self.commit,
+            if self.optimized { "" } else { ", A DEBUG BUILD" }
+        )
     }
 }
 
@@ -272,6 +293,19 @@ pub enum Content {
     Floor(Box<FloorResult>),
     /// Servers side by side.
     Peers(Box<PeersResult>),
+    /// A question about a node that took more than one run.
+    Study(Box<StudyResult>),
+}
+
+/// A result as JSON.
+///
+/// # Errors
+/// It holds something JSON has no words for.
+pub fn json(result: &impl Serialize) -> Result<String, BenchError> {
+    serde_json::to_string_pretty(result).map_err(|e| BenchError::System {
+        doing: "writing a result as JSON".to_owned(),
+        source: e.into(),
+    })
 }
 
 /// Writes a result as JSON, replacing the file only once it is whole.
@@ -279,8 +313,7 @@ pub enum Content {
 /// # Errors
 /// The file cannot be written.
 pub fn write(path: &Path, result: &impl Serialize) -> Result<(), BenchError> {
-    let text = serde_json::to_string_pretty(result)
-        .map_err(|e| BenchError::File { path: path.to_owned(), source: e.into() })?;
+    let text = json(result)?;
     let partial = path.with_extension("partial");
     std::fs::write(&partial, text + "\n").map_err(BenchError::file(&partial))?;
     std::fs::rename(&partial, path).map_err(BenchError::file(path))

@@ -61,6 +61,17 @@ pub enum KeyDistribution {
     Latest,
 }
 
+/// Which shard a connection is made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// Whichever the address leads to; a request for a key of another shard crosses over.
+    Any,
+    /// One shard after the other, and only for keys that shard owns: what a client with the
+    /// cluster map does.
+    Owner,
+}
+
 /// A whole scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -120,6 +131,8 @@ pub struct Load {
     /// Busy-wait for the next scheduled request instead of sleeping. Sends are on time to the
     /// microsecond, for a whole CPU.
     pub spin: bool,
+    /// Which shards connections are made to. Only ironring has shards.
+    pub placement: Placement,
 }
 
 /// The key space.
@@ -225,6 +238,7 @@ impl Default for Load {
             threads: 1,
             pin: Vec::new(),
             spin: false,
+            placement: Placement::Any,
         }
     }
 }
@@ -373,6 +387,16 @@ impl Scenario {
         require((1..=APPEND_RECORDS_MAX).contains(&self.topic.records_per_append), || {
             format!("topic.records_per_append: 1 to {APPEND_RECORDS_MAX}")
         })?;
+        if self.load.placement == Placement::Owner {
+            require(self.protocol == ProtocolName::Ironring && !self.mix.uses_topic(), || {
+                "load.placement = \"owner\" is for keys of ironring".to_owned()
+            })?;
+            // Each connection takes the next key its shard owns, so some would be put twice and
+            // others never.
+            require(!self.keys.prefill, || {
+                "load.placement = \"owner\" cannot fill: do that in a run before".to_owned()
+            })?;
+        }
         match self.protocol {
             ProtocolName::Ironring => Ok(()),
             ProtocolName::Redis => require(!self.mix.uses_topic(), || {
@@ -427,6 +451,8 @@ mod tests {
             ("duration = \"0s\"", "duration"),
             ("duration = \"quick\"", "quick"),
             ("[keys]\ncount = 0", "keys.count"),
+            ("protocol = \"redis\"\n[load]\nplacement = \"owner\"", "placement"),
+            ("[load]\nplacement = \"owner\"\n[keys]\nprefill = true", "fill"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text:?} gave {error}");

@@ -5,7 +5,7 @@
 //! it with one look at the clock. Reading and writing never wait for each other, so a server that
 //! stops reading until its answers are taken cannot lock up the run.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -121,6 +121,8 @@ pub struct Thread<P> {
     pub(super) clock: Clock,
     pub(super) shared: RefCell<Shared>,
     pub(super) conns: Vec<RefCell<Conn<P>>>,
+    /// The run is over: what happens to connections is nobody's failure any more.
+    pub(super) closing: Cell<bool>,
 }
 
 struct Dispatch<'a, P> {
@@ -247,7 +249,20 @@ impl<P: Protocol> Thread<P> {
         Ok((taken, need))
     }
 
+    /// Ends the writers; readers end when their sockets are shut down.
+    pub fn close(&self) {
+        self.closing.set(true);
+        for conn in &self.conns {
+            if let Some(writer) = conn.borrow_mut().writer.take() {
+                writer.wake();
+            }
+        }
+    }
+
     fn fail(&self, index: usize, problem: &str) {
+        if self.closing.get() {
+            return;
+        }
         self.shared
             .borrow_mut()
             .failure
@@ -301,14 +316,18 @@ pub async fn write_loop<P: Protocol>(
     let mut spare: Vec<u8> = Vec::with_capacity(READ_BYTES);
     loop {
         let full = poll_fn(|cx| {
+            if thread.closing.get() {
+                return Poll::Ready(None);
+            }
             let conn = &mut *thread.conns[index].borrow_mut();
             if conn.out.is_empty() {
                 conn.writer = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            Poll::Ready(std::mem::replace(&mut conn.out, std::mem::take(&mut spare)))
+            Poll::Ready(Some(std::mem::replace(&mut conn.out, std::mem::take(&mut spare))))
         })
         .await;
+        let Some(full) = full else { return };
         let (result, mut written) = stream.write_all(full).await;
         if let Err(error) = result {
             return thread.fail(index, &format!("writing: {error}"));

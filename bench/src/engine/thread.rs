@@ -1,6 +1,6 @@
 //! One generator thread: connects, runs its connections on a monoio runtime, and ends them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
@@ -90,6 +90,7 @@ impl<T: Target> Job<T> {
             clock: self.clock,
             shared: RefCell::new(self.shared(workload, seed, timing)),
             conns,
+            closing: Cell::new(false),
         });
         runtime.block_on(self.drive(&thread, streams, timing))
     }
@@ -119,13 +120,35 @@ impl<T: Target> Job<T> {
         streams: Vec<std::net::TcpStream>,
         timing: Timing,
     ) -> ThreadResult {
+        let mut sockets = Vec::new();
+        let mut tasks = Vec::new();
         for (index, stream) in streams.into_iter().enumerate() {
-            let stream =
-                TcpStream::from_std(stream).map_err(BenchError::system("taking a connection"))?;
+            let taking = || BenchError::system("taking a connection");
+            sockets.push(stream.try_clone().map_err(taking())?);
+            let stream = TcpStream::from_std(stream).map_err(taking())?;
             let (read, write) = stream.into_split();
-            monoio::spawn(read_loop(Rc::clone(thread), index, read));
-            monoio::spawn(write_loop(Rc::clone(thread), index, write));
+            tasks.push(monoio::spawn(read_loop(Rc::clone(thread), index, read)));
+            tasks.push(monoio::spawn(write_loop(Rc::clone(thread), index, write)));
         }
+        let used = self.work(thread, timing).await;
+        // A read in flight holds its socket open, even when the runtime is gone.
+        thread.close();
+        for socket in sockets {
+            // It may be closed already, which is as good.
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+        for task in tasks {
+            task.await;
+        }
+        Ok((thread.shared.borrow().recorder.clone(), used?))
+    }
+
+    /// Sends and waits for replies until the phase is over.
+    async fn work(
+        &self,
+        thread: &Rc<Thread<T::Protocol>>,
+        timing: Timing,
+    ) -> Result<ThreadUse, BenchError> {
         self.sleep_until(timing.start_ns).await;
         let open = matches!(thread.shared.borrow().pace, Pace::Open(_));
         if open {
@@ -137,11 +160,10 @@ impl<T: Target> Job<T> {
                 monoio::spawn(stay_awake(alarm));
             }
         }
-        let used = match self.phase {
-            Phase::Prefill => self.until_filled(thread).await?,
-            Phase::Measure => self.until_measured(thread, timing).await?,
-        };
-        Ok((thread.shared.borrow().recorder.clone(), used))
+        match self.phase {
+            Phase::Prefill => self.until_filled(thread).await,
+            Phase::Measure => self.until_measured(thread, timing).await,
+        }
     }
 
     async fn sleep_until(&self, at_ns: u64) {

@@ -37,6 +37,13 @@ const fn random_read(name: &'static str, depth: u32) -> Job {
 /// reach.
 pub const DSYNC_256K: Job = write("overwrite 256 KiB dsync", 256 << 10);
 
+/// Random reads of one block, as many in flight as 64 connections make.
+pub const RANDOM_READ_64: Job = random_read("random read 4 KiB x64", 64);
+
+/// Reading files from their beginning to their end.
+const READ_ONCE: Job =
+    Job { name: "read 1 MiB x4 once", rw: "read", block_bytes: 1 << 20, depth: 4, dsync: false };
+
 /// All measurements of `floor`.
 pub const JOBS: [Job; 7] = [
     write("overwrite 4 KiB dsync", 4096),
@@ -44,7 +51,7 @@ pub const JOBS: [Job; 7] = [
     DSYNC_256K,
     random_read("random read 4 KiB x1", 1),
     random_read("random read 4 KiB x16", 16),
-    random_read("random read 4 KiB x64", 64),
+    RANDOM_READ_64,
     Job { name: "read 1 MiB x8", rw: "read", block_bytes: 1 << 20, depth: 8, dsync: false },
 ];
 
@@ -133,19 +140,45 @@ impl PreparedFile {
     }
 
     fn fio(&self, flags: &[impl AsRef<str>]) -> Result<String, BenchError> {
-        let output = Command::new("fio")
-            .args(flags.iter().map(AsRef::as_ref))
-            .arg(format!("--filename={}", self.path.display()))
-            .arg(format!("--size={}", self.bytes))
-            .args(["--direct=1", "--ioengine=io_uring", "--output-format=json"])
-            .args(["--percentile_list=50:99:99.9"])
-            .output()
-            .map_err(|e| failed(e.to_string()))?;
-        if !output.status.success() {
-            return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let own = [format!("--filename={}", name(&self.path)), format!("--size={}", self.bytes)];
+        fio(flags.iter().map(AsRef::as_ref).chain(own.iter().map(String::as_str)))
     }
+}
+
+/// Reads files once, one after the other, each from its beginning to its end. Changes nothing.
+///
+/// # Errors
+/// fio failed or printed something else than its JSON.
+pub fn read_once(files: &[PathBuf]) -> Result<FioResult, BenchError> {
+    let names: Vec<String> = files.iter().map(|file| name(file)).collect();
+    let flags = [
+        "--name=measure".to_owned(),
+        format!("--rw={}", READ_ONCE.rw),
+        format!("--bs={}", READ_ONCE.block_bytes),
+        format!("--iodepth={}", READ_ONCE.depth),
+        format!("--filename={}", names.join(":")),
+        "--file_service_type=sequential".to_owned(),
+        "--readonly".to_owned(),
+    ];
+    parse(&fio(flags.iter().map(String::as_str))?, &READ_ONCE).map_err(failed)
+}
+
+/// A path as fio takes it: it separates names by colons.
+fn name(path: &Path) -> String {
+    path.display().to_string().replace(':', "\\:")
+}
+
+fn fio<'a>(flags: impl Iterator<Item = &'a str>) -> Result<String, BenchError> {
+    let output = Command::new("fio")
+        .args(flags)
+        .args(["--direct=1", "--ioengine=io_uring", "--output-format=json"])
+        .args(["--percentile_list=50:99:99.9"])
+        .output()
+        .map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Reads fio's JSON, which may follow lines of warnings.

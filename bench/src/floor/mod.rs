@@ -171,6 +171,24 @@ mod tests {
     }
 
     #[test]
+    fn every_connection_is_closed_when_a_run_ends() {
+        let open = || {
+            let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let names = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+            names.filter(|name| name.to_string_lossy().starts_with("socket:")).count()
+        };
+        let before = open();
+        measured(|s| {
+            s.load.mode = Mode::Closed;
+            s.load.connections = 100;
+            s.load.timeout = Duration::from_secs(60);
+            s.keys.count = 100;
+        });
+        // Other tests have sockets of their own, but none of them so many.
+        assert!(open() < before + 50, "{} sockets are open, {before} were before", open());
+    }
+
+    #[test]
     fn a_silent_server_leaves_nothing_but_timeouts_and_sheds() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();

@@ -6,7 +6,6 @@
 //! machine whose speed drifts; ratios are reported with their spread over the rounds.
 
 mod plan;
-mod server;
 mod system;
 
 use std::collections::BTreeMap;
@@ -21,11 +20,11 @@ use crate::render::{Table, bandwidth};
 use crate::result::{self, Content, Provenance, ResultFile, RunResult};
 use crate::run::{self, Phases};
 use crate::scenario::Scenario;
+use crate::server::{self, Server};
 use crate::units::{show_ns, show_rate};
 
 use plan::Plan;
-use server::Server;
-pub use system::{Installed, System};
+pub use system::{Installed, System, find_ironring};
 
 /// Size of the file fio works on.
 const FIO_FILE_BYTES: u64 = 1 << 30;

@@ -6,14 +6,14 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use super::server::{Server, free_port};
 use crate::cli::PeersArgs;
 use crate::error::BenchError;
 use crate::protocol::Target;
-use crate::protocol::ironring::IronringTarget;
+use crate::protocol::ironring;
 use crate::protocol::nats::NatsTarget;
 use crate::protocol::resp::RespTarget;
 use crate::scenario::{ProtocolName, Scenario};
+use crate::server::{START_TIMEOUT, Scratch, Server, free_port};
 use crate::workload::Workload;
 
 /// A server that can be measured.
@@ -129,16 +129,12 @@ impl Installed {
     /// # Errors
     /// It does not start or does not answer.
     pub fn start(&self, root: &Path, args: &PeersArgs) -> Result<(Server, String), BenchError> {
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-", self.system.name()))
-            .tempdir_in(root)
-            .map_err(BenchError::file(root))?
-            .keep();
+        let scratch = Scratch::new(root, self.system.name(), args.keep)?;
         let port = free_port()?;
         let addr = format!("127.0.0.1:{port}");
-        let command = self.command(&folder, port, args)?;
-        let mut server = Server::start(command, &folder, args.server_cpu, args.keep)?;
-        server.wait_ready(|| probe(self.system, &addr))?;
+        let command = self.command(scratch.path(), port, args)?;
+        let mut server = Server::start(command, &scratch, &[args.server_cpu])?;
+        server.wait_ready(START_TIMEOUT, || probe(self.system, &addr))?;
         Ok((server, addr))
     }
 
@@ -166,6 +162,24 @@ impl Installed {
         }
         Ok(command)
     }
+}
+
+/// The ironring program and what it says its version is: the one given, else that of the same
+/// build, else the one on PATH.
+///
+/// # Errors
+/// A sentence about what is missing.
+pub fn find_ironring(given: Option<&PathBuf>) -> Result<(PathBuf, String), String> {
+    let candidates =
+        given.map_or_else(beside_this_program, |path| vec![path.to_string_lossy().into_owned()]);
+    let program = candidates
+        .iter()
+        .find_map(|name| find(name))
+        .ok_or_else(|| format!("{} not found", candidates.join(" or ")))?;
+    // It is started in a folder of its own.
+    let program = program.canonicalize().map_err(|e| format!("{}: {e}", program.display()))?;
+    let version = first_line(&program, "--version");
+    Ok((program, version))
 }
 
 /// The ironring program of the same build, else the one on PATH.
@@ -200,14 +214,7 @@ fn probe(system: System, addr: &str) -> Result<(), BenchError> {
     scenario.check()?;
     let mut workload = Workload::new(&scenario, 1)?;
     match system {
-        System::Ironring => {
-            // It answers before it serves: a node that recovers or formats says so.
-            let stats = IronringTarget::prepare(&scenario)?.stats()?;
-            match stats.as_ref().and_then(|s| s["state"].as_str()) {
-                Some("ready") | None => Ok(()),
-                Some(state) => Err(BenchError::Server(format!("the node is {state}"))),
-            }
-        }
+        System::Ironring => ironring::ready(addr),
         System::Redis => RespTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),
         System::Nats => NatsTarget::prepare(addr).map(|_| ()),
     }

@@ -4,19 +4,21 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use ironring_core::{Durability, ErrorCode, Offset, SessionId, TopicId};
+use ironring_core::{Durability, ErrorCode, Offset, SessionId, Token, TopicId};
 use ironring_net::codec::{decode_response, encode_request};
 use ironring_net::frame::{HEADER_BYTES, decode_header, set_correlation};
 use ironring_net::list::AppendListBuilder;
 use ironring_net::message::{
-    AppendRecord, AppendTo, Condition, ReadFrom, Request, Response, Retention, WriteOptions,
+    AppendRecord, AppendTo, ClusterMap, Condition, ReadFrom, Request, Response, Retention,
+    WriteOptions,
 };
+use serde_json::{Value, json};
 
 use super::{Parsed, Protocol, Target, dial, send};
 use crate::error::BenchError;
 use crate::keys::key_bytes;
 use crate::recorder::Outcome;
-use crate::scenario::Scenario;
+use crate::scenario::{Placement, Scenario};
 use crate::workload::{Op, OpKind, Workload};
 
 /// Name the generator gives itself in the handshake.
@@ -34,6 +36,8 @@ pub struct IronringTarget {
     uses_topic: bool,
     topic: TopicId,
     partitions: u32,
+    /// The map and the number of keys, when connections go to the shards that own them.
+    placed: Option<(ClusterMap, u64)>,
 }
 
 impl IronringTarget {
@@ -53,8 +57,13 @@ impl IronringTarget {
             uses_topic: scenario.mix.uses_topic(),
             topic: TopicId(0),
             partitions: scenario.topic.partitions,
+            placed: None,
         };
         let mut control = Control::open(&target.addr)?;
+        if scenario.load.placement == Placement::Owner {
+            let map = control.ask(&Request::ClusterMap, cluster_map)?;
+            target.placed = Some((map, scenario.keys.count));
+        }
         if target.uses_topic {
             let name = scenario.topic.name.as_str();
             let retention = Retention::default();
@@ -72,6 +81,52 @@ impl IronringTarget {
         }
         Ok(target)
     }
+}
+
+/// Where the shards of a node are.
+fn cluster_map(response: &Response<'_>) -> Result<ClusterMap, String> {
+    match response {
+        Response::ClusterMap(map) if !map.shards.is_empty() => Ok(map.clone()),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// What every shard of a node counts: `{"shards": [...]}`, in the order of the map. Each shard
+/// answers for itself, and a connection to the node's address may land on any of them.
+///
+/// # Errors
+/// The node cannot be reached or answers something else.
+pub fn stats(addr: &str) -> Result<Value, BenchError> {
+    let map = Control::open(addr)?.ask(&Request::ClusterMap, cluster_map)?;
+    let of_shard = |address: &str| {
+        Control::open(address)?.ask(&Request::Stats, |response| match response {
+            Response::Stats(text) => {
+                serde_json::from_str::<Value>(text).map_err(|e| format!("Stats is no JSON: {e}"))
+            }
+            other => Err(unexpected(other)),
+        })
+    };
+    let shards: Result<Vec<Value>, BenchError> =
+        map.shards.iter().map(|shard| of_shard(&shard.address)).collect();
+    Ok(json!({ "shards": shards? }))
+}
+
+/// Succeeds when every shard serves: a node answers while it formats or recovers, too.
+///
+/// # Errors
+/// The node cannot be reached, or a shard is not ready.
+pub fn ready(addr: &str) -> Result<(), BenchError> {
+    let stats = stats(addr)?;
+    for shard in stats["shards"].as_array().into_iter().flatten() {
+        match shard["state"].as_str() {
+            Some("ready") => {}
+            state => {
+                let state = state.unwrap_or("in no known state");
+                return Err(BenchError::Server(format!("shard {} is {state}", shard["shard"])));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn deadline_ms(timeout: Duration) -> u32 {
@@ -145,7 +200,8 @@ impl Target for IronringTarget {
         lane: usize,
         workload: &mut Workload,
     ) -> Result<(TcpStream, Ironring), BenchError> {
-        let control = Control::open(&self.addr)?;
+        let shard = self.placed.as_ref().map(|(map, _)| &map.shards[lane % map.shards.len()]);
+        let control = Control::open(shard.map_or(&self.addr, |shard| &shard.address))?;
         if self.pipeline > control.in_flight_max as usize {
             return Err(BenchError::Usage(format!(
                 "load.pipeline = {}: the server allows {} unanswered requests per connection",
@@ -165,6 +221,12 @@ impl Target for IronringTarget {
             read_bytes_max: self.read_bytes_max,
             position: ReadFrom::Earliest,
             append: Vec::new(),
+            owned: shard.zip(self.placed.as_ref()).map(|(shard, (map, keys))| Owned {
+                first: shard.first,
+                end: shard.end,
+                partitions: map.partitions,
+                keys: *keys,
+            }),
         };
         if self.uses_topic {
             protocol.encode_append(&workload.records(self.records_per_append))?;
@@ -172,13 +234,28 @@ impl Target for IronringTarget {
         Ok((control.stream, protocol))
     }
 
-    fn stats(&self) -> Result<Option<serde_json::Value>, BenchError> {
-        Control::open(&self.addr)?.ask(&Request::Stats, |response| match response {
-            Response::Stats(text) => {
-                serde_json::from_str(text).map(Some).map_err(|e| format!("Stats is no JSON: {e}"))
-            }
-            other => Err(unexpected(other)),
-        })
+    fn stats(&self) -> Result<Option<Value>, BenchError> {
+        stats(&self.addr).map(Some)
+    }
+}
+
+/// The keys a connection's shard owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owned {
+    first: u32,
+    end: u32,
+    partitions: u32,
+    keys: u64,
+}
+
+impl Owned {
+    /// The first owned key from this one on; the key itself when none is owned.
+    fn from(&self, key: u64) -> u64 {
+        let owned = |key: &u64| {
+            let partition = Token::of_key(&key_bytes(*key)).partition(self.partitions).0;
+            (self.first..self.end).contains(&partition)
+        };
+        (key..self.keys).chain(0..key).find(owned).unwrap_or(key)
     }
 }
 
@@ -194,6 +271,8 @@ pub struct Ironring {
     position: ReadFrom,
     /// The frame of a topic append, encoded once; each use gets its own correlation.
     append: Vec<u8>,
+    /// Where requests are to be kept to the keys of one shard.
+    owned: Option<Owned>,
 }
 
 impl Ironring {
@@ -208,6 +287,7 @@ impl Ironring {
             read_bytes_max: 0,
             position: ReadFrom::Earliest,
             append: Vec::new(),
+            owned: None,
         }
     }
 
@@ -256,7 +336,7 @@ impl Protocol for Ironring {
     const TAGGED: bool = true;
 
     fn encode(&mut self, op: &Op<'_>, tag: u32, out: &mut Vec<u8>) {
-        let key = key_bytes(op.key);
+        let key = key_bytes(self.owned.map_or(op.key, |owned| owned.from(op.key)));
         let options = self.options;
         let condition = Condition::None;
         let request = match op.kind {

@@ -13,6 +13,7 @@ use crate::latency::Latency;
 use crate::peers::{self, PeersResult};
 use crate::render;
 use crate::result::{self, Content, Provenance, ResultFile, RunResult};
+use crate::study::{self, Figures, OverwriteResult, StudyResult};
 use crate::sweep::{self, SweepResult};
 use crate::units::show_bytes;
 
@@ -53,6 +54,7 @@ pub fn page(file: &ResultFile) -> Result<String, String> {
         }
         Content::Floor(floor) => ("floor".to_owned(), floor_body(floor)?),
         Content::Peers(peers) => ("side by side".to_owned(), peers_body(peers)?),
+        Content::Study(study) => (study.name().to_owned(), study_body(study)?),
     };
     let title = escape(&title);
     Ok(format!(
@@ -295,6 +297,55 @@ fn peers_body(result: &PeersResult) -> Result<String, String> {
         html += &pre(&format!("not measured: {why}"));
     }
     Ok(html)
+}
+
+fn study_body(result: &StudyResult) -> Result<String, String> {
+    let missed = result.checks.iter().filter(|check| !check.holds);
+    let missed: Vec<String> = missed
+        .map(|check| format!("{}: {}, required {}", check.what, check.measured, check.required))
+        .collect();
+    let mut html = match (result.checks.is_empty(), missed.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => "<p class=\"good\">Every requirement holds.</p>\n".to_owned(),
+        (false, false) => {
+            let items: Vec<String> = missed.iter().map(|item| escape(item)).collect();
+            format!("<p class=\"bad\">Missed: {}</p>\n", items.join("; "))
+        }
+    };
+    html += &pre(&study::show(result));
+    if let Figures::Overwrite(overwrite) = &result.figures {
+        html += &heading("Course");
+        html += &overwrite_course(overwrite)?;
+    }
+    Ok(html)
+}
+
+fn overwrite_course(result: &OverwriteResult) -> Result<String, String> {
+    let live = result.live_bytes as f64;
+    let of_samples = |name: &str, bytes: &dyn Fn(&study::Sample) -> u64| Series {
+        name: name.to_owned(),
+        points: result.samples.iter().map(|s| (s.at_s, bytes(s) as f64 / live)).collect(),
+    };
+    let of_slices = |name: &str, figure: &dyn Fn(&study::Slice) -> f64| Series {
+        name: name.to_owned(),
+        points: result.slices.iter().map(|s| (s.at_s, figure(s))).collect(),
+    };
+    let frame =
+        |title, y, y_log| Frame { title, x: "seconds", y, x_tick: seconds, x_step_min: 0.0, y_log };
+    let disk = plot::lines(
+        frame("disk use", "times live", false),
+        &[
+            of_samples("all files", &study::Sample::total_bytes),
+            of_samples("segments with records", &|s| s.held_bytes),
+            of_samples("checkpoints", &|s| s.checkpoint_bytes),
+        ],
+    )?;
+    let rates = [of_slices("puts", &|s| s.per_s)];
+    let rate = plot::lines(frame("puts per second", "1/s", false), &rates)?;
+    let us = |ns: u64| ns as f64 / NS_PER_US;
+    let latencies = [of_slices("p50", &|s| us(s.p50_ns)), of_slices("p99", &|s| us(s.p99_ns))];
+    let latency = plot::lines(frame("latency", "microseconds", true), &latencies)?;
+    Ok(disk + &rate + &latency)
 }
 
 #[cfg(test)]

@@ -117,6 +117,17 @@ struct FakeNode {
     topic_exists: bool,
 }
 
+/// The map of a node with one shard, or of one with two that are the same listener.
+fn map(addr: &str) -> ClusterMap {
+    let shard = |first, end| ironring_net::message::ShardAddress {
+        first,
+        end,
+        shard: 0,
+        address: addr.to_owned(),
+    };
+    ClusterMap { epoch: 1, partitions: 256, shards: vec![shard(0, 100), shard(100, 256)] }
+}
+
 impl FakeNode {
     fn start(topic_exists: bool) -> FakeNode {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -165,6 +176,7 @@ fn answer(
         created: WallTime(1),
     };
     let stats;
+    let addr = stream.local_addr().unwrap().to_string();
     let wrote = || writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let response = match decode_request(&header, &body).unwrap() {
         Request::Hello { .. } => Response::Welcome(Welcome {
@@ -196,9 +208,10 @@ fn answer(
         }
         Request::Stats => {
             let flushes = writes.load(std::sync::atomic::Ordering::Relaxed);
-            stats = format!("{{\"shards\":[{{\"log\":{{\"flushes\":{flushes}}}}}]}}");
+            stats = format!("{{\"state\":\"ready\",\"log\":{{\"flushes\":{flushes}}}}}");
             Response::Stats(&stats)
         }
+        Request::ClusterMap => Response::ClusterMap(map(&addr)),
         other => panic!("not expected: {other:?}"),
     };
     let mut out = Vec::new();
@@ -219,7 +232,35 @@ fn a_node_is_measured_with_its_counters() {
     let run = measured(&FakeNode::start(false), "[values]\nsize = 10");
     assert!(run.achieved_per_s > 0.0 && run.refused.is_empty());
     assert!(run.server.counters["shards.0.log.flushes"] > 0.0);
+    assert!(run.server.counters["shards.1.log.flushes"] > 0.0, "every shard is asked");
     assert!(run.server.records_per_sync.is_some());
+}
+
+#[test]
+fn a_node_is_ready_when_all_its_shards_are() {
+    ready(&FakeNode::start(false).addr).unwrap();
+}
+
+#[test]
+fn placed_connections_ask_only_for_keys_of_their_shard() {
+    let node = FakeNode::start(false);
+    let scenario = node.scenario("[load]\nplacement = \"owner\"\n[keys]\ncount = 1000");
+    let target = IronringTarget::prepare(&scenario).unwrap();
+    let mut workload = Workload::new(&scenario, 1).unwrap();
+    for (lane, range) in [(0, 0..100), (1, 100..256), (2, 0..100)] {
+        let (_, mut protocol) = target.connect(lane, &mut workload).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for number in 0..1000 {
+            let mut frame = Vec::new();
+            protocol.encode(&Op { kind: OpKind::Get, key: number, value: b"" }, 1, &mut frame);
+            let header = decode_header(&frame).unwrap();
+            let request = decode_request(&header, &frame[HEADER_BYTES..]).unwrap();
+            let Request::Get { key } = request else { panic!("not a get") };
+            assert!(range.contains(&Token::of_key(key).partition(256).0));
+            seen.insert(key.to_vec());
+        }
+        assert!(seen.len() > 300, "they are still spread: {}", seen.len());
+    }
 }
 
 #[test]
