@@ -139,9 +139,9 @@ fn the_longest_key_and_value_that_fit_one_record_cost_one_read() {
 
 #[test]
 fn what_was_just_written_or_read_costs_none_with_a_cache() {
-    let mut store = Store::filled(4 << 20);
+    let mut store = Store::filled(16 << 20);
     assert_eq!(store.costs(), [0; LENGTHS.len()], "just written");
-    let mut store = store.restarted(4 << 20);
+    let mut store = store.restarted(16 << 20);
     assert!(store.costs().iter().all(|cost| *cost <= 1), "the first time after a restart");
     let again = store.costs();
     assert!(again.iter().sum::<u64>() < LENGTHS.len() as u64, "{again:?}: the cache keeps nothing");
