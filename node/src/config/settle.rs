@@ -9,13 +9,13 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use super::schema::Config;
+use super::schema::{Config, RuntimeName};
 use super::size::{KIB, MIB};
 use crate::diskprobe::{Profile, SCRUB_UNMEASURED};
 
-/// io_uring memory a shard takes when nothing limits it.
+/// I/O memory a shard takes when nothing limits it.
 const IO_MEMORY_BYTES_MAX: u64 = 10 * MIB;
-/// io_uring memory a shard takes however small the limit is: below it, registering fails anyway.
+/// Registered memory a shard takes however small the limit is: below it, registering fails anyway.
 const IO_MEMORY_BYTES_MIN: u64 = 64 * KIB;
 /// Registered memory per shard, as a multiple of its io memory.
 pub const MEMLOCK_PER_IO_MEMORY: u64 = 3;
@@ -128,10 +128,12 @@ pub struct Settled {
     pub scrub_bytes_per_second_max: u64,
     /// Whether that comes from a measurement of the disk.
     pub disk_measured: bool,
-    /// io_uring memory of one shard.
+    /// What runs the shards.
+    pub runtime: RuntimeName,
+    /// I/O memory of one shard.
     pub io_memory_bytes: u64,
-    /// True when all shards' io_uring memory fits in RLIMIT_MEMLOCK. Otherwise buffers are not
-    /// registered with the kernel, which costs CPU and nothing else.
+    /// True when the runtime registers I/O memory and all of it fits in RLIMIT_MEMLOCK. Otherwise
+    /// buffers are not registered with the kernel, which costs CPU and nothing else.
     pub io_memory_registered: bool,
 }
 
@@ -186,8 +188,10 @@ impl Settled {
         let locked_per_shard = machine.memlock_bytes.map(|limit| {
             (limit / shards as u64).saturating_sub(RINGS_BYTES) / MEMLOCK_PER_IO_MEMORY
         });
+        let runtime = config.driver.runtime;
         let io_memory_bytes = match config.driver.io_memory_bytes {
             0 => locked_per_shard
+                .filter(|_| runtime.registers_memory())
                 .map_or(IO_MEMORY_BYTES_MAX, |fits| fits / (4 * KIB) * (4 * KIB))
                 .clamp(IO_MEMORY_BYTES_MIN, IO_MEMORY_BYTES_MAX),
             bytes => bytes,
@@ -210,7 +214,9 @@ impl Settled {
                 .map_or(SCRUB_UNMEASURED, Profile::scrub_bytes_per_second),
             disk_measured: machine.disk.is_some(),
             io_memory_bytes,
-            io_memory_registered: locked_per_shard.is_none_or(|fits| io_memory_bytes <= fits),
+            runtime,
+            io_memory_registered: runtime.registers_memory()
+                && locked_per_shard.is_none_or(|fits| io_memory_bytes <= fits),
         })
     }
 }
@@ -288,6 +294,11 @@ mod tests {
         config.driver.io_memory_bytes = MIB;
         let settled = Settled::new(&config, &machine()).unwrap();
         assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (MIB, false));
+
+        let mut config = Config::default();
+        config.driver.runtime = RuntimeName::Monoio;
+        let settled = Settled::new(&config, &tight).unwrap();
+        assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (10 * MIB, false));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod files;
 pub mod glommio;
 pub mod idle;
 pub mod mesh;
+pub mod monoio;
 pub mod node;
 pub mod poller;
 pub mod runtime;

@@ -19,9 +19,10 @@ use super::executor::Executor;
 use super::files::Files;
 use super::glommio::Glommio;
 use super::mesh::Mesh;
+use super::monoio::Monoio;
 use super::poller::Poller;
 use super::runtime::{Join, Runtime, Seat};
-use crate::config::{Config, Loaded, Origin, Settled};
+use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
@@ -230,7 +231,15 @@ impl Node {
         self.announce(&dir, &listeners.addresses);
         started(&listeners.addresses, &shared)?;
 
-        self.run_shards::<Glommio>(&dir, slices, (log, map), listeners, &shared)
+        let config = (log, map);
+        match self.settled.runtime {
+            RuntimeName::Glommio => {
+                self.run_shards::<Glommio>(&dir, slices, config, listeners, &shared)
+            }
+            RuntimeName::Monoio => {
+                self.run_shards::<Monoio>(&dir, slices, config, listeners, &shared)
+            }
+        }
     }
 
     /// Runs every shard on its thread, to the end of all.
@@ -354,10 +363,17 @@ impl Node {
             Some(align) => format!("yes (alignment {align})"),
             None => "NO (the file system refuses O_DIRECT)".to_owned(),
         };
-        let registered = if self.settled.io_memory_registered { "yes" } else { "NO (ulimit -l)" };
+        let (runtime, bytes) = (self.settled.runtime, self.settled.io_memory_bytes);
+        let registered = match (self.settled.io_memory_registered, runtime.registers_memory()) {
+            (true, _) => format!("yes ({bytes} bytes a shard)"),
+            (false, true) => format!("NO (ulimit -l) ({bytes} bytes a shard)"),
+            (false, false) => {
+                format!("NO ({} has none; {bytes} bytes a shard kept)", runtime.name())
+            }
+        };
         tracing::info!(
-            "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; O_DIRECT \
-             {direct}, registered buffers {registered} ({} bytes a shard), polling no, sync O_DSYNC, \
+            "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; runtime \
+             {}, O_DIRECT {direct}, registered buffers {registered}, polling no, sync O_DSYNC, \
              spin at most {} us",
             dir.identity.node,
             dir.identity.cluster,
@@ -365,7 +381,7 @@ impl Node {
             addresses.clients,
             dir.identity.shards,
             dir.identity.partitions,
-            self.settled.io_memory_bytes,
+            runtime.name(),
             self.loaded.config.driver.spin_us,
         );
     }
@@ -428,7 +444,8 @@ impl Node {
     }
 
     fn no_executor(&self, shard: u16, why: &str) -> NodeError {
-        let hint = if self.settled.io_memory_registered {
+        let settled = &self.settled;
+        let hint = if settled.io_memory_registered || !settled.runtime.registers_memory() {
             ""
         } else {
             "; io_uring needs more lockable memory: raise `ulimit -l`"

@@ -25,9 +25,10 @@ pub struct Seat {
     pub shard: u16,
     /// The CPU to pin its thread to.
     pub cpu: Option<u16>,
-    /// Bytes of I/O buffers to register with the kernel, when the runtime does that.
+    /// Bytes of I/O buffers to register with the kernel, or to keep where the runtime has no
+    /// registered buffers.
     pub io_memory_bytes: usize,
-    /// A file of at least 4 KiB, read before any other (see [`super::glommio`]).
+    /// A file of 4 KiB for a runtime that must read one before any other: glommio does.
     pub probe: PathBuf,
 }
 
