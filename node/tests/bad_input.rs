@@ -18,7 +18,7 @@ use ironring_net::client::blocking::Client;
 use ironring_net::codec::{decode_response, encode_request};
 use ironring_net::frame::{HEADER_BYTES, Header, decode_header};
 use ironring_net::message::{Condition, Request, Response, WriteOptions};
-use support::{NodeProcess, PATIENCE, SMALL, data_dir};
+use support::{NodeProcess, PATIENCE, SMALL, data_dir, under_every_runtime};
 
 /// One row of the table.
 struct Case {
@@ -122,6 +122,15 @@ impl Case {
             rest = &rest[at + words.len()..];
         }
     }
+}
+
+under_every_runtime! {
+    bytes_that_cannot_be_followed_end_their_connection_only,
+    a_bad_request_costs_its_answer_and_nothing_else,
+    a_flood_of_connections_is_refused_and_room_comes_back,
+    a_client_that_reads_late_gets_every_answer,
+    a_client_that_does_not_read_keeps_no_processor_busy,
+    a_data_directory_in_memory_works_and_the_log_says_how,
 }
 
 #[test]
@@ -313,7 +322,6 @@ fn put_body(key: &[u8], value: &[u8]) -> Vec<u8> {
     body
 }
 
-#[test]
 fn bytes_that_cannot_be_followed_end_their_connection_only() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &[SMALL, &["--shards", "2"]].concat());
@@ -355,7 +363,6 @@ fn bytes_that_cannot_be_followed_end_their_connection_only() {
     bystander.lost_nothing(node, &dir);
 }
 
-#[test]
 fn a_bad_request_costs_its_answer_and_nothing_else() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &[SMALL, &["--shards", "2"]].concat());
@@ -385,7 +392,6 @@ fn a_bad_request_costs_its_answer_and_nothing_else() {
     bystander.lost_nothing(node, &dir);
 }
 
-#[test]
 fn a_flood_of_connections_is_refused_and_room_comes_back() {
     let (_tmp, dir) = data_dir();
     let few = ["--shards", "1", "--set", "limits.connections_max=8"];
@@ -420,7 +426,6 @@ fn a_flood_of_connections_is_refused_and_room_comes_back() {
     bystander.lost_nothing(node, &dir);
 }
 
-#[test]
 fn a_client_that_reads_late_gets_every_answer() {
     const ASKED: usize = 200;
     let (_tmp, dir) = data_dir();
@@ -443,7 +448,6 @@ fn a_client_that_reads_late_gets_every_answer() {
     bystander.lost_nothing(node, &dir);
 }
 
-#[test]
 fn a_client_that_does_not_read_keeps_no_processor_busy() {
     const ASKED: usize = 300;
     let (_tmp, dir) = data_dir();
@@ -599,7 +603,6 @@ fn a_data_directory_that_may_not_be_written_is_refused() {
     }
 }
 
-#[test]
 fn a_data_directory_in_memory_works_and_the_log_says_how() {
     let Ok(tmp) = tempfile::tempdir_in("/dev/shm") else {
         println!("skipped: there is no /dev/shm to write to");
