@@ -50,8 +50,8 @@ pub struct CompactionConfig {
     /// Share of the device bytes (appends, and compaction's own reads and writes) compaction may
     /// use when nothing presses. It rises to 100 as free space shrinks.
     pub bandwidth_percent: u8,
-    /// Segments in use may hold this many percent of the live bytes, plus what two checkpoints
-    /// pin and the empty segments, before user appends wait for compaction.
+    /// Segments in use may hold this many percent of the live bytes (of a small log, what two
+    /// checkpoints pin and four segments more than those) before user appends wait for compaction.
     pub space_percent_max: u32,
 }
 
@@ -83,7 +83,7 @@ impl Default for LogConfig {
 
 impl Default for CompactionConfig {
     fn default() -> CompactionConfig {
-        CompactionConfig { dead_percent_min: 50, bandwidth_percent: 25, space_percent_max: 180 }
+        CompactionConfig { dead_percent_min: 50, bandwidth_percent: 25, space_percent_max: 210 }
     }
 }
 

@@ -111,9 +111,28 @@ impl Checkpointer {
 }
 
 impl Log {
-    /// Bytes of log between checkpoints at present.
-    pub(super) fn checkpoint_interval(&self) -> u64 {
-        self.config.checkpoint_interval_bytes.max(2 * self.newest.bytes)
+    /// Bytes of log between checkpoints at present: what the configuration says, unless there is
+    /// more garbage than there should be. Compaction frees nothing behind the older of two
+    /// checkpoints.
+    fn checkpoint_interval(&self) -> u64 {
+        if self.garbage_presses() {
+            return self.pressed_interval();
+        }
+        self.config.checkpoint_interval_bytes.max(self.interval_least())
+    }
+
+    /// The interval while there is much garbage: so short that what two checkpoints pin is about
+    /// half of what is live, but no less than a segment and an eighth of what is configured.
+    pub(super) fn pressed_interval(&self) -> u64 {
+        let configured = self.config.checkpoint_interval_bytes;
+        let quarter = self.segments.live() / 4;
+        let least = u64::from(self.config.segment_bytes).max(configured / 8);
+        quarter.max(least).min(configured).max(self.interval_least())
+    }
+
+    /// Checkpoints take half as many bytes as the log at most.
+    fn interval_least(&self) -> u64 {
+        2 * self.newest.bytes
     }
 
     /// When stopping: none is being written and none is worth writing.

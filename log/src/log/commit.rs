@@ -46,6 +46,7 @@ impl Log {
             self.counters.refused_overloaded += 1;
             return Err(AppendError::Overloaded);
         }
+        self.compaction.appended();
         self.stage(record, len, claim)
     }
 

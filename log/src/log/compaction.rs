@@ -11,10 +11,17 @@
 //! are those of the copies, and those of the records that superseded what was not copied: such a
 //! record may still be in memory only, and a crash would lose both. A segment with damage is reported and left alone.
 //!
-//! Pace: credit. Every byte of groups the log writes gives compaction a share of bytes to read and
-//! copy; the share grows with the *pressure*, which is how much of the garbage that may be there
-//! is there. On an idle log compaction needs no credit. Copies are staged a bounded step at a
-//! time, and only while less than one group waits, so no append waits for more than that.
+//! Pace: credit, which may become debt. Every byte of groups the log writes earns compaction a
+//! share of bytes to read and copy, and what a step takes beyond its credit is paid back before the
+//! next one. The share is small while there is little garbage, and grows to all with the garbage
+//! there is in relation to what there may be; so under endless overwrites it settles where as much
+//! is freed as is written, some way below the bound. A log that nobody writes to needs no credit.
+//! Copies are staged a bounded step at a time, and only while less than one group waits, so no
+//! append waits for more than that.
+//!
+//! Which segment: the one with the most dead bytes. Weighing them by age (Rosenblum and Ousterhout,
+//! The Design and Implementation of a Log-Structured File System) gains nothing here, where copies
+//! and new records share one log: `perf/examples/overwrite_space.rs` shows it.
 
 use std::time::Duration;
 
@@ -41,7 +48,11 @@ const DEAD_PERCENT_FLOOR: u64 = 5;
 /// How often to look for a segment when nothing else tells to.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Credit kept at most, so that a burst of appends is not followed by a burst of compaction.
-const CREDIT_MAX: u64 = 8 << 20;
+const CREDIT_MAX: i64 = 8 << 20;
+/// A log is idle when nobody has appended for this long.
+const IDLE_AFTER: Duration = Duration::from_millis(50);
+/// Garbage, in percent of what may be there, from which on compaction's share grows.
+const PRESSURE_FROM: u64 = 60;
 
 /// A segment being compacted.
 struct Victim {
@@ -58,14 +69,27 @@ pub(super) struct Compactor {
     /// Look for a victim.
     look: bool,
     pub(super) look_at: Option<Instant>,
-    credit: u64,
+    /// Bytes it may move; below 0 it has moved more than it had earned.
+    credit: i64,
     /// Share of the device's bytes that compaction may use, in percent.
     share: u64,
+    /// Somebody has appended since the last look at the clock.
+    appended: bool,
+    /// Until then the log counts as written to.
+    busy_until: Instant,
 }
 
 impl Compactor {
     pub fn new() -> Compactor {
-        Compactor { victim: None, look: false, look_at: None, credit: 0, share: 0 }
+        Compactor {
+            victim: None,
+            look: false,
+            look_at: None,
+            credit: 0,
+            share: 0,
+            appended: false,
+            busy_until: Instant(0),
+        }
     }
 
     /// Something changed that may make a segment worth compacting.
@@ -76,7 +100,12 @@ impl Compactor {
     /// The log wrote a group of this many bytes.
     pub fn foreground(&mut self, bytes: u32) {
         let earned = u64::from(bytes) * self.share / (101 - self.share);
-        self.credit = (self.credit + earned).min(CREDIT_MAX);
+        self.credit = (self.credit + earned as i64).min(CREDIT_MAX);
+    }
+
+    /// Somebody other than compaction has appended.
+    pub fn appended(&mut self) {
+        self.appended = true;
     }
 
     pub fn is_active(&self) -> bool {
@@ -89,7 +118,7 @@ impl Compactor {
     }
 
     fn spend(&mut self, bytes: u64) {
-        self.credit = self.credit.saturating_sub(bytes);
+        self.credit -= bytes as i64;
     }
 }
 
@@ -98,12 +127,18 @@ impl Log {
     fn garbage_percent(&self) -> u64 {
         let segment = u64::from(self.config.segment_bytes);
         let live = self.segments.live();
-        // What two checkpoints pin cannot be freed yet, and the last segments are not full.
-        let pinned = 2 * self.checkpoint_interval() + 2 * segment;
-        let garbage = self.segments.held_bytes().saturating_sub(live + pinned);
+        let garbage = self.segments.held_bytes().saturating_sub(live);
         let share = u64::from(self.config.compaction.space_percent_max) - 100;
-        let allowed = (live * share / 100).max(2 * segment);
+        // Of a small log the last segments and what two checkpoints pin may all be garbage, and
+        // none of it can be freed.
+        let least = 2 * self.pressed_interval() + 4 * segment;
+        let allowed = (live * share / 100).max(least);
         garbage * 100 / allowed
+    }
+
+    /// There is so much garbage that checkpoints should not keep it from being freed.
+    pub(super) fn garbage_presses(&self) -> bool {
+        self.garbage_percent() >= PRESSURE_FROM
     }
 
     /// Users wait for compaction: there is more garbage than may be, and it is being freed.
@@ -116,8 +151,8 @@ impl Log {
         if !self.growth_is_possible() && self.segments.empty() <= self.config.reserve_segments + 1 {
             return 100;
         }
-        let garbage = self.garbage_percent();
-        garbage.saturating_sub(50).saturating_mul(2).min(100)
+        let over = self.garbage_percent().saturating_sub(PRESSURE_FROM);
+        (over * 100 / (100 - PRESSURE_FROM)).min(100)
     }
 
     /// Starts or continues compaction where no completion will.
@@ -131,9 +166,12 @@ impl Log {
             self.compaction.abandon();
             return;
         }
+        if std::mem::take(&mut self.compaction.appended) {
+            self.compaction.busy_until = now.mono + IDLE_AFTER;
+        }
         let pressure = self.space_pressure();
         let least = u64::from(self.config.compaction.bandwidth_percent);
-        self.compaction.share = pressure.max(least);
+        self.compaction.share = least + (100 - least) * pressure / 100;
         let due = self.compaction.look_at.is_none_or(|at| now.mono >= at);
         if due {
             self.compaction.look_at = Some(now.mono + LOOK_EVERY);
@@ -145,7 +183,7 @@ impl Log {
             self.compaction.look = false;
             self.choose_victim(pressure);
         }
-        self.compact(io, sink);
+        self.compact(now, io, sink);
     }
 
     /// The segment with the most dead bytes, if they are worth it under this pressure.
@@ -172,23 +210,23 @@ impl Log {
         });
     }
 
-    /// Whether the next step may begin.
-    fn may_compact(&self) -> bool {
+    /// Whether the next step may begin, or this one go on.
+    fn may_compact(&self, now: Now) -> bool {
         let waiting = self.staging.waiting();
         let c = &self.compaction;
-        waiting == 0
-            || c.share >= 100 && waiting < 2 * GROUP_BYTES_TARGET
-            || c.credit > 0 && waiting < GROUP_BYTES_TARGET
+        let idle = !c.appended && now.mono >= c.busy_until;
+        c.share >= 100 && waiting < 2 * GROUP_BYTES_TARGET
+            || (idle || c.credit > 0) && waiting < GROUP_BYTES_TARGET
     }
 
     /// Copies what is read, then reads on, or frees the segment.
-    fn compact(&mut self, io: &mut IoQueue, sink: &mut (impl LogSink + ?Sized)) {
+    fn compact(&mut self, now: Now, io: &mut IoQueue, sink: &mut (impl LogSink + ?Sized)) {
         let Some(mut victim) = self.compaction.victim.take() else { return };
-        if victim.reading || !self.may_compact() {
+        if victim.reading || !self.may_compact(now) {
             self.compaction.victim = Some(victim);
             return;
         }
-        match self.copy_groups(&mut victim, sink) {
+        match self.copy_groups(now, &mut victim, sink) {
             Err(detail) => {
                 let pos = victim.walk.pos();
                 self.report_damage(DamageFinder::Compaction, victim.walk.slot, pos, detail);
@@ -215,6 +253,7 @@ impl Log {
     /// Copies the live records among the bytes read, one step's worth.
     fn copy_groups(
         &mut self,
+        now: Now,
         victim: &mut Victim,
         sink: &mut (impl LogSink + ?Sized),
     ) -> Result<Copied, String> {
@@ -229,7 +268,7 @@ impl Log {
             };
             for item in victim.walk.records(&walked, skip) {
                 let (from, record) = item.expect("the walk verified the group");
-                if staged >= COPY_BYTES {
+                if staged >= COPY_BYTES || staged > 0 && !self.may_compact(now) {
                     victim.group = Some((walked, skip));
                     return Ok(Copied::Paused);
                 }
@@ -305,4 +344,26 @@ enum Copied {
     NeedMore,
     /// A step is over, or there was no room for a copy.
     Paused,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_step_takes_beyond_its_credit_is_paid_back_first() {
+        let mut c = Compactor::new();
+        c.share = 25;
+        c.foreground(76 << 10);
+        assert_eq!(c.credit, 25 << 10, "a quarter of all bytes is a third of the others'");
+        c.spend(u64::from(READ_BYTES));
+        let mut groups = 0;
+        while c.credit <= 0 {
+            c.foreground(76 << 10);
+            groups += 1;
+        }
+        assert_eq!(groups, 20, "512 KiB are 20.5 times 25 KiB");
+        c.foreground(u32::MAX);
+        assert_eq!(c.credit, CREDIT_MAX);
+    }
 }

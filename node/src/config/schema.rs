@@ -152,7 +152,8 @@ schema! {
         /// disk, the rest zeroed ahead so that a write never waits for one.
         reserve_segments: u32 = 4, Whole::<u32>::within(2, 64);
         /// Log bytes a shard writes between two checkpoints of its index, and so about the most a
-        /// restart has to read again. Twice the size of the last checkpoint when that is more.
+        /// restart has to read again. Twice the size of the last checkpoint when that is more; down
+        /// to an eighth while dead bytes take much of the disk, so that they can be freed.
         checkpoint_interval_bytes: u64 = 256 * MIB, Size::within(16 * MIB, 64 * GIB);
         /// Milliseconds without a write after which an empty group is written, so that recovery
         /// can tell a torn tail from damage.
