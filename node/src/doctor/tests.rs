@@ -62,6 +62,7 @@ fn settled() -> Settled {
         disk_bytes_max: 800 * GIB,
         scrub_bytes_per_second_max: 64 * MIB,
         disk_measured: false,
+        ring_depth: 1024,
         io_memory_bytes: 10 * MIB,
         io_memory_registered: true,
     }

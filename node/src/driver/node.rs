@@ -172,6 +172,8 @@ impl NodeView for Shared {
     }
 }
 
+/// How glommio says that a ring could not be made for lack of lockable memory.
+const NO_MEMORY: &str = "(os error 12)";
 /// A shard scrubs at least this fast, however slow the disk was measured: the log takes no less.
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
@@ -412,10 +414,11 @@ impl Node {
     }
 
     fn no_executor(&self, shard: u16, why: &str) -> NodeError {
-        let hint = if self.settled.io_memory_registered {
-            ""
+        let hint = if why.contains(NO_MEMORY) {
+            "; io_uring needs more lockable memory, a limit of all processes of this user together: \
+             raise `ulimit -l`"
         } else {
-            "; io_uring needs more lockable memory: raise `ulimit -l`"
+            ""
         };
         NodeError::Executor { shard, message: format!("{why}{hint}") }
     }
@@ -432,7 +435,7 @@ impl Node {
         LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{shard}"))
             .io_memory(self.settled.io_memory_bytes as usize)
-            .ring_depth(1024)
+            .ring_depth(self.settled.ring_depth as usize)
             .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
             .spawn(move || run_shard(start))
             .map_err(|e| self.no_executor(shard, &e.to_string()))

@@ -168,6 +168,10 @@ impl Drop for NodeProcess {
     }
 }
 
+/// The limit of lockable memory is the user's, who runs several tests at once: each node takes the
+/// least. A test that is about the limit removes the variable.
+pub const IO_MEMORY: (&str, &str) = ("IRONRING__DRIVER__IO_MEMORY_BYTES", "64KiB");
+
 /// Starts the program, and collects its lines.
 fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::Receiver<String>) {
     let program = [by, &[env!("CARGO_BIN_EXE_ironring")]].concat();
@@ -179,6 +183,7 @@ fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .env("NO_COLOR", "1")
+        .env(IO_MEMORY.0, IO_MEMORY.1)
         .spawn()
         .expect("the program is there");
     let stderr = child.stderr.take().expect("stderr is piped");
