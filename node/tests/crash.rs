@@ -4,6 +4,8 @@
 //! `IRONRING_CRASH_CYCLES=200` runs more kills than `cargo test` does, `IRONRING_CRASH_SEED` other
 //! ones.
 
+#![expect(clippy::unwrap_used, reason = "tests run under every runtime are plain functions")]
+
 #[path = "support/ledger.rs"]
 mod ledger;
 mod support;

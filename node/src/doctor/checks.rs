@@ -5,12 +5,10 @@ use std::time::Duration;
 use super::facts::{DataFacts, DeviceFacts, Facts};
 use super::{Row, Severity};
 use crate::cli::units;
-use crate::config::settle::MEMLOCK_PER_IO_MEMORY;
-use crate::config::size::{KIB, MIB};
+use crate::config::settle::{MEMLOCK_LEAST_BYTES, MEMLOCK_PER_IO_MEMORY};
+use crate::config::size::MIB;
 use crate::config::{Config, Settled};
 
-/// The executors do not start below this limit, whatever the user's privileges.
-const MEMLOCK_LEAST_BYTES: u64 = 512 * KIB;
 /// io_uring memory a shard takes when the limit allows it.
 const IO_MEMORY_FULL_BYTES: u64 = 10 * MIB;
 /// Oldest kernel whose io_uring has every operation the executors use.

@@ -63,6 +63,7 @@ fn settled() -> Settled {
         scrub_bytes_per_second_max: 64 * MIB,
         disk_measured: false,
         runtime: RuntimeName::Glommio,
+        ring_depth: 1024,
         io_memory_bytes: 10 * MIB,
         io_memory_registered: true,
     }

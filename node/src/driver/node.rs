@@ -175,6 +175,8 @@ impl NodeView for Shared {
     }
 }
 
+/// How glommio says that a ring could not be made for lack of lockable memory.
+const NO_MEMORY: &str = "(os error 12)";
 /// A shard scrubs at least this fast, however slow the disk was measured: the log takes no less.
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
@@ -444,11 +446,11 @@ impl Node {
     }
 
     fn no_executor(&self, shard: u16, why: &str) -> NodeError {
-        let settled = &self.settled;
-        let hint = if settled.io_memory_registered || !settled.runtime.registers_memory() {
-            ""
+        let hint = if why.contains(NO_MEMORY) {
+            "; io_uring needs more lockable memory, a limit of all processes of this user together: \
+             raise `ulimit -l`"
         } else {
-            "; io_uring needs more lockable memory: raise `ulimit -l`"
+            ""
         };
         NodeError::Executor { shard, message: format!("{why}{hint}") }
     }
@@ -463,6 +465,7 @@ impl Node {
             shard,
             cpu: self.cpu_of(shard),
             io_memory_bytes: self.settled.io_memory_bytes as usize,
+            ring_depth: self.settled.ring_depth as usize,
             probe: dir.probe(),
         };
         R::start(seat, move |runtime| run_shard(runtime, start))

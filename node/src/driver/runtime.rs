@@ -28,6 +28,8 @@ pub struct Seat {
     /// Bytes of I/O buffers to register with the kernel, or to keep where the runtime has no
     /// registered buffers.
     pub io_memory_bytes: usize,
+    /// Entries of each of the runtime's rings, when it can be told.
+    pub ring_depth: usize,
     /// A file of 4 KiB for a runtime that must read one before any other: glommio does.
     pub probe: PathBuf,
 }

@@ -20,6 +20,7 @@ thread_local! {
 }
 
 /// Makes tests of functions: one under each runtime.
+#[allow(unused_macros, reason = "not every test program runs under every runtime")]
 macro_rules! under_every_runtime {
     ($($test:ident),+ $(,)?) => {
         mod glommio {
@@ -197,6 +198,10 @@ impl Drop for NodeProcess {
     }
 }
 
+/// The limit of lockable memory is the user's, who runs several tests at once: each node takes the
+/// least. A test that is about the limit removes the variable.
+pub const IO_MEMORY: (&str, &str) = ("IRONRING__DRIVER__IO_MEMORY_BYTES", "64KiB");
+
 /// Starts the program, and collects its lines.
 fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::Receiver<String>) {
     let program = [by, &[env!("CARGO_BIN_EXE_ironring")]].concat();
@@ -208,7 +213,8 @@ fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::
         .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .env("NO_COLOR", "1");
+        .env("NO_COLOR", "1")
+        .env(IO_MEMORY.0, IO_MEMORY.1);
     if !RUNTIME.get().is_empty() {
         command.env("IRONRING__DRIVER__RUNTIME", RUNTIME.get());
     }

@@ -1,6 +1,7 @@
 //! Runs many seeds of a simulation, counts what happened in them, and names the first that fails.
 
 use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,7 +76,8 @@ thread_local! {
     static RUNNING: Cell<(&'static str, u64)> = const { Cell::new(("", 0)) };
 }
 
-/// A panic in the code under test ends the process: say first which seed it was.
+/// A panic in the code under test ends the process, unless it was built with `panic = "unwind"`:
+/// say first which seed it was.
 fn name_seed_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -83,6 +85,16 @@ fn name_seed_on_panic() {
         eprintln!("PANIC in profile {profile}, seed {seed}:");
         before(info);
     }));
+}
+
+/// One run of a sweep. Where panics unwind, one in the code under test fails its seed and no other.
+fn run_one(target: Target, trouble: Trouble, seed: u64) -> Report {
+    let run = AssertUnwindSafe(|| runs::run(target, trouble, seed, false));
+    std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Report::failed(format!("panic: {text}"))
+    })
 }
 
 fn main() -> ExitCode {
@@ -134,7 +146,7 @@ fn sweep(options: &Options) -> ExitCode {
                     }
                     for (name, trouble) in &options.profile.0 {
                         RUNNING.set((name, seed));
-                        let report = runs::run(options.target, *trouble, seed, false);
+                        let report = run_one(options.target, *trouble, seed);
                         let mut total = total.lock().expect("no thread panics");
                         let failed = report.failure.is_some();
                         add(&mut total, seed, name, report);

@@ -335,11 +335,11 @@ impl Oracle {
         let news = self.ledger.receipt(id, receipt)?;
         self.spread(id, &news)?;
         self.keys.conditions(&self.ledger, id, receipt.offset, wall)?;
-        if let Some((session, seq)) = self.ledger.get(id)?.intent.session {
-            if receipt.level >= Durability::Local {
-                let offset = (receipt.offset > 0).then_some(receipt.offset);
-                self.sessions.answered(session, receipt.partition, seq, offset);
-            }
+        if let Some((session, seq)) = self.ledger.get(id)?.intent.session
+            && receipt.level >= Durability::Local
+        {
+            let offset = (receipt.offset > 0).then_some(receipt.offset);
+            self.sessions.answered(session, receipt.partition, seq, offset);
         }
         Ok(())
     }
@@ -426,10 +426,10 @@ impl Oracle {
         if !final_answer {
             return Ok(());
         }
-        if let Some((session, seq)) = intent.session {
-            if intent.level >= Durability::Local {
-                self.sessions.answered(session, intent.partition, seq, None);
-            }
+        if let Some((session, seq)) = intent.session
+            && intent.level >= Durability::Local
+        {
+            self.sessions.answered(session, intent.partition, seq, None);
         }
         match ops.as_slice() {
             [op] if !pending.retry => self.condition_failed(pending, op, detail, wall),

@@ -62,6 +62,15 @@ pub struct Report {
     pub failure: Option<String>,
 }
 
+impl Report {
+    /// Of a run that did not come to an end.
+    #[must_use]
+    pub fn failed(why: String) -> Report {
+        let coverage = Coverage::default();
+        Report { hash: 0, steps: 0, time_ns: 0, coverage, failure: Some(why) }
+    }
+}
+
 /// Something that is going to happen.
 #[derive(Debug)]
 enum Happening<M> {

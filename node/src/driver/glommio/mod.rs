@@ -36,8 +36,6 @@ use super::runtime::{Join, OpenMode, Runtime, Seat};
 const REACTOR_PASS: Duration = Duration::from_nanos(500);
 /// How long to wait for a descriptor when there is none left to wait with.
 const NO_DESCRIPTOR_NAP: Duration = Duration::from_millis(1);
-/// Entries of an executor's rings.
-const RING_DEPTH: usize = 1024;
 
 /// A pass of the reactor takes some microseconds: while there is always something to do, one is made
 /// this often. It serves timers and new connections.
@@ -68,7 +66,7 @@ impl Runtime for Glommio {
         let thread = LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{}", seat.shard))
             .io_memory(seat.io_memory_bytes)
-            .ring_depth(RING_DEPTH)
+            .ring_depth(seat.ring_depth)
             .spawn(move || async move {
                 read_probe(&seat.probe).await?;
                 let ring = Rc::new(Ring::new().map_err(|e| format!("io_uring: {e}"))?);
