@@ -1,5 +1,7 @@
 //! The whole surface of one node, over the real client and the real binary.
 
+#![expect(clippy::unwrap_used, reason = "tests run under every runtime are plain functions")]
+
 mod support;
 
 use ironring_core::{Durability, ErrorCode, Offset, WallTime};
