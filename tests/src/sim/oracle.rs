@@ -174,7 +174,9 @@ impl Oracle {
     /// What is promised at this moment, for [`Oracle::forgive`].
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        self.ledger.bounds()
+        let mut bounds = self.ledger.bounds();
+        bounds.sessions = self.sessions.count();
+        bounds
     }
 
     /// The medium silently lost the newest writes, and nothing was written later that could tell:
@@ -184,6 +186,9 @@ impl Oracle {
         self.ledger.forgive(bounds, &concerned);
         let ledger = &self.ledger;
         self.sessions.forgive(|p| concerned(p).then(|| ledger.bound(p)));
+        if concerned(PartitionId::META) {
+            self.sessions.forgive_opened_since(bounds.sessions);
+        }
         self.forgiven = true;
     }
 

@@ -112,7 +112,11 @@ struct Partition {
 
 /// Promises at one moment; see [`Ledger::forgive`].
 #[derive(Clone, Debug)]
-pub struct Bounds(BTreeMap<PartitionId, u64>);
+pub struct Bounds {
+    offsets: BTreeMap<PartitionId, u64>,
+    /// How many sessions were opened.
+    pub(super) sessions: usize,
+}
 
 /// What a check found out, for the models of keys and topics to take over.
 #[derive(Debug, Default)]
@@ -416,14 +420,15 @@ impl Ledger {
     /// The promises of this moment.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        Bounds(self.partitions.iter().map(|(id, p)| (*id, p.bound)).collect())
+        let offsets = self.partitions.iter().map(|(id, p)| (*id, p.bound)).collect();
+        Bounds { offsets, sessions: 0 }
     }
 
     /// The medium silently lost the newest writes and nothing written later could tell: promises
     /// made since `bounds` do not hold. To be called before [`Ledger::crash`].
     pub fn forgive(&mut self, bounds: &Bounds, concerned: impl Fn(PartitionId) -> bool) {
         for (id, partition) in self.partitions.iter_mut().filter(|(id, _)| concerned(**id)) {
-            partition.bound = partition.bound.min(bounds.0.get(id).copied().unwrap_or(0));
+            partition.bound = partition.bound.min(bounds.offsets.get(id).copied().unwrap_or(0));
         }
         for write in self.writes.values_mut().filter(|w| concerned(w.intent.partition)) {
             let bound = self.partitions[&write.intent.partition].bound;

@@ -1,7 +1,7 @@
 //! What a client may hear about its session: requests are numbered per session and partition, and
 //! what was answered durably is never forgotten while the session lives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ironring_core::{PartitionId, SessionId};
 
@@ -19,7 +19,8 @@ impl Lane {
 /// All sessions.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    opened: BTreeSet<SessionId>,
+    /// In order.
+    opened: Vec<SessionId>,
     lanes: BTreeMap<(SessionId, PartitionId), Lane>,
 }
 
@@ -29,10 +30,25 @@ impl Sessions {
     /// # Errors
     /// When another client has one of that number.
     pub fn opened(&mut self, id: SessionId) -> Result<(), String> {
-        if id == SessionId::NONE || !self.opened.insert(id) {
+        if id == SessionId::NONE || self.opened.contains(&id) {
             return Err(format!("session {id} was given twice"));
         }
+        self.opened.push(id);
         Ok(())
+    }
+
+    /// How many were opened, as far as that is promised.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.opened.len()
+    }
+
+    /// Of the sessions opened after the first `count` nothing is promised: their grant may be lost,
+    /// and their numbers given again.
+    pub fn forgive_opened_since(&mut self, count: usize) {
+        for gone in self.opened.drain(count.min(self.opened.len())..) {
+            self.lanes.retain(|(session, _), _| *session != gone);
+        }
     }
 
     /// A request of a session was answered for good, at a level that survives. `offset` is that of
