@@ -452,6 +452,15 @@ pub struct StudyCommon {
     pub strict: bool,
 }
 
+impl StudyCommon {
+    /// The same, quietly, for part `part` of a study. Each part has another seed: the same requests
+    /// again would find what the first ones left in the cache.
+    #[must_use]
+    pub fn with_seed_of(&self, part: u64) -> StudyCommon {
+        StudyCommon { seed: self.seed + part, quiet: true, ..self.clone() }
+    }
+}
+
 /// `study disk-gets`.
 #[derive(Clone, Debug, Args)]
 pub struct DiskGetsArgs {

@@ -177,7 +177,7 @@ impl RunResult {
         let offered_per_s = open.then(|| scheduled as f64 / window_s);
         let self_check = SelfCheck::of(Evidence {
             threads: &measured.threads,
-            spinning: open && scenario.load.spin,
+            spinning: scenario.load.spin,
             lag: if open { Latency::of(recorder.lag()) } else { None },
             p99_ns: response.as_ref().or(service.as_ref()).map_or(0, |latency| latency.p99_ns),
             completed: counts.completed,

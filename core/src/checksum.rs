@@ -12,8 +12,23 @@ pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
     ::crc32c::crc32c_append(crc, bytes)
 }
 
+/// Checksum of what `first` covers followed by `second_len` bytes with the checksum `second`, without
+/// looking at either. Costs about as much as summing 64 KiB.
+#[must_use]
+pub fn crc32c_combine(first: u32, second: u32, second_len: usize) -> u32 {
+    ::crc32c::crc32c_combine(first, second, second_len)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::{crc32c, crc32c_combine};
+
+    #[test]
+    fn combines() {
+        assert_eq!(crc32c_combine(crc32c(b"1234"), crc32c(b"56789"), 5), 0xE306_9283);
+        assert_eq!(crc32c_combine(crc32c(b"1234"), crc32c(b""), 0), crc32c(b"1234"));
+    }
+
     #[test]
     fn is_castagnoli() {
         assert_eq!(super::crc32c(b"123456789"), 0xE306_9283);

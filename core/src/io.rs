@@ -43,7 +43,7 @@ impl IoMem for Vec<u8> {
     }
 }
 
-/// An owned I/O buffer: aligned for direct I/O when it came from the glommio driver, a plain
+/// An owned I/O buffer: aligned for direct I/O when it came from a node's driver, a plain
 /// vector in tests and in the simulator. Its length never changes.
 pub struct IoBuf(Box<dyn IoMem>);
 

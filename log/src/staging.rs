@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use ironring_core::checksum::{crc32c_append, crc32c_combine};
 use ironring_core::io::{BufAlloc, IoBuf, IoOp};
 use ironring_core::limits::GROUP_BYTES_TARGET;
 use ironring_core::{FilePos, GroupSeq, SegmentId, SlotId};
@@ -41,6 +42,24 @@ pub(crate) struct Group {
     /// The group must not grow beyond this many bytes.
     limit: u32,
     buf: IoBuf,
+    /// Checksum of the records that lie before `summed`; the rest is summed when the group is
+    /// written, in one pass.
+    crc: u32,
+    summed: u32,
+}
+
+impl Group {
+    /// Takes in a record `start..end` whose bytes from the fifth on have the checksum `rest`.
+    fn combine(&mut self, start: usize, end: usize, rest: u32) {
+        let before = crc32c_append(self.crc, &self.buf[self.summed as usize..start + 4]);
+        self.crc = crc32c_combine(before, rest, end - start - 4);
+        self.summed = end as u32;
+    }
+
+    /// Checksum of all records.
+    fn body_crc(&self) -> u32 {
+        crc32c_append(self.crc, &self.buf[self.summed as usize..self.len as usize])
+    }
 }
 
 /// What is remembered of the group in flight.
@@ -188,6 +207,8 @@ impl Staging {
             records: 0,
             limit: room.min(GROUP_BYTES_TARGET.max(need) as u32),
             buf,
+            crc: 0,
+            summed: GROUP_HEADER_BYTES as u32,
         });
         self.next = self.next.next();
     }
@@ -211,7 +232,10 @@ impl Staging {
             open.buf = buf;
         }
         let place = Place { pos: open.at.pos + start as u32, ..open.at };
-        record::encode(rec, place.segment, place.pos, &mut open.buf[start..end]);
+        let rest = record::encode(rec, place.segment, place.pos, &mut open.buf[start..end]);
+        if let Some(rest) = rest {
+            open.combine(start, end, rest);
+        }
         open.len = end as u32;
         open.records += 1;
         self.waiting += len;
@@ -239,6 +263,7 @@ impl Staging {
         let group = self.closed.pop_front()?;
         let len = group.len as usize;
         let padded = align_up(group.len, self.block);
+        let body_crc = group.body_crc();
         let mut buf = group.buf;
         if buf.len() != padded as usize {
             let mut exact = alloc.alloc(padded as usize);
@@ -256,7 +281,7 @@ impl Staging {
             previous_crc: self.last_crc,
             body_len: group.len - GROUP_HEADER_BYTES as u32,
             records: group.records,
-            body_crc: ironring_core::checksum::crc32c(&buf[GROUP_HEADER_BYTES..len]),
+            body_crc,
         };
         self.last_crc = header.encode(self.seed, &mut buf);
         self.last_run = self.run;
@@ -297,5 +322,52 @@ impl Staging {
         }
         // A power of two, so that a buffer serves groups of many sizes.
         alloc.alloc(want.next_power_of_two().min(GROUP_BYTES_TARGET.max(want)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::checksum::crc32c;
+    use ironring_core::io::HeapAlloc;
+    use ironring_core::{Offset, PartitionId, SessionId, ShardId, StorageUuid, Term, WallTime};
+
+    use super::*;
+    use crate::{Identity, RecordKind};
+
+    #[test]
+    fn a_combined_checksum_is_that_of_the_bytes() {
+        let mut staging = Staging::new(
+            IdentitySeed::new(Identity { storage: StorageUuid(7), shard: ShardId(3) }),
+            4096,
+            16 << 20,
+        );
+        let place = Place { segment: SegmentId(9), slot: SlotId(1), pos: 8192 };
+        staging.open_group(place, 100, &mut HeapAlloc);
+        let large = vec![0xA7; 200 << 10];
+        for body in [&b"small"[..], &large, &large[..1], &b"tail"[..], &large[1..], &large] {
+            let record = Record {
+                kind: RecordKind::Put,
+                flags: 0,
+                partition: PartitionId(1),
+                term: Term(2),
+                offset: Offset(3),
+                session: SessionId(4),
+                sequence: 5,
+                time: WallTime(6),
+                expires: WallTime(0),
+                key: b"key",
+                body,
+            };
+            staging.push(&record, record::encoded_len(&record), &mut HeapAlloc);
+            let group = staging.open.as_ref().expect("a group is open");
+            let body = &group.buf[GROUP_HEADER_BYTES..group.len as usize];
+            assert_eq!(group.body_crc(), crc32c(body));
+            let (first, mut at) = (GROUP_HEADER_BYTES, 0);
+            while at < body.len() {
+                let pos = place.pos + (first + at) as u32;
+                let decoded = record::decode(&body[at..], place.segment, pos);
+                at += decoded.expect("every record verifies").1;
+            }
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! `IRONRING_CRASH_CYCLES=200` runs more kills than `cargo test` does, `IRONRING_CRASH_SEED` other
 //! ones.
 
+#![expect(clippy::unwrap_used, reason = "tests run under every runtime are plain functions")]
+
 #[path = "support/ledger.rs"]
 mod ledger;
 mod support;
@@ -21,11 +23,17 @@ use ironring_net::client::blocking::Client;
 use ironring_net::message::Retention;
 use ledger::{TOPIC, Told, Writer, refused_with};
 use nix::sys::signal::{Signal, kill};
-use support::{NodeProcess, PATIENCE, SMALL, address_of_its_own, data_dir};
+use support::{NodeProcess, PATIENCE, SMALL, address_of_its_own, data_dir, under_every_runtime};
 
 const WRITERS: u32 = 3;
 /// Writes that must be acknowledged in a cycle before its kill comes.
 const ACKED_PER_CYCLE_MIN: u64 = 60;
+
+under_every_runtime! {
+    killed_at_random_moments_nothing_acknowledged_is_lost,
+    a_process_stopped_for_two_seconds_goes_on_and_so_do_its_clients,
+    a_full_disk_refuses_writes_until_something_is_deleted,
+}
 
 fn from_env(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
@@ -100,7 +108,6 @@ fn wrong(writers: &[Writer]) -> Vec<&String> {
     writers.iter().flat_map(|writer| &writer.wrong).collect()
 }
 
-#[test]
 fn killed_at_random_moments_nothing_acknowledged_is_lost() {
     let cycles = from_env("IRONRING_CRASH_CYCLES", 4);
     let seed = from_env("IRONRING_CRASH_SEED", 1);
@@ -154,7 +161,6 @@ fn killed_at_random_moments_nothing_acknowledged_is_lost() {
     assert!(wrong(&writers).is_empty(), "seed {seed}: {:?}", wrong(&writers));
 }
 
-#[test]
 fn a_process_stopped_for_two_seconds_goes_on_and_so_do_its_clients() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &[SMALL, &["--shards", "2"]].concat());
@@ -334,7 +340,6 @@ fn the_files_of_another_node_are_refused_with_both_names() {
     assert!(found.is_some_and(|found| found.value == value_of("key-00001", 100)));
 }
 
-#[test]
 fn a_full_disk_refuses_writes_until_something_is_deleted() {
     const BYTES: usize = 200_000;
     let (_tmp, dir) = data_dir();

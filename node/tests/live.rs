@@ -1,17 +1,27 @@
 //! The whole surface of one node, over the real client and the real binary.
 
+#![expect(clippy::unwrap_used, reason = "tests run under every runtime are plain functions")]
+
 mod support;
 
 use ironring_core::{Durability, ErrorCode, Offset, WallTime};
 use ironring_net::client::WriteSettings;
 use ironring_net::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
-use support::{NodeProcess, SMALL, data_dir};
+use support::{NodeProcess, SMALL, data_dir, under_every_runtime};
+
+under_every_runtime! {
+    keys_of_every_kind_survive_a_kill,
+    batches_are_atomic_and_bound_to_a_partition,
+    topics_append_read_trim_and_survive,
+    a_second_process_and_another_shard_count_are_refused,
+    a_ready_node_says_so_and_counts,
+    a_stop_answers_the_reads_that_wait_for_records,
+}
 
 fn args(shards: &'static str) -> Vec<&'static str> {
     [SMALL, &["--shards", shards]].concat()
 }
 
-#[test]
 fn keys_of_every_kind_survive_a_kill() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &args("2"));
@@ -76,7 +86,6 @@ fn keys_of_every_kind_survive_a_kill() {
     assert_eq!(node.client().get(b"a").unwrap().unwrap().value, b"2");
 }
 
-#[test]
 fn batches_are_atomic_and_bound_to_a_partition() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &args("2"));
@@ -105,7 +114,6 @@ fn batches_are_atomic_and_bound_to_a_partition() {
     assert!(c.get(&keys[0]).unwrap().is_some(), "nothing of a failed batch is applied");
 }
 
-#[test]
 fn topics_append_read_trim_and_survive() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &args("2"));
@@ -160,7 +168,6 @@ fn topics_append_read_trim_and_survive() {
     assert_eq!(node.stop().0, 0);
 }
 
-#[test]
 fn a_second_process_and_another_shard_count_are_refused() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &args("2"));
@@ -183,7 +190,6 @@ fn http_get(node: &NodeProcess, path: &str) -> String {
     answer
 }
 
-#[test]
 fn a_ready_node_says_so_and_counts() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &args("2"));
@@ -201,4 +207,27 @@ fn a_ready_node_says_so_and_counts() {
     while !counted() {
         std::thread::yield_now();
     }
+}
+
+fn a_stop_answers_the_reads_that_wait_for_records() {
+    let (_tmp, dir) = data_dir();
+    let node = NodeProcess::start(&dir, &args("1"));
+    node.client().topic_create("quiet", 1, Retention::default()).unwrap();
+    let mut waiting = node.client();
+    let reader = std::thread::spawn(move || {
+        waiting.topic_read("quiet", 0, ReadFrom::Offset(0), (0, 0), 50_000)
+    });
+    let mut watching = node.client();
+    loop {
+        let stats: serde_json::Value = serde_json::from_str(&watching.stats().unwrap()).unwrap();
+        let served = &stats["clients"]["requests"]["TopicRead"];
+        if served.as_u64().is_some_and(|reads| reads > 0) {
+            break;
+        }
+    }
+    let (status, said) = node.stop();
+    assert_eq!(status, 0, "{said}");
+    // Not a connection that broke while the answer was due in 50 seconds.
+    let records = reader.join().unwrap().unwrap();
+    assert!(records.records.is_empty());
 }

@@ -3,11 +3,12 @@
 //! - [`disk`]: a disk in virtual time that loses, tears, flips, misdirects and refuses.
 //! - [`op`]: what simulated clients ask for and hear; [`workload`] draws it, [`client`] sends it.
 //! - [`oracle`]: what a correct node may answer.
-//! - [`subject`]: what is simulated.
+//! - [`subject`]: what is simulated; [`bench`]: one of them without the rest of the world.
 //! - [`shard_node`]: the shipped shards of one node as subjects; [`log_alone`]: the log by itself.
 //! - [`world`]: the loop of events, crashes and restarts; [`crash`] decides when, [`profile`] what
 //!   goes wrong, [`trace`] remembers, [`runs`] puts them together by seed.
 
+pub mod bench;
 pub mod client;
 pub mod crash;
 pub mod disk;

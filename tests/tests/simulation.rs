@@ -3,6 +3,7 @@
 use ironring_tests::sim::profile::Trouble;
 use ironring_tests::sim::runs::{Target, run};
 use ironring_tests::sim::trace::Coverage;
+use ironring_tests::sim::world::RECOVERIES;
 
 /// Runs seeds `0..n` of every profile and returns what happened in them.
 fn batch(target: Target, n: u64) -> Coverage {
@@ -34,6 +35,7 @@ fn the_log_alone_survives() {
             "power loss",
             "process killed",
             "clean stops",
+            RECOVERIES,
             "recovery with a clean tail",
             "recovery with an uncertain tail",
             "recovery from a checkpoint",
@@ -54,6 +56,26 @@ fn one_shard_survives() {
 fn several_shards_survive() {
     let coverage = batch(Target::Node, 5);
     assert_covers(&coverage, &["audits", "requests forwarded", "connections broken"]);
+}
+
+/// Seeds that once failed, with what they found.
+const ONCE_FAILED: [(Target, Trouble, u64, &str); 8] = [
+    (Target::Node, Trouble::Crash, 1822, "a session was unknown before shard 0 had told of it"),
+    (Target::Node, Trouble::DiskFaults, 592, "a session was unknown before shard 0 had told of it"),
+    (Target::Node, Trouble::DiskFaults, 1242, "the same"),
+    (Target::Node, Trouble::DiskFaults, 1534, "the same"),
+    (Target::Node, Trouble::DiskFaults, 915, "the oracle took a new write for a lost one"),
+    (Target::Shard, Trouble::Crash, 2231, "the oracle took a new write for a lost trim"),
+    (Target::Node, Trouble::Corruption, 1043, "the oracle forgave a removal by half"),
+    (Target::Node, Trouble::Corruption, 1685, "the oracle did not forgive a session's answers"),
+];
+
+#[test]
+fn seeds_that_once_failed_pass() {
+    for (target, trouble, seed, found) in ONCE_FAILED {
+        let report = run(target, trouble, seed, false);
+        assert_eq!(report.failure, None, "{target:?} {trouble:?} {seed}, which found: {found}");
+    }
 }
 
 #[test]

@@ -155,6 +155,10 @@ impl<T: Target> Job<T> {
             monoio::spawn(dispatch(Rc::clone(thread), self.scenario.load.spin));
         } else {
             thread.fill_all(self.clock.now_ns());
+            if self.scenario.load.spin {
+                let alarm = Alarm::new(true).map_err(BenchError::system("opening /dev/zero"))?;
+                monoio::spawn(stay_awake(alarm));
+            }
         }
         match self.phase {
             Phase::Prefill => self.until_filled(thread).await,
@@ -241,6 +245,15 @@ impl<T: Target> Job<T> {
                 return Ok(used);
             }
         }
+    }
+}
+
+/// Keeps the thread looking for replies instead of sleeping, until the runtime ends: the time a
+/// sleeping CPU takes to wake is then not part of a reply's latency.
+async fn stay_awake(mut alarm: Alarm) {
+    while alarm.wait(Duration::ZERO).await.is_ok() {
+        // Kernel threads that complete the server's writes may be bound to this CPU.
+        std::thread::yield_now();
     }
 }
 

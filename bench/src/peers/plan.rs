@@ -3,7 +3,7 @@
 use super::System;
 use crate::error::BenchError;
 use crate::floor::fio::{DSYNC_256K, Job};
-use crate::scenario::{Keys, Load, Mix, Mode, Scenario, Topic, Values};
+use crate::scenario::{Keys, Load, Mix, Mode, ProtocolName, Scenario, Topic, Values};
 use std::time::Duration;
 
 /// Values and records of every comparison.
@@ -118,7 +118,7 @@ impl Plan {
             (Kind::Append, _) => {
                 scenario.load.connections = APPEND_CONNECTIONS;
                 scenario.mix = Mix { append: 1, ..Mix::default() };
-                if system == System::Ironring {
+                if system.protocol() == ProtocolName::Ironring {
                     scenario.topic =
                         Topic { records_per_append: APPEND_RECORDS, ..Topic::default() };
                 } else {
@@ -144,7 +144,13 @@ mod tests {
     fn every_plan_is_valid_for_every_server_that_can_do_it() {
         for plan in PLANS {
             assert!(plan.scenario(System::Ironring).is_some());
-            for system in [System::Ironring, System::Redis, System::Nats, System::Etcd] {
+            for system in [
+                System::Ironring,
+                System::IronringMonoio,
+                System::Redis,
+                System::Nats,
+                System::Etcd,
+            ] {
                 if let Some(mut scenario) = plan.scenario(system) {
                     scenario.check().unwrap();
                     assert_eq!(scenario.load.mode, Mode::Closed);
@@ -156,7 +162,7 @@ mod tests {
     #[test]
     fn appends_keep_the_same_records_in_flight_everywhere() {
         let append = chosen(&["append".to_owned()]).unwrap()[0];
-        for system in [System::Ironring, System::Nats] {
+        for system in [System::Ironring, System::IronringMonoio, System::Nats] {
             let s = append.scenario(system).unwrap();
             let per_request =
                 crate::engine::records_per_op(&s, crate::workload::OpKind::Append) as usize;

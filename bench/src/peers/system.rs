@@ -28,6 +28,9 @@ const ETCD_QUOTA_BYTES: &str = "8589934592";
 pub enum System {
     /// One node with one shard.
     Ironring,
+    /// The same on monoio instead of glommio.
+    #[serde(rename = "ironring-monoio")]
+    IronringMonoio,
     /// redis-server or valkey-server with `appendfsync always`.
     Redis,
     /// nats-server with a JetStream file store and `sync_interval: always`.
@@ -42,6 +45,7 @@ impl System {
     pub fn name(self) -> &'static str {
         match self {
             System::Ironring => "ironring",
+            System::IronringMonoio => "ironring-monoio",
             System::Redis => "redis",
             System::Nats => "nats",
             System::Etcd => "etcd",
@@ -52,7 +56,7 @@ impl System {
     #[must_use]
     pub fn protocol(self) -> ProtocolName {
         match self {
-            System::Ironring => ProtocolName::Ironring,
+            System::Ironring | System::IronringMonoio => ProtocolName::Ironring,
             System::Redis => ProtocolName::Redis,
             System::Nats => ProtocolName::Nats,
             System::Etcd => ProtocolName::Etcd,
@@ -104,7 +108,9 @@ impl Installed {
         let given =
             |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());
         let candidates: Vec<String> = match system {
-            System::Ironring => given(&args.ironring).map_or_else(beside_this_program, |p| vec![p]),
+            System::Ironring | System::IronringMonoio => {
+                given(&args.ironring).map_or_else(beside_this_program, |p| vec![p])
+            }
             System::Redis => given(&args.redis)
                 .map_or_else(|| vec!["redis-server".into(), "valkey-server".into()], |p| vec![p]),
             System::Nats => {
@@ -125,6 +131,7 @@ impl Installed {
                            clients";
                 (how.to_owned(), true)
             }
+            System::IronringMonoio => ("one shard on monoio, durability local".to_owned(), true),
             System::Redis => ("appendonly yes, appendfsync always, no snapshots".to_owned(), true),
             System::Nats if nats_can_sync(&program, &args.data_root) => {
                 ("JetStream file store, sync_interval always".to_owned(), true)
@@ -157,10 +164,13 @@ impl Installed {
         let mut command = Command::new(&self.program);
         command.current_dir(folder);
         match self.system {
-            System::Ironring => {
+            System::Ironring | System::IronringMonoio => {
                 command.arg("start").arg("--data-dir").arg(folder.join("data"));
                 command.args(["--listen", &format!("127.0.0.1:{port}"), "--shards", "1"]);
                 command.args(["--http", &format!("127.0.0.1:{}", free_port()?)]);
+                if self.system == System::IronringMonoio {
+                    command.args(["--set", "driver.runtime=monoio"]);
+                }
                 command.args(&args.ironring_args);
             }
             System::Redis => {
@@ -242,7 +252,7 @@ fn probe(system: System, addr: &str) -> Result<(), BenchError> {
     scenario.check()?;
     let mut workload = Workload::new(&scenario, 1)?;
     match system {
-        System::Ironring => ironring::ready(addr),
+        System::Ironring | System::IronringMonoio => ironring::ready(addr),
         System::Redis => RespTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),
         System::Nats => NatsTarget::prepare(addr).map(|_| ()),
         System::Etcd => EtcdTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),

@@ -79,7 +79,7 @@ pub fn run(args: &DiskGetsArgs) -> Result<StudyResult, BenchError> {
     for round in 1..=args.rounds {
         progress(common, &format!("round {round} of {}", args.rounds));
         node.thaw()?;
-        gets.push(node.measure(&scenario, common)?);
+        gets.push(node.measure(&scenario, &common.with_seed_of(round as u64))?);
         node.freeze()?;
         let seconds = u32::try_from(args.duration.as_secs().max(1)).unwrap_or(u32::MAX);
         fio.push(file.run(&RANDOM_READ_64, seconds)?);

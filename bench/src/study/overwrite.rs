@@ -259,12 +259,7 @@ fn load(
     let mut answered = Instant::now();
     while written < target as f64 {
         let at_s = began.elapsed().as_secs_f64();
-        // Another seed each time: the same keys again would not be uniform over all of them.
-        let seeded = crate::cli::StudyCommon {
-            seed: common.seed + slices.len() as u64 + 1,
-            quiet: true,
-            ..common.clone()
-        };
+        let seeded = common.with_seed_of(slices.len() as u64 + 1);
         let run = node.measure(scenario, &seeded)?;
         let after = compaction(node)?;
         if run.achieved_per_s > 0.0 {

@@ -9,9 +9,9 @@
 //! region: | owner u32, length u32, record, zeros to a multiple of 8 | ... | free |
 //! ```
 //!
-//! Each region belongs to one of two first-in-first-out queues. Records are taken from the front
+//! Each region belongs to one of three first-in-first-out queues. Records are taken from the front
 //! of a queue's oldest region and appended to its newest. A record of more than a quarter of a
-//! region has a region of its own size.
+//! region is large: it has a region of its own size.
 //!
 //! Invariant: every region in a queue has at least one record that has an owner.
 
@@ -34,8 +34,16 @@ const OWN_REGION_SHARE: usize = 4;
 pub(super) enum Queue {
     /// What is new.
     Small = 0,
+    /// What is new and large.
+    Large = 1,
     /// What proved to be wanted.
-    Main = 1,
+    Main = 2,
+}
+
+impl Queue {
+    /// All of them.
+    #[cfg(test)]
+    pub(super) const ALL: [Queue; 3] = [Queue::Small, Queue::Large, Queue::Main];
 }
 
 /// Where a record is.
@@ -70,9 +78,9 @@ pub(super) struct Arena {
     unused: Vec<u32>,
     /// An empty region of the common size, kept for the next append.
     spare: Option<Box<[u8]>>,
-    queues: [VecDeque<u32>; 2],
+    queues: [VecDeque<u32>; 3],
     /// Bytes of the records with an owner, by queue.
-    queued_bytes: [usize; 2],
+    queued_bytes: [usize; 3],
     used_bytes: usize,
 }
 
@@ -94,7 +102,7 @@ impl Arena {
             unused: Vec::new(),
             spare: None,
             queues: Default::default(),
-            queued_bytes: [0; 2],
+            queued_bytes: [0; 3],
             used_bytes: 0,
         }
     }
@@ -122,7 +130,7 @@ impl Arena {
     /// What [`Arena::used_bytes`] grows by when a record of `len` bytes is appended to `queue`.
     pub(super) fn growth(&self, queue: Queue, len: usize) -> usize {
         let stride = stride(len);
-        if self.needs_own_region(stride) {
+        if self.is_large(len) {
             return cost(stride);
         }
         match self.queues[queue as usize].back() {
@@ -133,6 +141,20 @@ impl Arena {
 
     /// Appends a record in parts, `len` bytes together, to `queue`.
     pub(super) fn append(&mut self, queue: Queue, owner: u32, parts: &[&[u8]], len: usize) -> Spot {
+        let stride = stride(len);
+        if self.is_large(len) {
+            // Filled once: a megabyte is not zeroed first.
+            let mut memory = Vec::with_capacity(stride);
+            memory.extend_from_slice(&owner.to_le_bytes());
+            memory.extend_from_slice(&(len as u32).to_le_bytes());
+            for part in parts {
+                memory.extend_from_slice(part);
+            }
+            memory.resize(stride, 0);
+            let region = self.add_region(memory.into_boxed_slice());
+            self.own_region_filled(queue, region, stride);
+            return Spot { region, start: HEADER_BYTES as u32 };
+        }
         let spot = self.reserve(queue, owner, len);
         self.record_mut(spot, len).copy_from_parts(parts);
         spot
@@ -235,8 +257,9 @@ impl Arena {
         self.spare = None;
     }
 
-    fn needs_own_region(&self, stride: usize) -> bool {
-        stride > self.region_bytes / OWN_REGION_SHARE
+    /// Whether a record of this length has a region of its own.
+    pub(super) fn is_large(&self, len: usize) -> bool {
+        stride(len) > self.region_bytes / OWN_REGION_SHARE
     }
 
     fn has_room(&self, region: u32, stride: usize) -> bool {
@@ -248,11 +271,15 @@ impl Arena {
     fn reserve(&mut self, queue: Queue, owner: u32, len: usize) -> Spot {
         let stride = stride(len);
         let region = match self.queues[queue as usize].back() {
-            _ if self.needs_own_region(stride) => {
+            _ if self.is_large(len) => {
+                // Only a record whose region was larger than regions are by now gets here.
                 let region = self.add_region(vec![0; stride].into_boxed_slice());
-                self.regions[region as usize].own = true;
-                self.push_own_region(queue, region);
-                region
+                self.own_region_filled(queue, region, stride);
+                let start = HEADER_BYTES as u32;
+                let memory = &mut self.regions[region as usize].memory;
+                memory[..4].copy_from_slice(&owner.to_le_bytes());
+                memory[4..HEADER_BYTES].copy_from_slice(&(len as u32).to_le_bytes());
+                return Spot { region, start };
             }
             Some(&newest) if self.has_room(newest, stride) => newest,
             _ => {
@@ -289,10 +316,21 @@ impl Arena {
         }
     }
 
+    /// A new region holds its single record: counts it and queues it.
+    fn own_region_filled(&mut self, queue: Queue, region: u32, stride: usize) {
+        let target = &mut self.regions[region as usize];
+        (target.own, target.filled, target.records) = (true, stride, 1);
+        self.queued_bytes[queue as usize] += stride;
+        self.push_own_region(queue, region);
+    }
+
     /// Puts a region with a single record in a queue, in front of the one being filled.
     fn push_own_region(&mut self, queue: Queue, region: u32) {
         let order = &mut self.queues[queue as usize];
-        order.insert(order.len().saturating_sub(1), region);
+        match queue {
+            Queue::Large => order.push_back(region),
+            Queue::Small | Queue::Main => order.insert(order.len().saturating_sub(1), region),
+        }
     }
 }
 
@@ -327,7 +365,7 @@ impl Arena {
     pub(super) fn check(&self, mut owned: Vec<(Queue, u32, Spot, usize)>) {
         let mut found = Vec::new();
         let mut bytes = 0;
-        for queue in [Queue::Small, Queue::Main] {
+        for queue in Queue::ALL {
             for &number in &self.queues[queue as usize] {
                 let region = &self.regions[number as usize];
                 let before = found.len();

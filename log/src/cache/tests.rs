@@ -17,7 +17,7 @@ fn record(number: u64, version: u64, len: usize) -> Vec<u8> {
 /// Walks slots, chains, free slots and regions, and recomputes what is accounted. O(n).
 fn check(cache: &RecordCache) {
     assert!(cache.bytes() <= cache.capacity(), "{} of {}", cache.bytes(), cache.capacity());
-    let mut queued_bytes = [0; 2];
+    let mut queued_bytes = [0; Queue::ALL.len()];
     let used = cache.slots.iter().enumerate().filter(|(_, slot)| slot.used);
     let mut owned = Vec::new();
     for (index, slot) in used {
@@ -26,7 +26,7 @@ fn check(cache: &RecordCache) {
         owned.push((slot.queue, index as u32, slot.spot, slot.record_bytes as usize));
     }
     assert_eq!(owned.len(), cache.len());
-    for queue in [Queue::Small, Queue::Main] {
+    for queue in Queue::ALL {
         assert_eq!(cache.arena.queued_bytes(queue), queued_bytes[queue as usize]);
     }
     cache.arena.check(owned);
@@ -223,6 +223,27 @@ fn small_records_fill_a_cache_that_was_full_of_large_ones() {
     check(&cache);
     assert!(cache.len() > 5_000, "{} records", cache.len());
     assert!(cache.bytes() > cache.capacity() / 10 * 9);
+}
+
+#[test]
+fn a_stream_of_large_records_takes_little_memory_and_keeps_what_is_read() {
+    let capacity = 4 << 20;
+    let mut cache = RecordCache::new(capacity);
+    for number in 0..1_000 {
+        cache.insert(at(number), &record(number, 0, 400));
+    }
+    cache.insert(at(5_000), &record(5_000, 0, 40_000));
+    assert!(cache.get(at(5_000)).is_some() && cache.get(at(5_000)).is_some());
+    for number in 10_000..10_300 {
+        cache.insert(at(number), &record(number, 0, 40_000));
+        assert!(cache.get(at(number)).is_some(), "the end of the stream is here");
+        check(&cache);
+    }
+    assert!(cache.arena.queued_bytes(Queue::Large) <= capacity / SMALL_SHARE);
+    assert!(cache.bytes() < capacity / 3, "{} bytes for a tenth", cache.bytes());
+    assert!(cache.get(at(10_000)).is_none(), "the beginning is gone, though there is room");
+    assert!(cache.get(at(5_000)).is_some(), "what was read twice moved on");
+    assert!((0..1_000).all(|number| cache.get(at(number)).is_some()), "small ones stay");
 }
 
 #[test]

@@ -18,7 +18,7 @@
 //! The checksum begins with where the record lies, so a record that a misdirected or lost write
 //! left at another place does not verify: a read needs no group header.
 
-use ironring_core::checksum::{crc32c, crc32c_append};
+use ironring_core::checksum::{crc32c, crc32c_append, crc32c_combine};
 use ironring_core::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX};
 use ironring_core::{Offset, PartitionId, SegmentId, SessionId, Term, WallTime};
 
@@ -30,6 +30,10 @@ pub const RECORD_HEADER_BYTES: usize = 64;
 
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(RECORD_HEADER_BYTES + KEY_BYTES_MAX + RECORD_BYTES_MAX < u32::MAX as usize);
+
+/// From this length on, the checksum of a record's bytes is combined with others instead of being
+/// computed again for each.
+const COMBINE_BYTES_MIN: usize = 128 << 10;
 
 /// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,15 +74,20 @@ pub fn encoded_len(record: &Record<'_>) -> usize {
 }
 
 fn checksum(segment: SegmentId, pos: u32, covered: &[u8]) -> u32 {
+    crc32c_append(place_checksum(segment, pos), covered)
+}
+
+fn place_checksum(segment: SegmentId, pos: u32) -> u32 {
     let mut place = [0u8; 8];
     put_u32(&mut place, 0, segment.0);
     put_u32(&mut place, 4, pos);
-    crc32c_append(crc32c(&place), covered)
+    crc32c(&place)
 }
 
 /// Writes the record to `out`, which is exactly [`encoded_len`] bytes long. `segment` and `pos`
-/// say where it will lie.
-pub fn encode(record: &Record<'_>, segment: SegmentId, pos: u32, out: &mut [u8]) {
+/// say where it will lie. Returns the checksum of `out[4..]` when the record is so long that summing
+/// it once more would cost: the group's is then combined from it.
+pub fn encode(record: &Record<'_>, segment: SegmentId, pos: u32, out: &mut [u8]) -> Option<u32> {
     assert!(record.key.len() <= KEY_BYTES_MAX, "keys are checked when a request arrives");
     assert!(record.body.len() <= RECORD_BYTES_MAX, "bodies are checked when a request arrives");
     assert_eq!(out.len(), encoded_len(record), "the caller measured the record");
@@ -96,8 +105,16 @@ pub fn encode(record: &Record<'_>, segment: SegmentId, pos: u32, out: &mut [u8])
     let body_at = RECORD_HEADER_BYTES + record.key.len();
     out[RECORD_HEADER_BYTES..body_at].copy_from_slice(record.key);
     out[body_at..].copy_from_slice(record.body);
-    let crc = checksum(segment, pos, &out[4..]);
+    let covered = &out[4..];
+    if covered.len() < COMBINE_BYTES_MIN {
+        let crc = checksum(segment, pos, covered);
+        put_u32(out, 0, crc);
+        return None;
+    }
+    let plain = crc32c(covered);
+    let crc = crc32c_combine(place_checksum(segment, pos), plain, covered.len());
     put_u32(out, 0, crc);
+    Some(plain)
 }
 
 /// The record at the beginning of `bytes`, and its length. Verified in full.

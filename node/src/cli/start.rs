@@ -7,6 +7,7 @@ use super::error::{CliError, DISK_FAILED, START_FAILED};
 use super::output::{Cell, Output, Report, Tone, View};
 use super::settings::SettingsArgs;
 use super::units;
+use crate::config::settle::MEMLOCK_LEAST_BYTES;
 use crate::config::{Loaded, Machine, Settled, TraceLevel};
 use crate::driver::{self, Node, NodeError};
 use crate::http::Server;
@@ -53,10 +54,27 @@ pub fn run(args: &StartArgs, output: Output) -> Result<(), CliError> {
     for warning in prepared.loaded.config.warnings() {
         output.note(&format!("warning: {warning}"));
     }
+    check_lockable_memory()?;
     if args.dry_run {
         return output.print(&Plan::new(&prepared)).map_err(|error| CliError::io("stdout", &error));
     }
     serve(prepared)
+}
+
+/// Refuses a limit below which there are no executors, before anything is made.
+fn check_lockable_memory() -> Result<(), CliError> {
+    use nix::sys::resource::{Resource, getrlimit};
+    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)
+        .map_err(|error| CliError::io("the limit of lockable memory is not told", &error.into()))?;
+    if limit >= MEMLOCK_LEAST_BYTES {
+        return Ok(());
+    }
+    let (limit, least) = (units::bytes(limit), units::bytes(MEMLOCK_LEAST_BYTES));
+    let what = format!(
+        "the limit of lockable memory (`ulimit -l`) is {limit}, and the executors need {least} at \
+         least: raise it (`ulimit -l`, memlock in /etc/security/limits.conf, LimitMEMLOCK= of a unit)"
+    );
+    Err(CliError::local(&START_FAILED, what))
 }
 
 /// What `start --dry-run` says.
@@ -92,11 +110,12 @@ impl Report for Plan<'_> {
         let settled = self.settled;
         let cpus: Vec<String> = settled.cpus.iter().map(u16::to_string).collect();
         let shards = format!("{} on CPU {}", settled.cpus.len(), cpus.join(", "));
-        let (registered, tone) = if settled.io_memory_registered {
-            ("registered", Tone::Good)
-        } else {
-            ("NOT registered: RLIMIT_MEMLOCK is too small", Tone::Warn)
-        };
+        let (registered, tone) =
+            match (settled.io_memory_registered, settled.runtime.registers_memory()) {
+                (true, _) => ("registered", Tone::Good),
+                (false, true) => ("NOT registered: RLIMIT_MEMLOCK is too small", Tone::Warn),
+                (false, false) => ("kept, not registered: this runtime cannot", Tone::Plain),
+            };
         let io_memory =
             format!("{} per shard, {registered}", units::bytes(settled.io_memory_bytes));
         let source = if settled.disk_measured { "measured" } else { "not measured" };
@@ -115,6 +134,7 @@ impl Report for Plan<'_> {
             ("cache", Cell::from(units::bytes(settled.cache_bytes))),
             ("disk", Cell::from(units::bytes(settled.disk_bytes_max))),
             ("scrub", Cell::from(scrub)),
+            ("runtime", Cell::from(settled.runtime.name())),
             ("io memory", Cell::toned(io_memory, tone)),
             ("clients", Cell::from(self.clients.as_str())),
             ("http", Cell::from(self.http.as_str())),

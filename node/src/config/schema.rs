@@ -193,12 +193,17 @@ schema! {
 
     /// The executors.
     driver: DriverConfig {
-        /// Microseconds a shard looks for work before it sleeps. Above 0 it trades a busy CPU for
-        /// a shorter wait.
-        spin_us: u32 = 0, Whole::<u32>::within(0, 1_000_000);
-        /// Memory each shard registers with io_uring; three times as much must fit in
-        /// RLIMIT_MEMLOCK for every shard.
-        io_memory_bytes: u64 = 0, Size::zero_or("as much as RLIMIT_MEMLOCK allows, at most 10MiB", 64 * KIB, GIB);
+        /// The asynchronous runtime that runs the shards. What is stored and what clients see is
+        /// the same with either.
+        runtime: RuntimeName = RuntimeName::Glommio, Choice(RUNTIMES);
+        /// Microseconds a shard with nothing to do looks for work at the most before it sleeps. It
+        /// looks only while that has paid lately: while requests come closer together than this.
+        /// 0: it sleeps at once.
+        spin_us: u32 = 200, Whole::<u32>::within(0, 1_000_000);
+        /// Memory for I/O of each shard. glommio registers it with io_uring, and three times as much
+        /// must fit in RLIMIT_MEMLOCK for every shard; monoio registers none, it keeps as much of its
+        /// buffers for their next use.
+        io_memory_bytes: u64 = 0, Size::zero_or("10MiB; with glommio less where RLIMIT_MEMLOCK allows less", 64 * KIB, GIB);
     }
 
     /// What the node writes to its log (stderr).
@@ -237,6 +242,33 @@ impl TraceLevel {
     #[must_use]
     pub fn name(self) -> &'static str {
         TRACE_LEVELS[self as usize].0
+    }
+}
+
+/// An asynchronous runtime that can run the shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeName {
+    /// glommio.
+    Glommio,
+    /// monoio.
+    Monoio,
+}
+
+const RUNTIMES: &[(&str, RuntimeName)] =
+    &[("glommio", RuntimeName::Glommio), ("monoio", RuntimeName::Monoio)];
+
+impl RuntimeName {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        RUNTIMES[self as usize].0
+    }
+
+    /// Whether it registers its I/O memory with the kernel.
+    #[must_use]
+    pub fn registers_memory(self) -> bool {
+        self == RuntimeName::Glommio
     }
 }
 

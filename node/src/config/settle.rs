@@ -9,19 +9,25 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use super::schema::Config;
+use super::schema::{Config, RuntimeName};
 use super::size::{KIB, MIB};
 use crate::diskprobe::{Profile, SCRUB_UNMEASURED};
 
-/// io_uring memory a shard takes when nothing limits it.
+/// I/O memory a shard takes when nothing limits it.
 const IO_MEMORY_BYTES_MAX: u64 = 10 * MIB;
-/// io_uring memory a shard takes however small the limit is: below it, registering fails anyway.
+/// Registered memory a shard takes however small the limit is: below it, registering fails anyway.
 const IO_MEMORY_BYTES_MIN: u64 = 64 * KIB;
 /// Registered memory per shard, as a multiple of its io memory.
 pub const MEMLOCK_PER_IO_MEMORY: u64 = 3;
-/// What the three rings of one shard take of the memlock limit: kernels from 6.14 on charge them
-/// (313 KiB measured at the depth in use), and without them there is no executor.
-const RINGS_BYTES: u64 = 320 * KIB;
+/// Below this limit glommio makes no executor, whatever the kernel would allow.
+pub const MEMLOCK_LEAST_BYTES: u64 = 512 * KIB;
+/// Entries of a ring, most first: with less memory to lock the rings are smaller.
+const RING_DEPTHS: [u32; 5] = [1024, 512, 256, 128, 64];
+/// Rings of one executor.
+const RINGS: u64 = 3;
+/// Memory that is locked for an executor besides: what glommio makes, and the ring that files are read
+/// and written on (128 submissions of 64 bytes, 1,024 completions of 16), rounded up.
+const RINGS_MORE_BYTES: u64 = (8 + 32) * KIB;
 /// Bit of `CAP_IPC_LOCK` in a capability mask: a process that has it has no memlock limit.
 const CAP_IPC_LOCK_BIT: u64 = 1 << 14;
 
@@ -128,10 +134,14 @@ pub struct Settled {
     pub scrub_bytes_per_second_max: u64,
     /// Whether that comes from a measurement of the disk.
     pub disk_measured: bool,
-    /// io_uring memory of one shard.
+    /// What runs the shards.
+    pub runtime: RuntimeName,
+    /// Entries of each of a shard's rings.
+    pub ring_depth: u32,
+    /// I/O memory of one shard.
     pub io_memory_bytes: u64,
-    /// True when all shards' io_uring memory fits in RLIMIT_MEMLOCK. Otherwise buffers are not
-    /// registered with the kernel, which costs CPU and nothing else.
+    /// True when the runtime registers I/O memory and all of it fits in RLIMIT_MEMLOCK. Otherwise
+    /// buffers are not registered with the kernel, which costs CPU and nothing else.
     pub io_memory_registered: bool,
 }
 
@@ -156,6 +166,40 @@ pub enum SettleError {
         /// Partitions there are.
         partitions: u32,
     },
+}
+
+/// What the rings of one shard take of the memlock limit: kernels from 6.14 on charge them, and
+/// without them there is no executor. A ring has 64 bytes for each entry, and 36 with a header for
+/// the queues around them, each in whole pages (104 KiB measured for 1024 entries, 16 for 128).
+fn rings_bytes(depth: u32) -> u64 {
+    let (entries, queues) = (64 * u64::from(depth), 36 * u64::from(depth) + 512);
+    RINGS * (entries.next_multiple_of(4 * KIB) + queues.next_multiple_of(4 * KIB))
+        + RINGS_MORE_BYTES
+}
+
+/// Rings and io memory of a shard that may lock `share` bytes, unless the configuration says how
+/// much io memory: entries, bytes, and whether they can be registered.
+fn rings_and_memory(share: u64, io_memory_bytes: u64) -> (u32, u64, bool) {
+    let least = match io_memory_bytes {
+        0 => IO_MEMORY_BYTES_MIN,
+        bytes => bytes,
+    };
+    let deepest = |room: u64| RING_DEPTHS.into_iter().find(|depth| rings_bytes(*depth) <= room);
+    let room = share.saturating_sub(MEMLOCK_PER_IO_MEMORY * least);
+    let Some(depth) = deepest(room) else {
+        // Nothing can be registered, and nothing must be: a part would take the rings' room. What
+        // is larger than the limit is not even tried.
+        let depth = deepest(share).unwrap_or(RING_DEPTHS[RING_DEPTHS.len() - 1]);
+        return (depth, io_memory_bytes, false);
+    };
+    // Half of what there is: the limit is the user's, who may run more than one node, and the
+    // kernel takes back a killed process's memory some time after it is gone.
+    let half = (share - rings_bytes(depth)) / MEMLOCK_PER_IO_MEMORY / 2 / (4 * KIB) * (4 * KIB);
+    let bytes = match io_memory_bytes {
+        0 => half.clamp(IO_MEMORY_BYTES_MIN, IO_MEMORY_BYTES_MAX),
+        bytes => bytes,
+    };
+    (depth, bytes, true)
 }
 
 impl Settled {
@@ -183,14 +227,16 @@ impl Settled {
             0 => machine.memory_bytes / 10 * 6,
             bytes => bytes,
         };
-        let locked_per_shard = machine.memlock_bytes.map(|limit| {
-            (limit / shards as u64).saturating_sub(RINGS_BYTES) / MEMLOCK_PER_IO_MEMORY
-        });
-        let io_memory_bytes = match config.driver.io_memory_bytes {
-            0 => locked_per_shard
-                .map_or(IO_MEMORY_BYTES_MAX, |fits| fits / (4 * KIB) * (4 * KIB))
-                .clamp(IO_MEMORY_BYTES_MIN, IO_MEMORY_BYTES_MAX),
-            bytes => bytes,
+        let runtime = config.driver.runtime;
+        let asked = config.driver.io_memory_bytes;
+        let (ring_depth, io_memory_bytes, io_memory_registered) = match machine.memlock_bytes {
+            None => (RING_DEPTHS[0], if asked == 0 { IO_MEMORY_BYTES_MAX } else { asked }, true),
+            Some(limit) => match rings_and_memory(limit / shards as u64, asked) {
+                (depth, 0, registered) => {
+                    (depth, limit.next_multiple_of(4 * KIB) + 4 * KIB, registered)
+                }
+                settled => settled,
+            },
         };
         Ok(Settled {
             cpus: from.iter().copied().cycle().take(shards).collect(),
@@ -209,8 +255,10 @@ impl Settled {
                 .as_ref()
                 .map_or(SCRUB_UNMEASURED, Profile::scrub_bytes_per_second),
             disk_measured: machine.disk.is_some(),
+            ring_depth,
             io_memory_bytes,
-            io_memory_registered: locked_per_shard.is_none_or(|fits| io_memory_bytes <= fits),
+            runtime,
+            io_memory_registered: runtime.registers_memory() && io_memory_registered,
         })
     }
 }
@@ -238,8 +286,8 @@ mod tests {
         assert_eq!(settled.memory_max_bytes, 6 * GIB);
         assert_eq!(settled.cache_bytes, 6 * GIB / 4);
         assert_eq!(settled.disk_bytes_max, 90 * GIB);
-        // A third of 8 MiB / 4 shards without their rings, in whole pages.
-        assert_eq!(settled.io_memory_bytes, 144 * 4 * KIB);
+        // Half of a third of 8 MiB / 4 shards without their rings, in whole pages.
+        assert_eq!((settled.ring_depth, settled.io_memory_bytes), (1024, 70 * 4 * KIB));
         assert!(settled.io_memory_registered);
         assert_eq!((settled.scrub_bytes_per_second_max, settled.disk_measured), (64 * MIB, false));
     }
@@ -279,15 +327,42 @@ mod tests {
         let settled = Settled::new(&Config::default(), &unlimited).unwrap();
         assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (10 * MIB, true));
 
-        let mut tight = machine();
-        tight.memlock_bytes = Some(64 * KIB);
-        let settled = Settled::new(&Config::default(), &tight).unwrap();
-        assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (64 * KIB, false));
-
         let mut config = Config::default();
         config.driver.io_memory_bytes = MIB;
         let settled = Settled::new(&config, &machine()).unwrap();
         assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (MIB, false));
+        assert_eq!(settled.ring_depth, 1024, "the rings do not suffer from what is not registered");
+
+        let mut config = Config::default();
+        config.driver.runtime = RuntimeName::Monoio;
+        let settled = Settled::new(&config, &machine()).unwrap();
+        assert!(!settled.io_memory_registered, "that runtime registers nothing");
+    }
+
+    #[test]
+    fn with_little_to_lock_the_rings_are_smaller_and_come_first() {
+        let mut tight = machine();
+        tight.memlock_bytes = Some(512 * KIB);
+        let mut config = Config::default();
+        let mut settle = |shards| {
+            config.node.shards = shards;
+            let s = Settled::new(&config, &tight).unwrap();
+            (s.ring_depth, s.io_memory_bytes, s.io_memory_registered)
+        };
+        assert_eq!(settle(1), (512, 64 * KIB, true));
+        assert_eq!(settle(2), (64, 64 * KIB, true));
+        // Too much to be registered even in part.
+        assert_eq!(settle(4), (256, 516 * KIB, false));
+        assert_eq!(settle(16), (64, 516 * KIB, false));
+    }
+
+    #[test]
+    fn rings_take_what_was_measured() {
+        let measured = [(1024, 104), (512, 52), (256, 28), (128, 16), (64, 8)];
+        for (depth, kib) in measured {
+            assert_eq!(rings_bytes(depth), RINGS * kib * KIB + RINGS_MORE_BYTES, "{depth} entries");
+        }
+        assert_eq!(measured.map(|(depth, _)| depth), RING_DEPTHS);
     }
 
     #[test]

@@ -5,12 +5,10 @@ use std::time::Duration;
 use super::facts::{DataFacts, DeviceFacts, Facts};
 use super::{Row, Severity};
 use crate::cli::units;
-use crate::config::settle::MEMLOCK_PER_IO_MEMORY;
-use crate::config::size::{KIB, MIB};
+use crate::config::settle::{MEMLOCK_LEAST_BYTES, MEMLOCK_PER_IO_MEMORY};
+use crate::config::size::MIB;
 use crate::config::{Config, Settled};
 
-/// The executors do not start below this limit, whatever the user's privileges.
-const MEMLOCK_LEAST_BYTES: u64 = 512 * KIB;
 /// io_uring memory a shard takes when the limit allows it.
 const IO_MEMORY_FULL_BYTES: u64 = 10 * MIB;
 /// Oldest kernel whose io_uring has every operation the executors use.
@@ -140,18 +138,26 @@ fn seccomp(facts: &Facts) -> Row {
 fn memlock(settled: &Settled, facts: &Facts) -> Row {
     let shards = settled.cpus.len() as u64;
     let full = MEMLOCK_PER_IO_MEMORY * IO_MEMORY_FULL_BYTES * shards;
-    let required = format!(
-        "{}; {} for all io memory of {shards} shards",
-        units::bytes(MEMLOCK_LEAST_BYTES),
-        units::bytes(full)
-    );
+    let registers = settled.runtime.registers_memory();
+    let mut required = units::bytes(MEMLOCK_LEAST_BYTES);
+    if registers {
+        required += &format!("; {} for all io memory of {shards} shards", units::bytes(full));
+    }
     let limit = facts.memlock_soft.map_or_else(|| "unlimited".to_owned(), units::bytes);
     let free = if facts.memlock_enforced { "" } else { ", not enforced (CAP_IPC_LOCK)" };
     let io_memory = units::bytes(settled.io_memory_bytes);
-    let row = row("memlock", &required, format!("{limit}{free}: io memory {io_memory} per shard"));
+    let taken = if registers {
+        format!("io memory {io_memory} per shard")
+    } else {
+        format!("{} registers no memory", settled.runtime.name())
+    };
+    let row = row("memlock", &required, format!("{limit}{free}: {taken}"));
     let fix = "LimitMEMLOCK=infinity in the systemd unit, or `ulimit -l unlimited`";
     if facts.memlock_soft.is_some_and(|limit| limit < MEMLOCK_LEAST_BYTES) {
         return row.but(Severity::Fatal, fix);
+    }
+    if !registers {
+        return row;
     }
     if !settled.io_memory_registered {
         return row.but(

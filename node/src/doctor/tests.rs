@@ -7,7 +7,7 @@ use super::kernel::DirectAlignment;
 use super::{Diagnosis, Row, Severity, checks};
 use crate::cli::output::Report;
 use crate::config::size::{GIB, KIB, MIB};
-use crate::config::{Config, Settled};
+use crate::config::{Config, RuntimeName, Settled};
 
 /// A machine with nothing to complain about.
 fn good() -> Facts {
@@ -62,6 +62,8 @@ fn settled() -> Settled {
         disk_bytes_max: 800 * GIB,
         scrub_bytes_per_second_max: 64 * MIB,
         disk_measured: false,
+        runtime: RuntimeName::Glommio,
+        ring_depth: 1024,
         io_memory_bytes: 10 * MIB,
         io_memory_registered: true,
     }
@@ -193,6 +195,12 @@ fn what_a_virtual_machine_hides_is_no_fault() {
         }),
         FINE
     );
+    let row = row_after("memlock", |facts, settled| {
+        facts.memlock_soft = Some(8 * MIB);
+        (settled.runtime, settled.io_memory_registered) = (RuntimeName::Monoio, false);
+    });
+    assert_eq!((row.severity, row.required.as_str()), (FINE, "512 KiB"));
+    assert_eq!(row.found, "8.0 MiB: monoio registers no memory");
     assert_eq!(
         severity_after("numa", |facts, _| {
             facts.nics[0].numa_node = None;

@@ -1,19 +1,18 @@
 //! Client connections: sockets to [`Connection`] state machines and back.
 //!
-//! One task per executor goes round: it reads every socket that is ready, hands the frames to the
-//! shard, and lets the turn seal, submit and answer; then it looks again. Answers are written by
+//! One task per executor goes round: it takes what other shards sent, reads every socket that is
+//! ready, hands messages and frames to the shard, and lets the turn seal, submit and answer; then it looks again. Answers are written by
 //! the turn with one non-blocking send a connection; what a socket does not take waits until it
 //! does.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use glommio::net::{TcpListener, TcpStream};
 use ironring_core::ErrorCode;
 use ironring_net::codec::encode_response;
 use ironring_net::connection::{CloseReason, Connection, Identity, Limits};
@@ -22,7 +21,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::clock;
-use super::executor::{Executor, reactor_pass};
+use super::executor::Executor;
+use super::runtime::Runtime;
 use crate::shard::{ConnId, Event};
 
 /// How much is read at once: many frames when they are small.
@@ -34,6 +34,8 @@ const FRAMES_PER_ROUND: usize = 256;
 
 /// Answers made in one round before they are written: more would pile up.
 const ANSWER_BYTES_PER_ROUND: usize = 4 << 20;
+/// How long to accept nothing after a failure.
+const ACCEPT_NAP: Duration = Duration::from_millis(50);
 
 /// One client connection.
 pub struct ConnState {
@@ -63,15 +65,31 @@ pub struct Terms {
     pub limits: Limits,
 }
 
-/// Serves every connection of an executor, round after round.
-pub async fn rounds(executor: Rc<Executor>) {
-    let mut ready = Vec::new();
+/// Serves every connection of an executor, and the other shards, round after round.
+pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
+    let (mut ready, mut messages) = (Vec::new(), Vec::new());
     loop {
+        executor.runtime.drive();
         executor.poller.ready(&mut ready);
         let again = executor.poller.take_again();
-        if ready.is_empty() && again.is_empty() {
-            executor.poller.wait().await;
+        executor.mesh.take(&mut messages);
+        let now = clock::now().mono;
+        if ready.is_empty() && again.is_empty() && messages.is_empty() {
+            if executor.idle.borrow_mut().looks(now) {
+                std::thread::yield_now();
+                executor.idle.borrow_mut().offered(now, clock::now().mono);
+                executor.runtime.yield_now(now).await;
+            } else {
+                if executor.mesh.may_sleep() {
+                    executor.poller.wait(&*executor.runtime).await;
+                }
+                executor.mesh.awake();
+            }
             continue;
+        }
+        executor.idle.borrow_mut().busy(now);
+        for message in messages.drain(..) {
+            executor.handle(Event::Message(message));
         }
         for event in &ready {
             let conn = executor.conns.borrow().get(&event.conn).cloned();
@@ -83,6 +101,7 @@ pub async fn rounds(executor: Rc<Executor>) {
             }
             if event.readable {
                 conn.read(&executor);
+                executor.start_io_early();
             }
             if event.gone && !conn.watched.get().0 {
                 // Answers may still be owed to nobody; the set must not report it until then.
@@ -93,14 +112,14 @@ pub async fn rounds(executor: Rc<Executor>) {
             conn.handle_frames(&executor);
             conn.settle(&executor);
         }
-        // The turn runs now, and then the reactor, so that I/O is submitted and completed.
-        reactor_pass().await;
+        // The turn runs now.
+        executor.runtime.yield_now(now).await;
     }
 }
 
 impl ConnState {
     /// Reads what has come and handles it.
-    fn read(self: &Rc<Self>, executor: &Rc<Executor>) {
+    fn read<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
         let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
         for _ in 0..READS_PER_ROUND {
             let mut protocol = self.protocol.borrow_mut();
@@ -132,7 +151,7 @@ impl ConnState {
     }
 
     /// Hands the frames that have arrived to the shard.
-    fn handle_frames(self: &Rc<Self>, executor: &Rc<Executor>) {
+    fn handle_frames<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
         let now = clock::now();
         let mut protocol = self.protocol.borrow_mut();
         let mut shard = executor.shard.borrow_mut();
@@ -171,7 +190,7 @@ impl ConnState {
     }
 
     /// Writes what the socket takes now.
-    pub fn write(self: &Rc<Self>, executor: &Rc<Executor>) {
+    pub fn write<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
         let (mut moved, mut failed) = (false, false);
         {
             let mut protocol = self.protocol.borrow_mut();
@@ -204,7 +223,7 @@ impl ConnState {
     }
 
     /// Waits for what the protocol wants next, or ends the connection.
-    pub fn settle(self: &Rc<Self>, executor: &Rc<Executor>) {
+    pub fn settle<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
         if self.closed.get() {
             return;
         }
@@ -223,7 +242,7 @@ impl ConnState {
         }
     }
 
-    fn close(self: &Rc<Self>, executor: &Rc<Executor>) {
+    fn close<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
         self.closed.set(true);
         let reason = self.protocol.borrow().close_reason();
         let reason = reason.unwrap_or(CloseReason::Shutdown);
@@ -237,14 +256,14 @@ impl ConnState {
 }
 
 /// Accepts connections on `listener` for ever.
-pub async fn accept(executor: Rc<Executor>, listener: TcpListener, terms: Terms) {
+pub async fn accept<R: Runtime>(executor: Rc<Executor<R>>, listener: R::Listener, terms: Terms) {
     loop {
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
+        let socket = match executor.runtime.accept(&listener).await {
+            Ok(socket) => socket,
             Err(error) => {
                 // Out of descriptors, most likely: others may close theirs.
                 tracing::warn!(%error, "accept failed");
-                glommio::timer::sleep(Duration::from_millis(50)).await;
+                executor.runtime.sleep(ACCEPT_NAP).await;
                 continue;
             }
         };
@@ -256,10 +275,10 @@ pub async fn accept(executor: Rc<Executor>, listener: TcpListener, terms: Terms)
         if shared.connections.fetch_add(1, Ordering::Relaxed) >= shared.connections_max {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
             sockets.refused.fetch_add(1, Ordering::Relaxed);
-            refuse(&stream, shared.connections_max);
+            refuse(&socket, shared.connections_max);
             continue;
         }
-        if let Err(error) = open(&executor, &stream, &terms) {
+        if let Err(error) = open(&executor, socket, &terms) {
             tracing::warn!(%error, "a connection cannot be served");
             shared.connections.fetch_sub(1, Ordering::Relaxed);
             continue;
@@ -269,20 +288,24 @@ pub async fn accept(executor: Rc<Executor>, listener: TcpListener, terms: Terms)
 }
 
 /// Tells a connection too many why, as far as its socket takes it at once.
-fn refuse(stream: &TcpStream, connections_max: u64) {
+fn refuse(socket: &OwnedFd, connections_max: u64) {
     let mut frame = Vec::new();
     let message = format!("the node serves {connections_max} connections already");
     let error =
         Response::Error { code: ErrorCode::TooManyConnections, detail: 100, message: &message };
     encode_response(&mut frame, 0, &error);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let _ = send(stream.as_raw_fd(), &frame, flags);
+    let _ = send(socket.as_raw_fd(), &frame, flags);
 }
 
-fn open(executor: &Rc<Executor>, stream: &TcpStream, terms: &Terms) -> std::io::Result<()> {
-    let _ = stream.set_nodelay(true);
-    // The poller waits for this copy; glommio's stream, with a poll of its own, goes.
-    let socket = nix::unistd::dup(stream_fd(stream))?;
+fn open<R: Runtime>(
+    executor: &Rc<Executor<R>>,
+    socket: OwnedFd,
+    terms: &Terms,
+) -> std::io::Result<()> {
+    let options = socket2::SockRef::from(&socket);
+    let _ = options.set_tcp_nodelay(true);
+    let peer = options.peer_addr().ok().and_then(|a| a.as_socket());
     let id = executor.name_connection();
     let protocol = Connection::new(Arc::clone(&terms.identity), terms.limits, clock::now().mono);
     executor.poller.add(&socket, id)?;
@@ -295,20 +318,8 @@ fn open(executor: &Rc<Executor>, stream: &TcpStream, terms: &Terms) -> std::io::
         blocked: Cell::new(false),
         closed: Cell::new(false),
         held_back: Cell::new(false),
-        peer: stream.peer_addr().ok(),
+        peer,
     });
     executor.conns.borrow_mut().insert(id, conn);
     Ok(())
-}
-
-fn stream_fd(stream: &TcpStream) -> std::os::fd::BorrowedFd<'_> {
-    // SAFETY: the descriptor is the stream's, which outlives the borrow.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(stream.as_raw_fd()) }
-}
-
-/// A listener of glommio around a socket that is bound already.
-#[must_use]
-pub fn adopt(socket: socket2::Socket) -> TcpListener {
-    // SAFETY: the descriptor is handed over: nothing else refers to it.
-    unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/lock          flock held while a node runs; its content is the process id
 //! DIR/node.toml     identity, written once: format, storage uuid, cluster, node, partitions, shards
-//! DIR/probe         4 KiB of zeros, read first by every executor (see `executor`)
+//! DIR/probe         4 KiB of zeros, read first by every executor (see `glommio`)
 //! DIR/shard-000/    files of shard 0: superblock, segments, checkpoints
 //! ```
 
@@ -211,7 +211,7 @@ impl DataDir {
         Ok(())
     }
 
-    /// See [`super::executor`]: glommio must read a file of at least 4 KiB before any other.
+    /// See [`super::glommio`], which must read a file of at least 4 KiB before any other.
     fn make_probe(&self) -> Result<(), DataDirError> {
         let path = self.probe();
         if fs::metadata(&path).is_ok_and(|m| m.len() == 4096) {

@@ -6,10 +6,7 @@
 //! all that came, starts its I/O, and only then writes the answers to the sockets, one write per
 //! connection.
 //!
-//! Two habits of glommio shape the start (both measured): it decides whether a device can be
-//! polled by one read of the *first* file an executor opens, and takes the device for pollable
-//! when that file is empty, after which every read fails, so a 4 KiB probe file is read first;
-//! and a task that is woken runs behind those that are ready, which is what makes the turn work.
+//! The turn rests on a habit of the runtimes: a task that is woken runs behind those that are ready.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,43 +23,42 @@ use ironring_net::connection::Connection;
 use super::clock;
 use super::connection::ConnState;
 use super::files::Files;
+use super::idle::Idle;
 use super::mesh::Mesh;
 use super::node::Shared;
 use super::poller::Poller;
+use super::runtime::Runtime;
 use crate::shard::{ConnId, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
 const TIMER_NAP: Duration = Duration::from_millis(20);
 /// How long to sleep at a time while a group is held back; less is spent looking.
 const HELD_NAP: Duration = Duration::from_micros(50);
-/// Shorter than a pass of the reactor, longer than from making a timer to looking at it.
-const REACTOR_PASS: Duration = Duration::from_nanos(500);
+/// Operations worth a submission of their own before the turn ends.
+const EARLY_OPS: usize = 4;
 /// How often counters are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for answers to be taken.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Lets every ready task run, and then the reactor: what was asked of the kernel is submitted, what
-/// it has finished is noticed. A timer of zero is over when it is looked at first, and a yield only
-/// lets other tasks run; a timer of less than a pass of the reactor takes one.
-pub async fn reactor_pass() {
-    glommio::timer::sleep(REACTOR_PASS).await;
-}
-
 /// One shard with its surroundings. Lives on one executor, behind an `Rc`.
-pub struct Executor {
+pub struct Executor<R: Runtime> {
+    /// What it runs on.
+    pub runtime: Rc<R>,
     /// The decisions.
     pub shard: RefCell<Shard>,
     /// What the shard wants done.
     pub effects: RefCell<Effects>,
     /// Its files.
-    pub files: Files,
+    pub files: Files<R>,
     /// The way to the other shards.
     pub mesh: Mesh,
     /// What all shards share.
     pub shared: Arc<Shared>,
     /// Which sockets are ready.
-    pub poller: Poller,
+    pub poller: Poller<R>,
+    /// How long to look for work before sleeping.
+    pub idle: RefCell<Idle>,
     /// Open connections.
     pub conns: RefCell<BTreeMap<ConnId, Rc<ConnState>>>,
     number: u16,
@@ -77,19 +73,22 @@ pub struct Executor {
     probe_seen: Cell<u64>,
 }
 
-impl Executor {
+impl<R: Runtime> Executor<R> {
     /// Surrounds a shard.
     #[must_use]
     pub fn new(
+        runtime: Rc<R>,
         shard: Shard,
-        files: Files,
+        files: Files<R>,
         mesh: Mesh,
-        poller: Poller,
+        poller: Poller<R>,
         shared: Arc<Shared>,
-    ) -> Rc<Executor> {
+    ) -> Rc<Executor<R>> {
         Rc::new(Executor {
+            runtime,
             number: shard.id().0,
             poller,
+            idle: RefCell::new(Idle::new(shared.spin_max)),
             shard: RefCell::new(shard),
             effects: RefCell::default(),
             files,
@@ -119,10 +118,12 @@ impl Executor {
 
     /// Hands one event to the shard and asks for a turn.
     pub fn handle(self: &Rc<Self>, event: Event<'_>) {
-        self.handle_at(clock::now(), event);
+        let now = clock::now();
+        self.idle.borrow_mut().busy(now.mono);
+        self.handle_at(now, event);
     }
 
-    /// The same, with a clock that was read already.
+    /// The same for what only time brings: it does not count as work.
     pub fn handle_at(self: &Rc<Self>, now: ironring_core::Now, event: Event<'_>) {
         let mut fx = self.effects.borrow_mut();
         self.shard.borrow_mut().handle(now, event, &mut fx);
@@ -159,10 +160,9 @@ impl Executor {
             .await;
             self.turn_wanted.set(false);
             let started_io = self.turn();
-            if started_io && !self.dirty.borrow().is_empty() {
-                // Let the reactor submit the write before the answers take their system calls:
-                // the device works while the sockets are written.
-                reactor_pass().await;
+            if started_io {
+                // The device works while the answers take their system calls.
+                self.runtime.submit().await;
             }
             self.write_answers();
             self.wait_with_held_group().await;
@@ -176,9 +176,9 @@ impl Executor {
         let Some(until) = self.shard.borrow().holds_until(now) else { return };
         let left = until.since(now.mono);
         if left > HELD_NAP * 2 {
-            glommio::timer::sleep(HELD_NAP).await;
+            self.runtime.sleep(HELD_NAP).await;
         } else {
-            reactor_pass().await;
+            self.runtime.reactor_pass().await;
         }
         self.turn_wanted.set(true);
     }
@@ -204,6 +204,19 @@ impl Executor {
         // A spawned task runs to its first wait at once, and an operation that never waits ends
         // in an event: nothing may be borrowed from here on.
         drop(fx);
+        self.start_all_io()
+    }
+
+    /// Starts what has gathered of I/O in the middle of a round, when it is worth a submission. The
+    /// turn has the last word for group commits only; reads that waited for the end of a long round
+    /// would all be with the device at one time, and the processor idle then.
+    pub fn start_io_early(self: &Rc<Self>) {
+        if self.effects.borrow().io.len() >= EARLY_OPS && self.start_all_io() {
+            self.runtime.drive();
+        }
+    }
+
+    fn start_all_io(self: &Rc<Self>) -> bool {
         let mut started = false;
         loop {
             let next = self.effects.borrow_mut().io.pop();
@@ -216,12 +229,11 @@ impl Executor {
     fn start_io(self: &Rc<Self>, request: IoRequest) {
         let me = Rc::clone(self);
         me.io_in_flight.set(me.io_in_flight.get() + 1);
-        glommio::spawn_local(async move {
+        self.runtime.spawn(async move {
             let result = me.files.execute(request.op).await;
             me.io_in_flight.set(me.io_in_flight.get() - 1);
             me.handle(Event::Io(IoDone { id: request.id, result }));
-        })
-        .detach();
+        });
     }
 
     fn write_answers(self: &Rc<Self>) {
@@ -239,6 +251,8 @@ impl Executor {
         let mut stop_by: Option<Instant> = None;
         loop {
             let now = clock::now();
+            // What the kernel was too busy to take is offered again, though no socket is ready.
+            self.runtime.drive();
             if self.shard.borrow().next_deadline().is_some_and(|at| at <= now.mono) {
                 self.handle_at(now, Event::Timer);
             }
@@ -266,7 +280,7 @@ impl Executor {
             }
             let next = self.shard.borrow().next_deadline();
             let nap = next.map_or(TIMER_NAP, |at| at.since(now.mono).min(TIMER_NAP));
-            glommio::timer::sleep(nap.max(Duration::from_micros(200))).await;
+            self.runtime.sleep(nap.max(Duration::from_micros(200))).await;
         }
     }
 

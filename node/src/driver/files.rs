@@ -1,37 +1,41 @@
-//! The files of one shard: executes [`IoOp`]s with glommio's direct I/O.
+//! The files of one shard: executes [`IoOp`]s with the runtime's direct I/O.
 //!
 //! A file is opened twice: plain, for reads and writes that need not be durable, and with O_DSYNC,
 //! whose writes complete when they are durable. (An O_DSYNC write is 1.1 to 1.2 times as fast as a
-//! write and an fdatasync; glommio has no per-write flag.)
+//! write and an fdatasync; the runtimes have no per-write flag.)
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use glommio::GlommioError;
-use glommio::io::{Directory, DmaFile, OpenOptions};
-use ironring_core::io::{FileName, IoBuf, IoError, IoOk, IoOp};
+use ironring_core::io::{FileName, IoError, IoOk, IoOp};
 
-use super::buffers::{DmaMem, ReadMem};
+use super::runtime::{File, OpenMode, Runtime, io_error};
 
-#[derive(Clone)]
-struct Handles {
-    plain: Rc<DmaFile>,
-    durable: Rc<DmaFile>,
+struct Handles<F> {
+    plain: Rc<F>,
+    durable: Rc<F>,
+}
+
+impl<F> Clone for Handles<F> {
+    fn clone(&self) -> Self {
+        Handles { plain: Rc::clone(&self.plain), durable: Rc::clone(&self.durable) }
+    }
 }
 
 /// Open files by role.
-pub struct Files {
+pub struct Files<R: Runtime> {
     dir: PathBuf,
-    open: RefCell<BTreeMap<FileName, Handles>>,
+    open: RefCell<BTreeMap<FileName, Handles<R::File>>>,
+    runtime: Rc<R>,
 }
 
-impl Files {
+impl<R: Runtime> Files<R> {
     /// The files in `dir`, none of them open.
     #[must_use]
-    pub fn new(dir: &Path) -> Files {
-        Files { dir: dir.to_owned(), open: RefCell::new(BTreeMap::new()) }
+    pub fn new(runtime: Rc<R>, dir: &Path) -> Files<R> {
+        Files { dir: dir.to_owned(), open: RefCell::new(BTreeMap::new()), runtime }
     }
 
     /// Executes one operation to its end. Never retries.
@@ -42,39 +46,25 @@ impl Files {
             IoOp::Create { file } => self.open(file, true).await,
             IoOp::ReadAt { file, pos, len } => {
                 let handles = self.get(file)?;
-                let read = handles.plain.read_at_aligned(pos.0, len as usize).await;
-                let bytes = read.map_err(|e| error_of(&e))?;
-                if bytes.len() < len as usize {
-                    return Err(IoError::ShortRead { got: bytes.len() as u64 });
-                }
-                Ok(IoOk::Read(IoBuf::new(Box::new(ReadMem(bytes)))))
+                Ok(IoOk::Read(handles.plain.read_at(pos.0, len as usize).await?))
             }
             IoOp::WriteAt { file, pos, buf, durable } => {
                 let handles = self.get(file)?;
                 let target = if durable { &handles.durable } else { &handles.plain };
-                let memory = buf.into_inner::<DmaMem>().expect("DmaAlloc made every write buffer");
-                let len = memory.0.as_bytes().len();
-                let wrote = target.write_rc_at(Rc::clone(&memory.0), pos.0).await;
-                let wrote = wrote.map_err(|e| error_of(&e))?;
-                if wrote < len {
-                    return Err(IoError::ShortWrite { got: wrote as u64 });
-                }
-                Ok(IoOk::Written(IoBuf::new(memory)))
+                Ok(IoOk::Written(target.write_at(buf, pos.0).await?))
             }
             IoOp::Sync { file } => {
                 let handles = self.get(file)?;
-                handles.plain.fdatasync().await.map_err(|e| error_of(&e))?;
+                handles.plain.sync_data().await?;
                 Ok(IoOk::Done)
             }
             IoOp::SyncDir => {
-                let dir = Directory::open(&self.dir).await.map_err(|e| error_of(&e))?;
-                let synced = dir.sync().await.map_err(|e| error_of(&e));
-                dir.close().await.map_err(|e| error_of(&e))?;
-                synced.map(|()| IoOk::Done)
+                self.runtime.sync_dir(&self.dir).await?;
+                Ok(IoOk::Done)
             }
             IoOp::Remove { file } => {
                 self.close(file).await?;
-                std::fs::remove_file(self.path(file)).map_err(|e| error_of_std(&e))?;
+                std::fs::remove_file(self.path(file)).map_err(|e| io_error(&e))?;
                 Ok(IoOk::Done)
             }
             IoOp::Close { file } => {
@@ -88,18 +78,18 @@ impl Files {
         self.dir.join(file.file_name())
     }
 
-    fn get(&self, file: FileName) -> Result<Handles, IoError> {
+    fn get(&self, file: FileName) -> Result<Handles<R::File>, IoError> {
         self.open.borrow().get(&file).cloned().ok_or(IoError::NotFound)
     }
 
     /// Names we know, with their lengths. Rare and short: a plain system call.
     fn list(&self) -> Result<IoOk, IoError> {
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.dir).map_err(|e| error_of_std(&e))? {
-            let entry = entry.map_err(|e| error_of_std(&e))?;
+        for entry in std::fs::read_dir(&self.dir).map_err(|e| io_error(&e))? {
+            let entry = entry.map_err(|e| io_error(&e))?;
             let name = entry.file_name();
             if let Some(file) = name.to_str().and_then(FileName::parse) {
-                let meta = entry.metadata().map_err(|e| error_of_std(&e))?;
+                let meta = entry.metadata().map_err(|e| io_error(&e))?;
                 found.push((file, meta.len()));
             }
         }
@@ -109,25 +99,11 @@ impl Files {
     async fn open(&self, file: FileName, create: bool) -> Result<IoOk, IoError> {
         let path = self.path(file);
         if create {
-            let make = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .dma_open(&path)
-                .await;
-            close(Rc::new(make.map_err(|e| error_of(&e))?)).await?;
+            self.runtime.open(&path, OpenMode::Create).await?.close().await?;
         }
-        let plain = OpenOptions::new().read(true).write(true).dma_open(&path).await;
-        let plain = plain.map_err(|e| error_of(&e))?;
-        let durable = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_DSYNC)
-            .dma_open(&path)
-            .await
-            .map_err(|e| error_of(&e))?;
-        let len = plain.file_size().await.map_err(|e| error_of(&e))?;
+        let plain = self.runtime.open(&path, OpenMode::Plain).await?;
+        let durable = self.runtime.open(&path, OpenMode::Durable).await?;
+        let len = plain.size().await?;
         let handles = Handles { plain: Rc::new(plain), durable: Rc::new(durable) };
         let before = self.open.borrow_mut().insert(file, handles);
         if let Some(before) = before {
@@ -148,27 +124,9 @@ impl Files {
 }
 
 /// Closes a file nobody else uses; a file that is still read closes when its last user is done.
-async fn close(file: Rc<DmaFile>) -> Result<(), IoError> {
+async fn close<F: File>(file: Rc<F>) -> Result<(), IoError> {
     match Rc::try_unwrap(file) {
-        Ok(file) => file.close().await.map_err(|e| error_of(&e)),
+        Ok(file) => file.close().await,
         Err(_) => Ok(()),
-    }
-}
-
-fn error_of(error: &GlommioError<()>) -> IoError {
-    match error {
-        GlommioError::IoError(e) | GlommioError::EnhancedIoError { source: e, .. } => {
-            error_of_std(e)
-        }
-        other => IoError::Os { errno: 0, message: other.to_string() },
-    }
-}
-
-fn error_of_std(error: &std::io::Error) -> IoError {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => IoError::NotFound,
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => IoError::NoSpace,
-        Some(errno) => IoError::Os { errno, message: error.to_string() },
-        None => IoError::Os { errno: 0, message: error.to_string() },
     }
 }

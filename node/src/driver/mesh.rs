@@ -1,118 +1,167 @@
-//! Messages between the shards of one node: a bounded channel for each ordered pair.
+//! Messages between the shards of one node: an inbox for each, filled by all others.
+//!
+//! A shard looks into its inbox once a round and takes all there is. One that sleeps is woken by a
+//! descriptor in its epoll set; one that is awake is not, so under load a message costs its sender
+//! a lock that is hardly ever taken, and no system call.
+//!
+//! An inbox is bounded by what the connections of the other shards may have in flight: each message
+//! is a request of one of them, or the answer to one.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use glommio::channels::shared_channel::{
-    ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
-};
 use ironring_core::ShardId;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::shard::ShardMessage;
 
-/// Messages a channel holds before its sender waits.
-const CHANNEL_MESSAGES: usize = 1024;
-
-/// The ends of one shard before its executor runs.
-pub struct Ends {
-    senders: Vec<Option<SharedSender<ShardMessage>>>,
-    receivers: Vec<Option<SharedReceiver<ShardMessage>>>,
+/// What waits for one shard.
+struct Inbox {
+    waiting: Mutex<Vec<ShardMessage>>,
+    /// The shard sleeps, or is about to and will look once more.
+    asleep: AtomicBool,
+    /// Readable once more with each write to it; never read.
+    bell: EventFd,
 }
 
-/// The ends of every shard's channels.
-#[must_use]
-pub fn ends(shards: u16) -> Vec<Ends> {
-    let n = usize::from(shards);
-    let mut all: Vec<Ends> = (0..n)
-        .map(|_| Ends {
-            senders: (0..n).map(|_| None).collect(),
-            receivers: (0..n).map(|_| None).collect(),
-        })
-        .collect();
-    for from in 0..n {
-        for to in (0..n).filter(|to| *to != from) {
-            let (sender, receiver) = new_bounded(CHANNEL_MESSAGES);
-            all[from].senders[to] = Some(sender);
-            all[to].receivers[from] = Some(receiver);
-        }
+impl Inbox {
+    fn waiting(&self) -> MutexGuard<'_, Vec<ShardMessage>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    all
 }
 
-/// What waits for one other shard. The queue is bounded by what the connections of this shard may
-/// have in flight: each message is a request or an answer of one of them.
-#[derive(Default)]
-struct Lane {
-    waiting: RefCell<VecDeque<ShardMessage>>,
-    sender_waker: RefCell<Option<Waker>>,
-}
-
-/// One shard's way to the others.
+/// One shard's inbox, and its way to the others'.
 pub struct Mesh {
-    lanes: Vec<Rc<Lane>>,
-    closed: Rc<Cell<bool>>,
+    shard: usize,
+    inboxes: Arc<[Inbox]>,
 }
 
 impl Mesh {
-    /// Connects the ends on their executor. Returns when the other shards have connected theirs.
-    pub async fn connect(ends: Ends) -> (Mesh, Vec<ConnectedReceiver<ShardMessage>>) {
-        let lanes: Vec<Rc<Lane>> = ends.senders.iter().map(|_| Rc::default()).collect();
-        let closed = Rc::new(Cell::new(false));
-        for (lane, sender) in lanes.iter().zip(ends.senders) {
-            if let Some(sender) = sender {
-                let (lane, closed) = (Rc::clone(lane), Rc::clone(&closed));
-                glommio::spawn_local(async move {
-                    send_all(&lane, &sender.connect().await, &closed).await
-                })
-                .detach();
-            }
-        }
-        let mut receivers = Vec::new();
-        for receiver in ends.receivers.into_iter().flatten() {
-            receivers.push(receiver.connect().await);
-        }
-        (Mesh { lanes, closed }, receivers)
+    /// One for every shard of a node.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn all(shards: u16) -> std::io::Result<Vec<Mesh>> {
+        let inbox = |_| -> std::io::Result<Inbox> {
+            Ok(Inbox {
+                waiting: Mutex::default(),
+                asleep: AtomicBool::new(false),
+                bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            })
+        };
+        let inboxes: Arc<[Inbox]> = (0..shards).map(inbox).collect::<std::io::Result<_>>()?;
+        let mesh = |shard| Mesh { shard, inboxes: Arc::clone(&inboxes) };
+        Ok((0..usize::from(shards)).map(mesh).collect())
     }
 
-    /// Queues a message for another shard.
+    /// What wakes this shard: to be waited for edge by edge, and not to be read.
+    #[must_use]
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.inbox().bell.as_fd()
+    }
+
+    /// Puts a message into another shard's inbox.
     pub fn send(&self, to: ShardId, message: ShardMessage) {
-        let lane = &self.lanes[usize::from(to.0)];
-        lane.waiting.borrow_mut().push_back(message);
-        if let Some(waker) = lane.sender_waker.borrow_mut().take() {
-            waker.wake();
+        let inbox = &self.inboxes[usize::from(to.0)];
+        inbox.waiting().push(message);
+        // Whoever is about to sleep says so before it looks for the last time: it sees the message
+        // or is seen here.
+        if inbox.asleep.swap(false, Ordering::SeqCst) {
+            // Fails only when the counter is full, and then the bell has rung.
+            let _ = inbox.bell.write(1);
         }
     }
 
-    /// Stops sending; what waits is dropped.
-    pub fn close(&self) {
-        self.closed.set(true);
-        for lane in &self.lanes {
-            if let Some(waker) = lane.sender_waker.borrow_mut().take() {
-                waker.wake();
-            }
-        }
+    /// Takes what has come, in the order in which each shard sent it. `taken` must be empty.
+    pub fn take(&self, taken: &mut Vec<ShardMessage>) {
+        std::mem::swap(&mut *self.inbox().waiting(), taken);
+    }
+
+    /// From here on the bell rings for a message. False when one has come already: the shard must
+    /// not sleep. To be undone by [`Mesh::awake`].
+    #[must_use]
+    pub fn may_sleep(&self) -> bool {
+        self.inbox().asleep.store(true, Ordering::SeqCst);
+        self.inbox().waiting().is_empty()
+    }
+
+    /// The shard looks by itself again.
+    pub fn awake(&self) {
+        self.inbox().asleep.store(false, Ordering::SeqCst);
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.inboxes[self.shard]
     }
 }
 
-async fn send_all(lane: &Lane, sender: &ConnectedSender<ShardMessage>, closed: &Cell<bool>) {
-    loop {
-        let next = std::future::poll_fn(|cx| {
-            if closed.get() {
-                return Poll::Ready(None);
+#[cfg(test)]
+mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    fn message(n: u32) -> ShardMessage {
+        ShardMessage::Reply { conn: crate::shard::ConnId(0), frame: n.to_le_bytes().to_vec() }
+    }
+
+    fn rang(mesh: &Mesh) -> bool {
+        let mut bell = [PollFd::new(mesh.bell(), PollFlags::POLLIN)];
+        poll(&mut bell, PollTimeout::ZERO).unwrap() == 1
+    }
+
+    #[test]
+    fn only_a_shard_that_sleeps_is_woken() {
+        let meshes = Mesh::all(2).unwrap();
+        meshes[0].send(ShardId(1), message(1));
+        assert!(!rang(&meshes[1]), "it is awake and will look");
+        assert!(!meshes[1].may_sleep(), "something is there already");
+        meshes[1].awake();
+        let mut taken = Vec::new();
+        meshes[1].take(&mut taken);
+        assert_eq!(taken.len(), 1);
+        assert!(meshes[1].may_sleep());
+        meshes[0].send(ShardId(1), message(2));
+        meshes[0].send(ShardId(1), message(3));
+        assert!(rang(&meshes[1]));
+        assert!(!rang(&meshes[0]));
+    }
+
+    #[test]
+    fn messages_of_every_sender_arrive_once_and_in_its_order() {
+        const EACH: u32 = 20_000;
+        let mut meshes = Mesh::all(3).unwrap();
+        let receiver = meshes.pop().unwrap();
+        std::thread::scope(|scope| {
+            for mesh in meshes {
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        mesh.send(ShardId(2), message(n * 2 + mesh.shard as u32));
+                    }
+                });
             }
-            if let Some(message) = lane.waiting.borrow_mut().pop_front() {
-                return Poll::Ready(Some(message));
+            let (mut next, mut taken) = ([0, 0], Vec::new());
+            loop {
+                receiver.take(&mut taken);
+                for message in taken.drain(..) {
+                    let ShardMessage::Reply { frame, .. } = message else { unreachable!() };
+                    let n = u32::from_le_bytes(frame.try_into().unwrap());
+                    let sender = n as usize % 2;
+                    assert_eq!(n / 2, next[sender]);
+                    next[sender] += 1;
+                }
+                if next == [EACH, EACH] {
+                    break;
+                }
+                if receiver.may_sleep() {
+                    // Without a timeout: a message that rang no bell would hang the test.
+                    let mut bell = [PollFd::new(receiver.bell(), PollFlags::POLLIN)];
+                    poll(&mut bell, PollTimeout::NONE).unwrap();
+                    receiver.inbox().bell.read().unwrap();
+                }
+                receiver.awake();
             }
-            *lane.sender_waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        let Some(message) = next else { return };
-        if sender.send(message).await.is_err() {
-            // The other shard is gone: the node is stopping.
-            return;
-        }
+        });
     }
 }

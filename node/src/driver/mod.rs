@@ -1,17 +1,21 @@
-//! The glommio driver: everything that touches a clock, a socket, a file or a thread.
+//! The driver: everything that touches a clock, a socket, a file or a thread.
 //!
 //! It executes what [`crate::shard::Shard`] wants done and decides nothing itself, so that another
-//! driver can stand in its place: the simulator does.
+//! driver can stand in its place: the simulator does. What depends on the asynchronous runtime is
+//! behind [`runtime::Runtime`]; the rest is written once.
 
-pub mod buffers;
 pub mod clock;
 pub mod connection;
 pub mod data_dir;
 pub mod executor;
 pub mod files;
+pub mod glommio;
+pub mod idle;
 pub mod mesh;
+pub mod monoio;
 pub mod node;
 pub mod poller;
+pub mod runtime;
 pub mod signals;
 
 pub use node::{Addresses, Node, NodeError, Shared};

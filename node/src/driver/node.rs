@@ -2,26 +2,27 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use glommio::io::DmaFile;
-use glommio::{LocalExecutorBuilder, Placement};
 use ironring_core::ShardId;
 use ironring_log::Identity as LogIdentity;
 use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_ring::Slices;
 
-use super::buffers::DmaAlloc;
-use super::connection::{Terms, accept, adopt, rounds};
+use super::connection::{Terms, accept, rounds};
 use super::data_dir::{DataDir, DataDirError, Wanted};
 use super::executor::Executor;
 use super::files::Files;
-use super::mesh::{self, Ends, Mesh};
+use super::glommio::Glommio;
+use super::mesh::Mesh;
+use super::monoio::Monoio;
 use super::poller::Poller;
-use crate::config::{Config, Loaded, Origin, Settled};
+use super::runtime::{Join, Runtime, Seat};
+use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
@@ -107,6 +108,8 @@ pub struct Shared {
     pub sockets: Vec<SocketCounters>,
     /// How long a peer may do nothing.
     pub timeouts: Timeouts,
+    /// How long a shard looks for work at the most before it sleeps.
+    pub spin_max: Duration,
     /// Topics defined.
     pub topics: AtomicU64,
     /// The newest probe of readiness asked for.
@@ -172,6 +175,8 @@ impl NodeView for Shared {
     }
 }
 
+/// How glommio says that a ring could not be made for lack of lockable memory.
+const NO_MEMORY: &str = "(os error 12)";
 /// A shard scrubs at least this fast, however slow the disk was measured: the log takes no less.
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
@@ -222,32 +227,53 @@ impl Node {
             .map_err(|e| NodeError::Settings(e.to_string()))?;
         let log = self.log_config(&dir)?;
         raise_descriptor_limit();
-        keep_freed_memory();
         let listeners = listen(config, shards)?;
         let shared = Arc::new(self.shared(&dir, &listeners.addresses));
         let map = cluster_map(&slices, config, &listeners.addresses);
         self.announce(&dir, &listeners.addresses);
         started(&listeners.addresses, &shared)?;
 
+        let config = (log, map);
+        match self.settled.runtime {
+            RuntimeName::Glommio => {
+                self.run_shards::<Glommio>(&dir, slices, config, listeners, &shared)
+            }
+            RuntimeName::Monoio => {
+                self.run_shards::<Monoio>(&dir, slices, config, listeners, &shared)
+            }
+        }
+    }
+
+    /// Runs every shard on its thread, to the end of all.
+    fn run_shards<R: Runtime>(
+        &self,
+        dir: &DataDir,
+        slices: Slices,
+        (log, map): (ironring_log::LogConfig, ClusterMap),
+        listeners: Listeners,
+        shared: &Arc<Shared>,
+    ) -> Result<(), NodeError> {
+        let shards = dir.identity.shards;
+        let meshes = Mesh::all(shards)
+            .map_err(|source| NodeError::System { what: "no descriptors for shards", source })?;
         let mut threads = Vec::new();
         let sockets = listeners.common.into_iter().zip(listeners.own);
-        for ((shard, ends), sockets) in (0..shards).zip(mesh::ends(shards)).zip(sockets) {
+        for ((shard, mesh), sockets) in (0..shards).zip(meshes).zip(sockets) {
             let start = ShardStart {
-                config: self.shard_config(&dir, slices, shard, (log.clone(), map.clone())),
+                config: self.shard_config(dir, slices, shard, (log.clone(), map.clone())),
                 dir: dir.shard_dir(shard),
-                probe: dir.probe(),
                 format: true,
-                terms: terms(config, &dir, shard),
-                ends,
+                terms: terms(&self.loaded.config, dir, shard),
+                mesh,
                 sockets,
-                shared: Arc::clone(&shared),
-                _node: NodeEndsToo(Arc::clone(&shared)),
+                shared: Arc::clone(shared),
+                _node: NodeEndsToo(Arc::clone(shared)),
             };
-            threads.push((shard, self.spawn(shard, start)?));
+            threads.push((shard, self.spawn::<R>(dir, shard, start)?));
         }
         let mut worst = Ok(());
         for (shard, thread) in threads {
-            let ended = thread.join().map_err(|e| self.no_executor(shard, &e.to_string()));
+            let ended = thread().map_err(|why| self.no_executor(shard, &why));
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => {
@@ -302,6 +328,7 @@ impl Node {
             connections_max: u64::from(self.loaded.config.limits.connections_max),
             sockets: (0..shards).map(|_| SocketCounters::default()).collect(),
             timeouts: Timeouts::default(),
+            spin_max: Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)),
             topics: AtomicU64::new(0),
             probe_wanted: AtomicU64::new(0),
             base: NodeSnapshot {
@@ -338,18 +365,25 @@ impl Node {
             Some(align) => format!("yes (alignment {align})"),
             None => "NO (the file system refuses O_DIRECT)".to_owned(),
         };
-        let registered = if self.settled.io_memory_registered { "yes" } else { "NO (ulimit -l)" };
+        let (runtime, bytes) = (self.settled.runtime, self.settled.io_memory_bytes);
+        let registered = match (self.settled.io_memory_registered, runtime.registers_memory()) {
+            (true, _) => format!("yes ({bytes} bytes a shard)"),
+            (false, true) => format!("NO (ulimit -l) ({bytes} bytes a shard)"),
+            (false, false) => {
+                format!("NO ({} has none; {bytes} bytes a shard kept)", runtime.name())
+            }
+        };
         tracing::info!(
-            "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; O_DIRECT \
-             {direct}, registered buffers {registered} ({} bytes a shard), polling no, sync O_DSYNC, \
-             spin {} us",
+            "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; runtime \
+             {}, O_DIRECT {direct}, registered buffers {registered}, polling no, sync O_DSYNC, \
+             spin at most {} us",
             dir.identity.node,
             dir.identity.cluster,
             dir.identity.uuid(),
             addresses.clients,
             dir.identity.shards,
             dir.identity.partitions,
-            self.settled.io_memory_bytes,
+            runtime.name(),
             self.loaded.config.driver.spin_us,
         );
     }
@@ -412,30 +446,30 @@ impl Node {
     }
 
     fn no_executor(&self, shard: u16, why: &str) -> NodeError {
-        let hint = if self.settled.io_memory_registered {
-            ""
+        let hint = if why.contains(NO_MEMORY) {
+            "; io_uring needs more lockable memory, a limit of all processes of this user together: \
+             raise `ulimit -l`"
         } else {
-            "; io_uring needs more lockable memory: raise `ulimit -l`"
+            ""
         };
         NodeError::Executor { shard, message: format!("{why}{hint}") }
     }
 
-    fn spawn(
+    fn spawn<R: Runtime>(
         &self,
+        dir: &DataDir,
         shard: u16,
         start: ShardStart,
-    ) -> Result<glommio::ExecutorJoinHandle<Result<(), String>>, NodeError> {
-        let placement = match self.cpu_of(shard) {
-            Some(cpu) => Placement::Fixed(usize::from(cpu)),
-            None => Placement::Unbound,
+    ) -> Result<Join, NodeError> {
+        let seat = Seat {
+            shard,
+            cpu: self.cpu_of(shard),
+            io_memory_bytes: self.settled.io_memory_bytes as usize,
+            ring_depth: self.settled.ring_depth as usize,
+            probe: dir.probe(),
         };
-        LocalExecutorBuilder::new(placement)
-            .name(&format!("shard-{shard}"))
-            .io_memory(self.settled.io_memory_bytes as usize)
-            .ring_depth(1024)
-            .spin_before_park(Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)))
-            .spawn(move || run_shard(start))
-            .map_err(|e| self.no_executor(shard, &e.to_string()))
+        R::start(seat, move |runtime| run_shard(runtime, start))
+            .map_err(|why| self.no_executor(shard, &why))
     }
 }
 
@@ -443,10 +477,9 @@ impl Node {
 struct ShardStart {
     config: ShardConfig,
     dir: PathBuf,
-    probe: PathBuf,
     format: bool,
     terms: Terms,
-    ends: Ends,
+    mesh: Mesh,
     sockets: (socket2::Socket, socket2::Socket),
     shared: Arc<Shared>,
     _node: NodeEndsToo,
@@ -463,36 +496,23 @@ impl Drop for NodeEndsToo {
 }
 
 /// A shard's life on its executor.
-async fn run_shard(start: ShardStart) -> Result<(), String> {
-    // Must be the first file this executor opens: see `executor`.
-    let probe = DmaFile::open(&start.probe).await.map_err(|e| e.to_string())?;
-    let read = probe.read_at_aligned(0, 4096).await.map_err(|e| e.to_string())?;
-    assert_eq!(read.len(), 4096, "the data directory made the probe file this long");
-    drop(read);
-    probe.close().await.map_err(|e| e.to_string())?;
-
-    let (mesh, receivers) = Mesh::connect(start.ends).await;
-    let shard = Shard::new(start.config, Box::new(DmaAlloc));
-    let poller = Poller::new().map_err(|e| e.to_string())?;
-    let executor = Executor::new(shard, Files::new(&start.dir), mesh, poller, start.shared);
-    for receiver in receivers {
-        let executor = std::rc::Rc::clone(&executor);
-        glommio::spawn_local(async move {
-            while let Some(message) = receiver.recv().await {
-                executor.handle(Event::Message(message));
-            }
-        })
-        .detach();
+async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), String> {
+    let shard = Shard::new(start.config, runtime.buffers());
+    let poller = Poller::new(&*runtime, start.mesh.bell()).map_err(|e| e.to_string())?;
+    if let Some(completions) = runtime.completions() {
+        poller.add_wake(completions).map_err(|e| e.to_string())?;
     }
-    glommio::spawn_local(std::rc::Rc::clone(&executor).turns()).detach();
-    glommio::spawn_local(rounds(std::rc::Rc::clone(&executor))).detach();
+    let files = Files::new(Rc::clone(&runtime), &start.dir);
+    let executor =
+        Executor::new(Rc::clone(&runtime), shard, files, start.mesh, poller, start.shared);
+    runtime.spawn(Rc::clone(&executor).turns());
+    runtime.spawn(rounds(Rc::clone(&executor)));
     executor.handle(Event::Start { format: start.format });
     for socket in [start.sockets.0, start.sockets.1] {
-        let accepting = accept(std::rc::Rc::clone(&executor), adopt(socket), start.terms.clone());
-        glommio::spawn_local(accepting).detach();
+        let listener = runtime.listener(socket).map_err(|e| e.to_string())?;
+        runtime.spawn(accept(Rc::clone(&executor), listener, start.terms.clone()));
     }
-    let phase = std::rc::Rc::clone(&executor).timer().await;
-    executor.mesh.close();
+    let phase = Rc::clone(&executor).timer().await;
     if phase == Phase::Failed {
         let shard = executor.shard.borrow();
         let failure = shard.failure().map_or_else(|| "failed".to_owned(), ToString::to_string);
@@ -599,18 +619,6 @@ fn bind_now(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeErr
         Ok(socket)
     };
     make().map_err(|source| NodeError::Listen { address, source })
-}
-
-/// Makes the allocator keep what is freed: request and answer buffers of some hundred KiB come and
-/// go with every batch, and mapping each anew cost an eighth of the CPU of topic appends in page
-/// faults.
-fn keep_freed_memory() {
-    const LARGEST_KEPT: libc::c_int = 32 << 20;
-    // SAFETY: mallopt only sets parameters of the allocator; it is called before any shard runs.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_KEPT);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGEST_KEPT);
-    }
 }
 
 /// As many descriptors as the system lets us have: each connection takes two.

@@ -3,27 +3,30 @@
 //! glommio waits for each socket with an io_uring poll of its own: a submission, a completion, a
 //! wake-up and a task for every request. Measured with 64 connections, that was a fifth of the CPU
 //! of a get. One epoll set costs one system call a round, however many sockets are ready. The
-//! executor's ring is only used to sleep until the set itself is readable.
+//! runtime only has to sleep until the set itself is readable.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
-use std::pin::Pin;
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use futures_lite::AsyncRead;
-use glommio::net::TcpStream;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::connection::ConnState;
+use super::runtime::Runtime;
 use crate::shard::ConnId;
 
 /// Sockets handled in one round; the rest is found in the next.
 const EVENTS_PER_ROUND: usize = 512;
 
+/// The name no connection has: they are counted from 1.
+const NO_CONNECTION: u64 = 0;
+
 /// The sockets of one executor.
-pub struct Poller {
+pub struct Poller<R: Runtime> {
     epoll: Epoll,
+    waiter: R::Waiter,
     /// Connections to go on with although their sockets have nothing new.
     again: RefCell<Vec<Rc<ConnState>>>,
     waker: RefCell<Option<Waker>>,
@@ -42,14 +45,19 @@ pub struct Ready {
     pub gone: bool,
 }
 
-impl Poller {
-    /// An empty set.
+impl<R: Runtime> Poller<R> {
+    /// A set of no sockets, which `bell` wakes with every write to it.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new() -> std::io::Result<Poller> {
+    pub fn new(runtime: &R, bell: BorrowedFd<'_>) -> std::io::Result<Poller<R>> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // Edge by edge: what it says is said once, and nobody has to read it.
+        epoll
+            .add(bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, NO_CONNECTION))?;
         Ok(Poller {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            waiter: runtime.waiter(epoll.0.as_fd())?,
+            epoll,
             again: RefCell::default(),
             waker: RefCell::new(None),
         })
@@ -61,6 +69,15 @@ impl Poller {
     /// When the system refuses.
     pub fn add(&self, socket: &impl AsFd, conn: ConnId) -> std::io::Result<()> {
         Ok(self.epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, conn.0))?)
+    }
+
+    /// Adds a descriptor that only ends [`Poller::wait`]: nothing of it is in [`Poller::ready`] that
+    /// names a connection.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn add_wake(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, NO_CONNECTION))?)
     }
 
     /// Changes what is waited for. With neither, only errors are reported.
@@ -108,28 +125,15 @@ impl Poller {
         }));
     }
 
-    /// Waits until a socket is ready or a connection is to go on.
-    ///
-    /// glommio can only wait for sockets, so the set poses as one: a stream begins with a poll of
-    /// its descriptor, which is what is wanted, and then fails to receive from it, which tells that
-    /// the poll has ended. A new stream is needed for each wait.
-    pub async fn wait(&self) {
-        let Ok(copy) = self.epoll.0.try_clone() else {
-            // Out of descriptors: look again a little later.
-            glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
-            return;
-        };
-        // SAFETY: the descriptor is a fresh copy that nothing else owns.
-        let mut pose = unsafe { TcpStream::from_raw_fd(copy.into_raw_fd()) };
+    /// Waits until a socket is ready, the bell rings, or a connection is to go on. May end early.
+    pub async fn wait(&self, runtime: &R) {
+        let mut readable = std::pin::pin!(runtime.readable(&self.waiter));
         std::future::poll_fn(|cx| {
             if !self.again.borrow().is_empty() {
                 return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());
-            match Pin::new(&mut pose).poll_read(cx, &mut [0]) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(_) => Poll::Ready(()),
-            }
+            readable.as_mut().poll(cx)
         })
         .await;
     }

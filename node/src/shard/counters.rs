@@ -76,7 +76,7 @@ pub struct Counters {
     pub recovery_took: std::time::Duration,
     /// Gets, and those of them that needed the disk.
     pub gets: u64,
-    /// Disk reads made for gets: never more than `gets` while values are not chunked.
+    /// Disk reads made for gets: one at most for each, and for a chunked value one for each chunk.
     pub get_disk_reads: u64,
     /// Keys removed because their time had come.
     pub expired: u64,

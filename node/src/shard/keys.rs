@@ -95,7 +95,13 @@ impl Shard {
         if !Shard::in_session(options) {
             return Some(());
         }
-        let granted = self.models.meta.as_ref().map_or(0, |meta| meta.sessions_granted);
+        let Some(meta) = &self.models.meta else {
+            // Shard 0 is recovering still: any number may be one it gave out in an earlier run.
+            let why = "the metadata have not arrived yet";
+            self.refuse(ask.origin, ErrorCode::NotReady, 0, why, fx);
+            return None;
+        };
+        let granted = meta.sessions_granted;
         // Another shard hears of a grant a moment after shard 0 gave a number out of it.
         let unheard = if self.models.holds_meta() { 0 } else { 2 * SESSIONS_PER_GRANT };
         if options.session.0 > granted.saturating_add(unheard) {
@@ -256,6 +262,7 @@ impl Shard {
         &mut self,
         now: Now,
         ask: Ask,
+        partition: PartitionId,
         options: &WriteOptions,
         condition: Condition,
         ttl_ms: u64,
@@ -263,7 +270,6 @@ impl Shard {
         value: &[u8],
         fx: &mut Effects,
     ) {
-        let partition = Token::of_key(key).partition(self.config.slices.partitions());
         if self.judge(now, ask, partition, options, fx).is_none() {
             return;
         }
@@ -300,16 +306,17 @@ impl Shard {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, used once")]
     pub(super) fn delete(
         &mut self,
         now: Now,
         ask: Ask,
+        partition: PartitionId,
         options: &WriteOptions,
         condition: Condition,
         key: &[u8],
         fx: &mut Effects,
     ) {
-        let partition = Token::of_key(key).partition(self.config.slices.partitions());
         if self.judge(now, ask, partition, options, fx).is_none() {
             return;
         }

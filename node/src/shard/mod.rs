@@ -208,6 +208,7 @@ impl Shard {
             Event::Probe { ticket } => self.probe(now, ticket),
             Event::Stop => {
                 self.stop_wanted = true;
+                self.expire_polls(now, fx);
                 self.try_stop(now, fx);
             }
         }

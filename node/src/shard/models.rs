@@ -151,17 +151,29 @@ impl Models {
         self.partitions.get_mut(id.0.checked_sub(self.first)? as usize)
     }
 
-    /// Folds a record that was just appended: the log counts it as live by itself.
+    /// Folds a record that was just appended: the log counts it as live by itself. What it replaces
+    /// leaves the cache, or leaves its memory to the new version: a key that is written again and
+    /// again takes no more room, and keeps the place its reads have earned. The bytes follow when
+    /// the record is durable; nobody looks for them before.
     pub fn fold_appended(&mut self, at: Location, record: &Record<'_>) {
         let before = self.space.len();
         self.fold(at, record);
+        let mut heir = (record.kind == RecordKind::Put).then_some(at);
+        let cache = &mut self.cache;
         let mut i = before;
         while i < self.space.len() {
-            if self.space[i] == Space::Live(at) {
-                self.space.remove(i);
-            } else {
-                i += 1;
+            match self.space[i] {
+                Space::Live(new) if new == at => {
+                    self.space.remove(i);
+                    continue;
+                }
+                Space::Dead(old) if old != at => match heir.take() {
+                    Some(heir) => cache.rekey(old, heir),
+                    None => cache.remove(old),
+                },
+                Space::Live(_) | Space::Dead(_) => {}
             }
+            i += 1;
         }
     }
 
@@ -344,5 +356,56 @@ impl ironring_log::CheckpointSource for Models {
         let more = cursor.next_piece(self, out);
         self.cursor = cursor;
         more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::{SegmentId, SessionId, Term, Token, WallTime};
+
+    use super::*;
+
+    fn put<'a>(partition: PartitionId, offset: u64, body: &'a [u8]) -> Record<'a> {
+        Record {
+            kind: RecordKind::Put,
+            flags: 0,
+            partition,
+            term: Term(1),
+            offset: Offset(offset),
+            session: SessionId::NONE,
+            sequence: 0,
+            time: WallTime(offset),
+            expires: WallTime(0),
+            key: b"key",
+            body,
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_written_again_keeps_its_memory_in_the_cache() {
+        let partition = Token::of_key(b"key").partition(1);
+        let mut models = Models::new(0, 1, 1 << 20);
+        let place = |n: u32| Location { segment: SegmentId(1), pos: n * 4096, len: 500 };
+        for n in 1..100u32 {
+            let body = vec![n as u8; 400];
+            let record = put(partition, u64::from(n), &body);
+            models.fold_appended(place(n), &record);
+            let found = models.cached(place(n)).map(|(_, offset, _)| offset);
+            assert_ne!(found, Some(Offset(u64::from(n))), "not before it is durable");
+            models.flushed(GroupSeq(u64::from(n)), &mut [(place(n), record)].into_iter());
+            let (time, offset, cached) = models.cached(place(n)).expect("what is new is cached");
+            assert_eq!((time, offset, cached), (u64::from(n), Offset(u64::from(n)), &body[..]));
+            assert_eq!(models.cache.len(), 1, "the old version is gone");
+        }
+        // A version of another length takes the place too.
+        let longer = vec![7; 900];
+        let record = put(partition, 100, &longer);
+        models.fold_appended(place(100), &record);
+        models.flushed(GroupSeq(100), &mut [(place(100), record)].into_iter());
+        assert_eq!(models.cached(place(100)).map(|c| c.2.to_vec()), Some(longer));
+        // A delete leaves nothing.
+        let delete = Record { kind: RecordKind::Delete, body: &[], ..put(partition, 101, &[]) };
+        models.fold_appended(place(101), &delete);
+        assert!(models.cached(place(100)).is_none() && models.cache.is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! Reads of keys, and the fetching they share with topics.
 //!
-//! A get costs at most one disk read a record: none when the record is cached. A reader never
+//! A get costs at most one disk read a record (`tests/tests/get_cost.rs` counts them): none when
+//! the record is cached, several only for a value that is stored in chunks. A reader never
 //! gets a record that is not durable; its answer waits for the record's group instead.
 
 use ironring_core::limits::{FRAME_BODY_BYTES_MAX, SCAN_ENTRIES_MAX};
@@ -25,9 +26,15 @@ const SCAN_PAGE_BYTES: usize = 1 << 20;
 const ANSWER_OVERHEAD_BYTES: usize = 64 << 10;
 
 impl Shard {
-    pub(super) fn get(&mut self, now: Now, ask: Ask, key: &[u8], fx: &mut Effects) {
+    pub(super) fn get(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        key: &[u8],
+        fx: &mut Effects,
+    ) {
         self.counters.gets += 1;
-        let partition = Token::of_key(key).partition(self.config.slices.partitions());
         let p = self.models.peek(partition);
         let Some(entry) = p.keys.get(key) else {
             return self.refuse(ask.origin, ErrorCode::NotFound, 0, "no such key", fx);
@@ -42,7 +49,9 @@ impl Shard {
         }
         if durable && entry.flags & CHUNKED == 0 {
             let me = self.config.shard();
-            if let Some((time, _, value)) = self.models.cached(entry.location) {
+            if let Some((time, offset, value)) = self.models.cached(entry.location)
+                && offset == entry.version
+            {
                 let value = ValueRef {
                     version: entry.version,
                     time: WallTime(time),
@@ -414,7 +423,10 @@ impl Gather {
         match stored.as_slice() {
             [] => (time, Cow::Borrowed(&[])),
             [one] => (time, Cow::Borrowed(&one.body)),
-            many => (time, Cow::Owned(many.iter().flat_map(|s| s.body.iter().copied()).collect())),
+            many => {
+                let bodies: Vec<&[u8]> = many.iter().map(|s| s.body.as_slice()).collect();
+                (time, Cow::Owned(bodies.concat()))
+            }
         }
     }
 }

@@ -9,7 +9,8 @@ use ironring_net::{Header, decode_request};
 use super::event::{ConnId, Effects, Origin, ShardMessage};
 use super::{Ask, Shard};
 
-/// Where a request has to be handled.
+/// Where a request has to be handled. The token of a key is computed once, here.
+#[derive(Clone, Copy)]
 enum Place {
     /// Anywhere.
     Here,
@@ -67,14 +68,14 @@ impl Shard {
             // Before its place is looked up: a shard that is opening does not know its topics.
             return self.refuse(ask.origin, code, 0, why, fx);
         }
-        let owner = match self.place(&request) {
-            Ok(Place::Here) => self.id(),
-            Ok(Place::Meta) => self.config.slices.owner(PartitionId::META),
-            Ok(Place::Partition(p)) => self.config.slices.owner(p),
+        let (owner, partition) = match self.place(&request) {
+            Ok(Place::Here) => (self.id(), PartitionId::META),
+            Ok(Place::Meta) => (self.config.slices.owner(PartitionId::META), PartitionId::META),
+            Ok(Place::Partition(p)) => (self.config.slices.owner(p), p),
             Err((code, message)) => return self.refuse(ask.origin, code, 0, &message, fx),
         };
         if owner == self.id() {
-            return self.execute(now, ask, &request, fx);
+            return self.execute(now, ask, partition, &request, fx);
         }
         self.counters.forwarded += 1;
         let message = ShardMessage::Forward {
@@ -134,8 +135,15 @@ impl Shard {
         })
     }
 
-    /// Executes a request whose data this shard owns.
-    fn execute(&mut self, now: Now, ask: Ask, request: &Request<'_>, fx: &mut Effects) {
+    /// Executes a request whose data this shard owns; those of keys are in `partition`.
+    fn execute(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        request: &Request<'_>,
+        fx: &mut Effects,
+    ) {
         let me = self.id();
         match request {
             Request::Ping => return fx.reply(me, ask.origin, &Response::Pong),
@@ -153,12 +161,12 @@ impl Shard {
             _ => {}
         }
         match request {
-            Request::Get { key } => self.get(now, ask, key, fx),
+            Request::Get { key } => self.get(now, ask, partition, key, fx),
             Request::Put { options, condition, ttl_ms, key, value } => {
-                self.put(now, ask, options, *condition, *ttl_ms, key, value, fx);
+                self.put(now, ask, partition, options, *condition, *ttl_ms, key, value, fx);
             }
             Request::Delete { options, condition, key } => {
-                self.delete(now, ask, options, *condition, key, fx);
+                self.delete(now, ask, partition, options, *condition, key, fx);
             }
             Request::MultiGet { partition, keys } => self.multi_get(now, ask, *partition, keys, fx),
             Request::Batch { options, partition, ops } => {

@@ -287,7 +287,8 @@ impl Shard {
         }
     }
 
-    /// Answers the reads that have waited long enough, and those whose topic is gone.
+    /// Answers the reads that have waited long enough, those whose topic is gone, and all of them when
+    /// the shard stops: a stop does not wait for what may never come.
     pub(super) fn expire_polls(&mut self, now: Now, fx: &mut Effects) {
         if self.polls.count == 0 {
             return;
@@ -295,7 +296,7 @@ impl Shard {
         let mut due = Vec::new();
         for ((topic, _), polls) in &mut self.polls.waiting {
             let gone = self.models.meta.as_ref().is_some_and(|m| m.is_dropped(*topic));
-            due.extend(polls.extract_if(.., |p| p.until <= now.mono || gone));
+            due.extend(polls.extract_if(.., |p| p.until <= now.mono || gone || self.stop_wanted));
         }
         self.polls.settle();
         for poll in due {

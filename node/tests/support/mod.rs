@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,35 @@ use std::time::Duration;
 
 use ironring_net::client::ClientConfig;
 use ironring_net::client::blocking::Client;
+
+thread_local! {
+    /// The runtime of the nodes this test starts; empty: that of the configuration.
+    pub static RUNTIME: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Makes tests of functions: one under each runtime.
+#[allow(unused_macros, reason = "not every test program runs under every runtime")]
+macro_rules! under_every_runtime {
+    ($($test:ident),+ $(,)?) => {
+        mod glommio {
+            $(#[test]
+            fn $test() {
+                crate::support::RUNTIME.set("glommio");
+                super::$test();
+            })+
+        }
+
+        mod monoio {
+            $(#[test]
+            fn $test() {
+                crate::support::RUNTIME.set("monoio");
+                super::$test();
+            })+
+        }
+    };
+}
+#[allow(unused_imports, reason = "not every test program runs under every runtime")]
+pub(crate) use under_every_runtime;
 
 /// How long a node may take to do what a test waits for. Nothing is asserted about speed: this ends
 /// a test that would otherwise hang.
@@ -168,10 +198,15 @@ impl Drop for NodeProcess {
     }
 }
 
+/// The limit of lockable memory is the user's, who runs several tests at once: each node takes the
+/// least. A test that is about the limit removes the variable.
+pub const IO_MEMORY: (&str, &str) = ("IRONRING__DRIVER__IO_MEMORY_BYTES", "64KiB");
+
 /// Starts the program, and collects its lines.
 fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::Receiver<String>) {
     let program = [by, &[env!("CARGO_BIN_EXE_ironring")]].concat();
-    let mut child = Command::new(program[0])
+    let mut command = Command::new(program[0]);
+    command
         .args(&program[1..])
         .args(["start", "--listen", listen, "--http", "127.0.0.1:0", "--data-dir"])
         .arg(dir)
@@ -179,8 +214,11 @@ fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .env("NO_COLOR", "1")
-        .spawn()
-        .expect("the program is there");
+        .env(IO_MEMORY.0, IO_MEMORY.1);
+    if !RUNTIME.get().is_empty() {
+        command.env("IRONRING__DRIVER__RUNTIME", RUNTIME.get());
+    }
+    let mut child = command.spawn().expect("the program is there");
     let stderr = child.stderr.take().expect("stderr is piped");
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {

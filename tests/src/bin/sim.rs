@@ -1,6 +1,7 @@
 //! Runs many seeds of a simulation, counts what happened in them, and names the first that fails.
 
 use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use clap::Parser;
 use ironring_tests::sim::profile::Trouble;
 use ironring_tests::sim::runs::{self, Target};
 use ironring_tests::sim::trace::Coverage;
-use ironring_tests::sim::world::Report;
+use ironring_tests::sim::world::{RECOVERIES, Report};
 
 /// Runs the deterministic simulator.
 #[derive(Debug, Parser)]
@@ -62,6 +63,8 @@ fn parse_target(text: &str) -> Result<Target, String> {
 #[derive(Default)]
 struct Total {
     runs: u64,
+    /// Runs in which the node died with a log on its disks and served again.
+    crash_runs: u64,
     steps: u64,
     time_ns: u64,
     coverage: Coverage,
@@ -73,7 +76,8 @@ thread_local! {
     static RUNNING: Cell<(&'static str, u64)> = const { Cell::new(("", 0)) };
 }
 
-/// A panic in the code under test ends the process: say first which seed it was.
+/// A panic in the code under test ends the process, unless it was built with `panic = "unwind"`:
+/// say first which seed it was.
 fn name_seed_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -81,6 +85,16 @@ fn name_seed_on_panic() {
         eprintln!("PANIC in profile {profile}, seed {seed}:");
         before(info);
     }));
+}
+
+/// One run of a sweep. Where panics unwind, one in the code under test fails its seed and no other.
+fn run_one(target: Target, trouble: Trouble, seed: u64) -> Report {
+    let run = AssertUnwindSafe(|| runs::run(target, trouble, seed, false));
+    std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Report::failed(format!("panic: {text}"))
+    })
 }
 
 fn main() -> ExitCode {
@@ -132,7 +146,7 @@ fn sweep(options: &Options) -> ExitCode {
                     }
                     for (name, trouble) in &options.profile.0 {
                         RUNNING.set((name, seed));
-                        let report = runs::run(options.target, *trouble, seed, false);
+                        let report = run_one(options.target, *trouble, seed);
                         let mut total = total.lock().expect("no thread panics");
                         let failed = report.failure.is_some();
                         add(&mut total, seed, name, report);
@@ -152,6 +166,7 @@ fn sweep(options: &Options) -> ExitCode {
 
 fn add(total: &mut Total, seed: u64, name: &'static str, report: Report) {
     total.runs += 1;
+    total.crash_runs += u64::from(report.coverage.count(RECOVERIES) > 0);
     total.steps += report.steps;
     total.time_ns += report.time_ns;
     total.coverage.merge(&report.coverage);
@@ -171,6 +186,11 @@ fn print(options: &Options, total: &Total, seconds: f64) {
         total.steps,
         total.time_ns as f64 / 1e9,
         total.failures.len()
+    );
+    println!(
+        "{} crash-and-recover runs ({} recoveries after a crash)",
+        total.crash_runs,
+        total.coverage.count(RECOVERIES)
     );
     let target = Target::ALL.iter().find(|(_, t)| *t == options.target).map_or("", |(n, _)| n);
     for (seed, name, why) in &total.failures {

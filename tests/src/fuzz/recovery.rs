@@ -5,68 +5,17 @@ use std::cell::OnceCell;
 
 use ironring_core::io::FileName;
 use ironring_core::prng::Prng;
-use ironring_core::{Durability, Instant, Now, PartitionId, ShardId, Token, WallTime};
+use ironring_core::{Durability, PartitionId, ShardId, Token};
 use ironring_log::{CompactionConfig, LogConfig};
 
+use crate::sim::bench::Bench;
 use crate::sim::disk::faults::FaultPlan;
 use crate::sim::disk::{Latency, SimDisk};
-use crate::sim::log_alone::{LogAlone, LogNode};
+use crate::sim::log_alone::LogNode;
 use crate::sim::op::{
-    Change, Condition, Intent, Key, KeyOp, Op, Outcome, RequestId, WriteId, author, payload,
+    Change, Condition, Intent, Key, KeyOp, Op, Outcome, WriteId, author, payload,
 };
-use crate::sim::subject::{Conn, Effects, Event, Node, Phase, Subject};
-
-/// A log on a disk, run until nothing is left to do.
-struct Bench {
-    disk: SimDisk,
-    log: LogAlone,
-    fx: Effects<()>,
-    now: u64,
-}
-
-impl Bench {
-    fn open(disk: SimDisk, format: bool) -> Bench {
-        let log = node().make(ShardId(0));
-        let mut bench = Bench { disk, log, fx: Effects::default(), now: 1_000_000 };
-        bench.handle(Event::Start { format });
-        bench.settle();
-        bench
-    }
-
-    fn handle(&mut self, event: Event<()>) {
-        let wall = WallTime(1_700_000_000_000 + self.now / 1_000_000);
-        let now = Now { mono: Instant(self.now), wall };
-        self.log.handle(now, event, &mut self.fx);
-    }
-
-    /// Ends turns and completes requests until no request is left.
-    fn settle(&mut self) {
-        loop {
-            self.handle(Event::TurnEnd);
-            let mut tickets = Vec::new();
-            while let Some(request) = self.fx.io.pop() {
-                let (due, ticket) = self.disk.submit(Instant(self.now), request);
-                tickets.push((due, ticket));
-            }
-            if tickets.is_empty() {
-                return;
-            }
-            tickets.sort_by_key(|(due, ticket)| (*due, *ticket));
-            for (due, ticket) in tickets {
-                self.now = self.now.max(due.0);
-                let done = self.disk.complete(ticket);
-                self.handle(Event::Io(done));
-            }
-        }
-    }
-
-    fn ask(&mut self, number: u64, op: Op) -> Option<Outcome> {
-        self.fx.replies.clear();
-        self.handle(Event::Request { conn: Conn(1), request: RequestId(number), op });
-        self.settle();
-        self.fx.replies.pop().map(|(_, _, outcome)| outcome)
-    }
-}
+use crate::sim::subject::{Node, Phase, Subject};
 
 fn node() -> LogNode {
     LogNode {
@@ -93,7 +42,7 @@ struct Image {
 
 fn make_image() -> Image {
     let disk = SimDisk::new(1, 64 << 20, Latency::default(), FaultPlan::none());
-    let mut bench = Bench::open(disk, true);
+    let mut bench = Bench::open(&node(), ShardId(0), disk, true);
     let mut rng = Prng::new(5);
     let mut writes = Vec::new();
     for number in 1..=160u64 {
@@ -107,7 +56,7 @@ fn make_image() -> Image {
         let intent = Intent { id, partition, level: Durability::Local, session: None };
         let ops = vec![KeyOp { key, change, condition: Condition::None }];
         let op = Op::Write { intent, ops, batch: false };
-        bench.ask(number, op.clone()).expect("a healthy log answers");
+        bench.ask(op.clone()).expect("a healthy log answers");
         writes.push(op);
     }
     let names: Vec<FileName> = bench.disk.files().map(|(name, _)| name).collect();
@@ -149,8 +98,8 @@ pub fn recovery(data: &[u8]) {
 
 /// Opens what is left and reads every key.
 fn check(disk: SimDisk, image: &Image) -> usize {
-    let mut bench = Bench::open(disk, false);
-    match bench.log.phase() {
+    let mut bench = Bench::open(&node(), ShardId(0), disk, false);
+    match bench.subject.phase() {
         Phase::Serving => {}
         Phase::Failed(_, why) => {
             assert!(!why.is_empty(), "a failure is described");
@@ -161,7 +110,7 @@ fn check(disk: SimDisk, image: &Image) -> usize {
     let mut found = 0;
     for number in 0..24 {
         let key = key(number);
-        match bench.ask(1_000 + number, Op::Get { key: key.clone() }) {
+        match bench.ask(Op::Get { key: key.clone() }) {
             Some(Outcome::Value(value)) => {
                 let (id, _) = author(&value.bytes).expect("values name their author");
                 let len = image.writes.iter().find_map(|op| match op {

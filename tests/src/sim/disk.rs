@@ -19,7 +19,6 @@ mod work;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
 use ironring_core::io::{FileName, IoBuf, IoDone, IoError, IoOk, IoOp, IoRequest};
 use ironring_core::limits::BLOCK_BYTES;
@@ -182,8 +181,7 @@ impl SimDisk {
             IoOp::WriteAt { file, pos, buf, durable } => match self.opened(file, "write") {
                 Some(inode) if self.aligned(pos, buf.len() as u64, "write") => {
                     self.check_overlap(inode, pos.0, buf.len() as u64);
-                    let data: Rc<[u8]> = (*buf).into();
-                    (Work::Write(Write { file, inode, pos: pos.0, data, buf, durable }), &WRITE)
+                    (Work::Write(Write { file, inode, pos: pos.0, buf, durable }), &WRITE)
                 }
                 _ => (Work::Misused, &[]),
             },
@@ -236,7 +234,7 @@ impl SimDisk {
     fn check_overlap(&mut self, inode: u64, pos: u64, len: u64) {
         let overlaps = self.in_flight.values().any(|other| match &other.work {
             Work::Write(w) => {
-                w.inode == inode && w.pos < pos + len && pos < w.pos + w.data.len() as u64
+                w.inode == inode && w.pos < pos + len && pos < w.pos + w.buf.len() as u64
             }
             _ => false,
         });
@@ -355,7 +353,7 @@ impl SimDisk {
             if w.inode != inode {
                 continue;
             }
-            for (index, sector) in w.data.chunks(SECTOR).enumerate() {
+            for (index, sector) in w.buf.chunks(SECTOR).enumerate() {
                 let at = w.pos + (index * SECTOR) as u64;
                 let inside = at >= pos && at < pos + bytes.len() as u64;
                 if inside && self.rng.chance(1, 2) {
@@ -367,7 +365,8 @@ impl SimDisk {
     }
 
     fn write(&mut self, at: Instant, write: Write, fault: Option<Fault>) -> Result<IoOk, IoError> {
-        let Write { file, inode, pos, data, buf, durable } = write;
+        let Write { file, inode, pos, buf, durable } = write;
+        let data: &[u8] = &buf;
         let grows = (pos + data.len() as u64).saturating_sub(self.inodes[&inode].live().len());
         if grows > 0 {
             let full = self.used() + grows > self.capacity;
@@ -384,17 +383,17 @@ impl SimDisk {
             self.faults.record(at, fault, Some(file), FilePos(pos));
             match fault {
                 Fault::WriteError => {
-                    let reached = Reached::draw(&mut self.rng, &data);
-                    node.write_torn(&mut self.rng, pos, &data, reached);
+                    let reached = Reached::draw(&mut self.rng, data);
+                    node.write_torn(&mut self.rng, pos, data, reached);
                     return Err(os_error(EIO, "input/output error"));
                 }
                 Fault::ShortWrite => {
                     let reached = self.rng.below(sectors as u64) as usize;
-                    node.write_torn(&mut self.rng, pos, &data, Reached::Prefix(reached));
+                    node.write_torn(&mut self.rng, pos, data, Reached::Prefix(reached));
                     return Err(IoError::ShortWrite { got: (reached * SECTOR) as u64 });
                 }
                 Fault::LostWrite => {}
-                Fault::Misdirected => self.misdirect(inode, &data, durable),
+                Fault::Misdirected => self.misdirect(inode, data, durable),
                 Fault::MediaFlip => {
                     let mut flipped = data.to_vec();
                     flipped[self.rng.below(data.len() as u64) as usize] ^= 1 << self.rng.below(8);
@@ -403,7 +402,7 @@ impl SimDisk {
                 other => unreachable!("{other:?} is not drawn for writes"),
             }
         } else {
-            node.write(pos, &data, durable);
+            node.write(pos, data, durable);
         }
         if matches!(file, FileName::Segment(_)) {
             self.completed_log_writes += 1;
@@ -412,7 +411,7 @@ impl SimDisk {
     }
 
     /// Puts a write somewhere else: at another block of the same file or of another segment.
-    fn misdirect(&mut self, inode: u64, data: &Rc<[u8]>, durable: bool) {
+    fn misdirect(&mut self, inode: u64, data: &[u8], durable: bool) {
         let segments: Vec<(FileName, u64)> = self
             .names
             .iter()
@@ -491,12 +490,12 @@ impl SimDisk {
         for (_, request) in std::mem::take(&mut self.in_flight) {
             match request.work {
                 Work::Write(w) => {
-                    let reached = Reached::draw(&mut self.rng, &w.data);
+                    let reached = Reached::draw(&mut self.rng, &w.buf);
                     let node = self.inodes.get_mut(&w.inode).expect("an open file has an inode");
-                    let grows = (w.pos + w.data.len() as u64).saturating_sub(node.live().len());
+                    let grows = (w.pos + w.buf.len() as u64).saturating_sub(node.live().len());
                     if grows == 0 || self.used() + grows <= self.capacity {
                         let node = self.inodes.get_mut(&w.inode).expect("looked up above");
-                        node.write_torn(&mut self.rng, w.pos, &w.data, reached);
+                        node.write_torn(&mut self.rng, w.pos, &w.buf, reached);
                     }
                 }
                 Work::Create(file) if self.rng.chance(1, 2) => {

@@ -181,7 +181,9 @@ impl Oracle {
     /// promises made since `bounds` about the partitions `concerned` do not hold. To be called
     /// just before [`Oracle::crash`].
     pub fn forgive(&mut self, bounds: &Bounds, concerned: impl Fn(PartitionId) -> bool) {
-        self.ledger.forgive(bounds, concerned);
+        self.ledger.forgive(bounds, &concerned);
+        let ledger = &self.ledger;
+        self.sessions.forgive(|p| concerned(p).then(|| ledger.bound(p)));
         self.forgiven = true;
     }
 
@@ -333,9 +335,11 @@ impl Oracle {
         let news = self.ledger.receipt(id, receipt)?;
         self.spread(id, &news)?;
         self.keys.conditions(&self.ledger, id, receipt.offset, wall)?;
-        if let Some((session, seq)) = self.ledger.get(id)?.intent.session {
-            let durable = receipt.level >= Durability::Local;
-            self.sessions.answered(session, receipt.partition, seq, durable);
+        if let Some((session, seq)) = self.ledger.get(id)?.intent.session
+            && receipt.level >= Durability::Local
+        {
+            let offset = (receipt.offset > 0).then_some(receipt.offset);
+            self.sessions.answered(session, receipt.partition, seq, offset);
         }
         Ok(())
     }
@@ -422,9 +426,10 @@ impl Oracle {
         if !final_answer {
             return Ok(());
         }
-        if let Some((session, seq)) = intent.session {
-            let durable = intent.level >= Durability::Local;
-            self.sessions.answered(session, intent.partition, seq, durable);
+        if let Some((session, seq)) = intent.session
+            && intent.level >= Durability::Local
+        {
+            self.sessions.answered(session, intent.partition, seq, None);
         }
         match ops.as_slice() {
             [op] if !pending.retry => self.condition_failed(pending, op, detail, wall),

@@ -154,7 +154,8 @@ impl Simulated {
 }
 
 /// The frame of a request, as the client library would send it.
-fn encode(request: RequestId, op: &Op) -> Vec<u8> {
+#[must_use]
+pub fn encode(request: RequestId, op: &Op) -> Vec<u8> {
     let mut frame = Vec::new();
     with_request(op, |wire| {
         encode_request(&mut frame, request.0, 0, wire).expect("the workload keeps the limits");
@@ -264,7 +265,9 @@ fn condition(condition: Condition) -> message::Condition {
     }
 }
 
-fn decode(frame: &[u8]) -> (RequestId, Outcome) {
+/// The answer a frame carries, and to which request.
+#[must_use]
+pub fn decode(frame: &[u8]) -> (RequestId, Outcome) {
     let header = decode_header(frame).expect("the shard encodes whole frames");
     assert_eq!(header.frame_bytes(), frame.len(), "one frame per answer");
     let response = decode_response(&header, &frame[HEADER_BYTES..]).expect("the shard's own bytes");

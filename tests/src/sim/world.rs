@@ -44,6 +44,9 @@ const NO_WAKE: (u64, u64) = (u64::MAX, 0);
 
 type Message<N> = <<N as Node>::Subject as Subject>::Message;
 
+/// Counted once for every time the node served again after a crash.
+pub const RECOVERIES: &str = "recoveries after a crash";
+
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -57,6 +60,15 @@ pub struct Report {
     pub coverage: Coverage,
     /// What went wrong, if anything did.
     pub failure: Option<String>,
+}
+
+impl Report {
+    /// Of a run that did not come to an end.
+    #[must_use]
+    pub fn failed(why: String) -> Report {
+        let coverage = Coverage::default();
+        Report { hash: 0, steps: 0, time_ns: 0, coverage, failure: Some(why) }
+    }
 }
 
 /// Something that is going to happen.
@@ -152,6 +164,8 @@ pub struct World<N: Node> {
     up: bool,
     /// All shards served at least once.
     served: bool,
+    /// The node died with a log on every disk, and has not served again since.
+    crashed: bool,
     trigger: Option<Trigger>,
     crash_now: bool,
     crashes_left: u32,
@@ -224,6 +238,7 @@ impl<N: Node> World<N> {
             life: 0,
             up: false,
             served: false,
+            crashed: false,
             trigger: None,
             crash_now: false,
             crashes_left: profile.crashes_max,
@@ -254,6 +269,9 @@ impl<N: Node> World<N> {
     fn report(&self, failure: Option<String>) -> Report {
         let mut coverage = self.coverage.clone();
         for slot in &self.slots {
+            for (name, times) in slot.subject.iter().flat_map(Subject::counted) {
+                coverage.add(&name, times);
+            }
             for injected in &slot.disk.faults.injected {
                 coverage.add(&format!("fault {}", injected.fault.name()), 1);
             }

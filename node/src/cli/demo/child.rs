@@ -15,6 +15,9 @@ use crate::cli::error::{CliError, START_FAILED};
 /// How long a node may take to say where it listens.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a node may take to tell its counters.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A running node process. Killed when dropped.
 pub struct NodeChild {
     child: Child,
@@ -23,6 +26,7 @@ pub struct NodeChild {
     /// Where health and metrics are.
     pub http: SocketAddr,
     started: Instant,
+    lines: mpsc::Receiver<String>,
 }
 
 /// Counters of a node, all shards added up.
@@ -84,7 +88,7 @@ impl NodeChild {
         let (mut clients, mut http, mut said) = (None, None, String::new());
         loop {
             if let (Some(clients), Some(http)) = (clients, http) {
-                return Ok(NodeChild { child, clients, http, started });
+                return Ok(NodeChild { child, clients, http, started, lines });
             }
             match lines.recv_timeout(START_PATIENCE) {
                 Ok(line) => {
@@ -121,25 +125,37 @@ impl NodeChild {
     }
 
     /// Waits until every shard serves; how long that took from the start of the process.
-    pub fn wait_ready(&self, patience: Duration) -> Result<Duration, CliError> {
+    pub fn wait_ready(&mut self, patience: Duration) -> Result<Duration, CliError> {
+        // Short at first: who asks a process that has just ended waits for nothing.
+        let mut deadline = Duration::from_millis(50);
         loop {
-            match self.totals() {
+            match self.totals_within(deadline) {
                 Ok(_) => return Ok(self.started.elapsed()),
+                Err(_) if self.child.try_wait().is_ok_and(|ended| ended.is_some()) => {
+                    let said: Vec<String> = self.lines.iter().collect();
+                    let what = format!("the node did not start:\n{}", said.join("\n"));
+                    return Err(CliError::local(&START_FAILED, what));
+                }
                 Err(error) if self.started.elapsed() > patience => return Err(error),
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
+            deadline = (deadline * 5 / 4).min(ANSWER_PATIENCE);
         }
     }
 
     /// The counters of every shard, when all of them serve.
     pub fn totals(&self) -> Result<Totals, CliError> {
+        self.totals_within(ANSWER_PATIENCE)
+    }
+
+    fn totals_within(&self, deadline: Duration) -> Result<Totals, CliError> {
         let failed = |error: ironring_net::client::ClientError| {
             CliError::local(&START_FAILED, format!("the node does not answer: {error}"))
         };
         let config = ClientConfig {
             session: false,
             shard_aware: false,
-            deadline: Duration::from_secs(5),
+            deadline,
             ..ClientConfig::new(self.clients.to_string())
         };
         let map =

@@ -6,7 +6,8 @@ mod ledger;
 mod load;
 mod report;
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -42,6 +43,12 @@ pub struct DemoArgs {
     pub keep: bool,
 }
 
+/// How long the kernel may take to free a killed node's rings, and how often the demo looks.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+const MEMORY_NAP: Duration = Duration::from_millis(50);
+/// How long a node may take to serve.
+const READY_PATIENCE: Duration = Duration::from_secs(120);
+
 /// Runs the demo; fails when an acknowledged write is lost.
 ///
 /// # Errors
@@ -54,7 +61,8 @@ pub fn run(args: &DemoArgs, output: Output) -> Result<(), CliError> {
         .map_err(|e| CliError::io("no temporary directory can be made", &e))?;
     let data = tmp.path().join("data");
     output.note(&format!("starting a node in {}", data.display()));
-    let first = NodeChild::start(&data, args.shards, None)?;
+    let mut first = NodeChild::start(&data, args.shards, None)?;
+    first.wait_ready(READY_PATIENCE)?;
     let address = first.clients;
 
     let spec = load::Spec { address, connections: args.connections, value_bytes: args.value_bytes };
@@ -70,8 +78,7 @@ pub fn run(args: &DemoArgs, output: Output) -> Result<(), CliError> {
     let killed_at = Instant::now();
     first.kill();
     output.note("killed the node with SIGKILL under load; starting it again");
-    let second = NodeChild::start(&data, args.shards, Some(address))?;
-    let recovery = second.wait_ready(Duration::from_secs(120))?;
+    let (second, recovery) = start_again(&data, args.shards, address)?;
     let down = killed_at.elapsed();
     let rest = (half * 2).saturating_sub(begin.elapsed());
     std::thread::sleep(rest.max(Duration::from_secs(1)));
@@ -99,6 +106,29 @@ pub fn run(args: &DemoArgs, output: Output) -> Result<(), CliError> {
     }
     second.stop();
     Ok(())
+}
+
+/// Starts the node where it was. The kernel takes back a killed process's rings some time after it
+/// is gone: with a small limit of lockable memory there is no room for new ones until then.
+fn start_again(
+    data: &Path,
+    shards: u16,
+    address: SocketAddr,
+) -> Result<(NodeChild, Duration), CliError> {
+    let begin = Instant::now();
+    loop {
+        let started = NodeChild::start(data, shards, Some(address))
+            .and_then(|mut node| node.wait_ready(READY_PATIENCE).map(|took| (node, took)));
+        match started {
+            Err(error)
+                if error.text(false).contains("lockable memory")
+                    && begin.elapsed() < MEMORY_PATIENCE =>
+            {
+                std::thread::sleep(MEMORY_NAP);
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// A disk, if possible: the temporary directory may be memory, where direct I/O shows nothing.

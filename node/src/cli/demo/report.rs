@@ -98,7 +98,10 @@ impl Report for DemoReport {
         let tone = if self.lost + self.wrong == 0 { Tone::Good } else { Tone::Bad };
         View::new()
             .pairs([
-                ("durable puts", Cell::from(format!("{:.0} /s on {} shards", self.puts_per_second, self.shards))),
+                (
+                    "durable puts",
+                    Cell::from(format!("{:.0} /s on {} shards", self.puts_per_second, self.shards)),
+                ),
                 ("p50 to durable ack", Cell::from(us(self.p50_us))),
                 ("p99", Cell::from(us(self.p99_us))),
                 ("p99.9", Cell::from(us(self.p999_us))),
@@ -110,9 +113,64 @@ impl Report for DemoReport {
                 ("outcome unknown", Cell::from(self.unknown.to_string())),
                 ("verified", Cell::toned(verdict, tone)),
             ])
-            .text(format!(
-                "\nTry next:\n  ironring demo --keep            leave it serving\n  ironring --addr {} kv scan demo/   (with --keep)\n  curl http://{}/metrics    (with --keep)\n  ironring doctor                 check this machine",
-                self.clients, self.http
-            ))
+            .text(self.next())
+    }
+}
+
+impl DemoReport {
+    /// What to try next: commands, each with a word on it.
+    fn next(&self) -> String {
+        let (scan, metrics) = (
+            format!("ironring kv --addr {} scan demo/", self.clients),
+            format!("curl http://{}/metrics", self.http),
+        );
+        let lines = [
+            ("ironring demo --keep", "leave it serving"),
+            (&scan, "with --keep: what it holds"),
+            (&metrics, "with --keep: what it counts"),
+            ("ironring doctor", "check this machine"),
+        ];
+        let lines = lines.map(|(command, word)| format!("  {command:48}  {word}"));
+        format!("\nTry next:\n{}", lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn what_to_try_next_can_be_tried() {
+        let report = DemoReport {
+            shards: 1,
+            puts_per_second: 0.0,
+            p50_us: 0,
+            p99_us: 0,
+            p999_us: 0,
+            max_us: 0,
+            fsyncs: 0,
+            records_per_fsync: 0.0,
+            down_seconds: 0.0,
+            recovery_seconds: 0.0,
+            acked: 0,
+            found: 0,
+            lost: 0,
+            wrong: 0,
+            unknown: 0,
+            refused_found: 0,
+            clients: "127.0.0.1:12345".to_owned(),
+            http: "127.0.0.1:12346".to_owned(),
+        };
+        let next = report.next();
+        let commands = next.lines().map(|line| line.trim().split("  ").next().unwrap_or(""));
+        let ours: Vec<&str> = commands.filter(|c| c.starts_with("ironring ")).collect();
+        assert_eq!(ours.len(), 3, "{next}");
+        for command in ours {
+            let parsed = Cli::try_parse_from(command.split(' '));
+            assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
+        }
     }
 }

@@ -14,6 +14,9 @@ const BLOCK: usize = 4096;
 
 type Block = Option<Rc<[u8; BLOCK]>>;
 
+/// What data are compared with: one comparison of memory instead of a look at every byte.
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
 /// Bytes of a file, in blocks; a block that holds only zeros is not stored.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
@@ -58,6 +61,20 @@ impl Image {
         }
     }
 
+    /// Takes the blocks at `pos` from another image of the same file, which holds `data` there. Whole
+    /// blocks are shared until one of the two changes.
+    fn take(&mut self, from: &Image, pos: u64, data: &[u8]) {
+        let block = BLOCK as u64;
+        if !pos.is_multiple_of(block) || !data.len().is_multiple_of(BLOCK) {
+            self.write(pos, data);
+            return;
+        }
+        self.extend_to(pos + data.len() as u64);
+        let first = usize::try_from(pos / block).expect("files are small");
+        let blocks = first..first + data.len() / BLOCK;
+        self.blocks[blocks.clone()].clone_from_slice(&from.blocks[blocks]);
+    }
+
     /// Copies out the bytes at `pos`; what lies past the end reads as zero.
     pub fn read(&self, pos: u64, out: &mut [u8]) {
         let mut at = usize::try_from(pos).expect("files are small");
@@ -91,9 +108,13 @@ impl Image {
 }
 
 fn put(block: &mut Block, at: usize, data: &[u8]) {
-    let zeros = data.iter().all(|b| *b == 0);
+    let zeros = *data == ZEROS[..data.len()];
     if zeros && (block.is_none() || data.len() == BLOCK) {
         *block = None;
+        return;
+    }
+    if let Ok(whole) = <[u8; BLOCK]>::try_from(data) {
+        *block = Some(Rc::new(whole));
         return;
     }
     let bytes = block.get_or_insert_with(|| Rc::new([0; BLOCK]));
@@ -207,7 +228,7 @@ impl Inode {
     pub fn write(&mut self, pos: u64, data: &[u8], durable: bool) {
         self.live.write(pos, data);
         if durable {
-            self.durable.write(pos, data);
+            self.durable.take(&self.live, pos, data);
             let (from, to) = (pos, pos + data.len() as u64);
             self.dirty = self.dirty.iter().flat_map(|d| d.without(from, to)).collect();
         } else {

@@ -1,6 +1,5 @@
 //! What a simulated disk is asked to do, and how long it takes.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use ironring_core::Instant;
@@ -33,7 +32,7 @@ impl Latency {
     pub(super) fn draw(self, rng: &mut Prng, work: &Work, fault: Option<Fault>) -> Duration {
         let (base, bytes) = match work {
             Work::Read { len, .. } => (self.read_ns, u64::from(*len)),
-            Work::Write(w) => (self.write_ns, w.data.len() as u64),
+            Work::Write(w) => (self.write_ns, w.buf.len() as u64),
             Work::Sync { .. } | Work::SyncDir { .. } => (self.write_ns, 0),
             _ => (self.write_ns / 4, 0),
         };
@@ -55,7 +54,6 @@ pub(super) struct Write {
     pub(super) file: FileName,
     pub(super) inode: u64,
     pub(super) pos: u64,
-    pub(super) data: Rc<[u8]>,
     pub(super) buf: IoBuf,
     pub(super) durable: bool,
 }

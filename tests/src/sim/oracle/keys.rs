@@ -246,6 +246,9 @@ impl Keys {
     ) -> Result<Option<(WriteId, usize)>, String> {
         let Some((id, index)) = ledger.at(partition, version) else { return Ok(None) };
         let write = ledger.get(id)?;
+        if write.maybe_lost && self.may_have_place_of(ledger, key, write, index) {
+            return Ok(None);
+        }
         let What::Keys(ops) = &write.what else {
             return Err(format!("version {version} is a record of {id:?}, which is no key's"));
         };
@@ -253,11 +256,21 @@ impl Keys {
         if op.key == *key && op.change != Change::Delete {
             return Ok(Some((id, index)));
         }
-        if write.maybe_lost {
-            // It was lost, and another write has its place.
-            return Ok(None);
-        }
         Err(format!("version {version} is a record of {id:?}, which stored no value here"))
+    }
+
+    /// Whether a value of the key at the place of a write that a crash may have taken can be
+    /// another's: the lost write stored none here, or one of unknown version may have the place.
+    fn may_have_place_of(&self, ledger: &Ledger, key: &Key, lost: &Write, index: usize) -> bool {
+        let stored = match &lost.what {
+            What::Keys(ops) => {
+                ops.get(index).is_some_and(|op| op.key == *key && op.change != Change::Delete)
+            }
+            What::Append(..) | What::Trim(..) => false,
+        };
+        let open = self.keys.get(key).into_iter().flat_map(|model| &model.open);
+        let mut open = open.filter_map(|id| ledger.get(*id).ok());
+        !stored || open.any(|w| w.possible() && w.last_epoch > lost.first_epoch)
     }
 
     fn check_bytes(
@@ -385,8 +398,9 @@ impl Keys {
             let there = |id: &WriteId| ledger.get(*id).is_ok_and(|write| !write.maybe_lost);
             let mut promised = model.versions.range(..=bound).rev();
             let promised = promised.find(|(_, (id, _))| there(id)).map_or(0, |(v, _)| *v);
-            if forgiven {
-                model.durable_floor = model.durable_floor.min(bound);
+            if forgiven && model.durable_floor > bound {
+                // What is promised still is the newest version that is, which may be much older.
+                model.durable_floor = 0;
             }
             model.durable_floor = model.durable_floor.max(promised);
             model.floor = model.durable_floor;

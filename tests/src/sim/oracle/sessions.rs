@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ironring_core::{PartitionId, SessionId};
 
+/// Sequences that were answered at a level that survives, with the offset of their records.
 #[derive(Debug, Default)]
-struct Lane {
-    answered: BTreeSet<u64>,
-    /// Every sequence up to this was answered at a level that survives.
-    durable: u64,
+struct Lane(BTreeMap<u64, u64>);
+
+impl Lane {
+    /// Every sequence up to this was answered.
+    fn durable(&self) -> u64 {
+        (1..).take_while(|seq| self.0.contains_key(seq)).last().unwrap_or(0)
+    }
 }
 
 /// All sessions.
@@ -31,19 +35,26 @@ impl Sessions {
         Ok(())
     }
 
-    /// A request of a session was answered for good.
+    /// A request of a session was answered for good, at a level that survives. `offset` is that of
+    /// its record; `None` when the answer does not tell.
     pub fn answered(
         &mut self,
         session: SessionId,
         partition: PartitionId,
         seq: u64,
-        durable: bool,
+        offset: Option<u64>,
     ) {
         let lane = self.lanes.entry((session, partition)).or_default();
-        if durable {
-            lane.answered.insert(seq);
-            while lane.answered.remove(&(lane.durable + 1)) {
-                lane.durable += 1;
+        let offset = offset.unwrap_or(u64::MAX);
+        let known = lane.0.entry(seq).or_insert(offset);
+        *known = (*known).min(offset);
+    }
+
+    /// Of these partitions only what is at or below a bound is promised still.
+    pub fn forgive(&mut self, bound: impl Fn(PartitionId) -> Option<u64>) {
+        for ((_, partition), lane) in &mut self.lanes {
+            if let Some(bound) = bound(*partition) {
+                lane.0.retain(|_, offset| *offset <= bound);
             }
         }
     }
@@ -70,7 +81,7 @@ impl Sessions {
         seq: u64,
         expected: u64,
     ) -> Result<(), String> {
-        let durable = self.lanes.get(&(session, partition)).map_or(0, |lane| lane.durable);
+        let durable = self.lanes.get(&(session, partition)).map_or(0, Lane::durable);
         if expected <= durable {
             return Err(format!("sequence {expected} is asked for; {durable} were answered"));
         }

@@ -460,3 +460,86 @@ fn offsets_are_not_given_twice() {
     let op = h.put();
     breaks(h.ask(op, receipt(4)), "4");
 }
+
+#[test]
+fn a_version_alone_does_not_bring_a_lost_write_back() {
+    for lost_put in [true, false] {
+        let mut h = History::new();
+        let op = if lost_put {
+            h.write(Durability::Async, PUT, Condition::None)
+        } else {
+            let intent = h.intent(Durability::Async);
+            Op::Trim { intent, topic: TOPIC, index: 0, before: 0 }
+        };
+        let told = Outcome::Receipt(receipt_at(Durability::Async, 5));
+        h.ask(op, told).expect("acked");
+        h.power_loss(&[]);
+        let new = h.put();
+        let request = h.send(&new);
+        let op = h.write(Durability::Local, PUT, Condition::Absent);
+        let found = Outcome::Error { code: ErrorCode::ConditionFailed, detail: 5 };
+        assert_eq!(h.ask(op, found), Ok(()), "the new put may have got the place");
+        assert_eq!(h.answer(request, &receipt(5)), Ok(()));
+        assert_eq!(h.get(value(id_of(&new), 5)), Ok(()));
+    }
+}
+
+#[test]
+fn a_version_that_only_a_lost_write_can_have_brings_it_back() {
+    let mut h = History::new();
+    let op = h.write(Durability::Async, PUT, Condition::None);
+    h.ask(op, Outcome::Receipt(receipt_at(Durability::Async, 5))).expect("acked");
+    h.power_loss(&[]);
+    let op = h.write(Durability::Local, PUT, Condition::Absent);
+    let found = Outcome::Error { code: ErrorCode::ConditionFailed, detail: 5 };
+    assert_eq!(h.ask(op, found), Ok(()));
+    breaks(h.get(NOT_FOUND), "no value was read");
+}
+
+#[test]
+fn after_a_forgiven_removal_the_value_before_it_may_be_read() {
+    let mut h = History::new();
+    let old = h.put_at(5);
+    let intent = h.intent(Durability::Local);
+    let ops = vec![KeyOp { key: b"j".as_slice().into(), change: PUT, condition: Condition::None }];
+    h.ask(Op::Write { intent, ops, batch: false }, receipt(7)).expect("acked");
+    let bounds = h.oracle.bounds();
+    let op = h.delete();
+    h.ask(op, receipt(9)).expect("acked");
+    h.oracle.forgive(&bounds, |_| true);
+    h.power_loss(&[]);
+    assert_eq!(h.get(value(old, 5)), Ok(()));
+}
+
+#[test]
+fn a_session_repeats_what_was_forgiven_and_nothing_else() {
+    for forgiven in [true, false] {
+        let mut h = History::new();
+        let session = SessionId(4);
+        h.ask(Op::OpenSession, Outcome::Session(session)).expect("opened");
+        let put = |h: &mut History, seq| {
+            let op = h.put();
+            let Op::Write { mut intent, ops, batch } = op else { unreachable!("a put is a write") };
+            intent.session = Some((session, seq));
+            Op::Write { intent, ops, batch }
+        };
+        let first = put(&mut h, 1);
+        h.ask(first, receipt(5)).expect("acked");
+        let bounds = h.oracle.bounds();
+        let second = put(&mut h, 2);
+        h.ask(second, receipt(6)).expect("acked");
+        if forgiven {
+            h.oracle.forgive(&bounds, |_| true);
+        }
+        h.power_loss(&[]);
+        let gap = |detail| Outcome::Error { code: ErrorCode::SequenceGap, detail };
+        let third = put(&mut h, 3);
+        breaks(h.ask(third.clone(), gap(1)), "were answered");
+        let told = h.ask(third, gap(2));
+        if forgiven {
+            assert_eq!(told, Ok(()));
+        } else {
+            breaks(told, "2 were answered");
+        }
+    }
+}

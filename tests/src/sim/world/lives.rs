@@ -2,7 +2,7 @@
 
 use ironring_core::Instant;
 
-use super::{Happening, Stage, World};
+use super::{Happening, RECOVERIES, Stage, World};
 use crate::sim::crash::Trigger;
 use crate::sim::disk::faults::Fault;
 use crate::sim::subject::{Effects, Event, FailureKind, Node, Phase, Subject};
@@ -63,7 +63,11 @@ impl<N: Node> World<N> {
                 let plan = &mut self.slots[index].disk.faults.plan;
                 plan.per_million[Fault::ReadFlip as usize] = rate;
                 self.slots[index].served = true;
-                self.served |= self.slots.iter().all(|slot| slot.served);
+                let all = self.slots.iter().all(|slot| slot.served);
+                self.served |= all;
+                if all && std::mem::take(&mut self.crashed) {
+                    self.coverage.add(RECOVERIES, 1);
+                }
                 Ok(())
             }
             Phase::Stopped => self.stopped(),
@@ -119,6 +123,8 @@ impl<N: Node> World<N> {
         let what = if power { "power loss" } else { "process killed" };
         self.coverage.add(what, 1);
         self.trace.note(self.now, &[12, u64::from(power)], || what.to_owned());
+        let stopped = self.slots.iter().all(|slot| self.phase_is(slot, &Phase::Stopped));
+        self.crashed |= self.served && !stopped;
         for slot in &mut self.slots {
             if let Some(subject) = slot.subject.take() {
                 for (name, times) in subject.counted() {

@@ -1,0 +1,82 @@
+//! Files: opened, measured, synced and closed by glommio, read and written on the [`Ring`].
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::rc::Rc;
+
+use glommio::GlommioError;
+use glommio::io::{DmaFile, OpenOptions};
+use ironring_core::io::{IoBuf, IoError};
+
+use super::buffers::DmaMem;
+use super::ring::{Direction, Ring};
+use crate::driver::runtime::{File, OpenMode, io_error};
+
+/// A file of an executor.
+pub struct RingFile {
+    file: DmaFile,
+    ring: Rc<Ring>,
+}
+
+impl RingFile {
+    /// Opens the file at `path`.
+    pub async fn open(path: &Path, mode: OpenMode, ring: Rc<Ring>) -> Result<RingFile, IoError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        match mode {
+            OpenMode::Plain => &mut options,
+            OpenMode::Durable => options.custom_flags(libc::O_DSYNC),
+            OpenMode::Create => options.create(true).truncate(true),
+        };
+        let file = options.dma_open(path).await.map_err(|e| error_of(&e))?;
+        Ok(RingFile { file, ring })
+    }
+}
+
+impl File for RingFile {
+    async fn size(&self) -> Result<u64, IoError> {
+        self.file.file_size().await.map_err(|e| error_of(&e))
+    }
+
+    async fn read_at(&self, pos: u64, len: usize) -> Result<IoBuf, IoError> {
+        let memory = Box::new(DmaMem(glommio::allocate_dma_buffer(len)));
+        let asked = self.ring.ask(Direction::Read, self.file.as_raw_fd(), pos, memory);
+        let (memory, result) = asked.await;
+        match bytes_of(result)? {
+            got if got < len => Err(IoError::ShortRead { got: got as u64 }),
+            _ => Ok(IoBuf::new(memory)),
+        }
+    }
+
+    async fn write_at(&self, buf: IoBuf, pos: u64) -> Result<IoBuf, IoError> {
+        let memory = buf.into_inner::<DmaMem>().expect("DmaAlloc made every write buffer");
+        let len = memory.0.len();
+        let asked = self.ring.ask(Direction::Write, self.file.as_raw_fd(), pos, memory);
+        let (memory, result) = asked.await;
+        match bytes_of(result)? {
+            wrote if wrote < len => Err(IoError::ShortWrite { got: wrote as u64 }),
+            _ => Ok(IoBuf::new(memory)),
+        }
+    }
+
+    async fn sync_data(&self) -> Result<(), IoError> {
+        self.file.fdatasync().await.map_err(|e| error_of(&e))
+    }
+
+    async fn close(self) -> Result<(), IoError> {
+        self.file.close().await.map_err(|e| error_of(&e))
+    }
+}
+
+/// What the kernel says of an operation: bytes moved, or -errno.
+fn bytes_of(result: i32) -> Result<usize, IoError> {
+    usize::try_from(result).map_err(|_| io_error(&std::io::Error::from_raw_os_error(-result)))
+}
+
+/// An error of glommio in the seam's words.
+pub fn error_of(error: &GlommioError<()>) -> IoError {
+    match error {
+        GlommioError::IoError(e) | GlommioError::EnhancedIoError { source: e, .. } => io_error(e),
+        other => IoError::Os { errno: 0, message: other.to_string() },
+    }
+}

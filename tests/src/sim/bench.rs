@@ -1,0 +1,113 @@
+//! One subject on one disk without the rest of the world: it is asked, and everything it wants done
+//! is done until nothing is left. Nothing goes wrong by itself, and time passes only for requests:
+//! a timer fires while an answer is missing, and not for work in the background.
+
+use ironring_core::io::{FileName, IoOp};
+use ironring_core::{Instant, Now, ShardId, WallTime};
+
+use crate::sim::disk::SimDisk;
+use crate::sim::op::{Op, Outcome, RequestId};
+use crate::sim::subject::{Conn, Effects, Event, Node, Subject};
+
+/// Most timers that fire for one answer; an answer that needs more does not come.
+const TIMERS_MAX: u32 = 100;
+
+/// A subject on a disk.
+pub struct Bench<S: Subject> {
+    /// The disk.
+    pub disk: SimDisk,
+    /// The subject.
+    pub subject: S,
+    /// Reads of segments so far.
+    pub segment_reads: u64,
+    fx: Effects<S::Message>,
+    now: u64,
+    requests: u64,
+}
+
+impl<S: Subject> Bench<S> {
+    /// One shard of a node, opened on `disk`, or formatted there.
+    pub fn open<N: Node<Subject = S>>(
+        node: &N,
+        shard: ShardId,
+        disk: SimDisk,
+        format: bool,
+    ) -> Bench<S> {
+        let subject = node.make(shard);
+        let fx = Effects::default();
+        let mut bench = Bench { disk, subject, segment_reads: 0, fx, now: 1_000_000, requests: 0 };
+        bench.handle(Event::Start { format });
+        bench.settle();
+        bench
+    }
+
+    /// Passes time, without anything happening in it.
+    pub fn pass(&mut self, milliseconds: u64) {
+        self.now += milliseconds * 1_000_000;
+    }
+
+    fn handle(&mut self, event: Event<S::Message>) {
+        let wall = WallTime(1_700_000_000_000 + self.now / 1_000_000);
+        let now = Now { mono: Instant(self.now), wall };
+        self.subject.handle(now, event, &mut self.fx);
+    }
+
+    /// Ends turns and completes requests until no request is left.
+    fn settle(&mut self) {
+        loop {
+            self.handle(Event::TurnEnd);
+            let mut tickets = Vec::new();
+            while let Some(request) = self.fx.io.pop() {
+                let segment = matches!(request.op, IoOp::ReadAt { file: FileName::Segment(_), .. });
+                self.segment_reads += u64::from(segment);
+                let (due, ticket) = self.disk.submit(Instant(self.now), request);
+                tickets.push((due, ticket));
+            }
+            if tickets.is_empty() {
+                return;
+            }
+            tickets.sort_by_key(|(due, ticket)| (*due, *ticket));
+            for (due, ticket) in tickets {
+                self.now = self.now.max(due.0);
+                let done = self.disk.complete(ticket);
+                self.handle(Event::Io(done));
+            }
+        }
+    }
+
+    /// What it wanted sent to other shards since the last time.
+    pub fn messages(&mut self) -> Vec<(ShardId, S::Message)> {
+        std::mem::take(&mut self.fx.messages)
+    }
+
+    /// A message of another shard arrives.
+    pub fn deliver(&mut self, message: S::Message) {
+        self.handle(Event::Message(message));
+        self.settle();
+    }
+
+    /// The answers to requests that arrive in one turn, in the order they were answered.
+    pub fn ask_all(&mut self, ops: Vec<Op>) -> Vec<Outcome> {
+        self.fx.replies.clear();
+        let asked = ops.len();
+        for op in ops {
+            self.requests += 1;
+            let request = RequestId(self.requests);
+            self.handle(Event::Request { conn: Conn(1), request, op });
+        }
+        self.settle();
+        for _ in 0..TIMERS_MAX {
+            let missing = self.fx.replies.len() < asked;
+            let Some(due) = self.subject.next_deadline().filter(|_| missing) else { break };
+            self.now = self.now.max(due.0);
+            self.handle(Event::Timer);
+            self.settle();
+        }
+        self.fx.replies.drain(..).map(|(_, _, outcome)| outcome).collect()
+    }
+
+    /// The answer to one request, when there was one.
+    pub fn ask(&mut self, op: Op) -> Option<Outcome> {
+        self.ask_all(vec![op]).pop()
+    }
+}
