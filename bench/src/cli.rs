@@ -313,7 +313,7 @@ pub struct PeersArgs {
     pub data_root: PathBuf,
     /// Servers to measure, the first one against each of the others. Those that are not
     /// installed are left out, and the report says so.
-    #[arg(long, value_delimiter = ',', default_value = "ironring,redis,nats")]
+    #[arg(long, value_delimiter = ',', default_value = "ironring,redis,nats,etcd")]
     pub systems: Vec<crate::peers::System>,
     /// Scenarios to measure; all when none is named.
     #[arg(long, value_delimiter = ',')]
@@ -336,6 +336,12 @@ pub struct PeersArgs {
     /// The nats-server program; default: on PATH.
     #[arg(long, value_name = "PATH")]
     pub nats: Option<PathBuf>,
+    /// The etcd program; default: on PATH.
+    #[arg(long, value_name = "PATH")]
+    pub etcd: Option<PathBuf>,
+    /// The etcdctl program: its own `check perf` is run on an etcd of its own, too. Takes a minute.
+    #[arg(long, value_name = "PATH")]
+    pub etcdctl: Option<PathBuf>,
     /// A further argument of `ironring start`; may be repeated.
     #[arg(long = "ironring-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub ironring_args: Vec<String>,

@@ -8,6 +8,7 @@ use crate::engine::{self, Measured, Surroundings};
 use crate::error::BenchError;
 use crate::latency::hgrm;
 use crate::protocol::Target;
+use crate::protocol::etcd::EtcdTarget;
 use crate::protocol::ironring::IronringTarget;
 use crate::protocol::nats::NatsTarget;
 use crate::protocol::resp::RespTarget;
@@ -52,6 +53,10 @@ pub fn execute(
         }
         ProtocolName::Redis => {
             let target = RespTarget { addr: scenario.addr.clone() };
+            on(&target, scenario, seed, around, phases)
+        }
+        ProtocolName::Etcd => {
+            let target = EtcdTarget { addr: scenario.addr.clone() };
             on(&target, scenario, seed, around, phases)
         }
         ProtocolName::Nats => {

@@ -27,6 +27,8 @@ pub enum ProtocolName {
     Redis,
     /// The NATS text protocol with JetStream acknowledgements.
     Nats,
+    /// etcd's JSON gateway: HTTP/1.1.
+    Etcd,
 }
 
 /// How request times are decided.
@@ -399,8 +401,8 @@ impl Scenario {
         }
         match self.protocol {
             ProtocolName::Ironring => Ok(()),
-            ProtocolName::Redis => require(!self.mix.uses_topic(), || {
-                "redis is measured with put, get and delete only".to_owned()
+            ProtocolName::Redis | ProtocolName::Etcd => require(!self.mix.uses_topic(), || {
+                "redis and etcd are measured with put, get and delete only".to_owned()
             }),
             ProtocolName::Nats => {
                 require(self.mix.put + self.mix.get + self.mix.delete + self.mix.read == 0, || {
@@ -447,6 +449,7 @@ mod tests {
             ("[values]\nsize = 99999999", "at most"),
             ("[write]\ndurability = \"maybe\"", "maybe"),
             ("protocol = \"redis\"\n[mix]\nappend = 1", "redis"),
+            ("protocol = \"etcd\"\n[mix]\nread = 1", "etcd"),
             ("protocol = \"nats\"\n[mix]\nput = 1", "nats"),
             ("duration = \"0s\"", "duration"),
             ("duration = \"quick\"", "quick"),

@@ -102,9 +102,10 @@ impl Plan {
             ..Scenario::default()
         };
         match (self.kind, system) {
-            (Kind::Put { .. } | Kind::Get { .. }, System::Nats) | (Kind::Append, System::Redis) => {
-                return None;
-            }
+            (Kind::Put { .. } | Kind::Get { .. }, System::Nats)
+            | (Kind::Append, System::Redis | System::Etcd) => return None,
+            // HTTP clients do not send a request before the last one's answer.
+            (Kind::Get { pipeline }, System::Etcd) if pipeline > 1 => return None,
             (Kind::Put { connections }, _) => {
                 scenario.load.connections = connections;
                 scenario.mix = Mix { put: 1, ..Mix::default() };
@@ -143,7 +144,13 @@ mod tests {
     fn every_plan_is_valid_for_every_server_that_can_do_it() {
         for plan in PLANS {
             assert!(plan.scenario(System::Ironring).is_some());
-            for system in [System::Ironring, System::IronringMonoio, System::Redis, System::Nats] {
+            for system in [
+                System::Ironring,
+                System::IronringMonoio,
+                System::Redis,
+                System::Nats,
+                System::Etcd,
+            ] {
                 if let Some(mut scenario) = plan.scenario(system) {
                     scenario.check().unwrap();
                     assert_eq!(scenario.load.mode, Mode::Closed);

@@ -9,12 +9,16 @@ use serde::{Deserialize, Serialize};
 use crate::cli::PeersArgs;
 use crate::error::BenchError;
 use crate::protocol::Target;
+use crate::protocol::etcd::EtcdTarget;
 use crate::protocol::ironring;
 use crate::protocol::nats::NatsTarget;
 use crate::protocol::resp::RespTarget;
 use crate::scenario::{ProtocolName, Scenario};
 use crate::server::{START_TIMEOUT, Scratch, Server, free_port};
 use crate::workload::Workload;
+
+/// Room for etcd's database.
+const ETCD_QUOTA_BYTES: &str = "8589934592";
 
 /// A server that can be measured.
 #[derive(
@@ -31,6 +35,8 @@ pub enum System {
     Redis,
     /// nats-server with a JetStream file store and `sync_interval: always`.
     Nats,
+    /// One etcd member, through its JSON gateway.
+    Etcd,
 }
 
 impl System {
@@ -42,6 +48,7 @@ impl System {
             System::IronringMonoio => "ironring-monoio",
             System::Redis => "redis",
             System::Nats => "nats",
+            System::Etcd => "etcd",
         }
     }
 
@@ -52,6 +59,7 @@ impl System {
             System::Ironring | System::IronringMonoio => ProtocolName::Ironring,
             System::Redis => ProtocolName::Redis,
             System::Nats => ProtocolName::Nats,
+            System::Etcd => ProtocolName::Etcd,
         }
     }
 }
@@ -108,6 +116,7 @@ impl Installed {
             System::Nats => {
                 given(&args.nats).map_or_else(|| vec!["nats-server".into()], |p| vec![p])
             }
+            System::Etcd => given(&args.etcd).map_or_else(|| vec!["etcd".into()], |p| vec![p]),
         };
         let program = candidates
             .iter()
@@ -116,6 +125,12 @@ impl Installed {
         let version = first_line(&program, "--version");
         let (settings, durable) = match system {
             System::Ironring => ("one shard, durability local".to_owned(), true),
+            System::Etcd => {
+                let how = "one member, fsync before each answer (its default); through its JSON \
+                           gateway (HTTP/1.1, base64), which costs more than the gRPC of its own \
+                           clients";
+                (how.to_owned(), true)
+            }
             System::IronringMonoio => ("one shard on monoio, durability local".to_owned(), true),
             System::Redis => ("appendonly yes, appendfsync always, no snapshots".to_owned(), true),
             System::Nats if nats_can_sync(&program, &args.data_root) => {
@@ -162,6 +177,19 @@ impl Installed {
                 command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
                 command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
                 command.arg("--dir").arg(folder);
+            }
+            System::Etcd => {
+                let client = format!("http://127.0.0.1:{port}");
+                let peer = format!("http://127.0.0.1:{}", free_port()?);
+                command.args(["--name", "bench", "--data-dir"]).arg(folder.join("data"));
+                command.args(["--listen-client-urls", &client]);
+                command.args(["--advertise-client-urls", &client]);
+                command.args(["--listen-peer-urls", &peer]);
+                command.args(["--initial-advertise-peer-urls", &peer]);
+                command.args(["--initial-cluster", &format!("bench={peer}")]);
+                // It keeps every version of a key; its default of 2 GiB would end a long run.
+                command.args(["--quota-backend-bytes", ETCD_QUOTA_BYTES]);
+                command.args(["--logger", "zap", "--log-outputs", "stderr"]);
             }
             System::Nats => {
                 let config = folder.join("nats.conf");
@@ -227,5 +255,6 @@ fn probe(system: System, addr: &str) -> Result<(), BenchError> {
         System::Ironring | System::IronringMonoio => ironring::ready(addr),
         System::Redis => RespTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),
         System::Nats => NatsTarget::prepare(addr).map(|_| ()),
+        System::Etcd => EtcdTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),
     }
 }

@@ -1,6 +1,7 @@
 //! What the engine needs to know of a protocol, so that every server is measured by the same
 //! generator.
 
+pub mod etcd;
 pub mod ironring;
 pub mod nats;
 pub mod resp;

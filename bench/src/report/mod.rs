@@ -293,6 +293,9 @@ fn peers_body(result: &PeersResult) -> Result<String, String> {
         let (name, version) = (system.system.name(), &system.version);
         html += &pre(&format!("{name}: {version}\n{}", system.settings));
     }
+    for said in &result.own_tools {
+        html += &pre(&peers::own_tool(said));
+    }
     for why in &result.missing {
         html += &pre(&format!("not measured: {why}"));
     }
@@ -420,6 +423,7 @@ mod tests {
             systems: Vec::new(),
             missing: vec!["nats: not found".to_owned()],
             scenarios: vec![scenario],
+            own_tools: Vec::new(),
         };
         let page = page_of(Content::Peers(Box::new(peers)));
         assert_self_contained(&page);

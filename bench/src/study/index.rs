@@ -408,6 +408,7 @@ fn push(
     gets.keys.prefill = true;
     gets.load.mode = Mode::Open;
     gets.load.rate = GET_RATE;
+    gets.load.pipeline = 64;
     let mut new_keys = timed("new-keys", PUSH_CONNECTIONS, put.clone(), u64::MAX >> 24, 64);
     new_keys.load.pipeline = 16;
     let large = timed("large-values", PUSH_CONNECTIONS, put, GET_KEYS, LARGE_BYTES);

@@ -168,7 +168,7 @@ pub fn run(args: &OverwriteArgs) -> Result<StudyResult, BenchError> {
     let mut scenario = scenario("overwrite", common, CONNECTIONS, put, keys, VALUE_BYTES);
     scenario.keys.prefill = true;
     scenario.warmup = Duration::ZERO;
-    scenario.duration = Duration::from_secs(if common.quick { 2 } else { 5 });
+    scenario.duration = Duration::from_secs(if common.quick { 1 } else { 5 });
     scenario.check()?;
     progress(common, &format!("filling with {} of values", show_bytes(live as f64)));
     node.run(&scenario, common, Phases::Prefill)?;

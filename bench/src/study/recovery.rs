@@ -136,8 +136,6 @@ fn case(
     scenario.keys.prefill = true;
     scenario.check()?;
     node.run(&scenario, common, Phases::Prefill)?;
-    let counters = node.counters()?;
-    let log_bytes = counters.sum("/disk/live_bytes")? + counters.sum("/disk/dead_bytes")?;
     // The load goes on until its node is gone, which it reports as the failure that it is.
     scenario.duration = LOAD * 10;
     scenario.warmup = Duration::ZERO;
@@ -158,6 +156,7 @@ fn case(
     let files = segment_files(scratch.path())?;
     let mut restarts = Vec::new();
     let mut keys = u64::MAX;
+    let mut log_bytes = 0;
     for round in 1..=args.rounds {
         progress(common, &format!("{kind} checkpoints: restart {round} of {}", args.rounds));
         let fio = read_once(&files)?;
@@ -171,6 +170,10 @@ fn case(
             records: counters.sum("/recovery/records")?,
             fio,
         });
+        // The same log each time; the next run may have begun a segment of its own.
+        if log_bytes == 0 {
+            log_bytes = counters.sum("/disk/live_bytes")? + counters.sum("/disk/dead_bytes")?;
+        }
         keys = keys.min(counters.sum("/memory/index_keys")?);
         node = restarted;
         node.kill()?;
