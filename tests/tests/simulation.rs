@@ -59,7 +59,7 @@ fn several_shards_survive() {
 }
 
 /// Seeds that once failed, with what they found.
-const ONCE_FAILED: [(Target, Trouble, u64, &str); 9] = [
+const ONCE_FAILED: [(Target, Trouble, u64, &str); 11] = [
     (Target::Node, Trouble::Crash, 1822, "a session was unknown before shard 0 had told of it"),
     (Target::Node, Trouble::DiskFaults, 592, "a session was unknown before shard 0 had told of it"),
     (Target::Node, Trouble::DiskFaults, 1242, "the same"),
@@ -69,6 +69,8 @@ const ONCE_FAILED: [(Target, Trouble, u64, &str); 9] = [
     (Target::Node, Trouble::Corruption, 1043, "the oracle forgave a removal by half"),
     (Target::Node, Trouble::Corruption, 1685, "the oracle did not forgive a session's answers"),
     (Target::Node, Trouble::Corruption, 100_968, "the oracle did not forgive a session's grant"),
+    (Target::Node, Trouble::Corruption, 104_965, "the oracle did not forgive a topic's creation"),
+    (Target::Node, Trouble::DiskFaults, 103_380, "superblock copies in a cache were relied on"),
 ];
 
 #[test]

@@ -203,6 +203,10 @@ impl Opening {
             Stage::Replay { replay, ended } => self.replayed(done, replay, ended, cx, sink),
             Stage::Settle(ended) => {
                 done.ok()?;
+                if self.outstanding > 0 {
+                    self.stage = Stage::Settle(ended);
+                    return Ok(None);
+                }
                 Ok(Some(self.opened(*ended)))
             }
             Stage::Over => Ok(None),
@@ -503,9 +507,11 @@ impl Opening {
             }),
             Verdict::End(tail) => {
                 self.report.tail = tail;
-                // What was read may still be in a cache that a power failure empties: it must be
-                // durable before it counts as durable.
+                // What was read may still be in a cache that a power failure empties, because the
+                // process that wrote it was killed: it must be durable before it counts as
+                // durable, and before a new superblock relies on the copies that agreed.
                 cx.push(0, IoOp::Sync { file: file_of(end.end.slot) });
+                cx.push(1, IoOp::Sync { file: FileName::Superblock });
                 self.stage = Stage::Settle(end);
                 Ok(None)
             }

@@ -346,6 +346,21 @@ fn recovery_that_crashes_anywhere_finds_the_same_again() {
 }
 
 #[test]
+fn what_recovery_read_is_durable_before_anything_is_written() {
+    for file in [FIRST, FileName::Superblock] {
+        let mut disk = log_of(3);
+        let superblock = disk.files[&FileName::Superblock].now.clone();
+        let error = IoError::Os { errno: 5, message: "input/output error".to_owned() };
+        disk.faults.push(Fault { op: "sync", file: Some(file), error, skip: 0, sticky: false });
+        let run = Run::open(small(), disk, 6);
+        let status = run.log.status();
+        assert!(matches!(status, LogStatus::Failed(LogFailure::Io { .. })), "{file:?}: {status:?}");
+        let after = &run.disk.files[&FileName::Superblock].now;
+        assert!(*after == superblock, "{file:?}: the superblock was written before the sync");
+    }
+}
+
+#[test]
 fn a_directory_of_another_node_or_shard_is_refused_by_name() {
     let other = Identity { storage: StorageUuid(0xB0B), ..IDENTITY };
     let failure = failure_as(other, log_of(1), true);

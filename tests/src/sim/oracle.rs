@@ -176,6 +176,7 @@ impl Oracle {
     pub fn bounds(&self) -> Bounds {
         let mut bounds = self.ledger.bounds();
         bounds.sessions = self.sessions.count();
+        bounds.topics = self.topics.count();
         bounds
     }
 
@@ -188,6 +189,7 @@ impl Oracle {
         self.sessions.forgive(|p| concerned(p).then(|| ledger.bound(p)));
         if concerned(PartitionId::META) {
             self.sessions.forgive_opened_since(bounds.sessions);
+            self.topics.forgive_changes_since(bounds.topics);
         }
         self.forgiven = true;
     }

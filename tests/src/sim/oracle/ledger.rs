@@ -116,6 +116,8 @@ pub struct Bounds {
     offsets: BTreeMap<PartitionId, u64>,
     /// How many sessions were opened.
     pub(super) sessions: usize,
+    /// How many changes of the list of topics were acknowledged.
+    pub(super) topics: usize,
 }
 
 /// What a check found out, for the models of keys and topics to take over.
@@ -421,7 +423,7 @@ impl Ledger {
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         let offsets = self.partitions.iter().map(|(id, p)| (*id, p.bound)).collect();
-        Bounds { offsets, sessions: 0 }
+        Bounds { offsets, sessions: 0, topics: 0 }
     }
 
     /// The medium silently lost the newest writes and nothing written later could tell: promises

@@ -439,6 +439,24 @@ fn topics_are_listed_until_they_are_deleted() {
 }
 
 #[test]
+fn a_topic_whose_creation_is_forgiven_may_be_there_or_not() {
+    for there in [true, false] {
+        let mut h = History::new();
+        let bounds = h.oracle.bounds();
+        let made = Op::TopicCreate { name: "u".to_owned(), partitions: 1, retain_bytes: 0 };
+        h.ask(made, Outcome::Topic(TopicId(2))).expect("a topic can be made");
+        h.oracle.forgive(&bounds, |_| true);
+        h.power_loss(&[]);
+        let mut listed = vec![("t".to_owned(), TOPIC)];
+        if there {
+            listed.push(("u".to_owned(), TopicId(2)));
+        }
+        assert_eq!(h.ask(Op::TopicList, Outcome::Topics(listed)), Ok(()));
+        breaks(h.ask(Op::TopicList, Outcome::Topics(vec![])), "topic t was made");
+    }
+}
+
+#[test]
 fn forgiven_promises_do_not_hold_and_older_ones_do() {
     let mut h = History::new();
     let old = h.put_at(5);

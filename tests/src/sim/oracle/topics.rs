@@ -42,6 +42,15 @@ pub struct Topics {
     parts: BTreeMap<Part, PartModel>,
     names: BTreeMap<String, Name>,
     ids: BTreeSet<TopicId>,
+    /// Acknowledged changes of the list of topics, in order.
+    changes: Vec<Change>,
+}
+
+/// A change of the list of topics.
+#[derive(Clone, Debug)]
+enum Change {
+    Created(String),
+    Deleted(String),
 }
 
 impl Topics {
@@ -73,6 +82,7 @@ impl Topics {
         }
         model.id = Some(id);
         model.created = true;
+        self.changes.push(Change::Created(name.to_owned()));
         for index in 0..partitions {
             let part = self.parts.entry((id, index)).or_default();
             part.retains_all = retains_all;
@@ -83,6 +93,28 @@ impl Topics {
     /// A topic was deleted.
     pub fn deleted(&mut self, name: &str) {
         self.names.entry(name.to_owned()).or_default().deleted = true;
+        self.changes.push(Change::Deleted(name.to_owned()));
+    }
+
+    /// How many changes of the list were acknowledged, as far as they are promised.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Of the changes after the first `count` nothing is promised: a topic may be gone, and its id
+    /// given again, or be there still.
+    pub fn forgive_changes_since(&mut self, count: usize) {
+        for change in self.changes.drain(count.min(self.changes.len())..) {
+            match change {
+                Change::Created(name) => {
+                    let model = self.names.entry(name).or_default();
+                    model.created = false;
+                    self.ids.retain(|id| model.id != Some(*id));
+                }
+                Change::Deleted(name) => self.names.entry(name).or_default().deleted = false,
+            }
+        }
     }
 
     /// Whether a request may hear that this topic does not exist.
