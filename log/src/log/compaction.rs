@@ -15,7 +15,8 @@
 //! share of bytes to read and copy, and what a step takes beyond its credit is paid back before the
 //! next one. The share is small while there is little garbage, and grows to all with the garbage
 //! there is in relation to what there may be; so under endless overwrites it settles where as much
-//! is freed as is written, some way below the bound. A log that nobody writes to needs no credit.
+//! is freed as is written, some way below the bound. A log that nobody writes to, and one whose
+//! share is all, need no credit, and what they do then costs none: so debt stays within one step's.
 //! Copies are staged a bounded step at a time, and only while less than one group waits, so no
 //! append waits for more than that.
 //!
@@ -73,6 +74,8 @@ pub(super) struct Compactor {
     credit: i64,
     /// Share of the device's bytes that compaction may use, in percent.
     share: u64,
+    /// Nobody has appended for a while.
+    idle: bool,
     /// Somebody has appended since the last look at the clock.
     appended: bool,
     /// Until then the log counts as written to.
@@ -87,6 +90,7 @@ impl Compactor {
             look_at: None,
             credit: 0,
             share: 0,
+            idle: false,
             appended: false,
             busy_until: Instant(0),
         }
@@ -117,8 +121,15 @@ impl Compactor {
         self.victim = None;
     }
 
+    /// It moves at its own speed, not at that of the appends.
+    fn is_free(&self) -> bool {
+        self.idle || self.share >= 100
+    }
+
     fn spend(&mut self, bytes: u64) {
-        self.credit -= bytes as i64;
+        if !self.is_free() {
+            self.credit -= bytes as i64;
+        }
     }
 }
 
@@ -169,6 +180,7 @@ impl Log {
         if std::mem::take(&mut self.compaction.appended) {
             self.compaction.busy_until = now.mono + IDLE_AFTER;
         }
+        self.compaction.idle = now.mono >= self.compaction.busy_until;
         let pressure = self.space_pressure();
         let least = u64::from(self.config.compaction.bandwidth_percent);
         self.compaction.share = least + (100 - least) * pressure / 100;
@@ -183,7 +195,7 @@ impl Log {
             self.compaction.look = false;
             self.choose_victim(pressure);
         }
-        self.compact(now, io, sink);
+        self.compact(io, sink);
     }
 
     /// The segment with the most dead bytes, if they are worth it under this pressure.
@@ -211,22 +223,21 @@ impl Log {
     }
 
     /// Whether the next step may begin, or this one go on.
-    fn may_compact(&self, now: Now) -> bool {
+    fn may_compact(&self) -> bool {
         let waiting = self.staging.waiting();
         let c = &self.compaction;
-        let idle = !c.appended && now.mono >= c.busy_until;
         c.share >= 100 && waiting < 2 * GROUP_BYTES_TARGET
-            || (idle || c.credit > 0) && waiting < GROUP_BYTES_TARGET
+            || (c.idle || c.credit > 0) && waiting < GROUP_BYTES_TARGET
     }
 
     /// Copies what is read, then reads on, or frees the segment.
-    fn compact(&mut self, now: Now, io: &mut IoQueue, sink: &mut (impl LogSink + ?Sized)) {
+    fn compact(&mut self, io: &mut IoQueue, sink: &mut (impl LogSink + ?Sized)) {
         let Some(mut victim) = self.compaction.victim.take() else { return };
-        if victim.reading || !self.may_compact(now) {
+        if victim.reading || !self.may_compact() {
             self.compaction.victim = Some(victim);
             return;
         }
-        match self.copy_groups(now, &mut victim, sink) {
+        match self.copy_groups(&mut victim, sink) {
             Err(detail) => {
                 let pos = victim.walk.pos();
                 self.report_damage(DamageFinder::Compaction, victim.walk.slot, pos, detail);
@@ -253,7 +264,6 @@ impl Log {
     /// Copies the live records among the bytes read, one step's worth.
     fn copy_groups(
         &mut self,
-        now: Now,
         victim: &mut Victim,
         sink: &mut (impl LogSink + ?Sized),
     ) -> Result<Copied, String> {
@@ -268,7 +278,7 @@ impl Log {
             };
             for item in victim.walk.records(&walked, skip) {
                 let (from, record) = item.expect("the walk verified the group");
-                if staged >= COPY_BYTES || staged > 0 && !self.may_compact(now) {
+                if staged >= COPY_BYTES || staged > 0 && !self.may_compact() {
                     victim.group = Some((walked, skip));
                     return Ok(Copied::Paused);
                 }
@@ -365,5 +375,15 @@ mod tests {
         assert_eq!(groups, 20, "512 KiB are 20.5 times 25 KiB");
         c.foreground(u32::MAX);
         assert_eq!(c.credit, CREDIT_MAX);
+    }
+
+    #[test]
+    fn what_needs_no_credit_costs_none() {
+        let mut c = Compactor::new();
+        for (idle, share) in [(true, 25), (false, 100)] {
+            (c.idle, c.share) = (idle, share);
+            c.spend(u64::from(READ_BYTES));
+            assert_eq!(c.credit, 0);
+        }
     }
 }

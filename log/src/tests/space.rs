@@ -82,6 +82,35 @@ fn endless_overwrites_stay_within_bounds() {
     run.check_reads();
 }
 
+/// Idle time is compaction's own: what it copied then was once held against it, and the load that
+/// followed grew the log to its bound before a step was made.
+#[test]
+fn compaction_keeps_its_pace_after_long_idle_periods() {
+    for seed in 60..62 {
+        let mut run = Run::opened(busy(), Disk::default(), seed);
+        let (keys, len) = (1600u64, 10_000);
+        overwrite(&mut run, keys, 1600, len);
+        for _ in 0..8 {
+            // Users dirty half of what is there, then leave the log alone.
+            overwrite(&mut run, keys, 800, len);
+            for _ in 0..20 {
+                run.pass(Duration::from_secs(1));
+                run.settle();
+            }
+        }
+        let idle = run.log.counters().clone();
+        assert!(idle.compaction_read_bytes > 20 << 20, "nothing was done while idle: {idle:?}");
+        let mut most = 0;
+        for _ in 0..64 {
+            overwrite(&mut run, keys, 100, len);
+            let counters = run.log.counters();
+            most = most.max(counters.held_bytes * 100 / counters.live_bytes);
+        }
+        let counters = run.log.counters();
+        assert!(most <= 195, "{most} percent of the live bytes are held: {counters:?}");
+    }
+}
+
 #[test]
 fn on_a_full_disk_users_are_refused_and_deletes_bring_writes_back() {
     let mut disk = Disk::default();
