@@ -234,7 +234,7 @@ impl RecordCache {
             // Tables made anew for the records left take no more than this.
             while self.arena.used_bytes() + tables_bytes(self.len, bucket_count(self.len)) + reserve
                 > bytes
-                && self.evict().is_some()
+                && self.evict(bytes).is_some()
             {}
             self.rebuild();
         }
@@ -288,7 +288,7 @@ impl RecordCache {
                 self.give_up_spare_for(growth);
                 return true;
             }
-            if self.evict().is_none() {
+            if self.evict(self.capacity).is_none() {
                 return false;
             }
         }
@@ -296,7 +296,7 @@ impl RecordCache {
 
     /// Keeps the large queue short: evicts from it what a new large record pushes out.
     fn make_room_for_large(&mut self, queue: Queue, len: usize) {
-        let most = LARGE_BYTES_MAX.min(self.capacity / SMALL_SHARE);
+        let most = large_bytes_max(self.capacity);
         while queue == Queue::Large
             && self.arena.queued_bytes(Queue::Large) + stride(len) > most
             && let Some(index) = self.arena.oldest(Queue::Large)
@@ -310,7 +310,7 @@ impl RecordCache {
     fn evict_ahead(&mut self, came: usize) {
         let mut left = came;
         while left > 0 && !self.fits(self.arena.region_cost() + self.reserve_bytes()) {
-            let Some(evicted) = self.evict() else { return };
+            let Some(evicted) = self.evict(self.capacity) else { return };
             left = left.saturating_sub(evicted);
         }
     }
@@ -335,12 +335,15 @@ impl RecordCache {
         RESERVE_REGIONS * region_bytes(self.capacity)
     }
 
-    /// Evicts one record and returns what it took. `None`: there is none. Amortized O(1): each
-    /// move to the main queue was paid for by a read.
-    fn evict(&mut self) -> Option<usize> {
+    /// Evicts one record on the way to a capacity, and returns what it took. `None`: there is none.
+    /// A queue that has more than its share of that capacity comes first; the large one, whose
+    /// share was larger before the cache shrank, before the small one. Amortized O(1): each move
+    /// to the main queue was paid for by a read.
+    fn evict(&mut self, capacity: usize) -> Option<usize> {
         loop {
-            let share = self.capacity / SMALL_SHARE;
-            let order = if self.arena.queued_bytes(Queue::Small) > share {
+            let order = if self.arena.queued_bytes(Queue::Large) > large_bytes_max(capacity) {
+                [Queue::Large, Queue::Small, Queue::Main]
+            } else if self.arena.queued_bytes(Queue::Small) > capacity / SMALL_SHARE {
                 [Queue::Small, Queue::Main, Queue::Large]
             } else {
                 [Queue::Main, Queue::Small, Queue::Large]
@@ -511,6 +514,11 @@ impl RecordCache {
         }
         self.rehash(bucket_count(self.len));
     }
+}
+
+/// What the large queue may take.
+fn large_bytes_max(capacity: usize) -> usize {
+    LARGE_BYTES_MAX.min(capacity / SMALL_SHARE)
 }
 
 fn region_bytes(capacity: usize) -> usize {

@@ -212,6 +212,23 @@ fn shrinking_gives_memory_back_at_once() {
 }
 
 #[test]
+fn a_cache_that_shrinks_keeps_its_small_records() {
+    let mut cache = RecordCache::new(32 << 20);
+    // The large queue takes all it may, 3.2 MB, which is more than the smaller cache will have.
+    for number in 100_000..100_200 {
+        cache.insert(at(number), &record(number, 0, 200_000));
+    }
+    let small = 0..4_000u64;
+    for number in small.clone() {
+        cache.insert(at(number), &record(number, 0, 400));
+    }
+    cache.set_capacity(3 << 20);
+    check(&cache);
+    let hits = small.filter(|number| cache.get(at(*number)).is_some()).count();
+    assert_eq!(hits, 4_000, "1.6 MB of small records fit 3 MB");
+}
+
+#[test]
 fn small_records_fill_a_cache_that_was_full_of_large_ones() {
     let mut cache = RecordCache::new(1 << 20);
     for number in 0..100 {
