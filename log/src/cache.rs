@@ -28,7 +28,7 @@ use std::hash::{BuildHasher, BuildHasherDefault};
 use ironring_core::SegmentId;
 use ironring_core::hash::StableHasher;
 
-use crate::allocation::block_bytes;
+use crate::allocation::{SLAB_BLOCK_BYTES_MAX, block_bytes, size_class};
 use crate::api::Location;
 use arena::{Arena, CopyFromParts, NOWHERE, Queue, Spot, stride};
 
@@ -42,10 +42,12 @@ const LARGE_BYTES_MAX: usize = 64 << 20;
 const READS_MAX: u8 = 3;
 /// A record leaves the small queue for the main one when it was read more than this many times.
 const READS_TO_STAY: u8 = 1;
-/// Regions are one part in this many of the capacity, within these bounds.
+/// Regions are about one part in this many of the capacity, within these bounds.
 const REGION_SHARE: usize = 64;
 const REGION_BYTES_MIN: usize = 4 << 10;
 const REGION_BYTES_MAX: usize = 1 << 20;
+/// A region is a block of the allocator's slabs or at least this long.
+const PAGED_REGION_BYTES_MIN: usize = 64 << 10;
 /// Regions kept free for records that move to the main queue while others are evicted.
 const RESERVE_REGIONS: usize = 2;
 /// The slots grow by an eighth, at least by this many slots.
@@ -522,7 +524,9 @@ fn large_bytes_max(capacity: usize) -> usize {
 }
 
 fn region_bytes(capacity: usize) -> usize {
-    (capacity / REGION_SHARE).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX).next_multiple_of(8)
+    let bytes = size_class((capacity / REGION_SHARE).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX));
+    // The page that the allocator adds to a block outside its slabs would be a lot of a small one.
+    if bytes < PAGED_REGION_BYTES_MIN { bytes.min(SLAB_BLOCK_BYTES_MAX) } else { bytes }
 }
 
 /// Buckets for this many records: a power of two, half to all of them in use.

@@ -7,6 +7,10 @@ use ironring_core::{Offset, SegmentId, WallTime};
 use ironring_log::Location;
 use ironring_log::index::{Entry, KeyIndex};
 
+/// The node's allocator: what a block really takes is its rule.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const KEYS: u64 = 150_000;
 const PROMISED_BYTES_PER_KEY: f64 = 48.0;
 
@@ -54,7 +58,7 @@ fn a_key_costs_at_most_48_bytes_besides_itself() {
             println!("{key_bytes} byte keys, sequential {sequential}: {per_key:.1} B besides");
             assert!(per_key <= PROMISED_BYTES_PER_KEY, "{per_key:.1} bytes besides the key");
             let accounted = index.memory_bytes() as f64 / resident as f64;
-            assert!((0.85..1.1).contains(&accounted), "accounts for {accounted:.2} of resident");
+            assert!((0.9..1.1).contains(&accounted), "accounts for {accounted:.2} of resident");
             alive.push(index);
         }
     }

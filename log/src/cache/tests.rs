@@ -264,6 +264,18 @@ fn a_stream_of_large_records_takes_little_memory_and_keeps_what_is_read() {
 }
 
 #[test]
+fn a_large_record_counts_as_the_block_it_takes() {
+    let mut cache = RecordCache::new(64 << 20);
+    for number in 0..20 {
+        // jemalloc's next size is 320 KiB.
+        cache.insert(at(number), &record(number, 0, (256 << 10) + 100));
+    }
+    assert_eq!(cache.len(), 20);
+    assert!(cache.bytes() >= 20 * (320 << 10), "{} bytes", cache.bytes());
+    check(&cache);
+}
+
+#[test]
 fn a_relocated_record_keeps_its_history() {
     let mut cache = RecordCache::new(100_000);
     cache.insert(at(1), &[1; 100]);

@@ -19,15 +19,13 @@
 use std::hint::black_box;
 use std::marker::PhantomData;
 
-use crate::allocation::{ALLOCATOR_HEADER_BYTES, block_bytes};
+use crate::allocation::{block_bytes, size_class};
 
 /// Bytes of one slot.
 pub(super) const SLOT_BYTES: usize = 6;
 const CACHE_LINE_BYTES: usize = 64;
-/// Steps of buffer sizes with the allocator's header, up to and above [`SMALL_BYTES_MAX`].
-const SMALL_STEP_BYTES: usize = 128;
-const LARGE_STEP_BYTES: usize = 256;
-const SMALL_BYTES_MAX: usize = 1024;
+/// Buffers have a size of the allocator's that is a multiple of this.
+const STEP_BYTES: usize = 128;
 
 /// Heap bytes in use by an index; every buffer that is made or dropped is entered here.
 #[derive(Debug, Default)]
@@ -51,12 +49,7 @@ impl Ledger {
 
 /// The size of the buffer for `bytes` of cells and slots.
 fn buffer_bytes(bytes: usize) -> usize {
-    if bytes == 0 {
-        return 0;
-    }
-    let block = bytes + ALLOCATOR_HEADER_BYTES;
-    let step = if block <= SMALL_BYTES_MAX { SMALL_STEP_BYTES } else { LARGE_STEP_BYTES };
-    block.next_multiple_of(step) - ALLOCATOR_HEADER_BYTES
+    size_class(bytes.next_multiple_of(STEP_BYTES))
 }
 
 /// Where the key is in a cell.
@@ -333,7 +326,7 @@ impl<K: CellKey> Page<K> {
     /// again does not reallocate each time.
     fn shrink(&mut self, ledger: &mut Ledger) {
         let content = self.content_bytes();
-        if buffer_bytes(content) + 2 * SMALL_STEP_BYTES <= self.buffer.len() || content == 0 {
+        if buffer_bytes(content) + 2 * STEP_BYTES <= self.buffer.len() || content == 0 {
             self.resize(content, ledger);
         }
     }
@@ -442,7 +435,8 @@ mod tests {
                 check(&page, &model, &cell[1..]);
             }
             assert_eq!(ledger.bytes(), block_bytes(page.buffer_bytes()));
-            assert!(page.buffer_bytes() <= page.content_bytes() + 3 * LARGE_STEP_BYTES);
+            let most = page.content_bytes() * 3 / 2 + 3 * STEP_BYTES;
+            assert!(page.buffer_bytes() <= most, "{} of {most}", page.buffer_bytes());
         }
         page.discard(&mut ledger);
         assert_eq!(ledger.bytes(), 0);
