@@ -278,6 +278,9 @@ impl LogSink for Models {
         self.durable = group;
         for (at, record) in records {
             let relocated = self.relocations.front() == Some(&at);
+            if relocated {
+                self.relocations.pop_front();
+            }
             let Some(i) = self.index_of(record.partition) else { continue };
             let p = match i {
                 usize::MAX => self.meta_partition.as_mut().expect("index_of found it"),
@@ -285,7 +288,6 @@ impl LogSink for Models {
             };
             if relocated {
                 // Referred to since it was staged; not worth a place in the cache.
-                self.relocations.pop_front();
                 continue;
             }
             if record.kind == RecordKind::Delete {
@@ -407,5 +409,19 @@ mod tests {
         let delete = Record { kind: RecordKind::Delete, body: &[], ..put(partition, 101, &[]) };
         models.fold_appended(place(101), &delete);
         assert!(models.cached(place(100)).is_none() && models.cache.is_empty());
+    }
+    #[test]
+    fn a_relocated_record_of_a_strange_partition_keeps_the_queue_in_step() {
+        let mut models = Models::new(0, 1, 1 << 20);
+        let mine = Token::of_key(b"key").partition(1);
+        let place = |n: u32| Location { segment: SegmentId(1), pos: n * 4096, len: 500 };
+        let strange = put(PartitionId(7), 1, b"strange");
+        let record = put(mine, 2, b"mine");
+        models.fold_appended(place(1), &record);
+        models.relocated(place(0), place(2), GroupSeq(1), &strange);
+        models.relocated(place(1), place(3), GroupSeq(1), &record);
+        models.flushed(GroupSeq(1), &mut [(place(2), strange), (place(3), record)].into_iter());
+        assert!(models.relocations.is_empty(), "{:?}", models.relocations);
+        assert!(models.cache.is_empty(), "a copy is not worth a place in the cache");
     }
 }
