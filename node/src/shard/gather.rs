@@ -66,8 +66,18 @@ pub struct Item {
 pub struct Part {
     /// Where it lies.
     pub at: Location,
+    /// Its offset, where the state knows it: of a value that is one record.
+    pub offset: Option<Offset>,
     /// What was fetched.
     pub stored: Option<Stored>,
+}
+
+impl Part {
+    /// A record that is not fetched yet.
+    #[must_use]
+    pub fn new(at: Location, offset: Option<Offset>) -> Part {
+        Part { at, offset, stored: None }
+    }
 }
 
 /// One answer in the making.

@@ -25,6 +25,17 @@ pub struct Stored {
     pub body: Vec<u8>,
 }
 
+/// A record's body in the cache; see [`Stored`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedRecord<'a> {
+    /// Milliseconds since the epoch.
+    pub time: u64,
+    /// The record's offset.
+    pub offset: Offset,
+    /// The record's body.
+    pub body: &'a [u8],
+}
+
 /// A read the log has finished.
 #[derive(Debug)]
 pub struct FinishedRead {
@@ -251,12 +262,19 @@ impl Models {
         self.cache.insert_parts(at, &[&head[0], &head[1], record.body]);
     }
 
-    /// A cached body: time, offset and bytes.
-    pub fn cached(&mut self, at: Location) -> Option<(u64, Offset, &[u8])> {
+    /// A cached record. `offset`: which one it has to be, where the reader knows; the memory of a
+    /// record that is not durable yet still holds the version before it.
+    pub fn cached(&mut self, at: Location, offset: Option<Offset>) -> Option<CachedRecord<'_>> {
         let bytes = self.cache.get(at)?;
         let (time, rest) = bytes.split_first_chunk::<8>()?;
-        let (offset, body) = rest.split_first_chunk::<8>()?;
-        Some((u64::from_le_bytes(*time), Offset(u64::from_le_bytes(*offset)), body))
+        let (found, body) = rest.split_first_chunk::<8>()?;
+        let found = Offset(u64::from_le_bytes(*found));
+        let time = u64::from_le_bytes(*time);
+        offset.is_none_or(|wanted| wanted == found).then_some(CachedRecord {
+            time,
+            offset: found,
+            body,
+        })
     }
 }
 
@@ -392,11 +410,11 @@ mod tests {
             let body = vec![n as u8; 400];
             let record = put(partition, u64::from(n), &body);
             models.fold_appended(place(n), &record);
-            let found = models.cached(place(n)).map(|(_, offset, _)| offset);
-            assert_ne!(found, Some(Offset(u64::from(n))), "not before it is durable");
+            let version = Some(Offset(u64::from(n)));
+            assert!(models.cached(place(n), version).is_none(), "not before it is durable");
             models.flushed(GroupSeq(u64::from(n)), &mut [(place(n), record)].into_iter());
-            let (time, offset, cached) = models.cached(place(n)).expect("what is new is cached");
-            assert_eq!((time, offset, cached), (u64::from(n), Offset(u64::from(n)), &body[..]));
+            let found = models.cached(place(n), version).expect("what is new is cached");
+            assert_eq!((found.time, found.body), (u64::from(n), &body[..]));
             assert_eq!(models.cache.len(), 1, "the old version is gone");
         }
         // A version of another length takes the place too.
@@ -404,11 +422,11 @@ mod tests {
         let record = put(partition, 100, &longer);
         models.fold_appended(place(100), &record);
         models.flushed(GroupSeq(100), &mut [(place(100), record)].into_iter());
-        assert_eq!(models.cached(place(100)).map(|c| c.2.to_vec()), Some(longer));
+        assert_eq!(models.cached(place(100), None).map(|found| found.body), Some(&longer[..]));
         // A delete leaves nothing.
         let delete = Record { kind: RecordKind::Delete, body: &[], ..put(partition, 101, &[]) };
         models.fold_appended(place(101), &delete);
-        assert!(models.cached(place(100)).is_none() && models.cache.is_empty());
+        assert!(models.cached(place(100), None).is_none() && models.cache.is_empty());
     }
     #[test]
     fn a_relocated_record_of_a_strange_partition_keeps_the_queue_in_step() {

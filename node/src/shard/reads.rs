@@ -16,7 +16,7 @@ use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 use super::acks::Answer;
 use super::event::Effects;
 use super::gather::{GATHER_BYTES_MAX, GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
-use super::models::Stored;
+use super::models::{CachedRecord, Stored};
 use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
 use super::{Ask, Shard};
 
@@ -49,14 +49,12 @@ impl Shard {
         }
         if durable && entry.flags & CHUNKED == 0 {
             let me = self.config.shard();
-            if let Some((time, offset, value)) = self.models.cached(entry.location)
-                && offset == entry.version
-            {
+            if let Some(found) = self.models.cached(entry.location, Some(entry.version)) {
                 let value = ValueRef {
                     version: entry.version,
-                    time: WallTime(time),
+                    time: WallTime(found.time),
                     expires: entry.expires,
-                    value,
+                    value: found.body,
                 };
                 return fx.reply(me, ask.origin, &Response::Value(value));
             }
@@ -166,9 +164,9 @@ impl Shard {
             if let (Some(entry), true) = (entry, wants_values) {
                 if entry.flags & CHUNKED != 0 {
                     let chunks = p.large.chunks(entry.version).unwrap_or_default();
-                    parts.extend(chunks.iter().map(|at| Part { at: *at, stored: None }));
+                    parts.extend(chunks.iter().map(|at| Part::new(*at, None)));
                 } else {
-                    parts.push(Part { at: entry.location, stored: None });
+                    parts.push(Part::new(entry.location, Some(entry.version)));
                 }
             }
             items.push(Item {
@@ -234,8 +232,8 @@ impl Shard {
         let Some(gather) = self.gathers.get_mut(id) else { return };
         let mut missing: Vec<(usize, Location)> = Vec::new();
         for (i, part) in gather.parts.iter_mut().enumerate() {
-            match self.models.cached(part.at) {
-                Some((time, offset, body)) => {
+            match self.models.cached(part.at, part.offset) {
+                Some(CachedRecord { time, offset, body }) => {
                     part.stored = Some(Stored { time, offset, body: body.to_vec() });
                 }
                 None => missing.push((i, part.at)),

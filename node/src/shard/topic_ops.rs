@@ -242,7 +242,7 @@ impl Shard {
                 bytes = bytes.saturating_add(batch.at.len);
                 records = records.saturating_add((batch.end() - batch.first.max(from)) as u32);
                 let part = parts.len();
-                parts.push(Part { at: batch.at, stored: None });
+                parts.push(Part::new(batch.at, None));
                 items.push(Item {
                     key: Vec::new(),
                     version: Offset(batch.first),
