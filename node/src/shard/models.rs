@@ -3,9 +3,9 @@
 //! Callbacks of the log only note what happened; [`super::Shard`] acts on the notes when the call
 //! into the log has returned.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use ironring_core::{GroupSeq, Offset, PartitionId, TopicId};
+use ironring_core::{GroupSeq, Offset, PartitionId, SegmentId, TopicId};
 use ironring_log::cache::RecordCache;
 use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError};
 
@@ -73,6 +73,10 @@ pub struct Models {
     /// Copies made by compaction that are not durable yet, in log order: records that were not
     /// just written, although their group was.
     relocations: VecDeque<Location>,
+    /// The last durable record.
+    flushed_last: Location,
+    /// Records behind it that are superseded already.
+    superseded: BTreeSet<Location>,
     cursor: Cursor,
     /// Bytes of memory in key indexes, kept up to date by [`Models::note_key_memory`].
     key_bytes: usize,
@@ -99,6 +103,8 @@ impl Models {
             grown: Vec::new(),
             committed: Vec::new(),
             relocations: VecDeque::new(),
+            flushed_last: Location { segment: SegmentId(0), pos: 0, len: 0 },
+            superseded: BTreeSet::new(),
             cursor: Cursor::default(),
             key_bytes: 0,
             replayed: 0,
@@ -165,7 +171,8 @@ impl Models {
     /// Folds a record that was just appended: the log counts it as live by itself. What it replaces
     /// leaves the cache, or leaves its memory to the new version: a key that is written again and
     /// again takes no more room, and keeps the place its reads have earned. The bytes follow when
-    /// the record is durable; nobody looks for them before.
+    /// the record is durable; nobody looks for them before. What is superseded before it is durable
+    /// is never cached.
     pub fn fold_appended(&mut self, at: Location, record: &Record<'_>) {
         let before = self.space.len();
         self.fold(at, record);
@@ -178,10 +185,15 @@ impl Models {
                     self.space.remove(i);
                     continue;
                 }
-                Space::Dead(old) if old != at => match heir.take() {
-                    Some(heir) => cache.rekey(old, heir),
-                    None => cache.remove(old),
-                },
+                Space::Dead(old) if old != at => {
+                    if old > self.flushed_last {
+                        self.superseded.insert(old);
+                    }
+                    match heir.take() {
+                        Some(heir) => cache.rekey(old, heir),
+                        None => cache.remove(old),
+                    }
+                }
                 Space::Live(_) | Space::Dead(_) => {}
             }
             i += 1;
@@ -295,6 +307,7 @@ impl LogSink for Models {
     ) {
         self.durable = group;
         for (at, record) in records {
+            self.flushed_last = at;
             let relocated = self.relocations.front() == Some(&at);
             if relocated {
                 self.relocations.pop_front();
@@ -315,10 +328,13 @@ impl LogSink for Models {
             } else {
                 p.flushed(&record);
             }
+            let needed = self.superseded.is_empty() || !self.superseded.contains(&at);
             match record.kind {
-                RecordKind::Put | RecordKind::Chunk => self.cache_body(at, &record),
+                RecordKind::Put | RecordKind::Chunk if needed => self.cache_body(at, &record),
                 RecordKind::TopicBatch => {
-                    self.cache_body(at, &record);
+                    if needed {
+                        self.cache_body(at, &record);
+                    }
                     if let Ok(name) = topic_name(record.key) {
                         self.grown.push((name.topic, name.index));
                     }
@@ -334,11 +350,17 @@ impl LogSink for Models {
                 _ => {}
             }
         }
+        while self.superseded.first().is_some_and(|at| *at <= self.flushed_last) {
+            self.superseded.pop_first();
+        }
     }
 
     fn read_done(&mut self, read: ReadId, at: Location, result: Result<Record<'_>, ReadError>) {
         let result = result.map(|record| {
-            self.cache_body(at, &record);
+            // It may have been moved or replaced meanwhile.
+            if self.keep(at, &record) == Keep::Live {
+                self.cache_body(at, &record);
+            }
             Stored { time: record.time.0, offset: record.offset, body: record.body.to_vec() }
         });
         self.finished_reads.push(FinishedRead { read, result });
@@ -381,7 +403,7 @@ impl ironring_log::CheckpointSource for Models {
 
 #[cfg(test)]
 mod tests {
-    use ironring_core::{SegmentId, SessionId, Term, Token, WallTime};
+    use ironring_core::{SessionId, Term, Token, WallTime};
 
     use super::*;
 
@@ -428,11 +450,80 @@ mod tests {
         models.fold_appended(place(101), &delete);
         assert!(models.cached(place(100), None).is_none() && models.cache.is_empty());
     }
+    fn place(n: u32) -> Location {
+        Location { segment: SegmentId(1), pos: n * 4096, len: 500 }
+    }
+
+    fn is_cached(models: &mut Models, at: Location, offset: u64, body: &[u8]) -> bool {
+        models.cached(at, Some(Offset(offset))).is_some_and(|found| found.body == body)
+    }
+
+    /// What is not durable yet and superseded already leaves nothing behind.
+    #[test]
+    fn a_key_written_several_times_in_one_group_is_cached_once() {
+        let partition = Token::of_key(b"key").partition(1);
+        let mut models = Models::new(0, 1, 1 << 20);
+        let bodies: Vec<Vec<u8>> = (0..4).map(|n| vec![n; 400]).collect();
+        let records: Vec<_> = (0..4).map(|n| put(partition, n + 1, &bodies[n as usize])).collect();
+        models.fold_appended(place(0), &records[0]);
+        models.flushed(GroupSeq(1), &mut [(place(0), records[0])].into_iter());
+        for n in 1..4u32 {
+            models.fold_appended(place(n), &records[n as usize]);
+        }
+        models.flushed(GroupSeq(2), &mut (1..4u32).map(|n| (place(n), records[n as usize])));
+        assert!(is_cached(&mut models, place(3), 4, &bodies[3]));
+        assert_eq!(models.cache.len(), 1, "superseded versions are not cached");
+        assert!(models.superseded.is_empty(), "{:?}", models.superseded);
+    }
+
+    /// Compaction moves the old version while a group holds its successor, or is about to.
+    #[test]
+    fn a_rewrite_beside_a_relocation_is_cached_once() {
+        let partition = Token::of_key(b"key").partition(1);
+        let (old, new) = ([1; 400], [2; 400]);
+        let (first, second) = (put(partition, 1, &old), put(partition, 2, &new));
+        let mut models = Models::new(0, 1, 1 << 20);
+        models.fold_appended(place(0), &first);
+        models.flushed(GroupSeq(1), &mut [(place(0), first)].into_iter());
+        // Moved, then rewritten, in one group.
+        models.relocated(place(0), place(1), GroupSeq(2), &first);
+        assert!(is_cached(&mut models, place(1), 1, &old), "the copy is read from memory");
+        models.fold_appended(place(2), &second);
+        assert!(models.cached(place(1), Some(Offset(1))).is_none());
+        assert!(models.cached(place(2), Some(Offset(2))).is_none(), "not before it is durable");
+        models.flushed(GroupSeq(2), &mut [(place(1), first), (place(2), second)].into_iter());
+        assert!(is_cached(&mut models, place(2), 2, &new));
+        assert_eq!(models.cache.len(), 1);
+        // Rewritten, then met by compaction, which drops the old version.
+        let third = put(partition, 3, &old);
+        models.fold_appended(place(3), &third);
+        assert_eq!(models.keep(place(2), &second), Keep::Drop);
+        models.flushed(GroupSeq(3), &mut [(place(3), third)].into_iter());
+        assert!(is_cached(&mut models, place(3), 3, &old));
+        assert_eq!(models.cache.len(), 1);
+        assert!(models.relocations.is_empty() && models.superseded.is_empty());
+    }
+
+    /// The record was replaced while the disk read it.
+    #[test]
+    fn what_is_read_is_cached_only_while_it_is_needed() {
+        let partition = Token::of_key(b"key").partition(1);
+        let mut models = Models::new(0, 1, 1 << 20);
+        let (first, second) = (put(partition, 1, b"old"), put(partition, 2, b"new"));
+        models.fold_appended(place(0), &first);
+        models.read_done(ReadId(1), place(0), Ok(first));
+        assert_eq!(models.cache.len(), 1);
+        models.cache.remove(place(0));
+        models.fold_appended(place(1), &second);
+        models.read_done(ReadId(2), place(0), Ok(first));
+        assert!(models.cache.is_empty());
+        assert!(models.finished_reads.iter().all(|done| done.result.is_ok()));
+    }
+
     #[test]
     fn a_relocated_record_of_a_strange_partition_keeps_the_queue_in_step() {
         let mut models = Models::new(0, 1, 1 << 20);
         let mine = Token::of_key(b"key").partition(1);
-        let place = |n: u32| Location { segment: SegmentId(1), pos: n * 4096, len: 500 };
         let strange = put(PartitionId(7), 1, b"strange");
         let record = put(mine, 2, b"mine");
         models.fold_appended(place(1), &record);
