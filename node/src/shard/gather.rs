@@ -1,7 +1,8 @@
 //! Reads that need more than memory: the parts of one answer, collected from the disk.
 //!
 //! A gather first waits, when it saw a record that is not durable, for the group of that record;
-//! then asks for each part that is not cached with one disk read; and answers when all are there.
+//! then asks for each part that is not cached with one disk read; and answers when all are there,
+//! or that its deadline passed.
 
 use std::collections::BTreeMap;
 
@@ -83,8 +84,9 @@ impl Part {
 /// One answer in the making.
 #[derive(Clone, Debug)]
 pub struct Gather {
-    /// Who waits.
-    pub origin: Origin,
+    /// Who waits; `None` when they were told that the deadline passed. Reads on their way keep
+    /// their gather, so that a device which does not answer is not asked without a bound.
+    pub origin: Option<Origin>,
     /// When the request came.
     pub since: Instant,
     /// When they stop waiting.
@@ -139,6 +141,18 @@ impl Gathers {
         let gone = self.all.remove(&id)?;
         self.bytes -= bytes_of(&gone);
         Some(gone)
+    }
+
+    /// Tells `expired` who waited too long for the disk, each once. O(gathers).
+    pub fn expire(&mut self, now: Instant, mut expired: impl FnMut(Origin)) {
+        for gather in self.all.values_mut() {
+            if gather.outstanding > 0
+                && gather.deadline <= now
+                && let Some(origin) = gather.origin.take()
+            {
+                expired(origin);
+            }
+        }
     }
 
     /// A name for the read of one part.

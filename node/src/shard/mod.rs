@@ -405,6 +405,12 @@ impl Shard {
         for ack in late {
             self.give_up(&ack, ErrorCode::DeadlineExceeded, "the deadline passed", fx);
         }
+        let mut late = Vec::new();
+        self.gathers.expire(now.mono, |origin| late.push(origin));
+        for origin in late {
+            let why = "the deadline passed while the disk was read";
+            self.refuse(origin, ErrorCode::DeadlineExceeded, 0, why, fx);
+        }
         self.expire_polls(now, fx);
         if now.mono >= self.retention_at {
             self.retention_at = now.mono + RETENTION_EVERY;

@@ -14,7 +14,7 @@ use ironring_net::list::{
 use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 
 use super::acks::Answer;
-use super::event::Effects;
+use super::event::{Effects, Origin};
 use super::gather::{GATHER_BYTES_MAX, GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
 use super::models::{CachedRecord, Stored};
 use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
@@ -200,7 +200,7 @@ impl Shard {
             return self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
         }
         let id = self.gathers.add(Gather {
-            origin: ask.origin,
+            origin: Some(ask.origin),
             since: ask.since,
             deadline: ask.deadline,
             partition,
@@ -275,14 +275,15 @@ impl Shard {
 
     fn finish_gather(&mut self, now: Now, id: GatherId, fx: &mut Effects) {
         let Some(gather) = self.gathers.remove(id) else { return };
+        let Some(origin) = gather.origin else { return };
         self.counters.read_latency.record(now.mono.since(gather.since));
         if let Some(why) = &gather.failed {
             // A place that nothing refers to any more was freed under the read, not damaged.
             if gather.is_stale(self.models.peek(gather.partition)) {
                 let why = "what was read has been replaced meanwhile";
-                return self.refuse(gather.origin, ErrorCode::Overloaded, 1, why, fx);
+                return self.refuse(origin, ErrorCode::Overloaded, 1, why, fx);
             }
-            return self.refuse(gather.origin, ErrorCode::Corrupt, 0, why, fx);
+            return self.refuse(origin, ErrorCode::Corrupt, 0, why, fx);
         }
         let me = self.config.shard();
         match &gather.kind {
@@ -291,7 +292,7 @@ impl Shard {
                 let (time, value) = gather.value(item);
                 let value =
                     ValueRef { version: item.version, time, expires: item.expires, value: &value };
-                fx.reply(me, gather.origin, &Response::Value(value));
+                fx.reply(me, origin, &Response::Value(value));
             }
             Kind::MultiGet => {
                 let mut bytes = Vec::new();
@@ -307,7 +308,7 @@ impl Shard {
                     let entry = (item.version != Offset::NONE).then_some(value);
                     list.push(entry).expect("the size was checked before anything was read");
                 }
-                fx.reply(me, gather.origin, &Response::Values(list.finish()));
+                fx.reply(me, origin, &Response::Values(list.finish()));
             }
             Kind::Scan { values, more } => {
                 let mut bytes = Vec::new();
@@ -319,26 +320,26 @@ impl Shard {
                     list.push(entry).expect("the page was bounded when it was collected");
                 }
                 let page = Response::Page { entries: list.finish(), more: *more };
-                fx.reply(me, gather.origin, &page);
+                fx.reply(me, origin, &page);
             }
-            Kind::Topic { .. } => self.finish_topic_read(&gather, fx),
+            Kind::Topic { .. } => self.finish_topic_read(origin, &gather, fx),
         }
     }
 
-    pub(super) fn finish_topic_read(&mut self, gather: &Gather, fx: &mut Effects) {
+    fn finish_topic_read(&mut self, origin: Origin, gather: &Gather, fx: &mut Effects) {
         let Kind::Topic { topic, index, from, oldest, max_records, max_bytes } = gather.kind else {
             return;
         };
         let p = self.models.peek(gather.partition);
         let Some(state) = p.topics.get(&(topic, index)) else {
             let why = "the topic was deleted meanwhile";
-            return self.refuse(gather.origin, ErrorCode::UnknownTopic, 0, why, fx);
+            return self.refuse(origin, ErrorCode::UnknownTopic, 0, why, fx);
         };
         let (start, end) = (state.start(), state.visible_end());
         let from = if oldest { from.max(start) } else { from };
         if from < start {
             let why = format!("offset {from} was trimmed: the partition holds {start} to {end}");
-            return self.refuse(gather.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
+            return self.refuse(origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
         }
         let mut bytes = Vec::new();
         let mut list = RecordListBuilder::new(&mut bytes);
@@ -346,7 +347,7 @@ impl Shard {
             let Some(stored) = gather.parts[item.parts.start].stored.as_ref() else { continue };
             let Ok(records) = AppendList::from_bytes(item.count, &stored.body) else {
                 let why = "a stored batch does not parse";
-                return self.refuse(gather.origin, ErrorCode::Corrupt, 0, why, fx);
+                return self.refuse(origin, ErrorCode::Corrupt, 0, why, fx);
             };
             for (i, record) in records.iter().enumerate() {
                 let offset = item.version.0 + i as u64;
@@ -371,7 +372,7 @@ impl Shard {
             }
         }
         let me = self.config.shard();
-        fx.reply(me, gather.origin, &Response::Records { records: list.finish(), start, end });
+        fx.reply(me, origin, &Response::Records { records: list.finish(), start, end });
     }
 }
 

@@ -309,7 +309,10 @@ impl Shard {
             Ok(partition) => {
                 let (start, _, _) = self.bounds(partition, &poll.want, ReadFrom::Earliest);
                 let from = if poll.want.oldest { poll.from.max(start) } else { poll.from };
-                self.read_from(now, poll.ask, partition, poll.want, from, fx);
+                // A wait that was longer than the deadline is no reason to refuse what came.
+                let deadline = poll.ask.deadline.max(now.mono + self.config.deadline_default);
+                let ask = Ask { deadline, ..poll.ask };
+                self.read_from(now, ask, partition, poll.want, from, fx);
             }
             Err((code, why)) => self.refuse(poll.ask.origin, code, 0, &why, fx),
         }

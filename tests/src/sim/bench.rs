@@ -20,6 +20,8 @@ pub struct Bench<S: Subject> {
     pub subject: S,
     /// Reads of segments so far.
     pub segment_reads: u64,
+    /// Reads of segments from here on are never answered.
+    pub reads_hang: bool,
     fx: Effects<S::Message>,
     now: u64,
     requests: u64,
@@ -35,7 +37,15 @@ impl<S: Subject> Bench<S> {
     ) -> Bench<S> {
         let subject = node.make(shard);
         let fx = Effects::default();
-        let mut bench = Bench { disk, subject, segment_reads: 0, fx, now: 1_000_000, requests: 0 };
+        let mut bench = Bench {
+            disk,
+            subject,
+            segment_reads: 0,
+            reads_hang: false,
+            fx,
+            now: 1_000_000,
+            requests: 0,
+        };
         bench.handle(Event::Start { format });
         bench.settle();
         bench
@@ -60,6 +70,9 @@ impl<S: Subject> Bench<S> {
             while let Some(request) = self.fx.io.pop() {
                 let segment = matches!(request.op, IoOp::ReadAt { file: FileName::Segment(_), .. });
                 self.segment_reads += u64::from(segment);
+                if segment && self.reads_hang {
+                    continue;
+                }
                 let (due, ticket) = self.disk.submit(Instant(self.now), request);
                 tickets.push((due, ticket));
             }
