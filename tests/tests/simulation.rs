@@ -55,10 +55,13 @@ fn one_shard_survives() {
 #[test]
 fn several_shards_survive() {
     let coverage = batch(Target::Node, 5);
-    assert_covers(&coverage, &["audits", "requests forwarded", "connections broken"]);
+    let early = "file operations started early in a turn";
+    assert_covers(&coverage, &["audits", "requests forwarded", "connections broken", early]);
 }
 
-/// Seeds that once failed, with what they found.
+/// Seeds that once failed, with what they found then. A seed is a run only together with the code
+/// that draws from it: every change of what the simulator draws makes another run of it, so most of
+/// these would not find the same again. They stay as a fixed set of seeds.
 const ONCE_FAILED: [(Target, Trouble, u64, &str); 11] = [
     (Target::Node, Trouble::Crash, 1822, "a session was unknown before shard 0 had told of it"),
     (Target::Node, Trouble::DiskFaults, 592, "a session was unknown before shard 0 had told of it"),

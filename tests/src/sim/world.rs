@@ -6,8 +6,9 @@
 //!
 //! What the world promises a subject is what a driver promises: events of one shard are handled to
 //! completion, one after the other; a turn ends when nothing more is ready; effects are carried
-//! out in order, at once or at the end of the turn; messages between two shards and bytes on one
-//! connection keep their order.
+//! out in order, at once or at the end of the turn, or file operations earlier than the answers
+//! and messages made before them; messages between two shards and bytes on one connection keep
+//! their order.
 
 mod audit;
 mod lives;
@@ -452,6 +453,10 @@ impl<N: Node> World<N> {
         }
         if !slot.deferred {
             self.carry_out(index)?;
+        } else if !slot.fx.io.is_empty() && self.rng.chance(1, 4) {
+            // What the driver does once a few have gathered, before the turn ends.
+            self.coverage.add("file operations started early in a turn", 1);
+            self.start_io(index)?;
         }
         self.look_at(index)?;
         if self.stage == Stage::Load && self.trigger.as_mut().is_some_and(Trigger::step) {
@@ -481,6 +486,10 @@ impl<N: Node> World<N> {
     fn carry_out(&mut self, index: usize) -> Result<(), String> {
         self.send_replies(index);
         self.send_messages(index);
+        self.start_io(index)
+    }
+
+    fn start_io(&mut self, index: usize) -> Result<(), String> {
         while let Some(request) = self.slots[index].fx.io.pop() {
             let kind = kind_of(&request.op);
             let group = self.node.is_group(&request.op);
