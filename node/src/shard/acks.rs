@@ -28,6 +28,17 @@ pub enum Answer {
     ConditionFailed(Offset),
     /// A read that saw a record that was not durable: go on with it.
     Gather(GatherId),
+    /// An offset that is not within a topic partition that is being trimmed; the oldest one kept.
+    OutOfRange(u64),
+    /// Bounds of a topic partition that is being trimmed.
+    Offsets {
+        /// Oldest offset kept.
+        start: u64,
+        /// One past the newest.
+        end: u64,
+        /// First offset at the time asked for.
+        at_time: u64,
+    },
     /// A key that is gone, by a delete that was not durable when it was looked for.
     NotFound,
 }
@@ -106,6 +117,12 @@ impl Answer {
                 detail: version.0,
                 message: "the key has another version than the condition asks for",
             },
+            Answer::OutOfRange(start) => Response::Error {
+                code: ErrorCode::OffsetOutOfRange,
+                detail: start,
+                message: "the records were trimmed, or do not exist yet",
+            },
+            Answer::Offsets { start, end, at_time } => Response::Offsets { start, end, at_time },
             Answer::NotFound => {
                 Response::Error { code: ErrorCode::NotFound, detail: 0, message: "no such key" }
             }

@@ -319,7 +319,9 @@ impl Shard {
                 self.gathers.remove(id);
                 self.refuse(origin, read_code, 0, why, fx);
             }
-            Answer::NotFound => self.refuse(origin, read_code, 0, why, fx),
+            Answer::NotFound | Answer::OutOfRange(_) | Answer::Offsets { .. } => {
+                self.refuse(origin, read_code, 0, why, fx);
+            }
             Answer::Receipt(_) | Answer::Appended { .. } | Answer::ConditionFailed(_) => {
                 let why = format!("{why} while the write was on its way to the disk");
                 self.refuse(origin, ErrorCode::Unknown, 0, &why, fx);

@@ -247,6 +247,13 @@ impl Partition {
                     topic.make_visible(name.first + u64::from(name.count));
                 }
             }
+            RecordKind::TopicTrim => {
+                if let Ok(name) = topic_name(record.key)
+                    && let Some(topic) = self.topics.get_mut(&(name.topic, name.index))
+                {
+                    topic.make_trim_visible(name.first);
+                }
+            }
             _ => {}
         }
     }
@@ -320,6 +327,7 @@ impl Partition {
         self.flushed_end = self.log_end;
         for topic in self.topics.values_mut() {
             topic.make_visible(topic.end());
+            topic.make_trim_visible(topic.start());
         }
         if !self.has_tombstones && self.large.is_empty() {
             return;

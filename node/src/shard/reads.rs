@@ -335,7 +335,8 @@ impl Shard {
             let why = "the topic was deleted meanwhile";
             return self.refuse(origin, ErrorCode::UnknownTopic, 0, why, fx);
         };
-        let (start, end) = (state.start(), state.visible_end());
+        // A trim that came while it was read is not durable, or not before the answer.
+        let (start, end) = (state.visible_start(), state.visible_end().max(state.visible_start()));
         let from = if oldest { from.max(start) } else { from };
         if from < start {
             let why = format!("offset {from} was trimmed: the partition holds {start} to {end}");

@@ -189,7 +189,7 @@ impl Shard {
                 self.topic_read(now, ask, want, *from, *wait_ms, fx);
             }
             Request::TopicOffsets { topic, partition, time } => {
-                self.topic_offsets(ask, *topic, *partition, *time, fx);
+                self.topic_offsets(now, ask, *topic, *partition, *time, fx);
             }
             Request::TopicTrim { options, topic, partition, before } => {
                 self.topic_trim(now, ask, options, *topic, *partition, *before, fx);

@@ -17,6 +17,7 @@ use super::event::{ConnId, Effects};
 use super::gather::{Item, Kind, Part};
 use super::keys::Draft;
 use super::partition::TopicName;
+use super::topics::TopicPartition;
 use super::{Ask, Shard};
 
 /// Most reads that wait for records at a time.
@@ -193,8 +194,7 @@ impl Shard {
             ReadFrom::Latest => end,
         };
         if from < start || from > end {
-            let why = format!("offset {from}: the partition holds {start} to {end}");
-            return self.refuse(ask.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
+            return self.out_of_range(now, ask, partition, &want, from, fx);
         }
         if from == end && wait_ms > 0 {
             if self.polls.count >= POLLS_MAX {
@@ -260,16 +260,42 @@ impl Shard {
             max_records: want.max_records,
             max_bytes: want.max_bytes,
         };
-        if items.is_empty() {
+        let after = self.group_of_trims(partition, &want);
+        if items.is_empty() && after <= self.models.durable {
             return self.no_records(ask, partition, &want, fx);
         }
-        self.start_gather(now, ask, partition, kind, items, parts, GroupSeq(0), fx);
+        self.start_gather(now, ask, partition, kind, items, parts, after, fx);
     }
 
     fn no_records(&mut self, ask: Ask, partition: PartitionId, want: &Want, fx: &mut Effects) {
         let (start, end, _) = self.bounds(partition, want, ReadFrom::Earliest);
         let records = ironring_net::list::RecordList::default();
         fx.reply(self.config.shard(), ask.origin, &Response::Records { records, start, end });
+    }
+
+    fn out_of_range(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        want: &Want,
+        offset: u64,
+        fx: &mut Effects,
+    ) {
+        let (start, end, _) = self.bounds(partition, want, ReadFrom::Earliest);
+        let after = self.group_of_trims(partition, want);
+        if after <= self.models.durable {
+            let why = format!("offset {offset}: the partition holds {start} to {end}");
+            self.refuse(ask.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
+        } else {
+            self.answer_after(now, after, ask, Answer::OutOfRange(start), fx);
+        }
+    }
+
+    /// The group that has to be durable before a reader may learn the start of a topic partition.
+    fn group_of_trims(&self, partition: PartitionId, want: &Want) -> GroupSeq {
+        let state = self.models.peek(partition).topics.get(&(want.topic, want.index));
+        self.group_of(!state.is_some_and(TopicPartition::is_being_trimmed))
     }
 
     /// Answers the reads whose records have come.
@@ -320,6 +346,7 @@ impl Shard {
 
     pub(super) fn topic_offsets(
         &mut self,
+        now: Now,
         ask: Ask,
         topic: TopicId,
         index: u32,
@@ -333,7 +360,12 @@ impl Shard {
         let want = Want { topic, index, max_records: 0, max_bytes: 0, oldest: false };
         let (start, end, at_time) = self.bounds(partition, &want, ReadFrom::Time(time));
         let at_time = if time.0 == 0 { end } else { at_time };
-        fx.reply(self.config.shard(), ask.origin, &Response::Offsets { start, end, at_time });
+        let after = self.group_of_trims(partition, &want);
+        if after <= self.models.durable {
+            fx.reply(self.config.shard(), ask.origin, &Response::Offsets { start, end, at_time });
+        } else {
+            self.answer_after(now, after, ask, Answer::Offsets { start, end, at_time }, fx);
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one request, used once")]
@@ -355,10 +387,9 @@ impl Shard {
             return;
         }
         let want = Want { topic, index, max_records: 0, max_bytes: 0, oldest: false };
-        let (start, end, _) = self.bounds(partition, &want, ReadFrom::Earliest);
+        let (_, end, _) = self.bounds(partition, &want, ReadFrom::Earliest);
         if before > end {
-            let why = format!("cannot trim before {before}: the partition holds {start} to {end}");
-            return self.refuse(ask.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
+            return self.out_of_range(now, ask, partition, &want, before, fx);
         }
         match self.append_trim(now, partition, (topic, index), before, options) {
             Ok((appended, offset)) => {

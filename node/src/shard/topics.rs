@@ -33,6 +33,7 @@ impl Batch {
 #[derive(Clone, Debug, Default)]
 pub struct TopicPartition {
     start: u64,
+    visible_start: u64,
     end: u64,
     visible_end: u64,
     bytes: u64,
@@ -44,6 +45,18 @@ impl TopicPartition {
     #[must_use]
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Oldest offset kept, by trims that are durable: what readers may be told.
+    #[must_use]
+    pub fn visible_start(&self) -> u64 {
+        self.visible_start
+    }
+
+    /// Whether a trim is not durable yet.
+    #[must_use]
+    pub fn is_being_trimmed(&self) -> bool {
+        self.start > self.visible_start
     }
 
     /// The offset the next record gets.
@@ -82,8 +95,9 @@ impl TopicPartition {
             return Some(batch.at);
         }
         if batch.first >= self.end {
-            if self.batches.is_empty() {
-                self.start = self.start.max(batch.first);
+            if self.batches.is_empty() && batch.first > self.start {
+                self.start = batch.first;
+                self.visible_start = batch.first;
             }
             self.end = batch.end();
             self.bytes += u64::from(batch.at.len);
@@ -102,6 +116,11 @@ impl TopicPartition {
     /// Records below `end` are durable.
     pub fn make_visible(&mut self, end: u64) {
         self.visible_end = self.visible_end.max(end);
+    }
+
+    /// A trim to `before` is durable.
+    pub fn make_trim_visible(&mut self, before: u64) {
+        self.visible_start = self.visible_start.max(before.min(self.start));
     }
 
     /// Forgets everything before `before`; calls `dead` with the place of each batch that goes.
@@ -164,6 +183,7 @@ impl TopicPartition {
         self.start = self.start.max(start);
         self.end = self.end.max(end).max(self.start);
         self.visible_end = self.end;
+        self.visible_start = self.start;
     }
 
     /// Memory held, in bytes.

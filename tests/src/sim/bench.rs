@@ -99,6 +99,21 @@ impl<S: Subject> Bench<S> {
         self.settle();
     }
 
+    /// The answer to a request that comes before anything that waits is written.
+    pub fn ask_before_writes(&mut self, op: Op) -> Option<Outcome> {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.handle(Event::Request { conn: Conn(1), request, op });
+        let answer = self.fx.replies.iter().position(|(_, answered, _)| *answered == request);
+        answer.map(|at| self.fx.replies.remove(at).2)
+    }
+
+    /// The answers that come once everything that waits is written.
+    pub fn answers(&mut self) -> Vec<Outcome> {
+        self.settle();
+        self.fx.replies.drain(..).map(|(_, _, outcome)| outcome).collect()
+    }
+
     /// The answers to requests that arrive in one turn, in the order they were answered.
     pub fn ask_all(&mut self, ops: Vec<Op>) -> Vec<Outcome> {
         self.fx.replies.clear();

@@ -162,8 +162,9 @@ impl Oracle {
     pub fn crash(&mut self) {
         assert!(self.pending.is_empty(), "a crash ends every request");
         self.ledger.crash();
-        self.keys.crash(&self.ledger, std::mem::take(&mut self.forgiven));
-        self.topics.crash(&self.ledger);
+        let forgiven = std::mem::take(&mut self.forgiven);
+        self.keys.crash(&self.ledger, forgiven);
+        self.topics.crash(&self.ledger, forgiven);
     }
 
     /// The node stopped when asked to: whatever it acknowledged, at any level, is durable.

@@ -429,6 +429,20 @@ fn a_topic_starts_where_it_was_trimmed() {
 }
 
 #[test]
+fn a_trim_that_was_read_survives_a_crash() {
+    let mut h = History::new();
+    let op = append(&mut h, vec![20, 20, 20]);
+    let id = id_of(&op);
+    h.ask(op, appended(5, 0, 3)).expect("acked");
+    let intent = h.intent(Durability::Async);
+    let trim = Op::Trim { intent, topic: TOPIC, index: 0, before: 2 };
+    h.ask(trim, receipt(6)).expect("acked");
+    assert_eq!(h.ask(read(2), records(id, &[2], 0, (2, 3))), Ok(()));
+    h.power_loss(&[]);
+    breaks(h.ask(read(0), records(id, &[0, 1, 2], 0, (0, 3))), "it was 2 before");
+}
+
+#[test]
 fn topics_are_listed_until_they_are_deleted() {
     let mut h = History::new();
     breaks(h.ask(Op::TopicList, Outcome::Topics(vec![])), "is not listed");

@@ -20,10 +20,20 @@ pub struct Range {
 struct PartModel {
     records: BTreeMap<u64, (WriteId, usize)>,
     floor: Range,
+    /// The oldest offset that a crash leaves is at least this: it was acknowledged as durable, or a
+    /// reader was told, and readers see only what is durable.
     durable_start: u64,
     /// Largest offset anybody asked to trim to: the start is never beyond.
     trim_max: u64,
     retains_all: bool,
+}
+
+impl PartModel {
+    /// A reader was told that this is the oldest offset.
+    fn saw_start(&mut self, start: u64) {
+        self.floor.start = self.floor.start.max(start);
+        self.durable_start = self.durable_start.max(start);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -274,9 +284,9 @@ impl Topics {
             self.learned(ledger, id, first, false)?;
             ledger.promise(id);
         }
-        let floor = &mut self.parts.entry(part).or_default().floor;
-        floor.start = floor.start.max(start);
-        floor.end = floor.end.max(end);
+        let model = self.parts.entry(part).or_default();
+        model.floor.end = model.floor.end.max(end);
+        model.saw_start(start);
         Ok(())
     }
 
@@ -305,14 +315,20 @@ impl Topics {
     ) -> Result<(), String> {
         self.check_start(part, range, start)?;
         match from {
-            Some(from) if from < start || from > range.end => Ok(()),
+            Some(from) if from < start || from > range.end => {
+                self.parts.entry(part).or_default().saw_start(start);
+                Ok(())
+            }
             _ => Err(format!("{from:?} is within {start}..{}", range.end)),
         }
     }
 
-    /// The node died.
-    pub fn crash(&mut self, ledger: &Ledger) {
+    /// The node died. `forgiven`: promises about the newest trims do not hold.
+    pub fn crash(&mut self, ledger: &Ledger, forgiven: bool) {
         for model in self.parts.values_mut() {
+            if forgiven {
+                model.durable_start = 0;
+            }
             let kept = model.records.iter().rev().find(|(_, (id, _))| {
                 ledger.get(*id).is_ok_and(|w| w.fate == Fate::Open && !w.maybe_lost)
             });
