@@ -55,6 +55,15 @@ impl Log {
         self.staging.waiting()
     }
 
+    /// Whether users can go on when the active segment is full: the next one is ready, or there is
+    /// no room for one.
+    #[must_use]
+    pub fn next_segment_is_ready(&self) -> bool {
+        let ready = self.segments.empty() > self.config.reserve_segments
+            && self.segments.next_prepared(self.superblock.settled()).is_some();
+        ready || !self.growth_is_possible()
+    }
+
     /// How full the log is. O(1).
     #[must_use]
     pub fn usage(&self) -> Usage {

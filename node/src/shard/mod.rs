@@ -280,7 +280,7 @@ impl Shard {
 
     fn follow_status(&mut self, now: Now, fx: &mut Effects) {
         match (self.phase, self.log.status()) {
-            (Phase::Opening, LogStatus::Open) => {
+            (Phase::Opening, LogStatus::Open) if self.has_room_to_begin() => {
                 self.models.recovered();
                 self.models.durable = self.models.durable.max(self.log.durable());
                 self.phase = Phase::Serving;
@@ -299,6 +299,12 @@ impl Shard {
             }
             _ => {}
         }
+    }
+
+    /// A new log has one segment, which a burst fills before the next one is: it says that it
+    /// serves when the next one is there. An old log has its segments, or goes on without.
+    fn has_room_to_begin(&self) -> bool {
+        !self.log.counters().recovery.formatted || self.log.next_segment_is_ready()
     }
 
     /// The log is gone: nobody who waits will ever know more.

@@ -2,12 +2,14 @@
 //! is done until nothing is left. Nothing goes wrong by itself, and time passes only for requests:
 //! a timer fires while an answer is missing, and not for work in the background.
 
+use std::collections::BTreeSet;
+
 use ironring_core::io::{FileName, IoOp};
 use ironring_core::{Instant, Now, ShardId, WallTime};
 
-use crate::sim::disk::SimDisk;
+use crate::sim::disk::{SimDisk, Ticket};
 use crate::sim::op::{Op, Outcome, RequestId};
-use crate::sim::subject::{Conn, Effects, Event, Node, Subject};
+use crate::sim::subject::{Conn, Effects, Event, Node, Phase, Subject};
 
 /// Most timers that fire for one answer; an answer that needs more does not come.
 const TIMERS_MAX: u32 = 100;
@@ -25,11 +27,41 @@ pub struct Bench<S: Subject> {
     fx: Effects<S::Message>,
     now: u64,
     requests: u64,
+    in_flight: BTreeSet<(Instant, Ticket)>,
 }
 
 impl<S: Subject> Bench<S> {
     /// One shard of a node, opened on `disk`, or formatted there.
     pub fn open<N: Node<Subject = S>>(
+        node: &N,
+        shard: ShardId,
+        disk: SimDisk,
+        format: bool,
+    ) -> Bench<S> {
+        let mut bench = Bench::start(node, shard, disk, format);
+        bench.settle();
+        bench
+    }
+
+    /// One shard of a node on `disk` at the moment at which it begins to serve, with everything
+    /// else it has begun still on its way.
+    ///
+    /// # Panics
+    /// When it never serves.
+    pub fn open_just_serving<N: Node<Subject = S>>(
+        node: &N,
+        shard: ShardId,
+        disk: SimDisk,
+        format: bool,
+    ) -> Bench<S> {
+        let mut bench = Bench::start(node, shard, disk, format);
+        while bench.subject.phase() != Phase::Serving {
+            assert!(bench.step(), "the shard is stuck: {:?}", bench.subject.phase());
+        }
+        bench
+    }
+
+    fn start<N: Node<Subject = S>>(
         node: &N,
         shard: ShardId,
         disk: SimDisk,
@@ -45,9 +77,9 @@ impl<S: Subject> Bench<S> {
             fx,
             now: 1_000_000,
             requests: 0,
+            in_flight: BTreeSet::new(),
         };
         bench.handle(Event::Start { format });
-        bench.settle();
         bench
     }
 
@@ -64,28 +96,25 @@ impl<S: Subject> Bench<S> {
 
     /// Ends turns and completes requests until no request is left.
     fn settle(&mut self) {
-        loop {
-            self.handle(Event::TurnEnd);
-            let mut tickets = Vec::new();
-            while let Some(request) = self.fx.io.pop() {
-                let segment = matches!(request.op, IoOp::ReadAt { file: FileName::Segment(_), .. });
-                self.segment_reads += u64::from(segment);
-                if segment && self.reads_hang {
-                    continue;
-                }
-                let (due, ticket) = self.disk.submit(Instant(self.now), request);
-                tickets.push((due, ticket));
+        while self.step() {}
+    }
+
+    /// Ends the turn and completes the request that is due first. False: there is none.
+    fn step(&mut self) -> bool {
+        self.handle(Event::TurnEnd);
+        while let Some(request) = self.fx.io.pop() {
+            let segment = matches!(request.op, IoOp::ReadAt { file: FileName::Segment(_), .. });
+            self.segment_reads += u64::from(segment);
+            if segment && self.reads_hang {
+                continue;
             }
-            if tickets.is_empty() {
-                return;
-            }
-            tickets.sort_by_key(|(due, ticket)| (*due, *ticket));
-            for (due, ticket) in tickets {
-                self.now = self.now.max(due.0);
-                let done = self.disk.complete(ticket);
-                self.handle(Event::Io(done));
-            }
+            self.in_flight.insert(self.disk.submit(Instant(self.now), request));
         }
+        let Some((due, ticket)) = self.in_flight.pop_first() else { return false };
+        self.now = self.now.max(due.0);
+        let done = self.disk.complete(ticket);
+        self.handle(Event::Io(done));
+        true
     }
 
     /// What it wanted sent to other shards since the last time.
