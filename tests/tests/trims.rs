@@ -80,3 +80,20 @@ fn a_topic_trimmed_to_its_end_is_not_called_empty_before_that_is_durable() {
     assert_eq!(read.len(), 1);
     assert_eq!(offsets(read[0]), (vec![], 3));
 }
+
+#[test]
+fn a_read_at_the_end_that_waits_for_a_trim_does_not_skip_what_comes_meanwhile() {
+    let (mut bench, topic) = filled();
+    let trim = intent(9, topic, Durability::Async);
+    let trim = Op::Trim { intent: trim, topic, index: 0, before: 1 };
+    assert!(bench.ask_before_writes(trim).is_some());
+    assert_eq!(bench.ask_before_writes(read(topic, Some(3))), None);
+    let intent = intent(10, topic, Durability::Async);
+    let append = Op::Append { intent, topic, index: 0, lens: vec![20] };
+    assert!(bench.ask_before_writes(append).is_some());
+    let end = |outcome: &Outcome| match outcome {
+        Outcome::Records { records, start, end } => (records.len(), *start, *end),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bench.answers().iter().map(end).collect::<Vec<_>>(), [(0, 1, 3)]);
+}

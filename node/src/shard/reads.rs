@@ -335,12 +335,16 @@ impl Shard {
             let why = "the topic was deleted meanwhile";
             return self.refuse(origin, ErrorCode::UnknownTopic, 0, why, fx);
         };
-        // A trim that came while it was read is not durable, or not before the answer.
-        let (start, end) = (state.visible_start(), state.visible_end().max(state.visible_start()));
+        // A trim that came while it was read is not durable, or was not when the read began.
+        let (start, mut end) = (state.visible_start(), state.visible_end());
         let from = if oldest { from.max(start) } else { from };
         if from < start {
             let why = format!("offset {from} was trimmed: the partition holds {start} to {end}");
             return self.refuse(origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
+        }
+        if gather.items.is_empty() {
+            // It waited for a trim only; what came meanwhile is for the next read.
+            end = from;
         }
         let mut bytes = Vec::new();
         let mut list = RecordListBuilder::new(&mut bytes);
