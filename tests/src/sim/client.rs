@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ironring_core::limits::SESSION_WINDOW;
 use ironring_core::{ErrorCode, PartitionId, SessionId};
 
 use crate::sim::op::{Op, Outcome, RequestId};
@@ -94,6 +95,14 @@ impl Client {
         if let (Some(session), Some(intent)) = (self.session, op.intent()) {
             let partition = intent.partition;
             let sequence = self.next.entry(partition).or_insert(0);
+            // What is further ahead of the oldest open number would make that one too old; the
+            // protocol tells clients to wait, and this one writes outside its session.
+            let oldest = self.open.range((partition, 0)..=(partition, u64::MAX)).next();
+            let full = oldest
+                .is_some_and(|((_, oldest), _)| *sequence + 1 - oldest >= SESSION_WINDOW as u64);
+            if full {
+                return Some(op);
+            }
             *sequence += 1;
             with_session(&mut op, session, *sequence);
             self.open.insert((partition, *sequence), op.clone());
