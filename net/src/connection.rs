@@ -270,7 +270,7 @@ impl Connection {
     }
 
     /// Takes bytes the driver read into a buffer of its own (at most [`RECEIVE_BYTES_MAX`]).
-    /// Costs a copy; saves each idle connection its buffer ([`Connection::release_idle_memory`]).
+    /// Costs a copy; saves each idle connection its buffer ([`Connection::release_memory`]).
     pub fn feed(&mut self, now: Instant, bytes: &[u8]) {
         assert!(bytes.len() <= RECEIVE_BYTES_MAX, "feed at most RECEIVE_BYTES_MAX at once");
         if !bytes.is_empty() {
@@ -284,10 +284,41 @@ impl Connection {
         self.peer_done = true;
     }
 
-    /// Frees buffers that hold nothing. For connections that have been quiet for a while.
-    pub fn release_idle_memory(&mut self) {
-        self.input.release_if_empty();
-        self.output.release_if_empty();
+    /// Memory the request being received needs beyond the 64 KiB a connection may always have; 0 for
+    /// one that needs no more. Known when [`Connection::next_frame`] has yielded nothing. A driver
+    /// that is short of memory does not read on before it has as much.
+    #[must_use]
+    pub fn large_frame_bytes(&self) -> usize {
+        self.input.large_frame_bytes()
+    }
+
+    /// Memory taken by what was received.
+    #[must_use]
+    pub fn input_memory(&self) -> usize {
+        self.input.memory()
+    }
+
+    /// Memory taken by answers.
+    #[must_use]
+    pub fn output_memory(&self) -> usize {
+        self.output.memory()
+    }
+
+    /// The peer is not waited for any longer.
+    pub fn give_up(&mut self) -> CloseReason {
+        self.close_with(CloseReason::Stalled)
+    }
+
+    /// The driver reads on, after a time in which it did not: the peer's time begins now.
+    pub fn read_on(&mut self, now: Instant) {
+        self.output.progressed(now);
+    }
+
+    /// Frees the memory of buffers that hold nothing, or little, beyond `keep` bytes each; 64 KiB stay
+    /// where there is something.
+    pub fn release_memory(&mut self, keep: usize) {
+        self.input.release(keep);
+        self.output.release(keep);
     }
 
     /// The next request, if a whole one is here and the limits let it pass. It counts as in flight

@@ -237,12 +237,20 @@ pub fn set_correlation(frame: &mut [u8], correlation: u64) {
     frame[HEADER_CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
 }
 
+/// For a frame larger than this a buffer does not grow to twice what is needed.
+const EXACT_BYTES: usize = 64 << 10;
+
 /// Leaves room for a header at the end of `out` and returns where it is.
 pub(crate) fn begin(out: &mut Vec<u8>, body_hint: usize) -> usize {
     let at = out.len();
-    out.reserve(HEADER_BYTES + body_hint);
+    reserve(out, HEADER_BYTES + body_hint);
     out.put(&[0; HEADER_BYTES]);
     at
+}
+
+/// Room for `len` more bytes.
+pub(crate) fn reserve(out: &mut Vec<u8>, len: usize) {
+    if len > EXACT_BYTES { out.reserve_exact(len) } else { out.reserve(len) }
 }
 
 /// Fills in the header at `at` for the body that follows it. `body_len` and `body_crc` of `header`

@@ -60,6 +60,25 @@ impl Input {
         Ok((bytes.len() >= header.frame_bytes()).then_some(header))
     }
 
+    /// How long the frame at the front is, once `peek` has seen its header.
+    fn front_bytes(&self) -> Option<usize> {
+        self.header.map(|header| header.frame_bytes())
+    }
+
+    /// Memory the frame at the front needs beyond what a connection may always have; 0 while that
+    /// is not known, or enough.
+    pub(crate) fn large_frame_bytes(&self) -> usize {
+        match self.front_bytes() {
+            Some(bytes) if bytes > KEEP_BYTES => bytes + RECEIVE_BYTES_MAX,
+            _ => 0,
+        }
+    }
+
+    /// Memory it has.
+    pub(crate) fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Takes the frame that `peek` reported and returns its body.
     pub(crate) fn take_body(&mut self, header: &Header) -> &[u8] {
         let body = self.start + HEADER_BYTES..self.start + header.frame_bytes();
@@ -83,7 +102,7 @@ impl Input {
             self.compact(len);
         }
         if self.buffer.len() - self.end < len {
-            let ceiling = bound + RECEIVE_BYTES_MAX;
+            let ceiling = self.front_bytes().unwrap_or(bound) + RECEIVE_BYTES_MAX;
             let grown = (2 * self.buffer.len()).min(ceiling).max(self.end + len);
             self.buffer.reserve_exact(grown - self.buffer.len());
             self.buffer.resize(grown, 0);
@@ -113,14 +132,18 @@ impl Input {
         self.end += len;
     }
 
-    pub(crate) fn release_if_empty(&mut self) {
-        if self.start == self.end {
-            *self = Input::default();
+    /// Frees what is not needed for the bytes that are here, when it is more than `keep`.
+    pub(crate) fn release(&mut self, keep: usize) {
+        if self.buffer.capacity() <= keep || self.large_frame_bytes() > 0 {
+            return;
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn memory(&self) -> usize {
-        self.buffer.capacity()
+        if self.start == self.end {
+            *self = Input { header: self.header, ..Input::default() };
+        } else if self.buffered() <= KEEP_BYTES && self.buffer.capacity() > KEEP_BYTES {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            self.buffer.truncate(KEEP_BYTES);
+            self.buffer.shrink_to(KEEP_BYTES);
+        }
     }
 }

@@ -180,25 +180,15 @@ fn a_second_process_and_another_shard_count_are_refused() {
 }
 
 /// What a browser would get.
-fn http_get(node: &NodeProcess, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(node.http).expect("http listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers in text");
-    answer
-}
-
 fn a_ready_node_says_so_and_counts() {
     let (_tmp, dir) = data_dir();
     let node = NodeProcess::start(&dir, &args("2"));
     node.client().put(b"k", b"v").unwrap();
-    while !http_get(&node, "/health/ready").starts_with("HTTP/1.1 200") {
+    while !node.http_get("/health/ready").starts_with("HTTP/1.1 200") {
         std::thread::yield_now();
     }
     let counted = || {
-        let text = http_get(&node, "/metrics");
+        let text = node.http_get("/metrics");
         let flushed = |line: &&str| {
             line.starts_with("ironring_log_flush_latency_seconds_count") && !line.ends_with(" 0")
         };

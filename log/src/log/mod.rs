@@ -248,17 +248,18 @@ impl Log {
     pub fn seal(&mut self, now: Now, io: &mut IoQueue) {
         let held = self.gather.holds(now.mono, self.staging.staged_records());
         // A log that stops waits for nobody.
-        let seal = held.is_none() || !matches!(self.status, LogStatus::Open);
+        let seal = !held || !matches!(self.status, LogStatus::Open);
         self.write_group(now, seal, io);
         self.pump(now, io);
     }
 
-    /// Until when the staged group waits for more records, when it does: [`Log::seal`] then writes
-    /// it. Much shorter than a timer's usual accuracy, so the owner should look by itself.
+    /// Whether the staged group waits for more records; [`Log::seal`] writes it when it no longer
+    /// does. The wait is much shorter than a timer's usual accuracy, so the owner should look by
+    /// itself.
     #[must_use]
-    pub fn holds_until(&self, now: Now) -> Option<Instant> {
+    pub fn holds_group(&self, now: Instant) -> bool {
         let staged = self.staging.staged_records();
-        if staged == 0 { None } else { self.gather.holds(now.mono, staged) }
+        staged > 0 && self.gather.holds(now, staged)
     }
 
     /// How long the durable write took that ended last; told once.

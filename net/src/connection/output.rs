@@ -5,7 +5,7 @@ use ironring_core::{ErrorCode, Instant};
 
 use crate::codec::encode_response;
 use crate::error::RequestError;
-use crate::frame::{HEADER_BYTES, Opcode, decode_header};
+use crate::frame::{HEADER_BYTES, Opcode, decode_header, reserve};
 use crate::input::{KEEP_BUSY_BYTES, KEEP_BYTES, SMALL_IN_A_ROW};
 use crate::message::Response;
 
@@ -52,35 +52,42 @@ impl Output {
     /// Data the peer does not take is not piled up without end: beyond `output_bytes_max` an answer
     /// that carries data is replaced by `overloaded`. A receipt never is: the write took place.
     pub fn respond(&mut self, now: Instant, correlation: u64, response: &Response<'_>) {
-        self.in_flight = self.in_flight.checked_sub(1).expect("one answer for each frame yielded");
-        // The peer cannot have taken what it was not given: its time begins now.
-        if self.pending_bytes() == 0 {
-            self.last_progress = self.last_progress.max(now);
-        }
+        self.answers_one(now);
         if carries_data(response) && self.pending_bytes() >= self.bytes_max {
-            let message = "the answers to this connection are not being read";
-            let code = ErrorCode::Overloaded;
-            self.answer(correlation, &Response::Error { code, detail: RETRY_AFTER_MS, message });
+            self.answer_overloaded(correlation);
         } else {
             self.answer(correlation, response);
         }
     }
 
-    /// Like [`Output::respond`], for an answer that was encoded elsewhere: `frame` is one whole frame.
-    pub fn respond_frame(&mut self, now: Instant, frame: &[u8]) {
-        let header = decode_header(frame).expect("a frame this program encoded");
-        let data = Opcode::from_u8(header.opcode).is_some_and(opcode_carries_data);
-        if data && self.pending_bytes() >= self.bytes_max {
-            // The same answer as a response of this size would get.
-            return self.respond(now, header.correlation, &Response::Stats(""));
-        }
+    fn answers_one(&mut self, now: Instant) {
         self.in_flight = self.in_flight.checked_sub(1).expect("one answer for each frame yielded");
+        // The peer cannot have taken what it was not given: its time begins now.
         if self.pending_bytes() == 0 {
             self.last_progress = self.last_progress.max(now);
+        }
+    }
+
+    fn answer_overloaded(&mut self, correlation: u64) {
+        let message = "the answers to this connection are not being read";
+        let code = ErrorCode::Overloaded;
+        self.answer(correlation, &Response::Error { code, detail: RETRY_AFTER_MS, message });
+    }
+
+    /// Like [`Output::respond`], for an answer that was encoded elsewhere: `frame` is one whole frame.
+    /// `bytes_max` goes before the connection's own maximum where it is less, for a driver whose
+    /// connections together take too much.
+    pub fn respond_frame(&mut self, now: Instant, frame: &[u8], bytes_max: usize) {
+        let header = decode_header(frame).expect("a frame this program encoded");
+        let data = Opcode::from_u8(header.opcode).is_some_and(opcode_carries_data);
+        self.answers_one(now);
+        if data && self.pending_bytes() >= self.bytes_max.min(bytes_max) {
+            return self.answer_overloaded(header.correlation);
         }
         if self.discarding || self.overflowed {
             return;
         }
+        reserve(&mut self.buffer, frame.len());
         self.buffer.extend_from_slice(frame);
         if self.pending_bytes() > self.bytes_max + BEYOND_BYTES_MAX {
             self.overflowed = true;
@@ -191,8 +198,12 @@ impl Output {
         (self.buffer, self.sent) = (Vec::new(), 0);
     }
 
-    pub(super) fn release_if_empty(&mut self) {
-        if self.buffer.is_empty() {
+    pub(super) fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    pub(super) fn release(&mut self, keep: usize) {
+        if self.buffer.capacity() > keep && self.buffer.is_empty() {
             self.buffer = Vec::new();
         }
     }

@@ -225,7 +225,7 @@ fn memory_follows_a_large_frame_up_and_down() {
     assert!((4 << 20..10 << 20).contains(&grown), "{grown}");
     feed(&mut connection, &put(6, b"small"), 1000);
     assert!(connection.input.memory() <= 64 << 10);
-    connection.release_idle_memory();
+    connection.release_memory(0);
     assert_eq!(connection.input.memory(), 0);
 }
 

@@ -110,14 +110,6 @@ impl Report for Plan<'_> {
         let settled = self.settled;
         let cpus: Vec<String> = settled.cpus.iter().map(u16::to_string).collect();
         let shards = format!("{} on CPU {}", settled.cpus.len(), cpus.join(", "));
-        let (registered, tone) =
-            match (settled.io_memory_registered, settled.runtime.registers_memory()) {
-                (true, _) => ("registered", Tone::Good),
-                (false, true) => ("NOT registered: RLIMIT_MEMLOCK is too small", Tone::Warn),
-                (false, false) => ("kept, not registered: this runtime cannot", Tone::Plain),
-            };
-        let io_memory =
-            format!("{} per shard, {registered}", units::bytes(settled.io_memory_bytes));
         let source = if settled.disk_measured { "measured" } else { "not measured" };
         let rate = units::rate(settled.scrub_bytes_per_second_max as f64);
         let scrub = format!("at most {rate} (disk {source})");
@@ -135,7 +127,6 @@ impl Report for Plan<'_> {
             ("disk", Cell::from(units::bytes(settled.disk_bytes_max))),
             ("scrub", Cell::from(scrub)),
             ("runtime", Cell::from(settled.runtime.name())),
-            ("io memory", Cell::toned(io_memory, tone)),
             ("clients", Cell::from(self.clients.as_str())),
             ("http", Cell::from(self.http.as_str())),
         ])

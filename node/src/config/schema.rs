@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::kind::{Choice, Cpus, Directory, Host, Input, Kind, Listen, Name, Share, Size, Whole};
-use super::size::{GIB, KIB, MIB, TIB};
+use super::size::{GIB, MIB, TIB};
 
 /// One configuration key.
 pub struct Key {
@@ -200,10 +200,6 @@ schema! {
         /// looks only while that has paid lately: while requests come closer together than this.
         /// 0: it sleeps at once.
         spin_us: u32 = 200, Whole::<u32>::within(0, 1_000_000);
-        /// Memory for I/O of each shard. glommio registers it with io_uring, and three times as much
-        /// must fit in RLIMIT_MEMLOCK for every shard; monoio registers none, it keeps as much of its
-        /// buffers for their next use.
-        io_memory_bytes: u64 = 0, Size::zero_or("10MiB; with glommio less where RLIMIT_MEMLOCK allows less", 64 * KIB, GIB);
     }
 
     /// What the node writes to its log (stderr).
@@ -263,12 +259,6 @@ impl RuntimeName {
     #[must_use]
     pub fn name(self) -> &'static str {
         RUNTIMES[self as usize].0
-    }
-
-    /// Whether it registers its I/O memory with the kernel.
-    #[must_use]
-    pub fn registers_memory(self) -> bool {
-        self == RuntimeName::Glommio
     }
 }
 

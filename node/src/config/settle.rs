@@ -13,21 +13,19 @@ use super::schema::{Config, RuntimeName};
 use super::size::{KIB, MIB};
 use crate::diskprobe::{Profile, SCRUB_UNMEASURED};
 
-/// I/O memory a shard takes when nothing limits it.
-const IO_MEMORY_BYTES_MAX: u64 = 10 * MIB;
-/// Registered memory a shard takes however small the limit is: below it, registering fails anyway.
-const IO_MEMORY_BYTES_MIN: u64 = 64 * KIB;
-/// Registered memory per shard, as a multiple of its io memory.
-pub const MEMLOCK_PER_IO_MEMORY: u64 = 3;
 /// Below this limit glommio makes no executor, whatever the kernel would allow.
 pub const MEMLOCK_LEAST_BYTES: u64 = 512 * KIB;
 /// Entries of a ring, most first: with less memory to lock the rings are smaller.
-const RING_DEPTHS: [u32; 5] = [1024, 512, 256, 128, 64];
+const RING_DEPTHS: [u32; 5] = [RING_DEPTH_MAX, 512, 256, 128, 64];
+/// Entries of a ring where nothing limits it.
+pub const RING_DEPTH_MAX: u32 = 1024;
 /// Rings of one executor.
 const RINGS: u64 = 3;
 /// Memory that is locked for an executor besides: what glommio makes, and the ring that files are read
 /// and written on (128 submissions of 64 bytes, 1,024 completions of 16), rounded up.
 const RINGS_MORE_BYTES: u64 = (8 + 32) * KIB;
+/// From this on for each shard, what glommio registers besides its rings (192 KiB) is no matter.
+const MEMLOCK_PLENTY_BYTES: u64 = MIB;
 /// Bit of `CAP_IPC_LOCK` in a capability mask: a process that has it has no memlock limit.
 const CAP_IPC_LOCK_BIT: u64 = 1 << 14;
 
@@ -138,11 +136,8 @@ pub struct Settled {
     pub runtime: RuntimeName,
     /// Entries of each of a shard's rings.
     pub ring_depth: u32,
-    /// I/O memory of one shard.
-    pub io_memory_bytes: u64,
-    /// True when the runtime registers I/O memory and all of it fits in RLIMIT_MEMLOCK. Otherwise
-    /// buffers are not registered with the kernel, which costs CPU and nothing else.
-    pub io_memory_registered: bool,
+    /// What the process may lock, when that is little for so many shards.
+    pub memlock_tight_bytes: Option<u64>,
 }
 
 /// Why a configuration cannot be used on this machine.
@@ -177,29 +172,11 @@ fn rings_bytes(depth: u32) -> u64 {
         + RINGS_MORE_BYTES
 }
 
-/// Rings and io memory of a shard that may lock `share` bytes, unless the configuration says how
-/// much io memory: entries, bytes, and whether they can be registered.
-fn rings_and_memory(share: u64, io_memory_bytes: u64) -> (u32, u64, bool) {
-    let least = match io_memory_bytes {
-        0 => IO_MEMORY_BYTES_MIN,
-        bytes => bytes,
-    };
-    let deepest = |room: u64| RING_DEPTHS.into_iter().find(|depth| rings_bytes(*depth) <= room);
-    let room = share.saturating_sub(MEMLOCK_PER_IO_MEMORY * least);
-    let Some(depth) = deepest(room) else {
-        // Nothing can be registered, and nothing must be: a part would take the rings' room. What
-        // is larger than the limit is not even tried.
-        let depth = deepest(share).unwrap_or(RING_DEPTHS[RING_DEPTHS.len() - 1]);
-        return (depth, io_memory_bytes, false);
-    };
-    // Half of what there is: the limit is the user's, who may run more than one node, and the
-    // kernel takes back a killed process's memory some time after it is gone.
-    let half = (share - rings_bytes(depth)) / MEMLOCK_PER_IO_MEMORY / 2 / (4 * KIB) * (4 * KIB);
-    let bytes = match io_memory_bytes {
-        0 => half.clamp(IO_MEMORY_BYTES_MIN, IO_MEMORY_BYTES_MAX),
-        bytes => bytes,
-    };
-    (depth, bytes, true)
+/// The deepest rings a shard can have that may lock `share` bytes. What even the smallest do not fit is
+/// for the kernel to refuse: before 6.14 it charges them to nobody.
+fn ring_depth(share: u64) -> u32 {
+    let fits = |depth: &u32| rings_bytes(*depth) <= share;
+    RING_DEPTHS.into_iter().find(fits).unwrap_or(RING_DEPTHS[RING_DEPTHS.len() - 1])
 }
 
 impl Settled {
@@ -228,16 +205,6 @@ impl Settled {
             bytes => bytes,
         };
         let runtime = config.driver.runtime;
-        let asked = config.driver.io_memory_bytes;
-        let (ring_depth, io_memory_bytes, io_memory_registered) = match machine.memlock_bytes {
-            None => (RING_DEPTHS[0], if asked == 0 { IO_MEMORY_BYTES_MAX } else { asked }, true),
-            Some(limit) => match rings_and_memory(limit / shards as u64, asked) {
-                (depth, 0, registered) => {
-                    (depth, limit.next_multiple_of(4 * KIB) + 4 * KIB, registered)
-                }
-                settled => settled,
-            },
-        };
         Ok(Settled {
             cpus: from.iter().copied().cycle().take(shards).collect(),
             cpus_shared: shards > from.len(),
@@ -255,10 +222,13 @@ impl Settled {
                 .as_ref()
                 .map_or(SCRUB_UNMEASURED, Profile::scrub_bytes_per_second),
             disk_measured: machine.disk.is_some(),
-            ring_depth,
-            io_memory_bytes,
+            ring_depth: machine
+                .memlock_bytes
+                .map_or(RING_DEPTH_MAX, |limit| ring_depth(limit / shards as u64)),
+            memlock_tight_bytes: machine
+                .memlock_bytes
+                .filter(|limit| limit / (shards as u64) < MEMLOCK_PLENTY_BYTES),
             runtime,
-            io_memory_registered: runtime.registers_memory() && io_memory_registered,
         })
     }
 }
@@ -286,9 +256,7 @@ mod tests {
         assert_eq!(settled.memory_max_bytes, 6 * GIB);
         assert_eq!(settled.cache_bytes, 6 * GIB / 4);
         assert_eq!(settled.disk_bytes_max, 90 * GIB);
-        // Half of a third of 8 MiB / 4 shards without their rings, in whole pages.
-        assert_eq!((settled.ring_depth, settled.io_memory_bytes), (1024, 70 * 4 * KIB));
-        assert!(settled.io_memory_registered);
+        assert_eq!(settled.ring_depth, 1024);
         assert_eq!((settled.scrub_bytes_per_second_max, settled.disk_measured), (64 * MIB, false));
     }
 
@@ -321,39 +289,19 @@ mod tests {
     }
 
     #[test]
-    fn io_memory_is_bounded_and_says_when_it_does_not_fit() {
-        let mut unlimited = machine();
-        unlimited.memlock_bytes = None;
-        let settled = Settled::new(&Config::default(), &unlimited).unwrap();
-        assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (10 * MIB, true));
-
-        let mut config = Config::default();
-        config.driver.io_memory_bytes = MIB;
-        let settled = Settled::new(&config, &machine()).unwrap();
-        assert_eq!((settled.io_memory_bytes, settled.io_memory_registered), (MIB, false));
-        assert_eq!(settled.ring_depth, 1024, "the rings do not suffer from what is not registered");
-
-        let mut config = Config::default();
-        config.driver.runtime = RuntimeName::Monoio;
-        let settled = Settled::new(&config, &machine()).unwrap();
-        assert!(!settled.io_memory_registered, "that runtime registers nothing");
-    }
-
-    #[test]
-    fn with_little_to_lock_the_rings_are_smaller_and_come_first() {
+    fn with_little_to_lock_the_rings_are_smaller() {
         let mut tight = machine();
-        tight.memlock_bytes = Some(512 * KIB);
         let mut config = Config::default();
-        let mut settle = |shards| {
+        let mut depth = |memlock_bytes, shards| {
+            tight.memlock_bytes = memlock_bytes;
             config.node.shards = shards;
-            let s = Settled::new(&config, &tight).unwrap();
-            (s.ring_depth, s.io_memory_bytes, s.io_memory_registered)
+            Settled::new(&config, &tight).unwrap().ring_depth
         };
-        assert_eq!(settle(1), (512, 64 * KIB, true));
-        assert_eq!(settle(2), (64, 64 * KIB, true));
-        // Too much to be registered even in part.
-        assert_eq!(settle(4), (256, 516 * KIB, false));
-        assert_eq!(settle(16), (64, 516 * KIB, false));
+        assert_eq!(depth(None, 64), 1024);
+        assert_eq!(depth(Some(8 * MIB), 16), 1024);
+        let of_512_kib = [1, 2, 4, 8, 16].map(|shards| depth(Some(512 * KIB), shards));
+        assert_eq!(of_512_kib, [1024, 512, 256, 64, 64]);
+        assert_eq!(Settled::new(&config, &tight).unwrap().memlock_tight_bytes, Some(512 * KIB));
     }
 
     #[test]

@@ -5,12 +5,10 @@ use std::time::Duration;
 use super::facts::{DataFacts, DeviceFacts, Facts};
 use super::{Row, Severity};
 use crate::cli::units;
-use crate::config::settle::{MEMLOCK_LEAST_BYTES, MEMLOCK_PER_IO_MEMORY};
-use crate::config::size::MIB;
+use crate::config::settle::{MEMLOCK_LEAST_BYTES, RING_DEPTH_MAX};
 use crate::config::{Config, Settled};
 
 /// io_uring memory a shard takes when the limit allows it.
-const IO_MEMORY_FULL_BYTES: u64 = 10 * MIB;
 /// Oldest kernel whose io_uring has every operation the executors use.
 const KERNEL_LEAST: (u32, u32) = (5, 8);
 /// Oldest kernel this is tested on; older ones have io_uring bugs that were fixed since.
@@ -136,40 +134,17 @@ fn seccomp(facts: &Facts) -> Row {
 }
 
 fn memlock(settled: &Settled, facts: &Facts) -> Row {
-    let shards = settled.cpus.len() as u64;
-    let full = MEMLOCK_PER_IO_MEMORY * IO_MEMORY_FULL_BYTES * shards;
-    let registers = settled.runtime.registers_memory();
-    let mut required = units::bytes(MEMLOCK_LEAST_BYTES);
-    if registers {
-        required += &format!("; {} for all io memory of {shards} shards", units::bytes(full));
-    }
     let limit = facts.memlock_soft.map_or_else(|| "unlimited".to_owned(), units::bytes);
     let free = if facts.memlock_enforced { "" } else { ", not enforced (CAP_IPC_LOCK)" };
-    let io_memory = units::bytes(settled.io_memory_bytes);
-    let taken = if registers {
-        format!("io memory {io_memory} per shard")
-    } else {
-        format!("{} registers no memory", settled.runtime.name())
-    };
-    let row = row("memlock", &required, format!("{limit}{free}: {taken}"));
+    let depth = settled.ring_depth;
+    let found = format!("{limit}{free}: rings of {depth} entries");
+    let row = row("memlock", &units::bytes(MEMLOCK_LEAST_BYTES), found);
     let fix = "LimitMEMLOCK=infinity in the systemd unit, or `ulimit -l unlimited`";
     if facts.memlock_soft.is_some_and(|limit| limit < MEMLOCK_LEAST_BYTES) {
         return row.but(Severity::Fatal, fix);
     }
-    if !registers {
-        return row;
-    }
-    if !settled.io_memory_registered {
-        return row.but(
-            Severity::Warn,
-            format!("{fix}; until then buffers are not registered and I/O takes more CPU"),
-        );
-    }
-    if settled.io_memory_bytes < IO_MEMORY_FULL_BYTES && facts.memlock_enforced {
-        return row.but(
-            Severity::Warn,
-            format!("{fix}; more io memory means fewer unregistered buffers"),
-        );
+    if depth < RING_DEPTH_MAX {
+        return row.but(Severity::Warn, format!("{fix}; larger rings take fewer system calls"));
     }
     row
 }

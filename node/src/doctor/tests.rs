@@ -64,8 +64,7 @@ fn settled() -> Settled {
         disk_measured: false,
         runtime: RuntimeName::Glommio,
         ring_depth: 1024,
-        io_memory_bytes: 10 * MIB,
-        io_memory_registered: true,
+        memlock_tight_bytes: None,
     }
 }
 
@@ -138,8 +137,7 @@ fn what_only_slows_a_node_is_a_warning() {
         severity_after("kernel", |facts, _| facts.kernel = "5.10.0".to_owned()),
         severity_after("kernel", |facts, _| facts.kernel = String::new()),
         severity_after("io_uring-switch", |facts, _| facts.io_uring_disabled = Some(1)),
-        severity_after("memlock", |_, settled| settled.io_memory_registered = false),
-        severity_after("memlock", |_, settled| settled.io_memory_bytes = MIB),
+        severity_after("memlock", |_, settled| settled.ring_depth = 512),
         severity_after("descriptors", |facts, _| facts.nofile_soft = 1024),
         severity_after("file-system", |facts, _| facts.data.fs_magic = 0x9123_683E),
         severity_after("file-system", |facts, _| facts.data.fs_magic = 1),
@@ -188,19 +186,12 @@ fn what_a_virtual_machine_hides_is_no_fault() {
     assert_eq!(severity_after("io_uring-switch", |facts, _| facts.io_uring_disabled = None), FINE);
     assert_eq!(severity_after("seccomp", |facts, _| facts.seccomp = Some(2)), FINE);
     assert_eq!(
-        severity_after("memlock", |facts, settled| {
+        severity_after("memlock", |facts, _| {
             facts.memlock_soft = Some(8 * MIB);
             facts.memlock_enforced = false;
-            settled.io_memory_bytes = 10 * MIB;
         }),
         FINE
     );
-    let row = row_after("memlock", |facts, settled| {
-        facts.memlock_soft = Some(8 * MIB);
-        (settled.runtime, settled.io_memory_registered) = (RuntimeName::Monoio, false);
-    });
-    assert_eq!((row.severity, row.required.as_str()), (FINE, "512 KiB"));
-    assert_eq!(row.found, "8.0 MiB: monoio registers no memory");
     assert_eq!(
         severity_after("numa", |facts, _| {
             facts.nics[0].numa_node = None;
@@ -213,11 +204,11 @@ fn what_a_virtual_machine_hides_is_no_fault() {
 #[test]
 fn rows_say_what_is_required_found_and_to_be_done() {
     let row = row_after("memlock", |facts, settled| {
-        facts.memlock_soft = Some(8 * MIB);
-        settled.io_memory_bytes = 1364 * KIB;
+        facts.memlock_soft = Some(512 * KIB);
+        settled.ring_depth = 512;
     });
-    assert_eq!(row.required, "512 KiB; 60 MiB for all io memory of 2 shards");
-    assert_eq!(row.found, "8.0 MiB: io memory 1.3 MiB per shard");
+    assert_eq!(row.required, "512 KiB");
+    assert_eq!(row.found, "512 KiB: rings of 512 entries");
     assert!(row.fix.starts_with("LimitMEMLOCK=infinity"), "{}", row.fix);
 
     let row = row_after("descriptors", |facts, _| facts.nofile_soft = 1024);

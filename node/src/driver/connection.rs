@@ -1,11 +1,12 @@
 //! Client connections: sockets to [`Connection`] state machines and back.
 //!
 //! One task per executor goes round: it takes what other shards sent, reads every socket that is
-//! ready, hands messages and frames to the shard, and lets the turn seal, submit and answer; then it looks again. Answers are written by
-//! the turn with one non-blocking send a connection; what a socket does not take waits until it
-//! does.
+//! ready, hands messages and frames to the shard, and lets the turn seal, submit and answer; then
+//! it looks again. Answers are written by the turn with one non-blocking send a connection; what a
+//! socket does not take waits until it does.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ironring_core::ErrorCode;
+use ironring_core::{ErrorCode, Instant};
 use ironring_net::codec::encode_response;
 use ironring_net::connection::{CloseReason, Connection, Identity, Limits};
 use ironring_net::message::Response;
@@ -22,13 +23,18 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::clock;
 use super::executor::Executor;
+use super::receive::{Given, Receive};
 use super::runtime::Runtime;
-use crate::shard::{ConnId, Event};
+use crate::shard::{ConnId, ConnectionBytes, Event};
 
 /// How much is read at once: many frames when they are small.
 const READ_BYTES: usize = 64 << 10;
 /// Reads of one socket in one round, so that a busy one does not keep others waiting.
 const READS_PER_ROUND: usize = 8;
+/// Bytes read in one round: what is received must not keep what is received already waiting.
+const READ_BYTES_PER_ROUND: usize = 1 << 20;
+/// A buffer that is empty keeps this much, while there is no lack of memory.
+const KEEP_BYTES: usize = 1 << 20;
 /// Frames of one connection handled in one round.
 const FRAMES_PER_ROUND: usize = 256;
 
@@ -53,6 +59,12 @@ pub struct ConnState {
     closed: Cell<bool>,
     /// Frames that have arrived wait for the next round.
     held_back: Cell<bool>,
+    /// Memory for the large request being received.
+    given: RefCell<Option<Given>>,
+    /// There is none for it yet.
+    waits_for_memory: Cell<bool>,
+    /// What of it is in [`Executor::connection_bytes`].
+    counted: Cell<ConnectionBytes>,
     peer: Option<SocketAddr>,
 }
 
@@ -67,15 +79,29 @@ pub struct Terms {
 
 /// Serves every connection of an executor, and the other shards, round after round.
 pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
-    let (mut ready, mut messages) = (Vec::new(), Vec::new());
+    let (mut ready, mut messages) = (VecDeque::new(), VecDeque::new());
+    // The shard held a group back when it was last looked at.
+    let mut held = false;
     loop {
         executor.runtime.drive();
-        executor.poller.ready(&mut ready);
+        if ready.is_empty() {
+            executor.poller.ready(&mut ready);
+        }
         let again = executor.poller.take_again();
-        executor.mesh.take(&mut messages);
+        if messages.is_empty() {
+            executor.mesh.take(&mut messages);
+        }
         let now = clock::now().mono;
         if ready.is_empty() && again.is_empty() && messages.is_empty() {
-            if executor.idle.borrow_mut().looks(now) {
+            if executor.holds_group(now) {
+                // Its time ends without an event, and its records come from whoever runs meanwhile.
+                held = true;
+                std::thread::yield_now();
+                executor.runtime.yield_now(now).await;
+            } else if std::mem::take(&mut held) {
+                executor.want_turn();
+                executor.runtime.yield_now(now).await;
+            } else if executor.idle.borrow_mut().looks(now) {
                 std::thread::yield_now();
                 executor.idle.borrow_mut().offered(now, clock::now().mono);
                 executor.runtime.yield_now(now).await;
@@ -88,10 +114,15 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
             continue;
         }
         executor.idle.borrow_mut().busy(now);
-        for message in messages.drain(..) {
+        // What other shards want comes to an end as well; the rest is for the next round.
+        while let Some(message) = messages.pop_front() {
             executor.handle(Event::Message(message));
+            if executor.effects.borrow().pending_bytes() > ANSWER_BYTES_PER_ROUND {
+                break;
+            }
         }
-        for event in &ready {
+        let mut read = 0;
+        while let Some(event) = ready.pop_front() {
             let conn = executor.conns.borrow().get(&event.conn).cloned();
             let Some(conn) = conn else { continue };
             if event.writable && conn.blocked.get() {
@@ -100,15 +131,23 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
                 executor.want_turn();
             }
             if event.readable {
-                conn.read(&executor);
+                read += conn.read(&executor);
                 executor.start_io_early();
             }
             if event.gone && !conn.watched.get().0 {
                 // Answers may still be owed to nobody; the set must not report it until then.
                 executor.poller.remove(&conn.socket);
             }
+            // The rest has its turn in the next round, before anybody else.
+            if read >= READ_BYTES_PER_ROUND {
+                break;
+            }
         }
         for conn in again {
+            if conn.waits_for_memory() {
+                conn.read(&executor);
+                continue;
+            }
             conn.handle_frames(&executor);
             conn.settle(&executor);
         }
@@ -118,13 +157,21 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
 }
 
 impl ConnState {
-    /// Reads what has come and handles it.
-    fn read<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
+    /// Reads what has come and handles it. How many bytes there were.
+    fn read<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) -> usize {
         let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
+        if !self.protocol.borrow().wants_read() {
+            // It asks for memory anew when it does: others go first.
+            self.forget_wait(executor);
+        }
+        let mut read = 0;
         for _ in 0..READS_PER_ROUND {
             let mut protocol = self.protocol.borrow_mut();
             // Frames that have arrived come first: the buffer only has room for what is left of one.
             if !protocol.wants_read() || self.held_back.get() {
+                break;
+            }
+            if !self.has_memory(executor, &mut protocol) {
                 break;
             }
             let space = protocol.receive_space(READ_BYTES);
@@ -132,6 +179,7 @@ impl ConnState {
             let more = match recv(self.socket.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT) {
                 Ok(n) if n > 0 => {
                     protocol.received(clock::now().mono, n);
+                    read += n;
                     sockets.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                     n == room
                 }
@@ -148,6 +196,7 @@ impl ConnState {
             }
         }
         self.settle(executor);
+        read
     }
 
     /// Hands the frames that have arrived to the shard.
@@ -176,8 +225,13 @@ impl ConnState {
         // The connection answers some frames by itself (the handshake). A socket that is full says
         // when it is not: until then a turn would only come back here.
         let answers = protocol.wants_write() && !self.blocked.get();
+        let large = protocol.large_frame_bytes() > 0;
         drop((protocol, shard, effects));
         self.held_back.set(held_back);
+        if handled > 0 || !large {
+            // What memory was given for is the first that was handled.
+            self.give_back(executor);
+        }
         if answers {
             executor.mark_dirty(self);
         }
@@ -222,15 +276,78 @@ impl ConnState {
         self.settle(executor);
     }
 
+    /// Whether there is memory for the request at the front. One that waits is gone on with when its
+    /// turn has come.
+    fn has_memory<R: Runtime>(&self, executor: &Executor<R>, protocol: &mut Connection) -> bool {
+        let bytes = protocol.large_frame_bytes();
+        let mut given = self.given.borrow_mut();
+        if bytes == 0 || given.is_some() {
+            return true;
+        }
+        let now = clock::now().mono;
+        let held = executor.shard.borrow().upload_bytes();
+        *given = executor.receive.borrow_mut().ask(now, self.id, bytes, held);
+        let waits = given.is_none();
+        if self.waits_for_memory.replace(waits) && !waits {
+            protocol.read_on(now);
+            next_receives(executor);
+        }
+        !waits
+    }
+
+    /// Gives memory back when the request is over.
+    fn give_back<R: Runtime>(&self, executor: &Executor<R>) {
+        if let Some(given) = self.given.borrow_mut().take() {
+            executor.receive.borrow_mut().give_back(given);
+            next_receives(executor);
+        }
+    }
+
+    fn forget_wait<R: Runtime>(&self, executor: &Executor<R>) {
+        if self.waits_for_memory.replace(false) {
+            executor.receive.borrow_mut().forget(self.id);
+            next_receives(executor);
+        }
+    }
+
+    /// Whether its next request waits for memory.
+    pub fn waits_for_memory(&self) -> bool {
+        self.waits_for_memory.get()
+    }
+
+    /// Whether others have waited too long for the memory it has.
+    pub fn holds_up(&self, now: Instant, receive: &Receive) -> bool {
+        self.given.borrow().as_ref().is_some_and(|given| receive.is_late(now, given))
+    }
+
+    /// Counts its memory, and frees what it only keeps while all together have too much.
+    fn count_memory<R: Runtime>(&self, executor: &Executor<R>) {
+        let mut protocol = self.protocol.borrow_mut();
+        let mut all = executor.connection_bytes.get();
+        let before = self.counted.get();
+        let receive = executor.receive.borrow();
+        let pressed = receive.next().is_some() || all.input.max(all.output) > receive.bytes_max();
+        protocol.release_memory(if pressed { 0 } else { KEEP_BYTES });
+        let now =
+            ConnectionBytes { input: protocol.input_memory(), output: protocol.output_memory() };
+        drop((protocol, receive));
+        all.input = all.input + now.input - before.input;
+        all.output = all.output + now.output - before.output;
+        self.counted.set(now);
+        executor.connection_bytes.set(all);
+    }
+
     /// Waits for what the protocol wants next, or ends the connection.
     pub fn settle<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
         if self.closed.get() {
             return;
         }
+        self.count_memory(executor);
         let (finished, read) = {
             let protocol = self.protocol.borrow();
             let ends = protocol.close_reason().is_some();
-            let reads = protocol.wants_read() && !ends && !self.held_back.get();
+            let waits = self.held_back.get() || self.waits_for_memory.get();
+            let reads = protocol.wants_read() && !ends && !waits;
             (protocol.is_finished(), reads)
         };
         if finished {
@@ -250,8 +367,22 @@ impl ConnState {
         executor.poller.remove(&self.socket);
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
         executor.conns.borrow_mut().remove(&self.id);
+        let (mut all, mine) = (executor.connection_bytes.get(), self.counted.take());
+        (all.input, all.output) = (all.input - mine.input, all.output - mine.output);
+        executor.connection_bytes.set(all);
+        self.give_back(executor);
+        self.forget_wait(executor);
         executor.shared.connections.fetch_sub(1, Ordering::Relaxed);
         executor.handle(Event::Closed(self.id));
+    }
+}
+
+/// Whoever waits for memory first asks again in the next round.
+pub fn next_receives<R: Runtime>(executor: &Executor<R>) {
+    let next = executor.receive.borrow().next();
+    let conn = next.and_then(|id| executor.conns.borrow().get(&id).cloned());
+    if let Some(conn) = conn {
+        executor.poller.again(conn);
     }
 }
 
@@ -318,6 +449,9 @@ fn open<R: Runtime>(
         blocked: Cell::new(false),
         closed: Cell::new(false),
         held_back: Cell::new(false),
+        given: RefCell::new(None),
+        waits_for_memory: Cell::new(false),
+        counted: Cell::default(),
         peer,
     });
     executor.conns.borrow_mut().insert(id, conn);

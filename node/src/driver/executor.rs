@@ -21,21 +21,22 @@ use ironring_core::io::{IoDone, IoRequest};
 use ironring_net::connection::Connection;
 
 use super::clock;
-use super::connection::ConnState;
+use super::connection::{ConnState, next_receives};
 use super::files::Files;
 use super::idle::Idle;
 use super::mesh::Mesh;
 use super::node::Shared;
 use super::poller::Poller;
+use super::receive::Receive;
 use super::runtime::Runtime;
-use crate::shard::{ConnId, Effects, Event, Phase, Shard};
+use crate::shard::{ConnId, ConnectionBytes, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
 const TIMER_NAP: Duration = Duration::from_millis(20);
-/// How long to sleep at a time while a group is held back; less is spent looking.
-const HELD_NAP: Duration = Duration::from_micros(50);
 /// Operations worth a submission of their own before the turn ends.
 const EARLY_OPS: usize = 4;
+/// When answers not taken fill what they may, data is answered to those with less than this waiting.
+const OUTPUT_BYTES_PRESSED: usize = 1 << 20;
 /// How often counters are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for answers to be taken.
@@ -61,6 +62,10 @@ pub struct Executor<R: Runtime> {
     pub idle: RefCell<Idle>,
     /// Open connections.
     pub conns: RefCell<BTreeMap<ConnId, Rc<ConnState>>>,
+    /// Memory for large requests while they are received.
+    pub receive: RefCell<Receive>,
+    /// What connections take now.
+    pub connection_bytes: Cell<ConnectionBytes>,
     number: u16,
     next_conn: Cell<u64>,
     turn_wanted: Cell<bool>,
@@ -70,6 +75,7 @@ pub struct Executor<R: Runtime> {
     /// True from the moment a stop was asked for.
     pub stopping: Cell<bool>,
     io_in_flight: Cell<u64>,
+    unaccounted_bytes: Cell<usize>,
     probe_seen: Cell<u64>,
 }
 
@@ -87,6 +93,8 @@ impl<R: Runtime> Executor<R> {
         Rc::new(Executor {
             runtime,
             number: shard.id().0,
+            receive: RefCell::new(Receive::new(shard.request_bytes_max())),
+            connection_bytes: Cell::default(),
             poller,
             idle: RefCell::new(Idle::new(shared.spin_max)),
             shard: RefCell::new(shard),
@@ -101,6 +109,7 @@ impl<R: Runtime> Executor<R> {
             dirty: RefCell::default(),
             stopping: Cell::new(false),
             io_in_flight: Cell::new(0),
+            unaccounted_bytes: Cell::new(0),
             probe_seen: Cell::new(0),
         })
     }
@@ -165,38 +174,38 @@ impl<R: Runtime> Executor<R> {
                 self.runtime.submit().await;
             }
             self.write_answers();
-            self.wait_with_held_group().await;
         }
     }
 
-    /// While the shard holds a group back for records about to come, turns go on without an event:
-    /// the wait is far shorter than what the timer task can keep.
-    async fn wait_with_held_group(&self) {
-        let now = clock::now();
-        let Some(until) = self.shard.borrow().holds_until(now) else { return };
-        let left = until.since(now.mono);
-        if left > HELD_NAP * 2 {
-            self.runtime.sleep(HELD_NAP).await;
-        } else {
-            self.runtime.reactor_pass().await;
-        }
-        self.turn_wanted.set(true);
+    /// Whether the shard holds a group back for records about to come: the wait is far shorter than
+    /// what the timer task can keep.
+    pub fn holds_group(&self, now: Instant) -> bool {
+        self.shard.borrow().holds_group(now)
     }
 
     /// Ends the turn in the shard and starts its I/O; true when there was some.
     fn turn(self: &Rc<Self>) -> bool {
         let mut fx = self.effects.borrow_mut();
-        self.shard.borrow_mut().handle(clock::now(), Event::TurnEnd, &mut fx);
+        let connections = self.connection_bytes.get();
+        let mut shard = self.shard.borrow_mut();
+        shard.count_connections(connections);
+        shard.handle(clock::now(), Event::TurnEnd, &mut fx);
+        drop(shard);
+        // The turn may have finished what others wait for.
+        next_receives(self);
         for (to, message) in fx.messages.drain(..) {
             self.mesh.send(to, message);
         }
         if fx.has_replies() {
             let now = clock::now().mono;
             let conns = self.conns.borrow();
+            // Who reads on is answered; who does not pays for what it makes all others lack.
+            let pressed = connections.output > self.receive.borrow().bytes_max();
+            let bytes_max = if pressed { OUTPUT_BYTES_PRESSED } else { usize::MAX };
             fx.take_replies(|id, frame| {
                 // A connection that is gone takes no answers.
                 if let Some(conn) = conns.get(&id) {
-                    conn.protocol.borrow_mut().output().respond_frame(now, frame);
+                    conn.protocol.borrow_mut().output().respond_frame(now, frame, bytes_max);
                     self.mark_dirty(conn);
                 }
             });
@@ -300,9 +309,16 @@ impl<R: Runtime> Executor<R> {
             let conns = self.conns.borrow();
             let timeouts = &self.shared.timeouts;
             let late = |c: &Connection| c.timeout_at(timeouts).is_some_and(|at| at <= now);
-            conns.values().filter(|c| late(&c.protocol.borrow())).cloned().collect()
+            let due = |c: &&Rc<ConnState>| {
+                c.holds_up(now, &self.receive.borrow())
+                    || (!c.waits_for_memory() && late(&c.protocol.borrow()))
+            };
+            conns.values().filter(due).cloned().collect()
         };
         for conn in due {
+            if conn.holds_up(now, &self.receive.borrow()) {
+                conn.protocol.borrow_mut().give_up();
+            }
             let reason = conn.protocol.borrow_mut().on_timeout(now, &self.shared.timeouts);
             if let Some(reason) = reason {
                 tracing::debug!(conn = conn.id.0, %reason, "connection closed");
@@ -334,6 +350,12 @@ impl<R: Runtime> Executor<R> {
             conns.values().map(|c| u64::from(c.protocol.borrow_mut().output().in_flight())).sum();
         let sockets = &self.shared.sockets[usize::from(snapshot.shard)];
         sockets.fill(&mut snapshot.clients);
+        snapshot.clients.input_waits = self.receive.borrow().waits();
         self.shared.publish(snapshot);
+        // Peaks of a moment come again: they are forgotten slowly.
+        let fading = self.unaccounted_bytes.get() / 16 * 15;
+        self.unaccounted_bytes.set(self.shared.unaccounted_bytes().max(fading));
+        drop(conns);
+        self.shard.borrow_mut().leave_room(self.unaccounted_bytes.get());
     }
 }

@@ -4,9 +4,10 @@
 //! descriptor in its epoll set; one that is awake is not, so under load a message costs its sender
 //! a lock that is hardly ever taken, and no system call.
 //!
-//! An inbox is bounded by what the connections of the other shards may have in flight: each message
-//! is a request of one of them, or the answer to one.
+//! An inbox is bounded by its senders: a shard hands over no more requests than it may have unanswered
+//! at the others ([`crate::shard::ShardConfig::request_bytes_max`]), and answers are answers to those.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use crate::shard::ShardMessage;
 
 /// What waits for one shard.
 struct Inbox {
-    waiting: Mutex<Vec<ShardMessage>>,
+    waiting: Mutex<VecDeque<ShardMessage>>,
     /// The shard sleeps, or is about to and will look once more.
     asleep: AtomicBool,
     /// Readable once more with each write to it; never read.
@@ -26,7 +27,7 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn waiting(&self) -> MutexGuard<'_, Vec<ShardMessage>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<ShardMessage>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,7 +65,7 @@ impl Mesh {
     /// Puts a message into another shard's inbox.
     pub fn send(&self, to: ShardId, message: ShardMessage) {
         let inbox = &self.inboxes[usize::from(to.0)];
-        inbox.waiting().push(message);
+        inbox.waiting().push_back(message);
         // Whoever is about to sleep says so before it looks for the last time: it sees the message
         // or is seen here.
         if inbox.asleep.swap(false, Ordering::SeqCst) {
@@ -74,7 +75,7 @@ impl Mesh {
     }
 
     /// Takes what has come, in the order in which each shard sent it. `taken` must be empty.
-    pub fn take(&self, taken: &mut Vec<ShardMessage>) {
+    pub fn take(&self, taken: &mut VecDeque<ShardMessage>) {
         std::mem::swap(&mut *self.inbox().waiting(), taken);
     }
 
@@ -103,7 +104,11 @@ mod tests {
     use super::*;
 
     fn message(n: u32) -> ShardMessage {
-        ShardMessage::Reply { conn: crate::shard::ConnId(0), frame: n.to_le_bytes().to_vec() }
+        ShardMessage::Reply {
+            conn: crate::shard::ConnId(0),
+            frame: n.to_le_bytes().to_vec(),
+            handed_bytes: 0,
+        }
     }
 
     fn rang(mesh: &Mesh) -> bool {
@@ -118,7 +123,7 @@ mod tests {
         assert!(!rang(&meshes[1]), "it is awake and will look");
         assert!(!meshes[1].may_sleep(), "something is there already");
         meshes[1].awake();
-        let mut taken = Vec::new();
+        let mut taken = VecDeque::new();
         meshes[1].take(&mut taken);
         assert_eq!(taken.len(), 1);
         assert!(meshes[1].may_sleep());
@@ -141,7 +146,7 @@ mod tests {
                     }
                 });
             }
-            let (mut next, mut taken) = ([0, 0], Vec::new());
+            let (mut next, mut taken) = ([0, 0], VecDeque::new());
             loop {
                 receiver.take(&mut taken);
                 for message in taken.drain(..) {

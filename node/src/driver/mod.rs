@@ -4,6 +4,7 @@
 //! driver can stand in its place: the simulator does. What depends on the asynchronous runtime is
 //! behind [`runtime::Runtime`]; the rest is written once.
 
+pub mod buffers;
 pub mod clock;
 pub mod connection;
 pub mod data_dir;
@@ -15,6 +16,7 @@ pub mod mesh;
 pub mod monoio;
 pub mod node;
 pub mod poller;
+pub mod receive;
 pub mod runtime;
 pub mod signals;
 

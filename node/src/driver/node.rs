@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ironring_core::ShardId;
@@ -13,6 +13,7 @@ use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_ring::Slices;
 
+use super::buffers::Alloc;
 use super::connection::{Terms, accept, rounds};
 use super::data_dir::{DataDir, DataDirError, Wanted};
 use super::executor::Executor;
@@ -22,9 +23,10 @@ use super::mesh::Mesh;
 use super::monoio::Monoio;
 use super::poller::Poller;
 use super::runtime::{Join, Runtime, Seat};
+use crate::config::settle::RING_DEPTH_MAX;
 use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
-use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot};
+use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, resident_bytes};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
 
 /// Why a node cannot start, or ended badly.
@@ -133,8 +135,22 @@ impl Shared {
 
     /// Replaces what is known of a shard.
     pub fn publish(&self, snapshot: ShardSnapshot) {
-        let slot = &self.shards[usize::from(snapshot.shard)];
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        let shard = usize::from(snapshot.shard);
+        *self.shard(shard) = snapshot;
+    }
+
+    fn shard(&self, shard: usize) -> MutexGuard<'_, ShardSnapshot> {
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each shard's share of the memory no shard accounts for, as of the last second or so. The
+    /// ceiling is about all of the process: what the allocator keeps, copies that live for a moment,
+    /// the program itself.
+    #[must_use]
+    pub fn unaccounted_bytes(&self) -> usize {
+        let shards = 0..self.shards.len();
+        let accounted: u64 = shards.map(|shard| self.shard(shard).memory.used_bytes).sum();
+        (resident_bytes().saturating_sub(accounted) / self.shards.len() as u64) as usize
     }
 }
 
@@ -339,7 +355,6 @@ impl Node {
                 started_unix_ms: wall.0,
                 partitions: dir.identity.partitions,
                 clients_address: addresses.clients.to_string(),
-                io_memory_registered: self.settled.io_memory_registered,
                 ..NodeSnapshot::default()
             },
             started: std::time::Instant::now(),
@@ -365,25 +380,19 @@ impl Node {
             Some(align) => format!("yes (alignment {align})"),
             None => "NO (the file system refuses O_DIRECT)".to_owned(),
         };
-        let (runtime, bytes) = (self.settled.runtime, self.settled.io_memory_bytes);
-        let registered = match (self.settled.io_memory_registered, runtime.registers_memory()) {
-            (true, _) => format!("yes ({bytes} bytes a shard)"),
-            (false, true) => format!("NO (ulimit -l) ({bytes} bytes a shard)"),
-            (false, false) => {
-                format!("NO ({} has none; {bytes} bytes a shard kept)", runtime.name())
-            }
-        };
+        let depth = self.settled.ring_depth;
+        let least = if depth < RING_DEPTH_MAX { " (ulimit -l allows no more)" } else { "" };
         tracing::info!(
             "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; runtime \
-             {}, O_DIRECT {direct}, registered buffers {registered}, polling no, sync O_DSYNC, \
-             spin at most {} us",
+             {}, O_DIRECT {direct}, rings of {depth} entries{least}, registered buffers no, polling no, sync \
+             O_DSYNC, spin at most {} us",
             dir.identity.node,
             dir.identity.cluster,
             dir.identity.uuid(),
             addresses.clients,
             dir.identity.shards,
             dir.identity.partitions,
-            runtime.name(),
+            self.settled.runtime.name(),
             self.loaded.config.driver.spin_us,
         );
     }
@@ -464,8 +473,8 @@ impl Node {
         let seat = Seat {
             shard,
             cpu: self.cpu_of(shard),
-            io_memory_bytes: self.settled.io_memory_bytes as usize,
-            ring_depth: self.settled.ring_depth as usize,
+            memlock_tight_bytes: self.settled.memlock_tight_bytes.map(|limit| limit as usize),
+            ring_depth: self.settled.ring_depth,
             probe: dir.probe(),
         };
         R::start(seat, move |runtime| run_shard(runtime, start))
@@ -497,7 +506,7 @@ impl Drop for NodeEndsToo {
 
 /// A shard's life on its executor.
 async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), String> {
-    let shard = Shard::new(start.config, runtime.buffers());
+    let shard = Shard::new(start.config, Box::new(Alloc));
     let poller = Poller::new(&*runtime, start.mesh.bell()).map_err(|e| e.to_string())?;
     if let Some(completions) = runtime.completions() {
         poller.add_wake(completions).map_err(|e| e.to_string())?;
@@ -505,9 +514,10 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
     let files = Files::new(Rc::clone(&runtime), &start.dir);
     let executor =
         Executor::new(Rc::clone(&runtime), shard, files, start.mesh, poller, start.shared);
+    // Before anything of the other shards is taken.
+    executor.handle(Event::Start { format: start.format });
     runtime.spawn(Rc::clone(&executor).turns());
     runtime.spawn(rounds(Rc::clone(&executor)));
-    executor.handle(Event::Start { format: start.format });
     for socket in [start.sockets.0, start.sockets.1] {
         let listener = runtime.listener(socket).map_err(|e| e.to_string())?;
         runtime.spawn(accept(Rc::clone(&executor), listener, start.terms.clone()));

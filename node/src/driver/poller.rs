@@ -6,6 +6,7 @@
 //! runtime only has to sleep until the set itself is readable.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -109,7 +110,7 @@ impl<R: Runtime> Poller<R> {
     }
 
     /// The sockets that are ready now. Does not wait.
-    pub fn ready(&self, found: &mut Vec<Ready>) {
+    pub fn ready(&self, found: &mut VecDeque<Ready>) {
         let mut events = [EpollEvent::empty(); EVENTS_PER_ROUND];
         found.clear();
         let Ok(n) = self.epoll.wait(&mut events, EpollTimeout::ZERO) else { return };

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ironring_core::Instant;
-use ironring_core::io::{BufAlloc, IoBuf, IoError};
+use ironring_core::io::{IoBuf, IoError};
 
 /// Where and how one shard's thread runs.
 #[derive(Clone, Debug)]
@@ -25,11 +25,10 @@ pub struct Seat {
     pub shard: u16,
     /// The CPU to pin its thread to.
     pub cpu: Option<u16>,
-    /// Bytes of I/O buffers to register with the kernel, or to keep where the runtime has no
-    /// registered buffers.
-    pub io_memory_bytes: usize,
-    /// Entries of each of the runtime's rings, when it can be told.
-    pub ring_depth: usize,
+    /// What the process may lock, when that is little: the rings need all of it.
+    pub memlock_tight_bytes: Option<usize>,
+    /// Entries of each of the runtime's rings.
+    pub ring_depth: u32,
     /// A file of 4 KiB for a runtime that must read one before any other: glommio does.
     pub probe: PathBuf,
 }
@@ -111,9 +110,6 @@ pub trait Runtime: Sized + 'static {
 
     /// Makes the names of a directory durable.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = Result<(), IoError>>;
-
-    /// Where the shard's write buffers come from: memory that [`File::write_at`] takes.
-    fn buffers(&self) -> Box<dyn BufAlloc>;
 }
 
 /// How a file is opened.
@@ -135,7 +131,7 @@ pub trait File: Sized + 'static {
     /// Exactly `len` bytes at `pos`, or an error.
     fn read_at(&self, pos: u64, len: usize) -> impl Future<Output = Result<IoBuf, IoError>>;
 
-    /// Writes all of `buf`, which [`Runtime::buffers`] made, and returns it.
+    /// Writes all of `buf`, which [`super::buffers::Alloc`] made, and returns it.
     fn write_at(&self, buf: IoBuf, pos: u64) -> impl Future<Output = Result<IoBuf, IoError>>;
 
     /// Makes its bytes and its length durable.

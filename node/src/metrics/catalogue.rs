@@ -141,7 +141,6 @@ metrics! {
     "shards" None node_gauge(|node| node.shards.len() as f64), "Shards of the node";
     "partitions" None node_gauge(|node| f64::from(node.partitions)), "Partitions the token ring is cut into";
     "topics" None node_gauge(|node| node.topics as f64), "Topics defined";
-    "io_memory_registered" None node_gauge(|node| f64::from(u8::from(node.io_memory_registered))), "1 when io_uring buffers are registered with the kernel";
     "process_resident_memory" Bytes node_gauge(|node| node.process.resident_bytes as f64), "Memory the process occupies";
     "process_cpu" Seconds Value::Node(NodeValue::Counter(|node| node.process.cpu_seconds)), "CPU time the process took";
     "process_open_descriptors" None node_gauge(|node| node.process.open_descriptors as f64), "File descriptors the process has open";
@@ -180,6 +179,9 @@ metrics! {
     "cache" Bytes gauge(|shard| shard.memory.cache_bytes as f64), "Memory of the cache";
     "cache_hits" None counter(|shard| shard.memory.cache_hits), "Reads answered from memory";
     "cache_misses" None counter(|shard| shard.memory.cache_misses), "Reads that went to disk";
+    "connection_input" Bytes gauge(|shard| shard.memory.input_bytes as f64), "Memory of requests as far as they came";
+    "connection_output" Bytes gauge(|shard| shard.memory.output_bytes as f64), "Memory of answers as far as they were not taken";
+    "connection_input_waits" None counter(|shard| shard.clients.input_waits), "Large requests that waited for memory to be received into";
     "memory_used" Bytes gauge(|shard| shard.memory.used_bytes as f64), "All memory the shard accounts for";
     "memory_limit" Bytes gauge(|shard| shard.memory.limit_bytes as f64), "The most memory the shard may take";
 

@@ -11,7 +11,7 @@ pub mod process;
 pub mod snapshot;
 
 pub use histogram::LatencyHistogram;
-pub use process::ProcessCounters;
+pub use process::{ProcessCounters, resident_bytes};
 pub use snapshot::{
     BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, NodeSnapshot,
     RecoveryReport, ShardSnapshot, ShardState,

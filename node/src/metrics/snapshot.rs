@@ -94,6 +94,8 @@ pub struct ClientCounters {
     pub in_flight: u64,
     /// Requests this shard handed to the shard that owns their partition.
     pub forwarded: u64,
+    /// Large requests that waited for memory to be received into.
+    pub input_waits: u64,
     /// Bytes received.
     pub bytes_in: u64,
     /// Bytes sent.
@@ -145,6 +147,10 @@ pub struct MemoryCounters {
     pub cache_hits: u64,
     /// Reads that went to disk.
     pub cache_misses: u64,
+    /// Bytes of requests as far as they came.
+    pub input_bytes: u64,
+    /// Bytes of answers as far as they were not taken.
+    pub output_bytes: u64,
     /// All memory the shard accounts for.
     pub used_bytes: u64,
     /// The most it may take.
@@ -237,8 +243,6 @@ pub struct NodeSnapshot {
     pub topics: u64,
     /// Address clients are told to connect to.
     pub clients_address: String,
-    /// True when io_uring buffers are registered with the kernel.
-    pub io_memory_registered: bool,
     /// The process, read by the HTTP thread when it is asked; a shard leaves it alone.
     pub process: ProcessCounters,
     /// One per shard, ascending.

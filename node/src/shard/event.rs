@@ -20,6 +20,8 @@ pub struct Origin {
     pub conn: ConnId,
     /// The client's name for the request.
     pub correlation: u64,
+    /// What the request counts among those handed to other shards; 0: it was handed to none.
+    pub handed_bytes: u32,
 }
 
 /// Something happened.
@@ -59,7 +61,8 @@ pub enum Event<'a> {
     Stop,
 }
 
-/// From shard to shard of one node, over a bounded channel.
+/// From shard to shard of one node. How much is on its way is bounded by whoever sends requests: see
+/// [`super::ShardConfig::request_bytes_max`].
 #[derive(Debug)]
 pub enum ShardMessage {
     /// A request for a partition of the receiver.
@@ -79,6 +82,8 @@ pub enum ShardMessage {
         conn: ConnId,
         /// The whole frame.
         frame: Vec<u8>,
+        /// The request's [`Origin::handed_bytes`].
+        handed_bytes: u32,
     },
     /// Shard 0 tells what the metadata are.
     Meta(MetaSnapshot),
@@ -114,7 +119,9 @@ impl Effects {
         } else {
             let mut frame = Vec::new();
             codec::encode_response(&mut frame, origin.correlation, response);
-            self.messages.push((origin.shard, ShardMessage::Reply { conn: origin.conn, frame }));
+            let (conn, handed_bytes) = (origin.conn, origin.handed_bytes);
+            let reply = ShardMessage::Reply { conn, frame, handed_bytes };
+            self.messages.push((origin.shard, reply));
         }
     }
 

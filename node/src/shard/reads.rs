@@ -25,6 +25,9 @@ const SCAN_PAGE_BYTES: usize = 1 << 20;
 /// Room for the fields around the values of an answer.
 const ANSWER_OVERHEAD_BYTES: usize = 64 << 10;
 
+/// An answer with more is not begun when memory is short.
+const LARGE_GATHER_BYTES: usize = 64 << 10;
+
 impl Shard {
     pub(super) fn get(
         &mut self,
@@ -195,7 +198,12 @@ impl Shard {
     ) {
         let bytes: usize = parts.iter().map(|part| part.at.len as usize).sum();
         let held = self.gathers.bytes() + fx.pending_bytes();
-        if self.gathers.count() >= GATHERS_MAX || (held > 0 && held + bytes > GATHER_BYTES_MAX) {
+        let mut most = GATHER_BYTES_MAX.min(self.config.request_bytes_max());
+        if bytes > LARGE_GATHER_BYTES {
+            // Large answers are copied several times on their way out.
+            most = most.min(self.memory_left() / 4);
+        }
+        if self.gathers.count() >= GATHERS_MAX || (held > 0 && held + bytes > most) {
             let why = "too many reads wait for the disk";
             return self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
         }

@@ -9,6 +9,9 @@ use ironring_net::{Header, decode_request};
 use super::event::{ConnId, Effects, Origin, ShardMessage};
 use super::{Ask, Shard};
 
+/// What a message to another shard takes besides the request.
+const MESSAGE_BYTES: usize = 256;
+
 /// Where a request has to be handled. The token of a key is computed once, here.
 #[derive(Clone, Copy)]
 enum Place {
@@ -30,7 +33,8 @@ impl Shard {
         body: &[u8],
         fx: &mut Effects,
     ) {
-        let origin = Origin { shard: self.id(), conn, correlation: header.correlation };
+        let correlation = header.correlation;
+        let origin = Origin { shard: self.id(), conn, correlation, handed_bytes: 0 };
         let wanted = match header.deadline_ms {
             0 => self.config.deadline_default,
             ms => Duration::from_millis(u64::from(ms)).min(self.config.deadline_max),
@@ -48,7 +52,10 @@ impl Shard {
                 self.counters.requests.add(header.opcode);
                 self.dispatch(now, ask, header, &body, fx);
             }
-            ShardMessage::Reply { conn, frame } => fx.pass_on(conn, &frame),
+            ShardMessage::Reply { conn, frame, handed_bytes } => {
+                self.handed_bytes -= handed_bytes as usize;
+                fx.pass_on(conn, &frame);
+            }
             ShardMessage::Meta(snapshot) => self.learn_meta(&snapshot),
         }
     }
@@ -77,13 +84,20 @@ impl Shard {
         if owner == self.id() {
             return self.execute(now, ask, partition, &request, fx);
         }
+        let mut origin = ask.origin;
+        if origin.shard == self.id() {
+            let bytes = MESSAGE_BYTES + body.len();
+            let most = self.config.request_bytes_max();
+            if self.handed_bytes > 0 && self.handed_bytes + bytes > most {
+                let why = "too many requests are with other shards";
+                return self.refuse(origin, ErrorCode::Overloaded, 20, why, fx);
+            }
+            origin.handed_bytes = bytes as u32;
+            self.handed_bytes += bytes;
+        }
         self.counters.forwarded += 1;
-        let message = ShardMessage::Forward {
-            origin: ask.origin,
-            header,
-            body: body.to_vec(),
-            deadline: ask.deadline,
-        };
+        let message =
+            ShardMessage::Forward { origin, header, body: body.to_vec(), deadline: ask.deadline };
         fx.messages.push((owner, message));
     }
 

@@ -50,8 +50,10 @@ impl Shard {
                 cache_bytes: self.models.cache.bytes() as u64,
                 cache_hits: self.models.cache.hits(),
                 cache_misses: self.models.cache.misses(),
+                input_bytes: self.connection_bytes.input as u64,
+                output_bytes: self.connection_bytes.output as u64,
                 used_bytes: (self.fixed_memory_bytes() + self.models.cache.bytes()) as u64,
-                limit_bytes: self.config.memory_bytes_max as u64,
+                limit_bytes: self.memory_limit() as u64,
             },
             disk: DiskCounters {
                 segments_free: u64::from(log.segments.free + log.segments.prepared),

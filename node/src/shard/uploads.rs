@@ -13,8 +13,8 @@ use super::keys::{Draft, holds};
 use super::partition::{CHUNKED, ChunkedBody, Space, chunk_key};
 use super::{Ask, Shard};
 
-/// Most large values on their way at a time; more are refused as overload.
-pub const UPLOADS_MAX: usize = 16;
+/// Most large values on their way at a time, however small they are; more are refused as overload.
+pub const UPLOADS_MAX: usize = 1024;
 /// A chunk is appended only while the log has less than this waiting, so that a small write behind
 /// it waits for one chunk at most.
 const LOG_WAITING_BYTES_MAX: usize = 2 * CHUNK_BYTES;
@@ -70,11 +70,13 @@ impl Shard {
         value: &[u8],
         fx: &mut Effects,
     ) {
-        if self.uploads.queue.len() >= UPLOADS_MAX {
+        let held = self.uploads.bytes;
+        let full = held > 0 && held + value.len() > self.config.request_bytes_max();
+        if full || self.uploads.queue.len() >= UPLOADS_MAX {
             let why = "too many large values are on their way";
             return self.refuse(ask.origin, ErrorCode::Overloaded, 20, why, fx);
         }
-        if self.fixed_memory_bytes() + value.len() > self.config.memory_bytes_max {
+        if self.fixed_memory_bytes() + value.len() > self.memory_limit() {
             let why = "the memory ceiling leaves no room for a value of this size";
             return self.refuse(ask.origin, ErrorCode::MemoryFull, 0, why, fx);
         }

@@ -3,13 +3,13 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::cell::Cell;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ironring_net::client::ClientConfig;
 use ironring_net::client::blocking::Client;
@@ -143,6 +143,51 @@ impl NodeProcess {
         kib.map_or(0, |kib: u64| kib << 10)
     }
 
+    /// What it answers to an HTTP request, head included.
+    pub fn http_get(&self, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(self.http).expect("http listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers in text");
+        answer
+    }
+
+    /// A metric, all shards together. It may be a second old.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.http_get("/metrics");
+        let of = |line: &str| -> Option<f64> {
+            let rest = line.strip_prefix(name)?;
+            matches!(rest.as_bytes().first(), Some(b' ' | b'{')).then_some(())?;
+            rest.rsplit_once(' ')?.1.parse().ok()
+        };
+        let family = format!("# TYPE {} ", name.trim_end_matches("_total"));
+        assert!(text.contains(&family), "no metric {name}:\n{text}");
+        text.lines().filter_map(of).sum()
+    }
+
+    /// Waits until a metric is as wanted.
+    pub fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !wanted(self.metric(name)) {
+            assert!(Instant::now() < until, "{name} stays {}", self.metric(name));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether the thread of shard 0 is asleep now.
+    pub fn shard_sleeps(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let stats = tasks.expect("the process runs").flatten().filter_map(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+            let (id, rest) = stat.split_once(" (shard-0")?;
+            let state = rest.split_once(") ")?.1.chars().next()?;
+            Some((id.parse::<u32>().ok()?, state))
+        });
+        // A runtime may have threads of its own with the same name: the shard's is the oldest.
+        stats.min().expect("shard 0 has a thread").1 == 'S'
+    }
+
     /// A client with a session, connected to shards directly.
     pub fn client(&self) -> Client {
         Client::connect(self.config()).expect("the node listens")
@@ -167,17 +212,6 @@ impl NodeProcess {
         self.wait()
     }
 
-    /// Processor time of the process so far.
-    pub fn cpu_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        let stat = stat.expect("the process runs");
-        let fields = stat.rsplit_once(')').expect("the name is in brackets").1;
-        let ticks: u64 =
-            fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
-        // Linux tells these times in hundredths of a second.
-        Duration::from_millis(ticks * 10)
-    }
-
     /// True when it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it was started").is_some()
@@ -198,10 +232,6 @@ impl Drop for NodeProcess {
     }
 }
 
-/// The limit of lockable memory is the user's, who runs several tests at once: each node takes the
-/// least. A test that is about the limit removes the variable.
-pub const IO_MEMORY: (&str, &str) = ("IRONRING__DRIVER__IO_MEMORY_BYTES", "64KiB");
-
 /// Starts the program, and collects its lines.
 fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::Receiver<String>) {
     let program = [by, &[env!("CARGO_BIN_EXE_ironring")]].concat();
@@ -213,8 +243,7 @@ fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::
         .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .env("NO_COLOR", "1")
-        .env(IO_MEMORY.0, IO_MEMORY.1);
+        .env("NO_COLOR", "1");
     if !RUNTIME.get().is_empty() {
         command.env("IRONRING__DRIVER__RUNTIME", RUNTIME.get());
     }

@@ -8,8 +8,8 @@ use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 use ironring_core::io::{IoBuf, IoError};
 
-use super::buffers::DmaMem;
 use super::ring::{Direction, Ring};
+use crate::driver::buffers::Aligned;
 use crate::driver::runtime::{File, OpenMode, io_error};
 
 /// A file of an executor.
@@ -39,24 +39,24 @@ impl File for RingFile {
     }
 
     async fn read_at(&self, pos: u64, len: usize) -> Result<IoBuf, IoError> {
-        let memory = Box::new(DmaMem(glommio::allocate_dma_buffer(len)));
+        let memory = Box::new(Aligned::to_be_read(len));
         let asked = self.ring.ask(Direction::Read, self.file.as_raw_fd(), pos, memory);
-        let (memory, result) = asked.await;
-        match bytes_of(result)? {
-            got if got < len => Err(IoError::ShortRead { got: got as u64 }),
-            _ => Ok(IoBuf::new(memory)),
+        let (memory, got) = asked.await.map_err(|e| io_error(&e))?;
+        if got < len {
+            return Err(IoError::ShortRead { got: got as u64 });
         }
+        Ok(IoBuf::new(memory))
     }
 
     async fn write_at(&self, buf: IoBuf, pos: u64) -> Result<IoBuf, IoError> {
-        let memory = buf.into_inner::<DmaMem>().expect("DmaAlloc made every write buffer");
-        let len = memory.0.len();
+        let memory = buf.into_inner::<Aligned>().expect("the driver made every write buffer");
+        let len = memory.len();
         let asked = self.ring.ask(Direction::Write, self.file.as_raw_fd(), pos, memory);
-        let (memory, result) = asked.await;
-        match bytes_of(result)? {
-            wrote if wrote < len => Err(IoError::ShortWrite { got: wrote as u64 }),
-            _ => Ok(IoBuf::new(memory)),
+        let (memory, wrote) = asked.await.map_err(|e| io_error(&e))?;
+        if wrote < len {
+            return Err(IoError::ShortWrite { got: wrote as u64 });
         }
+        Ok(IoBuf::new(memory))
     }
 
     async fn sync_data(&self) -> Result<(), IoError> {
@@ -66,11 +66,6 @@ impl File for RingFile {
     async fn close(self) -> Result<(), IoError> {
         self.file.close().await.map_err(|e| error_of(&e))
     }
-}
-
-/// What the kernel says of an operation: bytes moved, or -errno.
-fn bytes_of(result: i32) -> Result<usize, IoError> {
-    usize::try_from(result).map_err(|_| io_error(&std::io::Error::from_raw_os_error(-result)))
 }
 
 /// An error of glommio in the seam's words.

@@ -7,7 +7,6 @@
 //! runs other tasks. And it opens directories relative to no directory at all, which is EBADF for
 //! a relative path, so the data directory's path is absolute.
 
-mod buffers;
 mod file;
 mod ring;
 
@@ -17,6 +16,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,9 +25,8 @@ use glommio::io::{Directory, DmaFile};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::{LocalExecutorBuilder, Placement};
 use ironring_core::Instant;
-use ironring_core::io::{BufAlloc, IoError};
+use ironring_core::io::IoError;
 
-use self::buffers::DmaAlloc;
 use self::file::{RingFile, error_of};
 use self::ring::Ring;
 use super::runtime::{Join, OpenMode, Runtime, Seat};
@@ -63,17 +62,30 @@ impl Runtime for Glommio {
             Some(cpu) => Placement::Fixed(usize::from(cpu)),
             None => Placement::Unbound,
         };
+        // glommio keeps memory for its own reads, of which there is one, and registers it with the
+        // kernel as far as it may: the rings need that room where there is little of it, and what is
+        // more than the limit is not registered.
+        let slab_bytes = seat.memlock_tight_bytes.map_or(0, |limit| limit + 1);
+        let (started, starts) = mpsc::channel();
         let thread = LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{}", seat.shard))
-            .io_memory(seat.io_memory_bytes)
-            .ring_depth(seat.ring_depth)
+            .io_memory(slab_bytes)
+            .ring_depth(seat.ring_depth as usize)
             .spawn(move || async move {
-                read_probe(&seat.probe).await?;
-                let ring = Rc::new(Ring::new().map_err(|e| format!("io_uring: {e}"))?);
-                life(Rc::new(Glommio { ring, passed_at: Cell::new(Instant(0)) })).await
+                match Glommio::new(&seat.probe).await {
+                    Ok(runtime) => {
+                        let _ = started.send(());
+                        Ok(life(Rc::new(runtime)).await)
+                    }
+                    Err(why) => Err(why),
+                }
             })
             .map_err(|e| e.to_string())?;
-        Ok(Box::new(move || thread.join().map_err(|e| e.to_string())))
+        let join = move || thread.join().unwrap_or_else(|e| Err(e.to_string()));
+        match starts.recv() {
+            Ok(()) => Ok(Box::new(join)),
+            Err(_) => Err(join().err().unwrap_or_else(|| "it ended at once".to_owned())),
+        }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
@@ -162,9 +174,13 @@ impl Runtime for Glommio {
         dir.close().await.map_err(|e| error_of(&e))?;
         synced
     }
+}
 
-    fn buffers(&self) -> Box<dyn BufAlloc> {
-        Box::new(DmaAlloc)
+impl Glommio {
+    async fn new(probe: &Path) -> Result<Glommio, String> {
+        read_probe(probe).await?;
+        let ring = Ring::new().map_err(|e| format!("io_uring: {e}"))?;
+        Ok(Glommio { ring: Rc::new(ring), passed_at: Cell::new(Instant(0)) })
     }
 }
 

@@ -9,9 +9,9 @@
 //! Memory belongs to an operation from the moment it is asked for until the kernel has answered,
 //! also when nobody waits for it any more. An operation that is abandoned is still completed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 
-use super::buffers::DmaMem;
+use crate::driver::buffers::Aligned;
 
 /// Submissions the ring takes at once. More operations than these may be under way.
 const ENTRIES: u32 = 128;
@@ -39,27 +39,36 @@ enum Slot {
     Free,
     /// The kernel may touch the memory.
     UnderWay {
-        memory: Box<DmaMem>,
+        memory: Box<Aligned>,
         waker: Option<Waker>,
     },
     /// Nobody waits, but the kernel may touch the memory.
     Abandoned {
-        _memory: Box<DmaMem>,
+        memory: Box<Aligned>,
     },
+    /// The kernel is done with the memory; bytes moved, or -errno.
     Done {
-        memory: Box<DmaMem>,
+        memory: Box<Aligned>,
         result: i32,
+    },
+    /// The ring broke: nobody knows what became of the operation.
+    Lost {
+        errno: i32,
     },
 }
 
 /// The ring of one executor.
-pub struct Ring {
-    ring: RefCell<IoUring>,
-    slots: RefCell<Vec<Slot>>,
-    free: RefCell<Vec<usize>>,
+pub struct Ring(RefCell<Inner>);
+
+struct Inner {
+    ring: IoUring,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
     /// Entries the kernel was not told of yet.
-    unsubmitted: Cell<usize>,
-    under_way: Cell<usize>,
+    unsubmitted: usize,
+    under_way: usize,
+    /// The kernel's last words, once it takes nothing more.
+    broken: Option<i32>,
 }
 
 impl Ring {
@@ -83,13 +92,14 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(false)?,
             built => built?,
         };
-        Ok(Ring {
-            ring: RefCell::new(ring),
-            slots: RefCell::default(),
-            free: RefCell::default(),
-            unsubmitted: Cell::new(0),
-            under_way: Cell::new(0),
-        })
+        Ok(Ring(RefCell::new(Inner {
+            ring,
+            slots: Vec::new(),
+            free: Vec::new(),
+            unsubmitted: 0,
+            under_way: 0,
+            broken: None,
+        })))
     }
 
     /// Asks for all of `memory` to be read from, or written to, `file` at `pos`. The file must stay
@@ -99,112 +109,154 @@ impl Ring {
         direction: Direction,
         file: RawFd,
         pos: u64,
-        mut memory: Box<DmaMem>,
+        memory: Box<Aligned>,
     ) -> Operation {
-        let len = u32::try_from(memory.0.len()).expect("buffers are far below 4 GiB");
-        let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            let mut slots = self.slots.borrow_mut();
-            slots.push(Slot::Free);
-            slots.len() - 1
-        });
-        let file = types::Fd(file);
-        let entry = match direction {
-            Direction::Read => {
-                opcode::Read::new(file, memory.0.as_mut_ptr(), len).offset(pos).build()
-            }
-            Direction::Write => {
-                opcode::Write::new(file, memory.0.as_ptr(), len).offset(pos).build()
-            }
-        };
-        self.slots.borrow_mut()[slot] = Slot::UnderWay { memory, waker: None };
-        self.push(&entry.user_data(slot as u64));
-        self.under_way.set(self.under_way.get() + 1);
+        let slot = self.0.borrow_mut().ask(direction, types::Fd(file), pos, memory);
         Operation { ring: Rc::clone(self), slot }
-    }
-
-    fn push(&self, entry: &Entry) {
-        loop {
-            // SAFETY: the entry names memory that a slot owns until the completion is seen, at an
-            // address that moving the box does not change.
-            let pushed = unsafe { self.ring.borrow_mut().submission().push(entry) };
-            if pushed.is_ok() {
-                self.unsubmitted.set(self.unsubmitted.get() + 1);
-                return;
-            }
-            self.submit();
-        }
     }
 
     /// Submits what was asked for, and hands over what has ended.
     pub fn drive(&self) {
-        let overflowed = || self.ring.borrow_mut().submission().cq_overflow();
-        if self.unsubmitted.get() > 0 || (self.under_way.get() > 0 && overflowed()) {
-            self.submit();
-        }
-        if self.under_way.get() > 0 {
-            self.reap();
-        }
-    }
-
-    fn submit(&self) {
-        match self.ring.borrow().submit() {
-            Ok(taken) => self.unsubmitted.set(self.unsubmitted.get().saturating_sub(taken)),
-            // Interrupted, or the kernel is short of something: what it did not take stays queued,
-            // and the next round asks again.
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
-                _ => panic!("the kernel takes no more I/O: {error}"),
-            },
-        }
-    }
-
-    fn reap(&self) {
-        let mut ring = self.ring.borrow_mut();
-        for completion in ring.completion() {
-            let slot = completion.user_data() as usize;
-            self.under_way.set(self.under_way.get() - 1);
-            let mut slots = self.slots.borrow_mut();
-            match std::mem::replace(&mut slots[slot], Slot::Free) {
-                Slot::UnderWay { memory, waker } => {
-                    slots[slot] = Slot::Done { memory, result: completion.result() };
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                }
-                Slot::Abandoned { .. } => self.free.borrow_mut().push(slot),
-                Slot::Free | Slot::Done { .. } => unreachable!("an operation ends once"),
-            }
-        }
+        self.0.borrow_mut().drive();
     }
 
     /// Readable while there are completions to hand over.
     #[must_use]
     pub fn completions(&self) -> BorrowedFd<'_> {
-        let descriptor = self.ring.borrow().as_raw_fd();
+        let descriptor = self.0.borrow().ring.as_raw_fd();
         // SAFETY: the ring lives as long as `self`, and with it its descriptor.
         unsafe { BorrowedFd::borrow_raw(descriptor) }
     }
 }
 
-impl AsFd for Ring {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.completions()
+impl Inner {
+    fn ask(
+        &mut self,
+        direction: Direction,
+        file: types::Fd,
+        pos: u64,
+        mut memory: Box<Aligned>,
+    ) -> usize {
+        let len = u32::try_from(memory.len()).expect("buffers are far below 4 GiB");
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::Free);
+            self.slots.len() - 1
+        });
+        let entry = match direction {
+            Direction::Read => {
+                opcode::Read::new(file, memory.as_mut_ptr(), len).offset(pos).build()
+            }
+            Direction::Write => opcode::Write::new(file, memory.as_ptr(), len).offset(pos).build(),
+        };
+        self.slots[slot] = Slot::UnderWay { memory, waker: None };
+        self.under_way += 1;
+        self.push(&entry.user_data(slot as u64));
+        slot
+    }
+
+    fn push(&mut self, entry: &Entry) {
+        while self.broken.is_none() {
+            // SAFETY: the entry names memory that a slot owns until the completion is seen, at an
+            // address that moving the box does not change.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                self.unsubmitted += 1;
+                return;
+            }
+            // Before 5.11 the kernel takes nothing while completions have no room: both go on.
+            self.submit();
+            self.reap();
+        }
+        // Also what this entry was for.
+        self.lose_all();
+    }
+
+    fn drive(&mut self) {
+        let overflowed = self.under_way > 0 && self.ring.submission().cq_overflow();
+        if self.unsubmitted > 0 || overflowed {
+            self.submit();
+        }
+        if self.under_way > 0 {
+            self.reap();
+        }
+    }
+
+    fn submit(&mut self) {
+        match self.ring.submit() {
+            Ok(taken) => self.unsubmitted = self.unsubmitted.saturating_sub(taken),
+            // Interrupted, or the kernel is short of something: what it did not take stays queued,
+            // and the next round asks again.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+                errno => {
+                    self.broken = Some(errno.unwrap_or(libc::EIO));
+                    self.lose_all();
+                }
+            },
+        }
+    }
+
+    fn reap(&mut self) {
+        for completion in self.ring.completion() {
+            let slot = completion.user_data() as usize;
+            let ended = match std::mem::replace(&mut self.slots[slot], Slot::Free) {
+                Slot::UnderWay { memory, waker } => {
+                    self.slots[slot] = Slot::Done { memory, result: completion.result() };
+                    waker
+                }
+                Slot::Abandoned { .. } => {
+                    self.free.push(slot);
+                    None
+                }
+                // It ended after all, too late for whoever asked.
+                lost if self.broken.is_some() => {
+                    self.slots[slot] = lost;
+                    continue;
+                }
+                _ => unreachable!("an operation ends once"),
+            };
+            self.under_way -= 1;
+            if let Some(waker) = ended {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The ring is broken: whoever waits is told. What the kernel may still write to is never freed.
+    fn lose_all(&mut self) {
+        let Some(errno) = self.broken else { return };
+        for slot in &mut self.slots {
+            match std::mem::replace(slot, Slot::Free) {
+                Slot::UnderWay { memory, waker } => {
+                    std::mem::forget(memory);
+                    *slot = Slot::Lost { errno };
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
+                }
+                Slot::Abandoned { memory } => {
+                    std::mem::forget(memory);
+                    *slot = Slot::Lost { errno };
+                }
+                other => *slot = other,
+            }
+        }
+        (self.under_way, self.unsubmitted) = (0, 0);
     }
 }
 
-impl Drop for Ring {
+impl Drop for Inner {
     fn drop(&mut self) {
         // A device that still works on an operation must find its memory. This is the end of the
         // process, or close to it.
-        for slot in self.slots.borrow_mut().drain(..) {
-            if matches!(slot, Slot::UnderWay { .. } | Slot::Abandoned { .. }) {
-                std::mem::forget(slot);
+        for slot in self.slots.drain(..) {
+            if let Slot::UnderWay { memory, .. } | Slot::Abandoned { memory } = slot {
+                std::mem::forget(memory);
             }
         }
     }
 }
 
-/// An operation under way. Its end: the memory, and what the kernel says (bytes, or -errno).
+/// An operation under way. Its end: the memory and how many bytes were moved, or the error.
 pub struct Operation {
     ring: Rc<Ring>,
     slot: usize,
@@ -214,25 +266,28 @@ pub struct Operation {
 const TAKEN: usize = usize::MAX;
 
 impl Future for Operation {
-    type Output = (Box<DmaMem>, i32);
+    type Output = std::io::Result<(Box<Aligned>, usize)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         assert_ne!(self.slot, TAKEN, "an operation ends once");
         let slot = self.slot;
-        let mut slots = self.ring.slots.borrow_mut();
-        match std::mem::replace(&mut slots[slot], Slot::Free) {
+        let mut inner = self.ring.0.borrow_mut();
+        let ended = match std::mem::replace(&mut inner.slots[slot], Slot::Free) {
             Slot::UnderWay { memory, .. } => {
-                slots[slot] = Slot::UnderWay { memory, waker: Some(cx.waker().clone()) };
-                Poll::Pending
+                inner.slots[slot] = Slot::UnderWay { memory, waker: Some(cx.waker().clone()) };
+                return Poll::Pending;
             }
-            Slot::Done { memory, result } => {
-                drop(slots);
-                self.ring.free.borrow_mut().push(slot);
-                self.slot = TAKEN;
-                Poll::Ready((memory, result))
-            }
+            Slot::Done { memory, result } => match usize::try_from(result) {
+                Ok(moved) => Ok((memory, moved)),
+                Err(_) => Err(std::io::Error::from_raw_os_error(-result)),
+            },
+            Slot::Lost { errno } => Err(std::io::Error::from_raw_os_error(errno)),
             Slot::Free | Slot::Abandoned { .. } => unreachable!("this operation holds the slot"),
-        }
+        };
+        inner.free.push(slot);
+        drop(inner);
+        self.slot = TAKEN;
+        Poll::Ready(ended)
     }
 }
 
@@ -241,11 +296,10 @@ impl Drop for Operation {
         if self.slot == TAKEN {
             return;
         }
-        let mut slots = self.ring.slots.borrow_mut();
-        let slot = &mut slots[self.slot];
-        match std::mem::replace(slot, Slot::Free) {
-            Slot::UnderWay { memory, .. } => *slot = Slot::Abandoned { _memory: memory },
-            _ => self.ring.free.borrow_mut().push(self.slot),
+        let mut inner = self.ring.0.borrow_mut();
+        match std::mem::replace(&mut inner.slots[self.slot], Slot::Free) {
+            Slot::UnderWay { memory, .. } => inner.slots[self.slot] = Slot::Abandoned { memory },
+            _ => inner.free.push(self.slot),
         }
     }
 }
@@ -254,83 +308,92 @@ impl Drop for Operation {
 mod tests {
     use std::io::Write as _;
 
+    use ironring_core::io::IoMem as _;
+
     use super::*;
 
-    fn memory(len: usize) -> Box<DmaMem> {
-        Box::new(DmaMem(glommio::allocate_dma_buffer(len)))
+    fn memory(len: usize) -> Box<Aligned> {
+        Box::new(Aligned::zeroed(len))
     }
 
-    /// Runs `body` on an executor of its own.
-    fn on_executor<F: Future<Output = ()> + 'static>(body: impl FnOnce() -> F + Send + 'static) {
-        let executor = glommio::LocalExecutorBuilder::default().io_memory(64 << 10);
-        executor.spawn(body).expect("an executor").join().expect("it ends well");
-    }
-
-    async fn ends(ring: &Ring, mut operation: Operation) -> (Box<DmaMem>, i32) {
+    fn ends(ring: &Ring, mut operation: Operation) -> std::io::Result<(Box<Aligned>, usize)> {
+        let mut cx = Context::from_waker(Waker::noop());
         loop {
             ring.drive();
-            if let Some(end) = futures_lite::future::poll_once(&mut operation).await {
+            if let Poll::Ready(end) = Pin::new(&mut operation).poll(&mut cx) {
                 return end;
             }
         }
     }
 
+    fn moved(ring: &Ring, operation: Operation) -> usize {
+        ends(ring, operation).expect("it ends well").1
+    }
+
     #[test]
     fn what_is_written_is_read_back_and_errors_are_told() {
-        on_executor(|| async {
-            let ring = Rc::new(Ring::new().unwrap());
-            let file = tempfile::tempfile().unwrap();
-            let mut from = memory(8192);
-            from.0.as_bytes_mut().fill(0x5A);
-            let write = ring.ask(Direction::Write, file.as_raw_fd(), 4096, from);
-            assert_eq!(ends(&ring, write).await.1, 8192);
-            let read = ring.ask(Direction::Read, file.as_raw_fd(), 8192, memory(8192));
-            let (bytes, result) = ends(&ring, read).await;
-            assert_eq!(result, 4096, "the file ends");
-            assert!(bytes.0.as_bytes()[..4096].iter().all(|b| *b == 0x5A));
-            let bad = ring.ask(Direction::Read, -1, 0, memory(4096));
-            assert_eq!(ends(&ring, bad).await.1, -libc::EBADF);
-        });
+        let ring = Rc::new(Ring::new().unwrap());
+        let file = tempfile::tempfile().unwrap();
+        let mut from = memory(8192);
+        from.bytes_mut().fill(0x5A);
+        assert_eq!(moved(&ring, ring.ask(Direction::Write, file.as_raw_fd(), 4096, from)), 8192);
+        let read = ring.ask(Direction::Read, file.as_raw_fd(), 8192, memory(8192));
+        let (bytes, got) = ends(&ring, read).unwrap();
+        assert_eq!(got, 4096, "the file ends");
+        assert!(bytes.bytes()[..4096].iter().all(|b| *b == 0x5A));
+        let bad = ring.ask(Direction::Read, -1, 0, memory(4096));
+        assert_eq!(ends(&ring, bad).err().unwrap().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]
     fn more_completions_than_the_ring_holds_are_all_handed_over() {
-        on_executor(|| async {
-            let ring = Rc::new(Ring::new().unwrap());
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(&[9; 4096]).unwrap();
-            let ask = |_| ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(512));
-            let mut all: Vec<Operation> = (0..3 * COMPLETIONS).map(ask).collect();
-            // All are submitted before the first is handed over.
-            while ring.unsubmitted.get() > 0 {
-                ring.submit();
-            }
-            for operation in all.drain(..) {
-                assert_eq!(ends(&ring, operation).await.1, 512);
-            }
-            assert_eq!(ring.under_way.get(), 0);
-        });
+        let ring = Rc::new(Ring::new().unwrap());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[9; 4096]).unwrap();
+        let ask = |_| ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(512));
+        let mut all: Vec<Operation> = (0..3 * COMPLETIONS).map(ask).collect();
+        // All are submitted before the first is handed over.
+        while ring.0.borrow().unsubmitted > 0 {
+            ring.0.borrow_mut().submit();
+        }
+        for operation in all.drain(..) {
+            assert_eq!(moved(&ring, operation), 512);
+        }
+        assert_eq!(ring.0.borrow().under_way, 0);
     }
 
     #[test]
     fn abandoned_operations_end_and_their_slots_serve_again() {
-        on_executor(|| async {
-            let ring = Rc::new(Ring::new().unwrap());
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(&[1; 4096]).unwrap();
-            // More than the ring takes at once.
-            for round in 0..3 * ENTRIES {
-                drop(ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(4096)));
-                let read = ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(4096));
-                if round % 2 == 0 {
-                    assert_eq!(ends(&ring, read).await.1, 4096);
-                }
+        let ring = Rc::new(Ring::new().unwrap());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 4096]).unwrap();
+        // More than the ring takes at once.
+        for round in 0..3 * ENTRIES {
+            drop(ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(4096)));
+            let read = ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(4096));
+            if round % 2 == 0 {
+                assert_eq!(moved(&ring, read), 4096);
             }
-            while ring.under_way.get() > 0 {
-                ring.drive();
-            }
-            let slots = ring.slots.borrow().len();
-            assert_eq!(ring.free.borrow().len(), slots, "every slot is free again");
-        });
+        }
+        while ring.0.borrow().under_way > 0 {
+            ring.drive();
+        }
+        let inner = ring.0.borrow();
+        assert_eq!(inner.free.len(), inner.slots.len(), "every slot is free again");
+    }
+
+    #[test]
+    fn when_the_kernel_takes_no_more_everybody_is_told() {
+        let ring = Rc::new(Ring::new().unwrap());
+        let file = tempfile::tempfile().unwrap();
+        let waiting = ring.ask(Direction::Write, file.as_raw_fd(), 0, memory(4096));
+        drop(ring.ask(Direction::Write, file.as_raw_fd(), 4096, memory(4096)));
+        // From here on its descriptor is none of a ring.
+        let null = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: both descriptors are open, and nobody else uses the ring's.
+        assert!(unsafe { libc::dup2(null.as_raw_fd(), ring.completions().as_raw_fd()) } >= 0);
+        assert!(ends(&ring, waiting).is_err());
+        let late = ring.ask(Direction::Read, file.as_raw_fd(), 0, memory(4096));
+        assert!(ends(&ring, late).is_err());
     }
 }

@@ -1,28 +1,24 @@
 //! Files with direct I/O through monoio's ring.
 
 use std::path::Path;
-use std::rc::Rc;
 
 use ironring_core::io::{IoBuf, IoError};
 use monoio::fs::{File as RingFile, OpenOptions};
 
-use super::memory::{Memory, Pool};
+use crate::driver::buffers::Aligned;
 use crate::driver::runtime::{File, OpenMode, io_error};
 
-/// An open file, with the pool its reads take memory from.
-pub struct DirectFile {
-    file: RingFile,
-    pool: Rc<Pool>,
-}
+/// An open file.
+pub struct DirectFile(RingFile);
 
 impl DirectFile {
     /// Opens a file for direct I/O, or with the page cache where the file system has no direct I/O.
-    pub async fn open(path: &Path, mode: OpenMode, pool: Rc<Pool>) -> Result<DirectFile, IoError> {
+    pub async fn open(path: &Path, mode: OpenMode) -> Result<DirectFile, IoError> {
         let file = match open(path, mode, libc::O_DIRECT).await {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(path, mode, 0).await,
             opened => opened,
         };
-        Ok(DirectFile { file: file.map_err(|e| io_error(&e))?, pool })
+        Ok(DirectFile(file.map_err(|e| io_error(&e))?))
     }
 }
 
@@ -43,11 +39,11 @@ async fn open(path: &Path, mode: OpenMode, direct: libc::c_int) -> std::io::Resu
 
 impl File for DirectFile {
     async fn size(&self) -> Result<u64, IoError> {
-        Ok(self.file.metadata().await.map_err(|e| io_error(&e))?.len())
+        Ok(self.0.metadata().await.map_err(|e| io_error(&e))?.len())
     }
 
     async fn read_at(&self, pos: u64, len: usize) -> Result<IoBuf, IoError> {
-        let (read, memory) = self.file.read_at(self.pool.take(len), pos).await;
+        let (read, memory) = self.0.read_at(Aligned::to_be_read(len), pos).await;
         let read = read.map_err(|e| io_error(&e))?;
         if read < len {
             return Err(IoError::ShortRead { got: read as u64 });
@@ -56,9 +52,9 @@ impl File for DirectFile {
     }
 
     async fn write_at(&self, buf: IoBuf, pos: u64) -> Result<IoBuf, IoError> {
-        let memory = *buf.into_inner::<Memory>().expect("the pool made every write buffer");
+        let memory = *buf.into_inner::<Aligned>().expect("the driver made every write buffer");
         let len = memory.len();
-        let (wrote, memory) = self.file.write_at(memory, pos).await;
+        let (wrote, memory) = self.0.write_at(memory, pos).await;
         let wrote = wrote.map_err(|e| io_error(&e))?;
         if wrote < len {
             return Err(IoError::ShortWrite { got: wrote as u64 });
@@ -67,10 +63,35 @@ impl File for DirectFile {
     }
 
     async fn sync_data(&self) -> Result<(), IoError> {
-        self.file.sync_data().await.map_err(|e| io_error(&e))
+        self.0.sync_data().await.map_err(|e| io_error(&e))
     }
 
     async fn close(self) -> Result<(), IoError> {
-        self.file.close().await.map_err(|e| io_error(&e))
+        self.0.close().await.map_err(|e| io_error(&e))
     }
+}
+
+// SAFETY: the bytes stay where they are when the value is moved. What a write takes is initialised:
+// only a read is given memory that is not, and nobody looks at it before the read filled it.
+unsafe impl monoio::buf::IoBuf for Aligned {
+    fn read_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above. How much was read is told by the read: there is nothing to keep of it.
+unsafe impl monoio::buf::IoBufMut for Aligned {
+    fn write_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+
+    fn bytes_total(&mut self) -> usize {
+        self.len()
+    }
+
+    unsafe fn set_init(&mut self, _pos: usize) {}
 }

@@ -8,7 +8,6 @@
 //! down: it ends with the process, and with it what the kernel may still write to.
 
 mod file;
-mod memory;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -19,7 +18,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ironring_core::Instant;
-use ironring_core::io::{BufAlloc, IoError};
+use ironring_core::io::IoError;
 use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, RuntimeBuilder};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -27,11 +26,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use self::file::DirectFile;
-use self::memory::Pool;
 use super::runtime::{Join, OpenMode, Runtime, Seat, io_error};
 
-/// Entries of a ring.
-const RING_DEPTH: u32 = 1024;
 /// Waits that never need a new timer: the turns', the timer task's and one of each listener.
 const TIMERS: usize = 4;
 /// The thread rests this long when there is no descriptor left for a timer.
@@ -41,7 +37,6 @@ const NO_TIMER_NAP: Duration = Duration::from_millis(1);
 pub struct Monoio {
     always_readable: Waiter,
     timers: RefCell<Vec<Timer>>,
-    pool: Rc<Pool>,
 }
 
 /// A descriptor to wait for. monoio polls sockets only, so it poses as one: a poll asks for
@@ -84,13 +79,12 @@ impl Timer {
 }
 
 impl Monoio {
-    fn new(io_memory_bytes: usize) -> std::io::Result<Monoio> {
+    fn new() -> std::io::Result<Monoio> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let one = EventFd::from_value_and_flags(1, flags)?;
         Ok(Monoio {
             always_readable: Waiter::new(OwnedFd::from(one))?,
             timers: RefCell::new((0..TIMERS).map(|_| Timer::new()).collect::<Result<_, _>>()?),
-            pool: Pool::new(io_memory_bytes),
         })
     }
 }
@@ -114,7 +108,7 @@ impl Runtime for Monoio {
                 .map_or(Ok(()), |cpu| monoio::utils::bind_to_cpu_set([usize::from(cpu)]))
                 .map_err(|errno| std::io::Error::from_raw_os_error(errno as i32))
                 .and_then(|()| {
-                    RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_DEPTH).build()
+                    RuntimeBuilder::<IoUringDriver>::new().with_entries(seat.ring_depth).build()
                 });
             let mut ring = match ring {
                 Ok(ring) => ring,
@@ -124,7 +118,7 @@ impl Runtime for Monoio {
                 }
             };
             let ended = ring.block_on(async move {
-                let runtime = Monoio::new(seat.io_memory_bytes).map_err(|e| e.to_string());
+                let runtime = Monoio::new().map_err(|e| e.to_string());
                 let _ = started.send(runtime.as_ref().map(|_| ()).map_err(String::clone));
                 life(Rc::new(runtime?)).await
             });
@@ -197,7 +191,7 @@ impl Runtime for Monoio {
     }
 
     async fn open(&self, path: &Path, mode: OpenMode) -> Result<DirectFile, IoError> {
-        DirectFile::open(path, mode, Rc::clone(&self.pool)).await
+        DirectFile::open(path, mode).await
     }
 
     async fn sync_dir(&self, dir: &Path) -> Result<(), IoError> {
@@ -205,9 +199,5 @@ impl Runtime for Monoio {
         let synced = dir.sync_all().await.map_err(|e| io_error(&e));
         dir.close().await.map_err(|e| io_error(&e))?;
         synced
-    }
-
-    fn buffers(&self) -> Box<dyn BufAlloc> {
-        Box::new(memory::Alloc(Rc::clone(&self.pool)))
     }
 }
