@@ -470,6 +470,9 @@ pub struct DiskGetsArgs {
     /// Bytes of values; the cache is a tenth. Default: 2560 MiB, quick 320 MiB.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub set: Option<u64>,
+    /// Shards: 1 leaves the second CPU to the generator, 2 share both CPUs with it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=2))]
+    pub shards: u16,
     /// Rounds; each measures the node and fio once.
     #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     pub rounds: usize,

@@ -14,7 +14,7 @@ use crate::peers::Spread;
 use crate::render::Table;
 use crate::result::RunResult;
 use crate::run::Phases;
-use crate::scenario::Mix;
+use crate::scenario::{Mix, Placement};
 use crate::server::Scratch;
 use crate::units::{show_bytes, show_ns, show_rate};
 
@@ -55,10 +55,11 @@ pub fn run(args: &DiskGetsArgs) -> Result<StudyResult, BenchError> {
     let common = &args.common;
     let set_bytes = args.set.unwrap_or(if common.quick { SET_BYTES_QUICK } else { SET_BYTES });
     let cache_bytes = set_bytes / SET_PER_CACHE;
+    let both = [common.server_cpu, common.client_cpu];
     let setup = Setup::new(
         common,
-        1,
-        &[common.server_cpu],
+        args.shards,
+        &both[..usize::from(args.shards)],
         &[("memory.cache_bytes", cache_bytes.to_string())],
     )?;
     let keys = (set_bytes / VALUE_BYTES as u64).max(1);
@@ -74,6 +75,13 @@ pub fn run(args: &DiskGetsArgs) -> Result<StudyResult, BenchError> {
     progress(common, &format!("filling with {} of values", show_bytes(set_bytes as f64)));
     node.run(&scenario, common, Phases::Prefill)?;
     node.freeze()?;
+    if args.shards > 1 {
+        // Clients know the map, and there is no CPU that only the generator uses.
+        scenario.keys.prefill = false;
+        scenario.load.placement = Placement::Owner;
+        scenario.load.pin.clear();
+        scenario.check()?;
+    }
     let file = PreparedFile::create(scratch.path(), set_bytes)?;
     let (mut gets, mut fio) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
@@ -105,10 +113,14 @@ pub fn run(args: &DiskGetsArgs) -> Result<StudyResult, BenchError> {
         },
     ];
     let notes = vec![
-        format!(
-            "node on CPU {}, generator on CPU {}, fio on either; fio and the node take turns",
-            common.server_cpu, common.client_cpu
-        ),
+        match args.shards {
+            1 => format!(
+                "node on CPU {}, generator on CPU {}, fio on either; fio and the node take turns",
+                common.server_cpu, common.client_cpu
+            ),
+            _ => "two shards and the generator share both CPUs; fio and the node take turns"
+                .to_owned(),
+        },
         "a value of 1 KiB lies in one 4 KiB block or across two: some reads are of 8 KiB"
             .to_owned(),
     ];

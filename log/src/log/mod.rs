@@ -285,6 +285,13 @@ impl Log {
         &self.status
     }
 
+    /// Which run this is: durable in the superblock before the log opens, and larger than that of any
+    /// run before it.
+    #[must_use]
+    pub fn run(&self) -> u32 {
+        self.run
+    }
+
     /// What it did so far.
     #[must_use]
     pub fn counters(&self) -> &LogCounters {

@@ -91,7 +91,7 @@ impl Checking {
                     Some(entry) if entry.state != SlotState::Free => {
                         listed_header(superblock, slot, entry, copies, report)?;
                     }
-                    _ => unused_header(superblock, slot, entry.is_some(), copies)?,
+                    _ => unused_header(superblock, slot, copies)?,
                 }
                 if entry.is_none() {
                     cx.push(done.tag, IoOp::Close { file });
@@ -154,18 +154,17 @@ fn listed_header(
 }
 
 /// The header of a file that holds nothing the log needs: it must not be newer than the table.
-/// A free slot may have the header of the very next segment: preparing it was interrupted.
+/// It may be that of the very next segment: preparing it was interrupted, and the slot is free still,
+/// or was given up since and its file not yet removed.
 fn unused_header(
     superblock: &Superblock,
     slot: SlotId,
-    listed: bool,
     copies: [Result<SegmentHeader, SegmentHeaderError>; 2],
 ) -> Result<(), LogFailure> {
     let file = file_of(slot);
     for header in copies.into_iter().flatten() {
         check_identity(file, superblock.identity, header.identity)?;
-        let interrupted = listed && header.segment == superblock.next_segment;
-        if header.segment >= superblock.next_segment && !interrupted {
+        if header.segment > superblock.next_segment {
             return Err(LogFailure::SuperblockStale { file, found: header.segment });
         }
     }

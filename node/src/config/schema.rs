@@ -171,7 +171,9 @@ schema! {
 
     /// Memory of the process.
     memory: MemoryConfig {
-        /// Ceiling of what the node uses for indexes, caches and requests, all shards together.
+        /// Ceiling of the process's memory: indexes, caches, requests and answers on their way, and
+        /// what the allocator keeps. New keys and large requests are refused or wait before it is
+        /// passed; the cache gives way.
         max_bytes: u64 = 0, Size::zero_or("60 % of the memory, or of the control group's limit", 128 * MIB, 64 * TIB);
         /// Cache of recently written and read values, all shards together; part of `max_bytes`.
         cache_bytes: u64 = 0, Size::zero_or("a quarter of `max_bytes`", 8 * MIB, 64 * TIB);

@@ -52,6 +52,9 @@ impl MetaQueue {
     }
 }
 
+/// The session numbers of a run begin at the run's own, shifted by this.
+const SESSION_RUN_SHIFT: u32 = 32;
+
 impl Shard {
     pub(super) fn meta_request(
         &mut self,
@@ -191,11 +194,14 @@ impl Shard {
         self.advance_meta(now, fx);
     }
 
-    /// Recovery is over: session numbers of the last run are not given out again, and the other
-    /// shards learn what there is.
+    /// Recovery is over: session numbers of earlier runs are not given out again, and the other
+    /// shards learn what there is. Each run has numbers of its own, so that not even a medium that
+    /// silently lost a grant can make two clients share a number, and take each other's receipts.
     pub(super) fn meta_opened(&mut self, fx: &mut Effects) {
         if self.models.holds_meta() {
-            if let Some(meta) = &self.models.meta {
+            let first = u64::from(self.log.run()) << SESSION_RUN_SHIFT;
+            if let Some(meta) = &mut self.models.meta {
+                meta.sessions_granted = meta.sessions_granted.max(first);
                 self.meta_queue.last_session = meta.sessions_granted;
             }
             self.broadcast_meta(fx);
