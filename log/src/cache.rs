@@ -228,11 +228,11 @@ impl RecordCache {
         self.link(index, to.hash());
     }
 
-    /// Changes the capacity. A smaller one is kept at once: records are evicted, a 64th of the
-    /// old capacity at a time, and the tables give their memory back, in O(n).
+    /// Changes the capacity. A smaller one is kept at once: if more is in use, records are evicted, a
+    /// 64th of the old capacity at a time, and the tables give their memory back, in O(n).
     pub fn set_capacity(&mut self, bytes: usize) {
         let reserve = RESERVE_REGIONS * region_bytes(bytes);
-        if bytes < self.capacity {
+        if bytes < self.capacity && self.bytes() + reserve > bytes {
             // Tables made anew for the records left take no more than this.
             while self.arena.used_bytes() + tables_bytes(self.len, bucket_count(self.len)) + reserve
                 > bytes

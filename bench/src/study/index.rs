@@ -40,7 +40,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 /// Ceiling while loading: far from what the keys need.
 const LOAD_MEMORY_BYTES: u64 = 12 << 30;
 /// Memory above what the node uses with its keys that it is then given.
-const HEADROOM_BYTES: u64 = 128 << 20;
+const HEADROOM_BYTES: u64 = 256 << 20;
 const MEMORY_BYTES_MIN: u64 = 128 << 20;
 /// Required: bytes of memory for a key besides its own.
 const KEY_OVERHEAD_MAX: f64 = 48.0;
@@ -201,15 +201,13 @@ fn checks(result: &IndexResult) -> Vec<Check> {
     let overhead = result.counted_per_key - result.key_bytes_mean;
     let resident_overhead = result.resident_per_key - result.key_bytes_mean;
     let missing: u64 = result.starts.iter().map(|start| result.keys - start.keys).sum();
-    let refusals: Vec<&str> = [&push.new_keys, &push.large_values]
+    let refusals: Vec<&str> = [&push.new_keys, &push.large_values, &push.gets]
         .into_iter()
         .flat_map(|run| run.refused.keys().map(String::as_str))
         .filter(|reason| !TYPED.contains(reason))
         .collect();
-    let lost = push.gets.timeouts
-        + push.gets.sheds
-        + push.gets.missing
-        + push.gets.refused.values().sum::<u64>();
+    // They read what others overwrite with megabytes: such an answer may be refused.
+    let lost = push.gets.timeouts + push.gets.sheds + push.gets.missing;
     let at_most = format!("at most {KEY_OVERHEAD_MAX} bytes");
     let check = |what: &str, required: String, measured: String, holds: bool| Check {
         what: what.to_owned(),
@@ -243,13 +241,13 @@ fn checks(result: &IndexResult) -> Vec<Check> {
             push.resident_peak_bytes <= push.ceiling_bytes,
         ),
         check(
-            "refusals of the clients that push",
+            "refusals",
             format!("only {}", TYPED.join(" and ")),
             if refusals.is_empty() { "only those".to_owned() } else { refusals.join(", ") },
             refusals.is_empty(),
         ),
         check(
-            "reads of others not answered while clients push",
+            "reads of others neither answered nor refused",
             "0".to_owned(),
             lost.to_string(),
             lost == 0,

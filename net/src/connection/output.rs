@@ -184,7 +184,8 @@ impl Output {
     }
 
     /// When the peer last sent or took something, or was first given something to take.
-    pub(super) fn last_progress(&self) -> Instant {
+    #[must_use]
+    pub fn last_progress(&self) -> Instant {
         self.last_progress
     }
 

@@ -8,7 +8,6 @@ use crate::cli::units;
 use crate::config::settle::{MEMLOCK_LEAST_BYTES, RING_DEPTH_MAX};
 use crate::config::{Config, Settled};
 
-/// io_uring memory a shard takes when the limit allows it.
 /// Oldest kernel whose io_uring has every operation the executors use.
 const KERNEL_LEAST: (u32, u32) = (5, 8);
 /// Oldest kernel this is tested on; older ones have io_uring bugs that were fixed since.

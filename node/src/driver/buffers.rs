@@ -23,10 +23,12 @@ impl Aligned {
         Aligned::new(unsafe { alloc_zeroed(layout) }, len)
     }
 
-    /// `len` bytes for a device to write, which nobody may look at before it wrote all of them:
-    /// zeroing a read of 1 MiB would cost a twentieth of its time.
+    /// `len` bytes for a device to write: zeroing a read of 1 MiB would cost a twentieth of its time.
+    ///
+    /// # Safety
+    /// Nobody looks at them before the device has written all of them.
     #[must_use]
-    pub fn to_be_read(len: usize) -> Aligned {
+    pub unsafe fn to_be_read(len: usize) -> Aligned {
         let layout = Aligned::layout(len);
         // SAFETY: the layout is not empty.
         Aligned::new(unsafe { alloc(layout) }, len)
@@ -110,7 +112,9 @@ mod tests {
             assert_eq!(memory.bytes(), vec![0; len]);
             memory.bytes_mut().fill(7);
             assert_eq!(memory.bytes(), vec![7; len]);
-            assert_eq!(Aligned::to_be_read(len).as_ptr() as usize % BLOCK_BYTES, 0);
+            // SAFETY: nobody looks at it.
+            let unread = unsafe { Aligned::to_be_read(len) };
+            assert_eq!(unread.as_ptr() as usize % BLOCK_BYTES, 0);
         }
     }
 }

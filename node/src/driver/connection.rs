@@ -116,6 +116,7 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
         executor.idle.borrow_mut().busy(now);
         // What other shards want comes to an end as well; the rest is for the next round.
         while let Some(message) = messages.pop_front() {
+            executor.mesh.handled(&message);
             executor.handle(Event::Message(message));
             if executor.effects.borrow().pending_bytes() > ANSWER_BYTES_PER_ROUND {
                 break;
@@ -134,7 +135,11 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
                 read += conn.read(&executor);
                 executor.start_io_early();
             }
-            if event.gone && !conn.watched.get().0 {
+            if event.gone && conn.waits_for_memory() {
+                // Nobody waits for the answer, and nobody tells that there is more to read.
+                conn.protocol.borrow_mut().give_up();
+                conn.settle(&executor);
+            } else if event.gone && !conn.watched.get().0 {
                 // Answers may still be owed to nobody; the set must not report it until then.
                 executor.poller.remove(&conn.socket);
             }
@@ -225,11 +230,11 @@ impl ConnState {
         // The connection answers some frames by itself (the handshake). A socket that is full says
         // when it is not: until then a turn would only come back here.
         let answers = protocol.wants_write() && !self.blocked.get();
-        let large = protocol.large_frame_bytes() > 0;
+        let large = protocol.large_frame_bytes();
         drop((protocol, shard, effects));
         self.held_back.set(held_back);
-        if handled > 0 || !large {
-            // What memory was given for is the first that was handled.
+        // What memory was given for is the first that was handled, if it is not at the front still.
+        if handled > 0 || self.given.borrow().as_ref().is_some_and(|g| g.bytes() != large) {
             self.give_back(executor);
         }
         if answers {
@@ -317,20 +322,20 @@ impl ConnState {
 
     /// Whether others have waited too long for the memory it has.
     pub fn holds_up(&self, now: Instant, receive: &Receive) -> bool {
-        self.given.borrow().as_ref().is_some_and(|given| receive.is_late(now, given))
+        let progress = || self.protocol.borrow_mut().output().last_progress();
+        self.given.borrow().as_ref().is_some_and(|given| receive.is_late(now, given, progress()))
     }
 
     /// Counts its memory, and frees what it only keeps while all together have too much.
-    fn count_memory<R: Runtime>(&self, executor: &Executor<R>) {
+    pub fn count_memory<R: Runtime>(&self, executor: &Executor<R>) {
         let mut protocol = self.protocol.borrow_mut();
         let mut all = executor.connection_bytes.get();
         let before = self.counted.get();
-        let receive = executor.receive.borrow();
-        let pressed = receive.next().is_some() || all.input.max(all.output) > receive.bytes_max();
+        let pressed = executor.receive.borrow().is_pressed(all);
         protocol.release_memory(if pressed { 0 } else { KEEP_BYTES });
         let now =
             ConnectionBytes { input: protocol.input_memory(), output: protocol.output_memory() };
-        drop((protocol, receive));
+        drop(protocol);
         all.input = all.input + now.input - before.input;
         all.output = all.output + now.output - before.output;
         self.counted.set(now);

@@ -174,6 +174,10 @@ impl<R: Runtime> Executor<R> {
                 self.runtime.submit().await;
             }
             self.write_answers();
+            if self.holds_group(clock::now().mono) {
+                // Nothing else tells the rounds, which may be about to sleep.
+                self.poller.wake();
+            }
         }
     }
 
@@ -189,6 +193,7 @@ impl<R: Runtime> Executor<R> {
         let connections = self.connection_bytes.get();
         let mut shard = self.shard.borrow_mut();
         shard.count_connections(connections);
+        shard.count_inboxes(self.mesh.waiting_bytes());
         shard.handle(clock::now(), Event::TurnEnd, &mut fx);
         drop(shard);
         // The turn may have finished what others wait for.
@@ -352,10 +357,20 @@ impl<R: Runtime> Executor<R> {
         sockets.fill(&mut snapshot.clients);
         snapshot.clients.input_waits = self.receive.borrow().waits();
         self.shared.publish(snapshot);
-        // Peaks of a moment come again: they are forgotten slowly.
-        let fading = self.unaccounted_bytes.get() / 16 * 15;
-        self.unaccounted_bytes.set(self.shared.unaccounted_bytes().max(fading));
+        let pressed = {
+            let (receive, all) = (self.receive.borrow(), self.connection_bytes.get());
+            receive.is_pressed(all)
+        };
+        if pressed {
+            // Those that do nothing hold memory as well.
+            conns.values().for_each(|conn| conn.count_memory(self));
+        }
         drop(conns);
-        self.shard.borrow_mut().leave_room(self.unaccounted_bytes.get());
+        if let Some(seen) = self.shared.unaccounted_bytes() {
+            // Of the last seconds: a peak is over when the allocator has given it back.
+            let before = self.unaccounted_bytes.get();
+            self.unaccounted_bytes.set((before * 7 + seen) / 8);
+            self.shard.borrow_mut().leave_room(self.unaccounted_bytes.get());
+        }
     }
 }

@@ -5,11 +5,12 @@
 //! a lock that is hardly ever taken, and no system call.
 //!
 //! An inbox is bounded by its senders: a shard hands over no more requests than it may have unanswered
-//! at the others ([`crate::shard::ShardConfig::request_bytes_max`]), and answers are answers to those.
+//! at the others ([`crate::shard::ShardConfig::request_bytes_max`]), and makes no answers with data while
+//! more of them wait for the same shard.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ironring_core::ShardId;
@@ -20,6 +21,8 @@ use crate::shard::ShardMessage;
 /// What waits for one shard.
 struct Inbox {
     waiting: Mutex<VecDeque<ShardMessage>>,
+    /// Bytes of answers that wait, here or with the shard that took them and did not yet pass them on.
+    bytes: AtomicUsize,
     /// The shard sleeps, or is about to and will look once more.
     asleep: AtomicBool,
     /// Readable once more with each write to it; never read.
@@ -29,6 +32,13 @@ struct Inbox {
 impl Inbox {
     fn waiting(&self) -> MutexGuard<'_, VecDeque<ShardMessage>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn answer_bytes(message: &ShardMessage) -> usize {
+    match message {
+        ShardMessage::Reply { frame, .. } => frame.len(),
+        ShardMessage::Forward { .. } | ShardMessage::Meta(_) => 0,
     }
 }
 
@@ -47,6 +57,7 @@ impl Mesh {
         let inbox = |_| -> std::io::Result<Inbox> {
             Ok(Inbox {
                 waiting: Mutex::default(),
+                bytes: AtomicUsize::new(0),
                 asleep: AtomicBool::new(false),
                 bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             })
@@ -65,6 +76,7 @@ impl Mesh {
     /// Puts a message into another shard's inbox.
     pub fn send(&self, to: ShardId, message: ShardMessage) {
         let inbox = &self.inboxes[usize::from(to.0)];
+        inbox.bytes.fetch_add(answer_bytes(&message), Ordering::Relaxed);
         inbox.waiting().push_back(message);
         // Whoever is about to sleep says so before it looks for the last time: it sees the message
         // or is seen here.
@@ -77,6 +89,16 @@ impl Mesh {
     /// Takes what has come, in the order in which each shard sent it. `taken` must be empty.
     pub fn take(&self, taken: &mut VecDeque<ShardMessage>) {
         std::mem::swap(&mut *self.inbox().waiting(), taken);
+    }
+
+    /// A message that was taken is being handled.
+    pub fn handled(&self, message: &ShardMessage) {
+        self.inbox().bytes.fetch_sub(answer_bytes(message), Ordering::Relaxed);
+    }
+
+    /// Bytes of answers that wait for each shard.
+    pub fn waiting_bytes(&self) -> impl Iterator<Item = usize> {
+        self.inboxes.iter().map(|inbox| inbox.bytes.load(Ordering::Relaxed))
     }
 
     /// From here on the bell rings for a message. False when one has come already: the shard must

@@ -26,7 +26,7 @@ use super::runtime::{Join, Runtime, Seat};
 use crate::config::settle::RING_DEPTH_MAX;
 use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
-use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, resident_bytes};
+use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
 
 /// Why a node cannot start, or ended badly.
@@ -145,12 +145,18 @@ impl Shared {
 
     /// Each shard's share of the memory no shard accounts for, as of the last second or so. The
     /// ceiling is about all of the process: what the allocator keeps, copies that live for a moment,
-    /// the program itself.
+    /// the program itself. `None` while a shard does not know yet what it has.
     #[must_use]
-    pub fn unaccounted_bytes(&self) -> usize {
-        let shards = 0..self.shards.len();
-        let accounted: u64 = shards.map(|shard| self.shard(shard).memory.used_bytes).sum();
-        (resident_bytes().saturating_sub(accounted) / self.shards.len() as u64) as usize
+    pub fn unaccounted_bytes(&self) -> Option<usize> {
+        let mut accounted = 0;
+        for shard in 0..self.shards.len() {
+            let snapshot = self.shard(shard);
+            if snapshot.state != ShardState::Ready {
+                return None;
+            }
+            accounted += snapshot.memory.used_bytes;
+        }
+        Some((resident_bytes().saturating_sub(accounted) / self.shards.len() as u64) as usize)
     }
 }
 

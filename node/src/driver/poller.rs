@@ -5,7 +5,7 @@
 //! of a get. One epoll set costs one system call a round, however many sockets are ready. The
 //! runtime only has to sleep until the set itself is readable.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,6 +31,7 @@ pub struct Poller<R: Runtime> {
     /// Connections to go on with although their sockets have nothing new.
     again: RefCell<Vec<Rc<ConnState>>>,
     waker: RefCell<Option<Waker>>,
+    woken: Cell<bool>,
 }
 
 /// One socket's state.
@@ -61,6 +62,7 @@ impl<R: Runtime> Poller<R> {
             epoll,
             again: RefCell::default(),
             waker: RefCell::new(None),
+            woken: Cell::new(false),
         })
     }
 
@@ -99,6 +101,12 @@ impl<R: Runtime> Poller<R> {
     /// Goes on with a connection in the next round.
     pub fn again(&self, conn: Rc<ConnState>) {
         self.again.borrow_mut().push(conn);
+        self.wake();
+    }
+
+    /// Ends [`Poller::wait`], now or when it begins next.
+    pub fn wake(&self) {
+        self.woken.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -130,7 +138,7 @@ impl<R: Runtime> Poller<R> {
     pub async fn wait(&self, runtime: &R) {
         let mut readable = std::pin::pin!(runtime.readable(&self.waiter));
         std::future::poll_fn(|cx| {
-            if !self.again.borrow().is_empty() {
+            if self.woken.take() {
                 return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());

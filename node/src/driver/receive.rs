@@ -12,10 +12,16 @@ use std::time::Duration;
 
 use ironring_core::Instant;
 
-use crate::shard::ConnId;
+use crate::shard::memory::fits;
+use crate::shard::{ConnId, ConnectionBytes};
 
-/// How long a request with memory may take when others wait for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request with memory may take when others wait for it: so long, and a second for each
+/// [`BYTES_PER_SECOND_MIN`].
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Slower peers make others wait too long.
+const BYTES_PER_SECOND_MIN: usize = 256 << 10;
+/// How long one that others wait for may bring nothing at all.
+const QUIET_MAX: Duration = Duration::from_secs(5);
 
 /// Memory for large requests.
 #[derive(Debug)]
@@ -33,8 +39,16 @@ pub struct Given {
     at: Instant,
 }
 
+impl Given {
+    /// For how many bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Receive {
-    /// At most `bytes_max` bytes together; a single request may always have what it needs.
+    /// At most `bytes_max` bytes together; one that needs more may have it when little is given.
     #[must_use]
     pub fn new(bytes_max: usize) -> Receive {
         Receive { bytes_max, given: 0, waiting: VecDeque::new(), waits: 0 }
@@ -45,8 +59,7 @@ impl Receive {
     #[must_use]
     pub fn ask(&mut self, now: Instant, conn: ConnId, bytes: usize, held: usize) -> Option<Given> {
         let first = self.waiting.front().is_none_or(|first| *first == conn);
-        let taken = self.given + held;
-        if first && (taken == 0 || taken + bytes <= self.bytes_max) {
+        if first && fits(self.given + held, bytes, self.bytes_max) {
             self.forget(conn);
             self.given += bytes;
             return Some(Given { bytes, at: now });
@@ -74,10 +87,19 @@ impl Receive {
         self.waiting.front().copied()
     }
 
-    /// Whether a request has had its memory for too long, because others wait.
+    /// Whether a request has had its memory for too long, because others wait. Its last bytes came at
+    /// `progress`.
     #[must_use]
-    pub fn is_late(&self, now: Instant, given: &Given) -> bool {
-        !self.waiting.is_empty() && now.since(given.at) > PATIENCE
+    pub fn is_late(&self, now: Instant, given: &Given, progress: Instant) -> bool {
+        let allowed = PATIENCE + Duration::from_secs((given.bytes / BYTES_PER_SECOND_MIN) as u64);
+        let slow = now.since(given.at) > allowed;
+        !self.waiting.is_empty() && (slow || now.since(progress.max(given.at)) > QUIET_MAX)
+    }
+
+    /// Whether memory lacks: what is only kept for later is to be freed.
+    #[must_use]
+    pub fn is_pressed(&self, all: ConnectionBytes) -> bool {
+        !self.waiting.is_empty() || all.input.max(all.output) > self.bytes_max
     }
 
     /// Most bytes.
@@ -124,8 +146,10 @@ mod tests {
     #[test]
     fn one_alone_gets_what_it_needs() {
         let mut receive = Receive::new(100);
-        let large = receive.ask(Instant(0), ConnId(1), 500, 0).expect("nobody else is there");
+        let small = receive.ask(Instant(0), ConnId(3), 50, 0).expect("there is room");
+        let large = receive.ask(Instant(0), ConnId(1), 500, 0).expect("little is given");
         assert!(receive.ask(Instant(0), ConnId(2), 1, 0).is_none());
+        receive.give_back(small);
         receive.give_back(large);
         assert!(receive.ask(Instant(0), ConnId(2), 1, 0).is_some());
     }
@@ -135,10 +159,12 @@ mod tests {
         let mut receive = Receive::new(100);
         let slow = receive.ask(Instant(0), ConnId(1), 100, 0).expect("there is room");
         let late = Instant(0) + PATIENCE + Duration::from_secs(1);
-        assert!(!receive.is_late(late, &slow));
+        let in_time = Instant(0) + PATIENCE;
+        assert!(!receive.is_late(late, &slow, late));
         assert!(receive.ask(late, ConnId(2), 1, 0).is_none());
-        assert!(receive.is_late(late, &slow) && !receive.is_late(Instant(0) + PATIENCE, &slow));
+        assert!(receive.is_late(late, &slow, late) && !receive.is_late(in_time, &slow, in_time));
+        assert!(receive.is_late(in_time, &slow, Instant(0)), "it brings nothing");
         receive.forget(ConnId(2));
-        assert!(!receive.is_late(late, &slow));
+        assert!(!receive.is_late(late, &slow, Instant(0)));
     }
 }

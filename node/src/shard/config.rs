@@ -29,14 +29,6 @@ pub struct ShardConfig {
 }
 
 impl ShardConfig {
-    /// The most that requests being received may take, the same for requests handed to other shards,
-    /// for what is collected from the disk, and for answers not yet taken: a sixteenth of the
-    /// ceiling. A single one may always take what it needs.
-    #[must_use]
-    pub fn request_bytes_max(&self) -> usize {
-        self.memory_bytes_max / 16
-    }
-
     /// This shard.
     #[must_use]
     pub fn shard(&self) -> ShardId {

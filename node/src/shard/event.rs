@@ -106,6 +106,8 @@ pub struct Effects {
     pub messages: Vec<(ShardId, ShardMessage)>,
     replies: Vec<LocalReply>,
     frames: Vec<u8>,
+    /// Bytes of the answers among `messages`.
+    sent_bytes: usize,
 }
 
 impl Effects {
@@ -119,6 +121,8 @@ impl Effects {
         } else {
             let mut frame = Vec::new();
             codec::encode_response(&mut frame, origin.correlation, response);
+            self.sent_bytes =
+                frame.len() + if self.messages.is_empty() { 0 } else { self.sent_bytes };
             let (conn, handed_bytes) = (origin.conn, origin.handed_bytes);
             let reply = ShardMessage::Reply { conn, frame, handed_bytes };
             self.messages.push((origin.shard, reply));
@@ -144,10 +148,10 @@ impl Effects {
         }
     }
 
-    /// Bytes of encoded responses that were not delivered yet.
+    /// Bytes of encoded responses that were not delivered yet, to this shard's connections or others.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
-        self.frames.len()
+        self.frames.len() + if self.messages.is_empty() { 0 } else { self.sent_bytes }
     }
 
     /// True when there are responses to deliver.

@@ -17,8 +17,9 @@ pub mod fields;
 pub mod gather;
 mod keys;
 pub mod large;
+pub mod memory;
 pub mod meta;
-pub mod meta_ops;
+mod meta_ops;
 pub mod models;
 pub mod partition;
 mod reads;
@@ -40,10 +41,12 @@ use ironring_net::message::Response;
 
 pub use config::ShardConfig;
 pub use event::{ConnId, Effects, Event, Origin, ShardMessage};
+pub use memory::ConnectionBytes;
 
 use acks::{Ack, Acks, Answer};
 use counters::Counters;
 use gather::Gathers;
+use memory::Memory;
 use meta_ops::MetaQueue;
 use models::Models;
 use partition::Space;
@@ -96,22 +99,7 @@ pub struct Shard {
     probe_done: u64,
     /// Requests other shards have not answered.
     handed_bytes: usize,
-    /// What the driver's connections take.
-    connection_bytes: ConnectionBytes,
-    /// This shard's share of the memory no shard accounts for.
-    unaccounted_bytes: usize,
-}
-
-/// Memory that is taken for a moment, or by the program itself, and not accounted for.
-const UNSEEN_BYTES: usize = 32 << 20;
-
-/// Memory of a shard's connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConnectionBytes {
-    /// Requests as far as they came.
-    pub input: usize,
-    /// Answers as far as they were not taken.
-    pub output: usize,
+    memory: Memory,
 }
 
 /// What every request carries along.
@@ -147,8 +135,7 @@ impl Shard {
             probe: None,
             probe_done: 0,
             handed_bytes: 0,
-            connection_bytes: ConnectionBytes::default(),
-            unaccounted_bytes: 0,
+            memory: Memory::default(),
             config,
         }
     }
@@ -489,94 +476,6 @@ impl Shard {
         }
         self.models.space = space;
         self.expiry_cursor = next;
-    }
-
-    /// Bytes of memory that are not the cache.
-    #[must_use]
-    pub fn fixed_memory_bytes(&self) -> usize {
-        self.state_bytes() + self.passing_bytes()
-    }
-
-    /// Bytes of what stays: index, topics, sessions.
-    fn state_bytes(&self) -> usize {
-        self.models.key_bytes() + self.counters.other_memory_bytes
-    }
-
-    /// Bytes of requests and answers on their way.
-    fn passing_bytes(&self) -> usize {
-        self.uploads.bytes()
-            // Once as read, once as answered.
-            + 2 * self.gathers.bytes()
-            + self.log.waiting_bytes()
-            + self.handed_bytes
-            + self.connection_bytes.input
-            + self.connection_bytes.output
-    }
-
-    /// See [`ShardConfig::request_bytes_max`].
-    #[must_use]
-    pub fn request_bytes_max(&self) -> usize {
-        self.config.request_bytes_max()
-    }
-
-    /// The ceiling without what nobody accounts for.
-    fn memory_limit(&self) -> usize {
-        let most = self.config.memory_bytes_max;
-        // There is always some, the more of it the smaller the ceiling, and it is not seen before it
-        // is there.
-        let unseen = (most / 8 + UNSEEN_BYTES).min(most / 3);
-        most - self.unaccounted_bytes.max(unseen).min(most)
-    }
-
-    /// How much memory there is that no shard accounts for (the allocator's, mostly), as this shard's
-    /// share of it. The driver looks from time to time.
-    pub fn leave_room(&mut self, unaccounted_bytes: usize) {
-        self.unaccounted_bytes = unaccounted_bytes;
-    }
-
-    /// Bytes of large values on their way into the log: they count among requests being received, so
-    /// that the next ones wait in their senders' sockets.
-    #[must_use]
-    pub fn upload_bytes(&self) -> usize {
-        self.uploads.bytes()
-    }
-
-    /// What the connections take now, for the ceiling.
-    pub fn count_connections(&mut self, bytes: ConnectionBytes) {
-        self.connection_bytes = bytes;
-    }
-
-    /// What is left below the ceiling, besides the cache, which gives way.
-    fn memory_left(&self) -> usize {
-        self.memory_limit().saturating_sub(self.fixed_memory_bytes())
-    }
-
-    /// The cache gives way at once to what came; it gets its room back with the next sweep.
-    fn make_room(&mut self) {
-        let left = self.memory_left();
-        if left < self.models.cache.capacity() {
-            // Somewhat more than is needed: it costs a pass over the cache.
-            let spare = self.config.memory_bytes_max / 32;
-            self.models.cache.set_capacity(left.saturating_sub(spare));
-        }
-    }
-
-    /// Gives the cache what the rest leaves of the ceiling.
-    fn fit_memory(&mut self) {
-        self.counters.other_memory_bytes =
-            self.models.iter().map(partition::Partition::other_memory_bytes).sum();
-        let left = self.memory_left();
-        let want = self.config.cache_bytes.min(left);
-        if want != self.models.cache.capacity() {
-            self.models.cache.set_capacity(want);
-        }
-    }
-
-    /// Whether a new key of this length fits below the ceiling. What stays may not take the room of
-    /// what passes, though nothing passes at the moment.
-    fn has_memory_for(&self, key: &[u8]) -> bool {
-        let passing = self.passing_bytes().max(4 * self.config.request_bytes_max());
-        self.state_bytes() + passing + key.len() + 64 <= self.memory_limit()
     }
 
     /// Records of the queue the driver executes; exposed for tests that inspect the order.

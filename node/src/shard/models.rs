@@ -292,7 +292,9 @@ impl Models {
 
 impl LogSink for Models {
     fn restore(&mut self, piece: &[u8]) -> Result<(), RestoreError> {
-        restore_piece(self, piece).map_err(|_| RestoreError("a piece is malformed".to_owned()))
+        let restored = restore_piece(self, piece);
+        self.note_key_memory();
+        restored.map_err(|_| RestoreError("a piece is malformed".to_owned()))
     }
 
     fn replay(&mut self, at: Location, _group: GroupSeq, record: &Record<'_>) {

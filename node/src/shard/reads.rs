@@ -16,6 +16,7 @@ use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 use super::acks::Answer;
 use super::event::{Effects, Origin};
 use super::gather::{GATHER_BYTES_MAX, GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
+use super::memory::fits;
 use super::models::{CachedRecord, Stored};
 use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
 use super::{Ask, Shard};
@@ -50,7 +51,7 @@ impl Shard {
         if !is_live(&entry, now.wall) {
             return self.refuse(ask.origin, ErrorCode::NotFound, 0, "the key has expired", fx);
         }
-        if durable && entry.flags & CHUNKED == 0 {
+        if durable && entry.flags & CHUNKED == 0 && self.may_answer(ask.origin.shard) {
             let me = self.config.shard();
             if let Some(found) = self.models.cached(entry.location, Some(entry.version)) {
                 let value = ValueRef {
@@ -203,7 +204,8 @@ impl Shard {
             // Large answers are copied several times on their way out.
             most = most.min(self.memory_left() / 4);
         }
-        if self.gathers.count() >= GATHERS_MAX || (held > 0 && held + bytes > most) {
+        let crowded = self.gathers.count() >= GATHERS_MAX || !self.may_answer(ask.origin.shard);
+        if crowded || !fits(held, bytes, most) {
             let why = "too many reads wait for the disk";
             return self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
         }

@@ -7,6 +7,7 @@ use ironring_net::message::{Request, Response};
 use ironring_net::{Header, decode_request};
 
 use super::event::{ConnId, Effects, Origin, ShardMessage};
+use super::memory::fits;
 use super::{Ask, Shard};
 
 /// What a message to another shard takes besides the request.
@@ -47,7 +48,11 @@ impl Shard {
     /// A message from another shard of the node.
     pub(super) fn message(&mut self, now: Now, message: ShardMessage, fx: &mut Effects) {
         match message {
-            ShardMessage::Forward { origin, header, body, deadline } => {
+            ShardMessage::Forward { mut origin, header, body, deadline } => {
+                // Shard 0 sends back what this shard could not place: it is with nobody else then.
+                if origin.shard == self.id() {
+                    self.handed_bytes -= std::mem::take(&mut origin.handed_bytes) as usize;
+                }
                 let ask = Ask { origin, since: now.mono, deadline };
                 self.counters.requests.add(header.opcode);
                 self.dispatch(now, ask, header, &body, fx);
@@ -87,8 +92,7 @@ impl Shard {
         let mut origin = ask.origin;
         if origin.shard == self.id() {
             let bytes = MESSAGE_BYTES + body.len();
-            let most = self.config.request_bytes_max();
-            if self.handed_bytes > 0 && self.handed_bytes + bytes > most {
+            if !fits(self.handed_bytes, bytes, self.request_bytes_max()) {
                 let why = "too many requests are with other shards";
                 return self.refuse(origin, ErrorCode::Overloaded, 20, why, fx);
             }

@@ -10,6 +10,7 @@ use ironring_net::message::{Condition, WriteOptions};
 use super::acks::Answer;
 use super::event::Effects;
 use super::keys::{Draft, holds};
+use super::memory::fits;
 use super::partition::{CHUNKED, ChunkedBody, Space, chunk_key};
 use super::{Ask, Shard};
 
@@ -70,8 +71,7 @@ impl Shard {
         value: &[u8],
         fx: &mut Effects,
     ) {
-        let held = self.uploads.bytes;
-        let full = held > 0 && held + value.len() > self.config.request_bytes_max();
+        let full = !fits(self.uploads.bytes, value.len(), self.request_bytes_max());
         if full || self.uploads.queue.len() >= UPLOADS_MAX {
             let why = "too many large values are on their way";
             return self.refuse(ask.origin, ErrorCode::Overloaded, 20, why, fx);

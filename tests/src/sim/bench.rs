@@ -100,7 +100,8 @@ impl<S: Subject> Bench<S> {
     }
 
     /// Ends the turn and completes the request that is due first. False: there is none.
-    fn step(&mut self) -> bool {
+    #[must_use]
+    pub fn step(&mut self) -> bool {
         self.handle(Event::TurnEnd);
         while let Some(request) = self.fx.io.pop() {
             let segment = matches!(request.op, IoOp::ReadAt { file: FileName::Segment(_), .. });

@@ -90,6 +90,14 @@ pub struct Simulated {
     fx: shard::Effects,
 }
 
+impl Simulated {
+    /// The shard itself.
+    #[must_use]
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+}
+
 impl Subject for Simulated {
     type Message = ShardMessage;
 

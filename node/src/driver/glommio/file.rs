@@ -39,7 +39,8 @@ impl File for RingFile {
     }
 
     async fn read_at(&self, pos: u64, len: usize) -> Result<IoBuf, IoError> {
-        let memory = Box::new(Aligned::to_be_read(len));
+        // SAFETY: it is handed out only when all of it was read.
+        let memory = Box::new(unsafe { Aligned::to_be_read(len) });
         let asked = self.ring.ask(Direction::Read, self.file.as_raw_fd(), pos, memory);
         let (memory, got) = asked.await.map_err(|e| io_error(&e))?;
         if got < len {

@@ -43,7 +43,9 @@ impl File for DirectFile {
     }
 
     async fn read_at(&self, pos: u64, len: usize) -> Result<IoBuf, IoError> {
-        let (read, memory) = self.0.read_at(Aligned::to_be_read(len), pos).await;
+        // SAFETY: it is handed out only when all of it was read.
+        let memory = unsafe { Aligned::to_be_read(len) };
+        let (read, memory) = self.0.read_at(memory, pos).await;
         let read = read.map_err(|e| io_error(&e))?;
         if read < len {
             return Err(IoError::ShortRead { got: read as u64 });

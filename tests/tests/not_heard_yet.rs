@@ -1,4 +1,4 @@
-//! A session's writes on a shard that does not know yet which sessions there are.
+//! Requests on a shard that does not know yet what shard 0 knows.
 
 use std::time::Duration;
 
@@ -69,5 +69,37 @@ fn after_shard_0_has_told_its_sessions_are_welcome_and_invented_ones_are_not() {
     }
     let told = shard_1.ask(write(session));
     assert!(matches!(told, Some(Outcome::Receipt(_))), "{told:?}");
-    assert_eq!(refused(shard_1.ask(write(SessionId(1_000_000)))), ErrorCode::SessionExpired);
+    let invented = SessionId(session.0 + 1_000_000);
+    assert_eq!(refused(shard_1.ask(write(invented))), ErrorCode::SessionExpired);
+}
+
+#[test]
+fn what_shard_0_sends_back_is_with_nobody_else() {
+    let (mut shard_0, mut shard_1) = (open(0), open(1));
+    shard_0.ask(Op::OpenSession);
+    let told = shard_0.messages();
+    told.into_iter().for_each(|(_, message)| shard_1.deliver(message));
+    let mut passed = 0;
+    // Some of their partitions are shard 1's.
+    for n in 0..8 {
+        let create = Op::TopicCreate { name: format!("t{n}"), partitions: 1, retain_bytes: 0 };
+        let Some(Outcome::Topic(topic)) = shard_0.ask(create) else { panic!("it can be made") };
+        let news = shard_0.messages();
+        let partition = ironring_core::PartitionId::META;
+        let intent = Intent { id: WriteId(n), partition, level: Durability::Local, session: None };
+        // Shard 1 has not heard of it and asks shard 0.
+        assert_eq!(shard_1.ask(Op::Append { intent, topic, index: 0, lens: vec![20] }), None);
+        let asked = shard_1.messages();
+        assert!(shard_1.subject.shard().handed_bytes() > 0 && asked.len() == 1);
+        news.into_iter().for_each(|(_, message)| shard_1.deliver(message));
+        asked.into_iter().for_each(|(_, message)| shard_0.deliver(message));
+        while shard_0.step() {}
+        let back = shard_0.messages();
+        assert_eq!(back.len(), 1, "a request is answered or sent on");
+        passed += usize::from(format!("{:?}", back[0].1).starts_with("Forward"));
+        back.into_iter().for_each(|(_, message)| shard_1.deliver(message));
+        while shard_1.step() {}
+        assert_eq!(shard_1.subject.shard().handed_bytes(), 0, "topic {n}");
+    }
+    assert!(passed > 0, "no topic was shard 1's own");
 }
