@@ -39,7 +39,7 @@ const BATCH_DEADLINE: Duration = Duration::from_secs(60);
 const CACHE_BYTES: u64 = 8 << 20;
 /// Ceiling while loading: far from what the keys need.
 const LOAD_MEMORY_BYTES: u64 = 12 << 30;
-/// Memory above what the node uses with its keys that it is then given.
+/// Memory that it is then given above eight fifths of what it uses with its keys.
 const HEADROOM_BYTES: u64 = 256 << 20;
 const MEMORY_BYTES_MIN: u64 = 128 << 20;
 /// Required: bytes of memory for a key besides its own.
@@ -151,7 +151,7 @@ pub fn run(args: &IndexArgs) -> Result<StudyResult, BenchError> {
     let used = node.counters()?.sum("/memory/used_bytes")?;
     node.stop()?;
     // What the process takes beyond what it accounts for is its own to find room for.
-    let ceiling = (used + HEADROOM_BYTES).max(MEMORY_BYTES_MIN);
+    let ceiling = (used / 5 * 8 + HEADROOM_BYTES).max(MEMORY_BYTES_MIN);
     let push = push(&setup.with("memory.max_bytes", ceiling.to_string()), &scratch, args, ceiling)?;
 
     let of_keys = |bytes: u64| bytes as f64 / keys as f64;
@@ -178,7 +178,7 @@ pub fn run(args: &IndexArgs) -> Result<StudyResult, BenchError> {
              loaded as batches of {BATCH} by {LOADERS} connections"
         ),
         format!(
-            "the ceiling is what the node uses with its keys plus {}; then {PUSH_CONNECTIONS} \
+            "the ceiling is eight fifths of what the node uses with its keys plus {}; then {PUSH_CONNECTIONS} \
              connections put new keys, {PUSH_CONNECTIONS} put values of {}, and 4 read at {}",
             show_bytes(HEADROOM_BYTES as f64),
             show_bytes(LARGE_BYTES as f64),

@@ -10,6 +10,8 @@ use super::{Shard, ShardConfig};
 /// Taken by the program itself, by the allocator and for a moment while values of megabytes come and go,
 /// however small the ceiling is (100 MiB were seen at a ceiling of 186).
 const UNSEEN_BYTES: usize = 72 << 20;
+/// More of one kind would only wait.
+const PASSING_BYTES_MAX: usize = 64 << 20;
 /// Kinds of what passes: received, written, read, answered.
 const PASSING_KINDS: usize = 4;
 
@@ -154,10 +156,10 @@ impl Shard {
 impl ShardConfig {
     /// The most that requests being received may take, the same for requests handed to other shards,
     /// for what is collected from the disk, and for answers not yet taken: a sixteenth of the
-    /// ceiling, or what a single one needs.
+    /// ceiling and no more than keeps a disk busy, or what a single one needs.
     #[must_use]
     pub fn request_bytes_max(&self) -> usize {
-        self.memory_bytes_max / 16
+        (self.memory_bytes_max / 16).min(PASSING_BYTES_MAX)
     }
 }
 
