@@ -107,6 +107,7 @@ impl TopicPartition {
         match self.batches.binary_search_by_key(&batch.first, |b| b.first) {
             Ok(i) => {
                 let before = std::mem::replace(&mut self.batches[i].at, batch.at);
+                self.bytes = self.bytes + u64::from(batch.at.len) - u64::from(before.len);
                 (before != batch.at).then_some(before)
             }
             Err(_) => Some(batch.at),
