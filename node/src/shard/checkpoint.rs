@@ -19,6 +19,7 @@
 //!
 //! location: segment u32, pos u32, len u32.
 
+use ironring_core::limits::KEY_BYTES_MAX;
 use ironring_core::{Offset, PartitionId, SegmentId, SessionId, Term, TopicId, WallTime};
 use ironring_log::Location;
 use ironring_log::index::Entry;
@@ -264,6 +265,9 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
             let p = models.owned(id)?;
             while !r.is_empty() {
                 let key = r.bytes()?;
+                if key.len() > KEY_BYTES_MAX {
+                    return Err(Malformed);
+                }
                 let location = read_location(&mut r)?;
                 let version = Offset(r.u64()?);
                 let expires = WallTime(r.u64()?);
