@@ -35,8 +35,6 @@ use crate::shard::{ConnId, ConnectionBytes, Effects, Event, Phase, Shard};
 const TIMER_NAP: Duration = Duration::from_millis(20);
 /// Operations worth a submission of their own before the turn ends.
 const EARLY_OPS: usize = 4;
-/// When answers not taken fill what they may, data is answered to those with less than this waiting.
-const OUTPUT_BYTES_PRESSED: usize = 1 << 20;
 /// How often counters are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for answers to be taken.
@@ -75,7 +73,6 @@ pub struct Executor<R: Runtime> {
     /// True from the moment a stop was asked for.
     pub stopping: Cell<bool>,
     io_in_flight: Cell<u64>,
-    unaccounted_bytes: Cell<usize>,
     probe_seen: Cell<u64>,
 }
 
@@ -109,7 +106,6 @@ impl<R: Runtime> Executor<R> {
             dirty: RefCell::default(),
             stopping: Cell::new(false),
             io_in_flight: Cell::new(0),
-            unaccounted_bytes: Cell::new(0),
             probe_seen: Cell::new(0),
         })
     }
@@ -195,6 +191,7 @@ impl<R: Runtime> Executor<R> {
         shard.count_connections(connections);
         shard.count_inboxes(self.mesh.waiting_bytes());
         shard.handle(clock::now(), Event::TurnEnd, &mut fx);
+        let bytes_max = shard.output_bytes_max();
         drop(shard);
         // The turn may have finished what others wait for.
         next_receives(self);
@@ -204,9 +201,6 @@ impl<R: Runtime> Executor<R> {
         if fx.has_replies() {
             let now = clock::now().mono;
             let conns = self.conns.borrow();
-            // Who reads on is answered; who does not pays for what it makes all others lack.
-            let pressed = connections.output > self.receive.borrow().bytes_max();
-            let bytes_max = if pressed { OUTPUT_BYTES_PRESSED } else { usize::MAX };
             fx.take_replies(|id, frame| {
                 // A connection that is gone takes no answers.
                 if let Some(conn) = conns.get(&id) {
@@ -314,16 +308,17 @@ impl<R: Runtime> Executor<R> {
             let conns = self.conns.borrow();
             let timeouts = &self.shared.timeouts;
             let late = |c: &Connection| c.timeout_at(timeouts).is_some_and(|at| at <= now);
+            let receive = self.receive.borrow();
+            for conn in conns.values().filter(|conn| conn.holds_up(now, &receive)) {
+                conn.protocol.borrow_mut().give_up();
+            }
             let due = |c: &&Rc<ConnState>| {
-                c.holds_up(now, &self.receive.borrow())
-                    || (!c.waits_for_memory() && late(&c.protocol.borrow()))
+                let protocol = c.protocol.borrow();
+                protocol.close_reason().is_some() || (!c.waits_for_memory() && late(&protocol))
             };
             conns.values().filter(due).cloned().collect()
         };
         for conn in due {
-            if conn.holds_up(now, &self.receive.borrow()) {
-                conn.protocol.borrow_mut().give_up();
-            }
             let reason = conn.protocol.borrow_mut().on_timeout(now, &self.shared.timeouts);
             if let Some(reason) = reason {
                 tracing::debug!(conn = conn.id.0, %reason, "connection closed");
@@ -357,20 +352,13 @@ impl<R: Runtime> Executor<R> {
         sockets.fill(&mut snapshot.clients);
         snapshot.clients.input_waits = self.receive.borrow().waits();
         self.shared.publish(snapshot);
-        let pressed = {
-            let (receive, all) = (self.receive.borrow(), self.connection_bytes.get());
-            receive.is_pressed(all)
-        };
-        if pressed {
+        if self.receive.borrow().is_pressed(self.connection_bytes.get()) {
             // Those that do nothing hold memory as well.
             conns.values().for_each(|conn| conn.count_memory(self));
         }
         drop(conns);
         if let Some(seen) = self.shared.unaccounted_bytes() {
-            // Of the last seconds: a peak is over when the allocator has given it back.
-            let before = self.unaccounted_bytes.get();
-            self.unaccounted_bytes.set((before * 7 + seen) / 8);
-            self.shard.borrow_mut().leave_room(self.unaccounted_bytes.get());
+            self.shard.borrow_mut().leave_room(seen);
         }
     }
 }

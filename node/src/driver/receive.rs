@@ -102,12 +102,6 @@ impl Receive {
         !self.waiting.is_empty() || all.input.max(all.output) > self.bytes_max
     }
 
-    /// Most bytes.
-    #[must_use]
-    pub fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
     /// Requests that had to wait.
     #[must_use]
     pub fn waits(&self) -> u64 {

@@ -119,8 +119,6 @@ pub struct Gathers {
 
 /// Most gathers at a time; more are refused as overload.
 pub const GATHERS_MAX: usize = 8192;
-/// Most bytes the answers under way may hold together; a single one may always begin.
-pub const GATHER_BYTES_MAX: usize = 64 << 20;
 
 impl Gathers {
     /// Adds a gather.

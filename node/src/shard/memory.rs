@@ -12,6 +12,8 @@ use super::{Shard, ShardConfig};
 const UNSEEN_BYTES: usize = 72 << 20;
 /// More of one kind would only wait.
 const PASSING_BYTES_MAX: usize = 64 << 20;
+/// What may wait for each client when too much waits for all.
+const OUTPUT_BYTES_PRESSED: usize = 1 << 20;
 /// Kinds of what passes: received, written, read, answered.
 const PASSING_KINDS: usize = 4;
 
@@ -108,9 +110,20 @@ impl Shard {
         self.memory.inboxes.extend(bytes);
     }
 
-    /// How much memory there is that no shard accounts for, as this shard's share of it.
+    /// How much memory there is now that no shard accounts for, as this shard's share of it; told
+    /// once a second. What counts is an average of the last ones: a peak is over when the allocator
+    /// has given it back.
     pub fn leave_room(&mut self, unaccounted_bytes: usize) {
-        self.memory.unaccounted = unaccounted_bytes;
+        self.memory.unaccounted = (self.memory.unaccounted * 7 + unaccounted_bytes) / 8;
+    }
+
+    /// Answers with data are made for a connection while less than this waits for its client. When
+    /// all together have more waiting than they may, who reads on is answered still; who does not
+    /// pays for what it makes all others lack.
+    #[must_use]
+    pub fn output_bytes_max(&self) -> usize {
+        let pressed = self.memory.connections.output > self.request_bytes_max();
+        if pressed { OUTPUT_BYTES_PRESSED } else { usize::MAX }
     }
 
     /// Whether an answer with data may be made for a connection of `shard`: not while more of them

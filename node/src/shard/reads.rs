@@ -15,7 +15,7 @@ use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
 
 use super::acks::Answer;
 use super::event::{Effects, Origin};
-use super::gather::{GATHER_BYTES_MAX, GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
+use super::gather::{GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
 use super::memory::fits;
 use super::models::{CachedRecord, Stored};
 use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
@@ -199,7 +199,7 @@ impl Shard {
     ) {
         let bytes: usize = parts.iter().map(|part| part.at.len as usize).sum();
         let held = self.gathers.bytes() + fx.pending_bytes();
-        let mut most = GATHER_BYTES_MAX.min(self.config.request_bytes_max());
+        let mut most = self.request_bytes_max();
         if bytes > LARGE_GATHER_BYTES {
             // Large answers are copied several times on their way out.
             most = most.min(self.memory_left() / 4);
