@@ -101,11 +101,6 @@ impl<'a> SegmentInspector<'a> {
             (Ok(header), _) | (Err(_), Ok(header)) => *header,
             (Err(error), Err(_)) => return Err(*error),
         };
-        if !header.block_bytes.is_power_of_two()
-            || (header.block_bytes as usize) < GROUP_HEADER_BYTES
-        {
-            return Err(SegmentHeaderError::NoMagic);
-        }
         let seed = IdentitySeed::new(header.identity);
         let pos = 2 * header.block_bytes;
         Ok(SegmentInspector { bytes, copies: [first, second], header, seed, pos })

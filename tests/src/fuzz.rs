@@ -19,7 +19,7 @@ use ironring_log::format::IdentitySeed;
 use ironring_log::format::checkpoint::{CheckpointHeader, Frame, FrameReader};
 use ironring_log::format::group::{GROUP_HEADER_BYTES, GroupHeader};
 use ironring_log::format::record;
-use ironring_log::format::segment::SegmentHeader;
+use ironring_log::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use ironring_log::format::superblock::Superblock;
 use ironring_net::connection::{self, Connection, Limits};
 use ironring_net::frame::{HEADER_BYTES, decode_header};
@@ -157,7 +157,7 @@ pub fn disk_format(data: &[u8]) {
     }
     let _ = record::decode(data, SegmentId(1), 8320);
     if let Ok(header) = SegmentHeader::decode(data) {
-        let mut again = vec![0; header.block_bytes as usize];
+        let mut again = [0; SEGMENT_HEADER_BYTES];
         header.encode(&mut again);
         let back = SegmentHeader::decode(&again).map(|h| format!("{h:?}"));
         assert_eq!(back.ok(), Some(format!("{header:?}")));

@@ -20,11 +20,13 @@
 //! bound; the first group itself says which it is and which header checksum it follows.
 
 use ironring_core::checksum::{crc32c, crc32c_append};
+use ironring_core::limits::BLOCK_BYTES;
 use ironring_core::{GroupSeq, SegmentId, ShardId, SlotId, StorageUuid};
 
 use super::FORMAT_VERSION;
 use super::le::{get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128};
 use crate::Identity;
+use crate::config::BLOCK_BYTES_MAX;
 
 /// Length of a segment's header.
 pub const SEGMENT_HEADER_BYTES: usize = 96;
@@ -66,6 +68,9 @@ pub enum SegmentHeaderError {
     /// Written by newer code.
     #[error("segment has format version {0}")]
     Newer(u32),
+    /// No log has blocks of this size, although the checksum holds.
+    #[error("segment has blocks of {0} bytes")]
+    BlockSize(u32),
 }
 
 impl SegmentHeader {
@@ -101,6 +106,12 @@ impl SegmentHeader {
         if version > FORMAT_VERSION {
             return Err(SegmentHeaderError::Newer(version));
         }
+        let block_bytes = get_u32(bytes, 60);
+        if !block_bytes.is_power_of_two()
+            || !(BLOCK_BYTES as u32..=BLOCK_BYTES_MAX).contains(&block_bytes)
+        {
+            return Err(SegmentHeaderError::BlockSize(block_bytes));
+        }
         Ok(SegmentHeader {
             identity: Identity {
                 storage: StorageUuid(get_u128(bytes, 16)),
@@ -111,7 +122,7 @@ impl SegmentHeader {
             generation: get_u32(bytes, 44),
             prepared_at: GroupSeq(get_u64(bytes, 48)),
             segment_bytes: get_u32(bytes, 56),
-            block_bytes: get_u32(bytes, 60),
+            block_bytes,
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::format::checkpoint::{
 };
 use crate::format::group::{GROUP_HEADER_BYTES, GroupError, GroupHeader};
 use crate::format::record::{self, RECORD_HEADER_BYTES, RecordError};
-use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
 use crate::format::superblock::{
     CheckpointRef, SLOT_BYTES, SUPERBLOCK_HEADER_BYTES, SlotEntry, SlotState, Superblock,
     SuperblockError,
@@ -170,6 +170,11 @@ fn segment_header_bytes() {
         let mut bad = out;
         bad[byte] ^= 1;
         assert!(SegmentHeader::decode(&bad).is_err(), "byte {byte}");
+    }
+    for block_bytes in [0, 1, 2048, 4097, 1 << 31] {
+        SegmentHeader { block_bytes, ..header }.encode(&mut out);
+        let refused = Err(SegmentHeaderError::BlockSize(block_bytes));
+        assert_eq!(SegmentHeader::decode(&out), refused);
     }
 }
 
