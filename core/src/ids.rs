@@ -64,6 +64,15 @@ number_space!(
     TopicId(u32)
 );
 number_space!(
+    /// A node of the cluster, by the number metadata gave it when it joined: above 0, kept for ever,
+    /// never given to another node.
+    NodeId(u64)
+);
+number_space!(
+    /// One run of a node's process: higher than that of any run before it on the same storage.
+    Incarnation(u64)
+);
+number_space!(
     /// A position on the hash ring.
     Token(u64)
 );

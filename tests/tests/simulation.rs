@@ -53,6 +53,27 @@ fn one_shard_survives() {
 }
 
 #[test]
+fn replicas_agree() {
+    let coverage = batch(Target::Replicas, 8);
+    assert_covers(
+        &coverage,
+        &[
+            "crashes",
+            "disks wiped",
+            "elections",
+            "leaderships handed over",
+            "logs damaged",
+            "messages over cut links",
+            "pauses",
+            "reads confirmed by probes",
+            "replicas added",
+            "replicas dropped",
+            "writes acked",
+        ],
+    );
+}
+
+#[test]
 fn several_shards_survive() {
     let coverage = batch(Target::Node, 5);
     let early = "file operations started early in a turn";
@@ -90,7 +111,7 @@ fn seeds_that_once_failed_pass() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for (name, trouble) in Trouble::ALL {
-        for target in [Target::Log, Target::Node] {
+        for target in [Target::Log, Target::Node, Target::Replicas] {
             let (first, second) =
                 (run(target, trouble, 77, false), run(target, trouble, 77, false));
             assert_eq!(first.hash, second.hash, "{target:?}, profile {name}");

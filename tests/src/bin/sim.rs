@@ -22,7 +22,7 @@ struct Options {
     /// What goes wrong: calm, crash, disk-faults, corruption, full, or all.
     #[arg(long, default_value = "all", value_parser = parse_profile)]
     profile: Profiles,
-    /// What is simulated: log, shard, or node.
+    /// What is simulated: log, shard, node, or replicas.
     #[arg(long, default_value = "node", value_parser = parse_target)]
     target: Target,
     /// Threads to run seeds on.

@@ -8,6 +8,7 @@ use ironring_ring::Slices;
 
 use crate::sim::log_alone::LogNode;
 use crate::sim::profile::{Profile, Trouble};
+use crate::sim::replicas;
 use crate::sim::shard_node::ShardNode;
 use crate::sim::workload::Mix;
 use crate::sim::world::{Report, World};
@@ -21,12 +22,18 @@ pub enum Target {
     Shard,
     /// One node of several shards, which send each other requests.
     Node,
+    /// The replication engines of a cluster.
+    Replicas,
 }
 
 impl Target {
     /// Every target, by name.
-    pub const ALL: [(&'static str, Target); 3] =
-        [("log", Target::Log), ("shard", Target::Shard), ("node", Target::Node)];
+    pub const ALL: [(&'static str, Target); 4] = [
+        ("log", Target::Log),
+        ("shard", Target::Shard),
+        ("node", Target::Node),
+        ("replicas", Target::Replicas),
+    ];
 
     /// The target of that name.
     #[must_use]
@@ -45,6 +52,7 @@ pub fn run(target: Target, trouble: Trouble, seed: u64, print: bool) -> Report {
     };
     let config = log_config(trouble, disk_bytes, &mut rng);
     match target {
+        Target::Replicas => replicas::world::run(trouble, seed, print),
         Target::Log => {
             let profile = Profile::draw(trouble, Mix::KEYS, disk_bytes, &mut rng);
             World::run(LogNode { config }, profile, rng.next_u64(), print)

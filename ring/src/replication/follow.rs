@@ -1,0 +1,170 @@
+//! What a follower does with entries.
+
+use ironring_core::{GroupSeq, Instant, NodeId, Offset, PartitionId, Term};
+
+use super::message::{Ack, AckState, Replicate};
+use super::replica::{Follower, Heard, Role};
+use super::{Effect, Replicator, Verdict};
+
+impl Replicator {
+    /// Judges entries that arrived from a node. `term_of`: the term of the message's entry with that
+    /// number. O(entries) comparisons at most, one for entries that are new.
+    pub fn judge(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        message: &Replicate,
+        term_of: &dyn Fn(u32) -> Term,
+    ) -> Verdict {
+        let partition = message.partition;
+        if message.to != self.replica(partition).me.replica {
+            return Verdict::Done;
+        }
+        let promised = self.replica(partition).promised;
+        if message.term < promised {
+            self.refuse_stale(node, message);
+            return Verdict::Done;
+        }
+        if message.term > promised {
+            self.promise(partition, message.term);
+        }
+        let lease_until = now + self.settings.lease;
+        let r = self.replica_mut(partition);
+        let Role::Follower(follower) = &mut r.role else {
+            panic!("two leaders of {partition} in {}", message.term)
+        };
+        follower.heard = Some(Heard { node, leader: message.from, at: now });
+        follower.probe = follower.probe.max(message.probe);
+        r.grants.grant(now, message.from, lease_until);
+        if let Some(mismatch) = r.mismatch(message) {
+            if let Role::Follower(follower) = &mut r.role {
+                follower.answer = Some((mismatch, message.probe));
+            }
+            self.note_ack(partition);
+            return Verdict::Done;
+        }
+        let (skip, differs) = r.compare(message, term_of);
+        if skip == message.count {
+            self.took(message, message.end(), term_of, None);
+            return Verdict::Done;
+        }
+        let at = Offset(message.first.0 + u64::from(skip));
+        Verdict::Append { skip, cut: differs.then_some(at) }
+    }
+
+    fn refuse_stale(&mut self, node: NodeId, message: &Replicate) {
+        let r = self.replica_mut(message.partition);
+        // The refusal must not promise what a crash could take back.
+        if r.promised_durable < r.promised {
+            return;
+        }
+        let ack = Ack {
+            partition: message.partition,
+            from: r.me,
+            to: message.from.replica,
+            term: message.term,
+            state: AckState::Promised { term: r.promised },
+            probe: Instant(0),
+        };
+        self.refusals.push((node, ack));
+    }
+
+    /// The log was cut: what was at `end` and behind is gone, by a record that is staged and lies
+    /// before whatever replaces it.
+    ///
+    /// # Panics
+    /// When something committed would be cut: the metadata group elected a replica that lacked it.
+    pub fn cut(&mut self, partition: PartitionId, end: Offset) {
+        let r = self.replica_mut(partition);
+        assert!(end >= r.high_watermark, "{partition}: a cut at {end} below the high watermark");
+        assert!(end < r.end, "{partition}: nothing to cut at {end}");
+        r.end = end;
+        r.terms.truncate(end);
+        r.flushed_end = r.flushed_end.min(end);
+        for (_, id, staged) in &mut self.staged {
+            if let super::Staged::End(staged_end) = staged
+                && *id == partition
+            {
+                *staged_end = end.min(*staged_end);
+            }
+        }
+    }
+
+    /// The entries of a message up to `end` are in the log; those that were not before are staged in
+    /// `group`.
+    pub fn took(
+        &mut self,
+        message: &Replicate,
+        end: Offset,
+        term_of: &dyn Fn(u32) -> Term,
+        group: Option<GroupSeq>,
+    ) {
+        let partition = message.partition;
+        let r = self.replica_mut(partition);
+        assert_eq!(r.promised, message.term, "the message was judged in this turn");
+        let before = r.end;
+        while r.end < end {
+            let number = (r.end.0 - message.first.0) as u32;
+            r.terms.append(term_of(number), r.end);
+            r.end = r.end.next();
+        }
+        let Role::Follower(follower) = &mut r.role else { return };
+        follower.verified = follower.verified.max(end);
+        follower.answer = None;
+        let high_watermark = message.high_watermark.min(follower.verified);
+        if high_watermark > r.high_watermark {
+            r.high_watermark = high_watermark;
+            self.note_progress(partition);
+        }
+        if end > before {
+            let group = group.expect("what was appended is in a group");
+            self.stage_end(partition, end, group);
+        }
+        self.look_at_repair(partition);
+        self.note_ack(partition);
+    }
+
+    /// A damaged log counts again once what was damaged is filled and fsynced.
+    pub(super) fn look_at_repair(&mut self, partition: PartitionId) {
+        let r = self.replica_mut(partition);
+        let Some(below) = r.damaged_below else { return };
+        let Role::Follower(Follower { verified, .. }) = r.role else { return };
+        if verified >= below && r.flushed_end >= below {
+            r.damaged_below = None;
+            self.effects.push(Effect::Repaired { partition });
+        }
+    }
+
+    /// Acks that are due, with the node each is for: one per partition, cumulative.
+    pub fn take_acks(&mut self) -> Vec<(NodeId, Ack)> {
+        let mut acks = std::mem::take(&mut self.refusals);
+        for partition in std::mem::take(&mut self.acks) {
+            let r = self.replica_mut(partition);
+            r.ack_noted = false;
+            let Role::Follower(follower) = &mut r.role else { continue };
+            let Some(heard) = follower.heard else { continue };
+            if r.promised_durable < r.promised {
+                continue;
+            }
+            let (state, probe) = match follower.answer.take() {
+                Some(answer) => answer,
+                // Nothing is known of how this log and the leader's compare.
+                None if follower.verified == Offset::NONE => continue,
+                None => {
+                    let end = r.flushed_end.min(follower.verified);
+                    (AckState::Flushed { end }, follower.probe)
+                }
+            };
+            let ack = Ack {
+                partition,
+                from: r.me,
+                to: heard.leader.replica,
+                term: r.promised,
+                state,
+                probe,
+            };
+            acks.push((heard.node, ack));
+        }
+        acks
+    }
+}

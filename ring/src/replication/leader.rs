@@ -1,0 +1,292 @@
+//! What a leader knows of its followers, and what follows from it: commits, leases, proposals.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ironring_core::{Instant, NodeId, Offset, Term};
+
+use super::message::{Ack, AckState};
+use super::quorum::{commit_quorum, reached};
+use super::replica::LocalReplica;
+use super::{ReadTicket, Settings};
+use crate::metadata::{LeaderId, PartitionRecord, ReplicaId, Wish};
+
+/// How far a leader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its promise is on the way to the disk.
+    Promising,
+    /// The entry that begins its term is not committed.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It takes no more writes and waits for its successor to have everything.
+    HandingOver {
+        /// Who that is.
+        to: ReplicaId,
+        /// When it gives up and serves again.
+        until: Instant,
+    },
+}
+
+/// What a leader knows of another replica.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub node: NodeId,
+    pub id: ReplicaId,
+    /// The run that answered last: whom a transfer would name.
+    pub run: Option<LeaderId>,
+    /// The next entry to send.
+    pub next: Offset,
+    /// How much of the log it has fsynced, as acked in this term.
+    pub acked: Offset,
+    /// Whether it is known where its log equals ours: until then only probes are sent.
+    pub matched: bool,
+    /// A probe is due, whether there are entries or not.
+    pub probe_due: bool,
+    /// It is in the list of those to send to.
+    pub noted: bool,
+    /// It needs a snapshot: the entries it lacks are gone.
+    pub snapshot: bool,
+    /// Send time of the newest probe it has acked.
+    pub lease_from: Option<Instant>,
+    pub heard: Instant,
+    /// When it acked something new, or had nothing to ack.
+    pub progressed: Instant,
+    /// When the leader last went back to an earlier entry for it: answers to what was sent before
+    /// say nothing about what is on its way.
+    pub rewound: Instant,
+    /// When what it owes was sent last from its beginning.
+    pub sent_again: Instant,
+}
+
+/// A change of voters whose outcome is not known.
+#[derive(Clone, Debug)]
+pub(super) struct Proposal {
+    pub base: u64,
+    pub voters: Vec<ReplicaId>,
+    pub again_at: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub me: LeaderId,
+    pub term: Term,
+    pub stage: Stage,
+    /// Offset of the entry that begins the term.
+    pub term_start: Offset,
+    pub peers: Vec<Peer>,
+    pub voters: Vec<ReplicaId>,
+    pub version: u64,
+    pub proposal: Option<Proposal>,
+    /// Reads that wait for a round of probes sent after they came.
+    pub reads: VecDeque<(ReadTicket, Instant)>,
+}
+
+impl Leader {
+    pub fn new(now: Instant, me: LeaderId, record: &PartitionRecord, end: Offset) -> Leader {
+        let mut leader = Leader {
+            me,
+            term: record.term,
+            stage: Stage::Promising,
+            term_start: end,
+            peers: Vec::new(),
+            voters: Vec::new(),
+            version: 0,
+            proposal: None,
+            reads: VecDeque::new(),
+        };
+        leader.follow(now, record, end);
+        leader
+    }
+
+    /// Takes over what metadata say about this term: replicas, voters, and with a newer version the
+    /// outcome of the proposal.
+    pub fn follow(&mut self, now: Instant, record: &PartitionRecord, end: Offset) {
+        self.peers.retain(|p| record.replica(p.id).is_some());
+        for replica in &record.replicas {
+            let known = self.peers.iter().any(|p| p.id == replica.id);
+            if replica.id != self.me.replica && !known {
+                self.peers.push(Peer {
+                    node: replica.node,
+                    id: replica.id,
+                    run: None,
+                    next: end,
+                    acked: Offset::NONE,
+                    matched: false,
+                    probe_due: true,
+                    noted: false,
+                    snapshot: false,
+                    lease_from: None,
+                    heard: now,
+                    progressed: now,
+                    rewound: Instant(0),
+                    sent_again: now,
+                });
+            }
+        }
+        self.voters.clone_from(&record.voters);
+        if self.proposal.as_ref().is_some_and(|p| record.version > p.base) {
+            self.proposal = None;
+        }
+        self.version = record.version;
+    }
+
+    fn peer(&self, id: ReplicaId) -> Option<&Peer> {
+        self.peers.iter().find(|p| p.id == id)
+    }
+
+    /// How much of the log a replica has fsynced.
+    fn acked(&self, id: ReplicaId, own: Offset) -> Offset {
+        if id == self.me.replica { own } else { self.peer(id).map_or(Offset::NONE, |p| p.acked) }
+    }
+
+    /// The value a quorum has reached; of both sets of voters while a change is open.
+    fn quorum<T: Copy + Ord + Default>(&self, of: impl Fn(ReplicaId) -> T) -> T {
+        let now = reached(&self.voters, &of).unwrap_or_default();
+        match &self.proposal {
+            Some(open) => now.min(reached(&open.voters, &of).unwrap_or_default()),
+            None => now,
+        }
+    }
+
+    /// The end of what is committed, when that is more than `high_watermark`. Entries of earlier
+    /// terms are committed only by one of this term above them.
+    pub fn committed(&self, own: Offset, high_watermark: Offset) -> Option<Offset> {
+        let end = self.quorum(|id| self.acked(id, own));
+        (end > high_watermark && end > self.term_start).then_some(end)
+    }
+
+    /// The end of what every replica has fsynced.
+    pub fn all_end(&self, own: Offset) -> Offset {
+        self.peers.iter().map(|p| p.acked).fold(own, Offset::min)
+    }
+
+    /// When the newest round of probes was sent that a quorum has acked. The leader acks its own at
+    /// once.
+    fn quorum_probed(&self, now: Instant) -> Option<Instant> {
+        self.quorum(|id| {
+            if id == self.me.replica { Some(now) } else { self.peer(id).and_then(|p| p.lease_from) }
+        })
+    }
+
+    /// Whether nobody else can be serving at `now`.
+    pub fn has_lease(&self, now: Instant, settings: &Settings) -> bool {
+        let serving = !matches!(self.stage, Stage::Promising);
+        serving
+            && self.quorum_probed(now).is_some_and(|from| now < from + settings.lease_as_leader())
+    }
+
+    /// The next read that a round of probes has confirmed.
+    pub fn next_read(&mut self, now: Instant) -> Option<ReadTicket> {
+        let (ticket, asked) = *self.reads.front()?;
+        let confirmed = self.quorum_probed(now).is_some_and(|from| from >= asked);
+        confirmed.then(|| {
+            self.reads.pop_front();
+            ticket
+        })
+    }
+
+    /// Takes an ack of this term. Returns whether it changes what is committed, perhaps.
+    pub fn take_ack(&mut self, now: Instant, ack: &Ack, log: &LogEnds<'_>) -> bool {
+        let Some(peer) = self.peers.iter_mut().find(|p| p.id == ack.from.replica) else {
+            return false;
+        };
+        peer.heard = now;
+        peer.run = Some(ack.from);
+        peer.lease_from = peer.lease_from.max(Some(ack.probe));
+        match ack.state {
+            AckState::Flushed { end } => {
+                assert!(end <= log.end, "a follower verified more than the leader sent");
+                peer.matched = true;
+                peer.snapshot = false;
+                peer.next = peer.next.max(end);
+                let news = end > peer.acked;
+                if news || end == log.end {
+                    peer.progressed = now;
+                }
+                peer.acked = peer.acked.max(end);
+                news
+            }
+            AckState::Mismatch { .. } if ack.probe < peer.rewound => false,
+            AckState::Mismatch { end, term } => {
+                peer.rewound = now;
+                // Perhaps below what it acked: its log may have been damaged since. Sending too much
+                // again does no harm.
+                peer.next = end.min(log.terms.end_of(term, log.end)).max(Offset::FIRST);
+                peer.matched = false;
+                peer.probe_due = true;
+                false
+            }
+            AckState::Promised { .. } => false,
+        }
+    }
+
+    /// Whether a voter of `voters` holds everything committed, on a commit quorum of them.
+    fn hold_committed(&self, voters: &[ReplicaId], own: Offset, high_watermark: Offset) -> bool {
+        let holding = voters.iter().filter(|id| self.acked(**id, own) >= high_watermark).count();
+        holding >= commit_quorum(voters.len())
+    }
+
+    /// The voters there should be: without those that are silent or lag or leave, with learners
+    /// that have caught up. `None` when that is as it is, or cannot be proposed yet.
+    pub fn wanted_voters(
+        &self,
+        now: Instant,
+        replica: &LocalReplica,
+        settings: &Settings,
+    ) -> Option<Vec<ReplicaId>> {
+        let mut wanted = vec![self.me.replica];
+        for r in &replica.record.replicas {
+            let Some(peer) = self.peer(r.id) else { continue };
+            let silent = now.since(peer.heard) > settings.replica_timeout;
+            let stuck = now.since(peer.progressed) > settings.replica_timeout
+                && replica.end.0.saturating_sub(peer.acked.0) > settings.replica_lag_max;
+            let stays = self.voters.contains(&r.id);
+            let caught_up = peer.acked >= replica.high_watermark && peer.matched;
+            if r.wish == Wish::Voter && !silent && !stuck && (stays || caught_up) {
+                wanted.push(r.id);
+            }
+        }
+        wanted.sort();
+        let news = wanted != self.voters;
+        let ready = self.hold_committed(&wanted, replica.flushed_end, replica.high_watermark);
+        (news && ready).then_some(wanted)
+    }
+
+    /// The voter to hand over to: the one that has most.
+    pub fn successor(&self, replica: &LocalReplica) -> Option<ReplicaId> {
+        let fit = |p: &&Peer| {
+            let stays = replica.record.replica(p.id).is_some_and(|r| r.wish == Wish::Voter);
+            stays && self.voters.contains(&p.id) && p.run.is_some()
+        };
+        self.peers.iter().filter(fit).max_by_key(|p| p.acked).map(|p| p.id)
+    }
+
+    /// The run of the successor, once it has everything.
+    pub fn successor_ready(&self, end: Offset) -> Option<LeaderId> {
+        let Stage::HandingOver { to, .. } = self.stage else { return None };
+        self.peer(to).filter(|p| p.acked == end).and_then(|p| p.run)
+    }
+
+    /// Sends again to those that owe an ack for long, and probes everybody.
+    pub fn beat(&mut self, now: Instant, resend_after: Duration) {
+        for peer in &mut self.peers {
+            peer.probe_due = true;
+            let owes = peer.next > peer.acked.max(Offset::FIRST);
+            if !owes {
+                peer.progressed = now;
+            } else if peer.matched && now.since(peer.progressed.max(peer.sent_again)) > resend_after
+            {
+                peer.next = peer.acked.max(Offset::FIRST);
+                peer.sent_again = now;
+            }
+        }
+    }
+}
+
+/// What a leader's log holds.
+pub(super) struct LogEnds<'a> {
+    pub end: Offset,
+    pub terms: &'a super::terms::TermStarts,
+}

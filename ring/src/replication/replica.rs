@@ -1,0 +1,178 @@
+//! One replica of one partition: what is durable, what is believed, and its role.
+
+use ironring_core::{Instant, NodeId, Offset, Term};
+
+use super::Run;
+use super::leader::Leader;
+use super::lease::Grants;
+use super::message::{AckState, Replicate};
+use super::terms::TermStarts;
+use crate::metadata::{LeaderId, PartitionRecord, ReplicaId};
+
+/// No replica that metadata know has this life.
+const NO_LIFE: u64 = u64::MAX;
+
+/// What a replica's log holds, as its owner found it at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Which of its lives the log is of; none when the partition never had a replica here.
+    pub life: Option<u64>,
+    /// First offset whose entry can still be sent; what is below is known only as state.
+    pub start: Offset,
+    /// Behind the last entry. All of it is fsynced.
+    pub end: Offset,
+    /// Terms of the entries, and of the one before `start`.
+    pub terms: TermStarts,
+    /// The highest term promised, or seen in an entry.
+    pub promised: Term,
+    /// A high watermark that was known before; lower than it was is allowed.
+    pub high_watermark: Offset,
+    /// The log is damaged below this offset, which it had fsynced before.
+    pub damaged_below: Option<Offset>,
+}
+
+impl Recovered {
+    /// Of a replica that has never had an entry.
+    #[must_use]
+    pub fn empty() -> Recovered {
+        Recovered {
+            life: None,
+            start: Offset::FIRST,
+            end: Offset::FIRST,
+            terms: TermStarts::default(),
+            promised: Term(0),
+            high_watermark: Offset::FIRST,
+            damaged_below: None,
+        }
+    }
+}
+
+/// The leader a follower hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub node: NodeId,
+    pub leader: LeaderId,
+    pub at: Instant,
+}
+
+/// What a replica that does not lead knows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Follower {
+    /// End of what is known to equal the log of the leader of the promised term.
+    pub verified: Offset,
+    pub heard: Option<Heard>,
+    /// The newest probe taken, while it was not answered.
+    pub probe: Instant,
+    /// An answer other than how far the log is flushed, and the probe of the message it is for.
+    pub answer: Option<(AckState, Instant)>,
+}
+
+#[derive(Debug)]
+pub(super) enum Role {
+    Follower(Follower),
+    Leader(Box<Leader>),
+}
+
+#[derive(Debug)]
+pub(super) struct LocalReplica {
+    /// Who it is, in this run.
+    pub me: LeaderId,
+    pub record: PartitionRecord,
+    pub start: Offset,
+    pub end: Offset,
+    pub terms: TermStarts,
+    /// No message of a lower term has an effect.
+    pub promised: Term,
+    /// That much of `promised` survives a crash.
+    pub promised_durable: Term,
+    /// Terms up to this one were begun by an earlier run: this run does not lead them.
+    pub promised_at_start: Term,
+    /// Terms up to this one were led or handed over by this run.
+    pub left: Term,
+    pub flushed_end: Offset,
+    pub high_watermark: Offset,
+    pub damaged_below: Option<Offset>,
+    pub grants: Grants,
+    /// A Fence of the promised term waits for the promise to be durable.
+    pub fence_waits: bool,
+    /// The transfer this run asked for in its last term.
+    pub handed_over: Option<(Term, LeaderId)>,
+    pub role: Role,
+    /// Whether it is in the list of those that made progress, or owe an ack.
+    pub progress_noted: bool,
+    pub ack_noted: bool,
+}
+
+impl LocalReplica {
+    pub fn new(run: Run, found: Recovered) -> LocalReplica {
+        let life = found.life.unwrap_or(NO_LIFE);
+        let replica = ReplicaId { storage: run.storage, life };
+        LocalReplica {
+            me: LeaderId { replica, incarnation: run.incarnation },
+            record: PartitionRecord::default(),
+            start: found.start,
+            end: found.end,
+            terms: found.terms,
+            promised: found.promised,
+            promised_durable: found.promised,
+            promised_at_start: found.promised,
+            left: Term(0),
+            flushed_end: found.end,
+            high_watermark: found.high_watermark,
+            damaged_below: found.damaged_below,
+            grants: Grants::default(),
+            fence_waits: false,
+            handed_over: None,
+            role: Role::Follower(Follower::default()),
+            progress_noted: false,
+            ack_noted: false,
+        }
+    }
+
+    pub fn leader(&self) -> Option<&Leader> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower(_) => None,
+        }
+    }
+
+    /// Whether this run may lead `term`.
+    pub fn may_lead(&self, term: Term) -> bool {
+        term >= self.promised
+            && term > self.promised_at_start
+            && term > self.left
+            && self.damaged_below.is_none()
+            && self.record.is_voter(self.me.replica)
+    }
+
+    /// Compares a message's place with the log. `None`: what is before its first entry is as the
+    /// leader has it.
+    pub fn mismatch(&self, message: &Replicate) -> Option<AckState> {
+        // Everything below the high watermark is committed, and so the leader has it too.
+        if message.first <= self.high_watermark {
+            return None;
+        }
+        let prev = Offset(message.first.0 - 1);
+        if message.first <= self.end && self.terms.at(prev) == message.prev_term {
+            return None;
+        }
+        let end = self.terms.end_of(message.prev_term, self.end).min(message.first);
+        let end = end.max(self.high_watermark);
+        Some(AckState::Mismatch { end, term: self.terms.at(Offset(end.0 - 1)) })
+    }
+
+    /// How many of a message's entries are in the log already, and whether the next one's place
+    /// holds an entry of another term.
+    pub fn compare(&self, message: &Replicate, term_of: &dyn Fn(u32) -> Term) -> (u32, bool) {
+        for i in 0..message.count {
+            let offset = Offset(message.first.0 + u64::from(i));
+            if offset >= self.end {
+                return (i, false);
+            }
+            if offset >= self.high_watermark && self.terms.at(offset) != term_of(i) {
+                return (i, true);
+            }
+        }
+        (message.count, false)
+    }
+}
