@@ -67,6 +67,11 @@ number_space!(
     /// A position on the hash ring.
     Token(u64)
 );
+number_space!(
+    /// A node, by the number it keeps in its data directory: above 0, given once, and never given
+    /// to another node of the cluster, also after this one left.
+    NodeId(u64)
+);
 
 impl Offset {
     /// "No record": what a key that does not exist has for a version.

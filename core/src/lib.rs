@@ -22,7 +22,7 @@ pub mod time;
 pub use error::ErrorCode;
 pub use hash::{StableMap, StableSet};
 pub use ids::{
-    Durability, FilePos, GroupSeq, Offset, PartitionId, SegmentId, SessionId, ShardId, SlotId,
-    StorageUuid, Term, Token, TopicId,
+    Durability, FilePos, GroupSeq, NodeId, Offset, PartitionId, SegmentId, SessionId, ShardId,
+    SlotId, StorageUuid, Term, Token, TopicId,
 };
 pub use time::{Instant, Now, WallTime};

@@ -1,8 +1,10 @@
-//! Who owns what: tokens to partitions, partitions to the shards of this node.
+//! Who owns what: tokens to partitions, partitions to nodes and to the shards of this node.
 //!
-//! Pure and small. [`Slices`] is the node-local part of placement: shards are never named in
+//! Pure. [`placement`] says which nodes should hold a partition, and which moves lead from the map
+//! there is to the one that is wanted. [`Slices`] is the node-local part: shards are never named in
 //! replicated metadata, so the number of shards can differ between nodes and change over time.
 
+pub mod placement;
 mod slices;
 
 pub use slices::{Slices, SlicesError};
