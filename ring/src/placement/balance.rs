@@ -4,16 +4,16 @@
 //! with: only nodes outside the band around their share are brought to it, the rest give or take
 //! just what that needs, fullest or emptiest first. Then [`Assignment::realise`] finds the
 //! exchanges, directly between a node with too many and one with too few where some partition
-//! allows it, else along the shortest chain of nodes (augmenting paths; see the header of `spread`
+//! allows it, else along the cheapest chain of nodes (augmenting paths; see the header of `spread`
 //! for why chains suffice). No exchange makes the spread of a partition worse.
-
-use std::collections::VecDeque;
 
 use super::assignment::Assignment;
 use super::ring::Ring;
 
 /// Classes of direct exchanges: price (3), leader (2), not proposed by the ring (2).
 const CLASSES: usize = 12;
+/// Cost of a step of a chain by its price. A new move outweighs some steps that make none.
+const CHAIN_COSTS: [u64; 3] = [1, 2, 16];
 
 impl Assignment<'_> {
     /// Brings every node outside its band into it. The band is its share, give or take
@@ -118,20 +118,20 @@ impl Assignment<'_> {
         }
     }
 
-    /// Exchanges along the shortest chain that ends at `to`, as many as it carries. False when
+    /// Exchanges along the cheapest chain that ends at `to`, as many as it carries. False when
     /// there is none. O(n * P * rf) for the search.
     fn take_by_chain(&mut self, need: &mut [i64], to: u16) -> bool {
         let Some(chain) = self.chain(need, to) else { return false };
-        let source = chain[0];
-        let most = need[usize::from(to)].min(-need[usize::from(source)]);
-        let mut cursors = vec![0; chain.len() - 1];
+        let source = usize::from(chain[0].from);
+        let most = need[usize::from(to)].min(-need[source]);
+        let mut cursors = vec![0; chain.len()];
         let mut carried = false;
         for _ in 0..most {
             let Some(partitions) = self.along(&chain, &mut cursors) else { break };
-            for (step, p) in chain.windows(2).zip(partitions) {
-                self.swap(p, step[0], step[1]);
+            for (step, p) in chain.iter().zip(partitions) {
+                self.swap(p, step.from, step.to);
             }
-            need[usize::from(source)] += 1;
+            need[source] += 1;
             need[usize::from(to)] -= 1;
             carried = true;
         }
@@ -140,56 +140,76 @@ impl Assignment<'_> {
 
     /// A partition of its own for each step of the chain: two steps in one set might each keep its
     /// spread and together not.
-    fn along(&self, chain: &[u16], cursors: &mut [usize]) -> Option<Vec<usize>> {
+    fn along(&self, chain: &[Step], cursors: &mut [usize]) -> Option<Vec<usize>> {
         let mut used = Vec::with_capacity(cursors.len());
-        for (step, cursor) in chain.windows(2).zip(cursors) {
-            let p = (*cursor..self.partitions())
-                .find(|&p| !used.contains(&p) && self.can_swap(p, step[0], step[1]))?;
+        for (step, cursor) in chain.iter().zip(cursors) {
+            let p = (*cursor..self.partitions()).find(|&p| {
+                !used.contains(&p)
+                    && self.swap_price(p, step.from, step.to) <= step.price
+                    && self.can_swap(p, step.from, step.to)
+            })?;
             *cursor = p;
             used.push(p);
         }
         Some(used)
     }
 
-    /// The shortest chain from a node with too many to `to`, which has too few.
-    fn chain(&self, need: &[i64], to: u16) -> Option<Vec<u16>> {
-        let mut next: Vec<Option<u16>> = vec![None; usize::from(self.nodes())];
-        let mut frontier = VecDeque::from([to]);
-        while let Some(into) = frontier.pop_front() {
+    /// The cheapest chain from a node with too many to `to`, which has too few (Dijkstra, backwards
+    /// from `to`). Steps that undo or redirect a move made before are cheap, so that a chain makes
+    /// as few new moves as it can.
+    fn chain(&self, need: &[i64], to: u16) -> Option<Vec<Step>> {
+        let nodes = usize::from(self.nodes());
+        let mut best: Vec<Option<(u64, Step)>> = vec![None; nodes];
+        let mut settled = vec![false; nodes];
+        let (mut into, mut cost) = (to, 0);
+        loop {
+            settled[usize::from(into)] = true;
+            if need[usize::from(into)] < 0 {
+                return Some(follow(into, to, &best));
+            }
             for p in 0..self.partitions() {
                 for &from in self.set(p) {
-                    if from == to
-                        || next[usize::from(from)].is_some()
-                        || !self.can_swap(p, from, into)
-                    {
+                    if settled[usize::from(from)] || !self.can_swap(p, from, into) {
                         continue;
                     }
-                    next[usize::from(from)] = Some(into);
-                    if need[usize::from(from)] < 0 {
-                        return Some(follow(from, to, &next));
+                    let price = self.swap_price(p, from, into);
+                    let found = (cost + CHAIN_COSTS[price], Step { from, to: into, price });
+                    let known = &mut best[usize::from(from)];
+                    if known.as_ref().is_none_or(|(cost, _)| found.0 < *cost) {
+                        *known = Some(found);
                     }
-                    frontier.push_back(from);
                 }
             }
+            let open = (0..self.nodes()).filter(|&n| !settled[usize::from(n)]);
+            let known = open.filter_map(|n| best[usize::from(n)].as_ref().map(|b| (b.0, n)));
+            (cost, into) = known.min()?;
         }
-        None
     }
+}
+
+/// One exchange of a chain, of partitions where it costs at most `price`.
+#[derive(Clone, Copy)]
+struct Step {
+    from: u16,
+    to: u16,
+    price: usize,
+}
+
+fn follow(source: u16, to: u16, best: &[Option<(u64, Step)>]) -> Vec<Step> {
+    let mut chain = Vec::new();
+    let mut at = source;
+    while at != to {
+        let (_, step) = best[usize::from(at)].expect("every node of the search leads to its end");
+        chain.push(step);
+        at = step.to;
+    }
+    chain
 }
 
 /// Whether a load is outside the band around a share.
 fn outside(load: u32, share: u32, tolerance_percent: u8) -> bool {
     let off = u64::from(load.abs_diff(share));
     off > 1 && off * 100 > u64::from(share) * u64::from(tolerance_percent)
-}
-
-fn follow(from: u16, to: u16, next: &[Option<u16>]) -> Vec<u16> {
-    let mut chain = vec![from];
-    let mut at = from;
-    while at != to {
-        at = next[usize::from(at)].expect("every node of the search leads on to its end");
-        chain.push(at);
-    }
-    chain
 }
 
 /// The node furthest above its share, in parts of the share; `None` when none is above.
