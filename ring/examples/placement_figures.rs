@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use ironring_core::{NodeId, PartitionId};
 use ironring_ring::placement::{
-    Change, LeaderChoice, Node, PartitionState, Plan, PlanRules, Ring, Topology, choose_leaders,
-    plan,
+    Change, LeaderChoice, Node, PartitionState, Plan, PlanRules, Ring, Topology, Weight,
+    choose_leaders, plan,
 };
 
 const RF: usize = 3;
@@ -114,6 +114,35 @@ fn times(nodes: u64, partitions: u32) {
     );
 }
 
+/// Plans that move much: a cluster that grows at once, racks that were labelled anew.
+fn hard_times() {
+    let timed = |what: &str, old: &Ring, new: &Ring, partitions| {
+        let map = led(old.propose(partitions, RF), old.topology());
+        let at = Instant::now();
+        let plan = plan(new, &map, PlanRules::default()).expect("a valid map");
+        println!(
+            "{what}, {partitions} partitions: {:.0?} ({} copies)",
+            at.elapsed(),
+            plan.copies()
+        );
+    };
+    let racked = |count: u64, racks: u64, uneven: u64| {
+        let nodes = (1..=count).map(|id| Node {
+            rack: Some(format!("r{}", (id % uneven).min(racks - 1))),
+            weight: Weight::from_hundredths(50 + (id % 7) as u16 * 40).expect("small enough"),
+            ..Node::new(NodeId(id))
+        });
+        Ring::new(Topology::new(nodes.collect(), true).expect("distinct ids"))
+    };
+    timed("3 nodes to 100", &ring(1..=3), &ring(1..=100), 65_536);
+    timed("100 nodes to 50", &ring(1..=100), &ring(1..=50), 65_536);
+    let (five, four) = (racked(100, 5, 9), racked(100, 4, 7));
+    timed("100 nodes in 5 uneven racks to 4 others", &five, &four, 65_536);
+    timed("100 nodes without racks to 5 uneven ones", &ring(1..=100), &five, 65_536);
+    timed("96 nodes in 5 uneven racks to 100", &racked(96, 5, 9), &five, 65_536);
+    timed("20 nodes in 4 uneven racks to 3", &racked(20, 4, 7), &racked(20, 3, 8), 65_536);
+}
+
 fn main() {
     println!(
         "| nodes | P | walk | proposed | moved on add | minimum | elsewhere | after | moved on remove |"
@@ -127,4 +156,5 @@ fn main() {
     for (nodes, partitions) in [(3, 65_536), (20, 4096), (20, 65_536), (100, 65_536)] {
         times(nodes, partitions);
     }
+    hard_times();
 }

@@ -84,8 +84,11 @@ impl Assignment<'_> {
         for to in 0..self.nodes() {
             self.take_directly(&mut need, to, proposed);
         }
-        for to in 0..self.nodes() {
-            while need[usize::from(to)] > 0 && self.take_by_chain(&mut need, to) {}
+        if need.iter().any(|&need| need > 0) {
+            let mut steps = Steps::new(self);
+            for to in 0..self.nodes() {
+                while need[usize::from(to)] > 0 && self.take_by_chain(&mut need, to, &mut steps) {}
+            }
         }
     }
 
@@ -119,80 +122,136 @@ impl Assignment<'_> {
     }
 
     /// Exchanges along the cheapest chain that ends at `to`, as many as it carries. False when
-    /// there is none. O(n * P * rf) for the search.
-    fn take_by_chain(&mut self, need: &mut [i64], to: u16) -> bool {
-        let Some(chain) = self.chain(need, to) else { return false };
-        let source = usize::from(chain[0].from);
-        let most = need[usize::from(to)].min(-need[source]);
-        let mut cursors = vec![0; chain.len()];
-        let mut carried = false;
-        for _ in 0..most {
-            let Some(partitions) = self.along(&chain, &mut cursors) else { break };
-            for (step, p) in chain.iter().zip(partitions) {
-                self.swap(p, step.from, step.to);
+    /// there is none.
+    fn take_by_chain(&mut self, need: &mut [i64], to: u16, steps: &mut Steps) -> bool {
+        while let Some(chain) = steps.chain(need, to) {
+            let source = usize::from(chain[0].from);
+            let most = need[usize::from(to)].min(-need[source]);
+            for carried in 1..=most {
+                let Some(partitions) = self.along(&chain, steps) else { break };
+                for (step, p) in chain.iter().zip(partitions) {
+                    self.swap(p, step.from, step.to);
+                    steps.note(self, p);
+                }
+                need[source] += 1;
+                need[usize::from(to)] -= 1;
+                if carried == most {
+                    return true;
+                }
             }
-            need[source] += 1;
-            need[usize::from(to)] -= 1;
-            carried = true;
         }
-        carried
+        false
     }
 
-    /// A partition of its own for each step of the chain: two steps in one set might each keep its
-    /// spread and together not.
-    fn along(&self, chain: &[Step], cursors: &mut [usize]) -> Option<Vec<usize>> {
-        let mut used = Vec::with_capacity(cursors.len());
-        for (step, cursor) in chain.iter().zip(cursors) {
-            let p = (*cursor..self.partitions()).find(|&p| {
+    /// A partition of its own for each step of the chain; where there is none, `steps` learns so.
+    /// Of its own, since two steps in one set might each keep its spread and together not.
+    fn along(&self, chain: &[Step], steps: &mut Steps) -> Option<Vec<usize>> {
+        let mut used: Vec<usize> = Vec::with_capacity(chain.len());
+        for step in chain {
+            let at = steps.at(step.from, step.to);
+            let begin = steps.begin[at];
+            let found = (begin..self.partitions()).find(|&p| {
                 !used.contains(&p)
-                    && self.swap_price(p, step.from, step.to) <= step.price
                     && self.can_swap(p, step.from, step.to)
-            })?;
-            *cursor = p;
-            used.push(p);
+                    && self.swap_price(p, step.from, step.to) <= step.price
+            });
+            let Some(found) = found else {
+                steps.exhaust(at);
+                return None;
+            };
+            if !used.iter().any(|p| (begin..found).contains(p)) {
+                steps.begin[at] = found;
+            }
+            used.push(found);
         }
         Some(used)
     }
+}
+
+/// One exchange of a chain, of a partition where it costs at most `price`.
+#[derive(Clone, Copy)]
+struct Step {
+    from: u16,
+    to: u16,
+    price: usize,
+}
+
+/// The least price of an exchange from each node to each other, `NONE` when there is none. May be
+/// too low, as sets change: a step that turns out not to exist is corrected then. n^2 words.
+struct Steps {
+    nodes: usize,
+    price: Vec<usize>,
+    /// No partition before this one has the exchange at this price.
+    begin: Vec<usize>,
+}
+
+impl Steps {
+    const NONE: usize = CHAIN_COSTS.len();
+
+    /// O(n * P * rf).
+    fn new(assignment: &Assignment<'_>) -> Steps {
+        let nodes = usize::from(assignment.nodes());
+        let none = vec![Self::NONE; nodes * nodes];
+        let mut steps = Steps { nodes, price: none, begin: vec![0; nodes * nodes] };
+        for p in 0..assignment.partitions() {
+            steps.note(assignment, p);
+        }
+        steps
+    }
+
+    fn at(&self, from: u16, to: u16) -> usize {
+        usize::from(from) * self.nodes + usize::from(to)
+    }
+
+    /// Takes in the exchanges of one set.
+    fn note(&mut self, assignment: &Assignment<'_>, p: usize) {
+        for &from in assignment.set(p) {
+            for to in 0..assignment.nodes() {
+                if !assignment.can_swap(p, from, to) {
+                    continue;
+                }
+                let (at, price) = (self.at(from, to), assignment.swap_price(p, from, to));
+                if price < self.price[at] {
+                    self.price[at] = price;
+                    self.begin[at] = p;
+                } else if price == self.price[at] {
+                    self.begin[at] = self.begin[at].min(p);
+                }
+            }
+        }
+    }
+
+    /// No partition is left at the step's price (or only one that another step of the chain needs,
+    /// which is given up): on to the next price, from the first partition.
+    fn exhaust(&mut self, at: usize) {
+        self.price[at] = (self.price[at] + 1).min(Self::NONE);
+        self.begin[at] = 0;
+    }
 
     /// The cheapest chain from a node with too many to `to`, which has too few (Dijkstra, backwards
-    /// from `to`). Steps that undo or redirect a move made before are cheap, so that a chain makes
-    /// as few new moves as it can.
+    /// from `to`; O(n^2)). Steps that undo or redirect a move made before are cheap, so that a
+    /// chain makes as few new moves as it can.
     fn chain(&self, need: &[i64], to: u16) -> Option<Vec<Step>> {
-        let nodes = usize::from(self.nodes());
-        let mut best: Vec<Option<(u64, Step)>> = vec![None; nodes];
-        let mut settled = vec![false; nodes];
+        let mut best: Vec<Option<(u64, Step)>> = vec![None; self.nodes];
+        let mut settled = vec![false; self.nodes];
         let (mut into, mut cost) = (to, 0);
         loop {
             settled[usize::from(into)] = true;
             if need[usize::from(into)] < 0 {
                 return Some(follow(into, to, &best));
             }
-            for p in 0..self.partitions() {
-                for &from in self.set(p) {
-                    if settled[usize::from(from)] || !self.can_swap(p, from, into) {
-                        continue;
-                    }
-                    let price = self.swap_price(p, from, into);
-                    let found = (cost + CHAIN_COSTS[price], Step { from, to: into, price });
-                    let known = &mut best[usize::from(from)];
-                    if known.as_ref().is_none_or(|(cost, _)| found.0 < *cost) {
-                        *known = Some(found);
-                    }
+            for from in (0..self.nodes as u16).filter(|&n| !settled[usize::from(n)]) {
+                let price = self.price[self.at(from, into)];
+                let Some(&step_cost) = CHAIN_COSTS.get(price) else { continue };
+                let known = &mut best[usize::from(from)];
+                if known.is_none_or(|(known, _)| cost + step_cost < known) {
+                    *known = Some((cost + step_cost, Step { from, to: into, price }));
                 }
             }
-            let open = (0..self.nodes()).filter(|&n| !settled[usize::from(n)]);
-            let known = open.filter_map(|n| best[usize::from(n)].as_ref().map(|b| (b.0, n)));
-            (cost, into) = known.min()?;
+            let open = (0..self.nodes as u16).filter(|&n| !settled[usize::from(n)]);
+            (cost, into) = open.filter_map(|n| Some((best[usize::from(n)]?.0, n))).min()?;
         }
     }
-}
-
-/// One exchange of a chain, of partitions where it costs at most `price`.
-#[derive(Clone, Copy)]
-struct Step {
-    from: u16,
-    to: u16,
-    price: usize,
 }
 
 fn follow(source: u16, to: u16, best: &[Option<(u64, Step)>]) -> Vec<Step> {

@@ -41,7 +41,7 @@ impl Assignment<'_> {
     fn add_best(&mut self, p: usize, clockwise: &[u16]) {
         let better = |&&a: &&u16, &&b: &&u16| {
             let cost = |n| self.topology.marginal(self.set(p), n);
-            cost(a).cmp(&cost(b)).then(self.compare_fill(a, b))
+            cost(a).cmp(&cost(b)).then_with(|| self.compare_fill(a, b))
         };
         let best = clockwise.iter().filter(|node| !self.set(p).contains(node)).min_by(better);
         let node = *best.expect("fewer replicas than data nodes");
@@ -58,7 +58,7 @@ impl Assignment<'_> {
             rest(*a)
                 .cmp(&rest(*b))
                 .then(self.leads(p, *a).cmp(&self.leads(p, *b)))
-                .then(self.compare_fill(*b, *a))
+                .then_with(|| self.compare_fill(*b, *a))
         };
         let node = self.set(p).iter().copied().min_by(better);
         self.remove(p, node.expect("more replicas than wanted"));
@@ -99,8 +99,8 @@ impl Assignment<'_> {
     fn compare_swaps(&self, a: &Swap, b: &Swap) -> Ordering {
         (a.cost, a.price, a.leads)
             .cmp(&(b.cost, b.price, b.leads))
-            .then(self.compare_fill(a.to, b.to))
-            .then(self.compare_fill(b.from, a.from))
+            .then_with(|| self.compare_fill(a.to, b.to))
+            .then_with(|| self.compare_fill(b.from, a.from))
     }
 }
 
