@@ -190,8 +190,9 @@ impl Plan {
     }
 }
 
-/// The plan for `map` (by partition) and the nodes of `ring`. 65,536 partitions on 100 nodes take
-/// well below a second; a repeated call with the same arguments gives the same plan.
+/// The plan for `map` (by partition) and the nodes of `ring`. A repeated call with the same
+/// arguments gives the same plan. For 65,536 partitions on 100 nodes and one node more it takes
+/// about 0.4 s, and some seconds when all racks are labelled anew: not for a thread that serves.
 pub fn plan(ring: &Ring, map: &[PartitionState], rules: PlanRules) -> Result<Plan, PlanError> {
     validate(map, rules)?;
     let topology = ring.topology();

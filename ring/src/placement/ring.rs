@@ -88,7 +88,7 @@ impl Ring {
     /// The first map of a cluster, by partition: the walk of every partition, then the fewest
     /// exchanges of replicas after which every node holds exactly its fair share
     /// ([`fair_shares`](super::fair_shares)). The spread of every partition is as good as can be.
-    /// 0.3 s for 65,536 partitions on 100 nodes.
+    /// About 0.4 s for 65,536 partitions on 100 nodes. `partitions` is a power of two.
     #[must_use]
     pub fn propose(&self, partitions: u32, rf: usize) -> Vec<Vec<NodeId>> {
         let walked = self.walk_all(partitions, rf);
