@@ -146,6 +146,24 @@ fn within_the_band_nothing_moves() {
 }
 
 #[test]
+fn a_new_node_takes_from_the_fullest() {
+    let mut map = running(&ring(plain(1..=10)), 256, 3);
+    let (low, high) = (NodeId(9), NodeId(10));
+    let movable =
+        |p: &&mut PartitionState| p.replicas.contains(&low) && !p.replicas.contains(&high);
+    for partition in map.iter_mut().filter(movable).take(15) {
+        *partition.replicas.iter_mut().find(|node| **node == low).unwrap() = high;
+    }
+    let wide = PlanRules { tolerance_percent: 20, ..RULES };
+    let bigger = ring(plain(1..=11));
+    let plan = plan(&bigger, &map, wide).unwrap();
+    assert!(plan.moves.iter().all(|step| to(step) == Some(NodeId(11))));
+    // Shares are 69 or 70. Node 9 stays below its own, and what it lacks is shared by the others.
+    let loads = loads(&carry_out(&map, &plan));
+    assert!(loads[&low] < 65 && loads.values().all(|&load| load <= 72), "{loads:?}");
+}
+
+#[test]
 fn followers_move_before_leaders() {
     let map = running(&ring(plain(1..=6)), 256, 3);
     let plan = assert_settles(&ring(plain(1..=7)), &map, RULES);
