@@ -64,17 +64,17 @@ number_space!(
     TopicId(u32)
 );
 number_space!(
-    /// A node of the cluster, by the number metadata gave it when it joined: above 0, kept for ever,
-    /// never given to another node.
-    NodeId(u64)
-);
-number_space!(
     /// One run of a node's process: higher than that of any run before it on the same storage.
     Incarnation(u64)
 );
 number_space!(
     /// A position on the hash ring.
     Token(u64)
+);
+number_space!(
+    /// A node, by the number it keeps in its data directory: above 0, given once, and never given
+    /// to another node of the cluster, also after this one left.
+    NodeId(u64)
 );
 
 impl Offset {
