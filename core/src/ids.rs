@@ -6,7 +6,9 @@ macro_rules! number_space {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(serde::Serialize, serde::Deserialize)]
         #[repr(transparent)]
+        #[serde(transparent)]
         pub struct $name(pub $inner);
 
         impl fmt::Debug for $name {
@@ -122,6 +124,33 @@ impl fmt::Display for StorageUuid {
 impl fmt::Debug for StorageUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for StorageUuid {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let digits: String = s.chars().filter(|c| *c != '-').collect();
+        let plain = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        plain
+            .then(|| u128::from_str_radix(&digits, 16).ok())
+            .flatten()
+            .map(StorageUuid)
+            .ok_or_else(|| format!("`{s}` is no uuid: 32 hexadecimal digits are"))
+    }
+}
+
+impl serde::Serialize for StorageUuid {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for StorageUuid {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

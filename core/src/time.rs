@@ -24,7 +24,20 @@ impl std::ops::Add<Duration> for Instant {
 
 /// Wall-clock time in milliseconds since the Unix epoch. For users (time stamps, expiry); never
 /// decides correctness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct WallTime(pub u64);
 
 /// Both clocks at the moment an event is handled.

@@ -1,5 +1,506 @@
 //! The cluster's metadata as pure state: what the Raft group replicates.
+//!
+//! [`Metadata::apply`] depends on nothing but the state and the command, so every node that applied
+//! the same log has the same metadata. It is the authority on who is a member, who holds, votes for
+//! and leads each partition; the ring and the controller only propose.
 
+pub mod command;
+pub mod member;
 pub mod partition;
+pub mod token;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ironring_core::{NodeId, PartitionId, StorageUuid, WallTime};
+use serde::{Deserialize, Serialize};
+
+pub use command::{COMMAND_FORMAT, Command, Outcome, Rejected, ReplicaChange, Unreadable};
+pub use member::{Addresses, Facts, Member, MemberState, Status};
 pub use partition::{LeaderId, PartitionRecord, REPLICAS_MAX, Refused, Replica, ReplicaId, Wish};
+pub use token::{JoinToken, TOKEN_VALID_MS, TOKENS_MAX, TokenRefused};
+
+use crate::placement::{MAX_NODES, Weight};
+
+/// Most replicas a keyspace may ask for.
+pub const RF_MAX: u8 = 7;
+/// Partitions a cluster may have.
+pub const PARTITIONS_MAX: u32 = 65_536;
+/// Removed storages remembered, so that one of them is told why it is not let in.
+const REMOVED_MAX: usize = 1024;
+
+/// A replica on its way from one node to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The replica that comes.
+    pub to: ReplicaId,
+    /// The replica that leaves once the other votes.
+    pub from: Option<ReplicaId>,
+}
+
+/// Who the cluster is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// What tells it from another of that name.
+    pub uuid: StorageUuid,
+    /// When it was founded.
+    pub founded: WallTime,
+}
+
+/// The metadata of one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    identity: Option<Identity>,
+    /// Grows with every command that changes something.
+    epoch: u64,
+    rf: u8,
+    min_voters: u8,
+    balancing: bool,
+    members: BTreeMap<NodeId, Member>,
+    last_node: NodeId,
+    removed: BTreeSet<StorageUuid>,
+    partitions: Vec<PartitionRecord>,
+    moves: BTreeMap<PartitionId, Move>,
+    tokens: BTreeMap<String, JoinToken>,
+}
+
+impl Metadata {
+    /// Who the cluster is; nothing before it is founded.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Grows with every command that changes something.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How many replicas each partition should have.
+    #[must_use]
+    pub fn rf(&self) -> u8 {
+        self.rf
+    }
+
+    /// How many voters a partition needs to take writes.
+    #[must_use]
+    pub fn min_voters(&self) -> u8 {
+        self.min_voters
+    }
+
+    /// Whether replicas are moved for balance.
+    #[must_use]
+    pub fn balancing(&self) -> bool {
+        self.balancing
+    }
+
+    /// All nodes, in order of number.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.get(&node)
+    }
+
+    /// The node on a storage.
+    #[must_use]
+    pub fn member_on(&self, storage: StorageUuid) -> Option<&Member> {
+        self.members.values().find(|m| m.facts.storage == storage)
+    }
+
+    /// Whether a storage's node was removed.
+    #[must_use]
+    pub fn was_removed(&self, storage: StorageUuid) -> bool {
+        self.removed.contains(&storage)
+    }
+
+    /// Every partition's record, in order.
+    #[must_use]
+    pub fn partitions(&self) -> &[PartitionRecord] {
+        &self.partitions
+    }
+
+    /// One partition's record.
+    #[must_use]
+    pub fn partition(&self, id: PartitionId) -> Option<&PartitionRecord> {
+        self.partitions.get(id.0 as usize)
+    }
+
+    /// Replicas on their way.
+    #[must_use]
+    pub fn moves(&self) -> &BTreeMap<PartitionId, Move> {
+        &self.moves
+    }
+
+    /// Join tokens, by id.
+    #[must_use]
+    pub fn tokens(&self) -> &BTreeMap<String, JoinToken> {
+        &self.tokens
+    }
+
+    /// The whole state, for a snapshot.
+    ///
+    /// # Panics
+    /// Never: the state is representable.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let snapshot = Snapshot { format: COMMAND_FORMAT, metadata: self };
+        serde_json::to_vec(&snapshot).expect("maps have keys that are written as strings")
+    }
+
+    /// The state from a snapshot.
+    ///
+    /// # Errors
+    /// When it is of a newer format, or damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Metadata, Unreadable> {
+        let FormatOnly { format } = serde_json::from_slice(bytes)?;
+        if format > COMMAND_FORMAT {
+            return Err(Unreadable::Newer(format));
+        }
+        let snapshot: Snapshot<Metadata> = serde_json::from_slice(bytes)?;
+        Ok(snapshot.metadata)
+    }
+
+    /// Applies a committed command.
+    pub fn apply(&mut self, command: &Command) -> Outcome {
+        if self.identity.is_none() && !matches!(command, Command::Found { .. }) {
+            return Outcome::Rejected(Rejected::NotFounded);
+        }
+        let before = self.epoch;
+        let applied = self.dispatch(command);
+        match applied {
+            Ok(Changed::Partitions { refused, changed }) => {
+                self.epoch = before + u64::from(changed);
+                Outcome::Done { epoch: self.epoch, refused }
+            }
+            Ok(Changed::Node(node)) => {
+                self.epoch = before + 1;
+                Outcome::Joined { node, epoch: self.epoch }
+            }
+            Ok(Changed::Settings) => {
+                self.epoch = before + 1;
+                Outcome::Done { epoch: self.epoch, refused: Vec::new() }
+            }
+            Err(rejected) => Outcome::Rejected(rejected),
+        }
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Result<Changed, Rejected> {
+        match command {
+            Command::Found { name, uuid, partitions, rf, node, at } => {
+                self.found(name, *uuid, *partitions, *rf, node, *at)
+            }
+            Command::Join { node, token, at } => self.join(node, token.as_deref(), *at),
+            Command::SetMember { node, state } => {
+                self.member_mut(*node)?.state = *state;
+                Ok(Changed::Settings)
+            }
+            Command::Remove { node } => self.remove(*node),
+            Command::Status { nodes, at } => {
+                for (node, status) in nodes {
+                    if let Some(member) = self.members.get_mut(node)
+                        && member.status != *status
+                    {
+                        member.status = *status;
+                        member.since = *at;
+                    }
+                }
+                Ok(Changed::Settings)
+            }
+            Command::SetKeyspace { rf, min_voters } => {
+                if *rf == 0 || *rf > RF_MAX || *min_voters > *rf || *min_voters == 0 {
+                    let why = format!(
+                        "{rf} replicas of which {min_voters} must vote: use 1 to {RF_MAX}, and not \
+                         more voters than replicas"
+                    );
+                    return Err(Rejected::Invalid(why));
+                }
+                (self.rf, self.min_voters) = (*rf, *min_voters);
+                Ok(Changed::Settings)
+            }
+            Command::AddToken(token) => {
+                self.forget_old_tokens(token.created);
+                self.tokens.insert(token.id.clone(), token.clone());
+                Ok(Changed::Settings)
+            }
+            Command::RevokeToken { id } => self
+                .tokens
+                .remove(id)
+                .map(|_| Changed::Settings)
+                .ok_or_else(|| Rejected::Invalid(format!("there is no join token `{id}`"))),
+            Command::SetBalancing(on) => {
+                self.balancing = *on;
+                Ok(Changed::Settings)
+            }
+            _ => self.change_partitions(command),
+        }
+    }
+
+    fn found(
+        &mut self,
+        name: &str,
+        uuid: StorageUuid,
+        partitions: u32,
+        rf: u8,
+        node: &Facts,
+        at: WallTime,
+    ) -> Result<Changed, Rejected> {
+        if self.identity.is_some() {
+            return Err(Rejected::Founded);
+        }
+        if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX || rf == 0 || rf > RF_MAX {
+            let why = format!(
+                "{partitions} partitions with {rf} replicas: use a power of two up to \
+                 {PARTITIONS_MAX}, and 1 to {RF_MAX} replicas"
+            );
+            return Err(Rejected::Invalid(why));
+        }
+        self.identity = Some(Identity { name: name.to_owned(), uuid, founded: at });
+        self.rf = rf;
+        self.min_voters = 1;
+        self.balancing = true;
+        let id = self.add_member(node, at)?;
+        let replica = Replica {
+            node: id,
+            id: ReplicaId { storage: node.storage, life: 0 },
+            wish: Wish::Voter,
+        };
+        let record = PartitionRecord {
+            replicas: vec![replica],
+            voters: vec![replica.id],
+            ..PartitionRecord::default()
+        };
+        self.partitions = vec![record; partitions as usize];
+        Ok(Changed::Node(id))
+    }
+
+    fn join(
+        &mut self,
+        node: &Facts,
+        token: Option<&str>,
+        at: WallTime,
+    ) -> Result<Changed, Rejected> {
+        check_facts(node)?;
+        if self.removed.contains(&node.storage) {
+            return Err(Rejected::Removed(node.storage));
+        }
+        let named = self.members.values().find(|m| m.facts.name == node.name);
+        if let Some(other) = named.filter(|m| m.facts.storage != node.storage) {
+            return Err(Rejected::NameTaken {
+                name: node.name.clone(),
+                id: other.id,
+                storage: other.facts.storage,
+            });
+        }
+        if let Some(known) = self.members.values_mut().find(|m| m.facts.storage == node.storage) {
+            // An older run's words may arrive late.
+            if node.incarnation >= known.facts.incarnation {
+                known.facts = node.clone();
+            }
+            return Ok(Changed::Node(known.id));
+        }
+        let token = token.ok_or(Rejected::NeedsToken)?;
+        let shown = self.tokens.get(token).ok_or(Rejected::Token(TokenRefused::Unknown))?;
+        shown.check(at).map_err(Rejected::Token)?;
+        let token = shown.id.clone();
+        let id = self.add_member(node, at)?;
+        if let Some(shown) = self.tokens.get_mut(&token) {
+            shown.used_by = Some(id);
+        }
+        Ok(Changed::Node(id))
+    }
+
+    fn add_member(&mut self, facts: &Facts, at: WallTime) -> Result<NodeId, Rejected> {
+        check_facts(facts)?;
+        if self.members.len() >= MAX_NODES {
+            return Err(Rejected::TooMany(self.members.len()));
+        }
+        let id = NodeId(self.last_node.0 + 1);
+        self.last_node = id;
+        let member = Member {
+            id,
+            facts: facts.clone(),
+            state: MemberState::Active,
+            status: Status::Alive,
+            since: at,
+            joined: at,
+        };
+        self.members.insert(id, member);
+        Ok(id)
+    }
+
+    fn member_mut(&mut self, node: NodeId) -> Result<&mut Member, Rejected> {
+        self.members.get_mut(&node).ok_or(Rejected::NoNode(node))
+    }
+
+    fn remove(&mut self, node: NodeId) -> Result<Changed, Rejected> {
+        let storage = self.member_mut(node)?.facts.storage;
+        if self.partitions.iter().any(|p| p.replicas.iter().any(|r| r.node == node)) {
+            return Err(Rejected::HoldsReplicas(node));
+        }
+        self.members.remove(&node);
+        if self.removed.len() >= REMOVED_MAX {
+            self.removed.pop_first();
+        }
+        self.removed.insert(storage);
+        Ok(Changed::Settings)
+    }
+
+    fn forget_old_tokens(&mut self, now: WallTime) {
+        self.tokens.retain(|_, t| t.expires > now);
+        while self.tokens.len() >= TOKENS_MAX {
+            let oldest = self.tokens.values().min_by_key(|t| t.created).map(|t| t.id.clone());
+            let Some(oldest) = oldest else { break };
+            self.tokens.remove(&oldest);
+        }
+    }
+
+    fn change_partitions(&mut self, command: &Command) -> Result<Changed, Rejected> {
+        let mut refused = Vec::new();
+        let mut changed = false;
+        let mut note = |id: PartitionId, done: Result<(), Refused>| match done {
+            Ok(()) => changed = true,
+            Err(why) => refused.push((id, why)),
+        };
+        match command {
+            Command::Elect { partitions } => {
+                for (id, seen) in partitions {
+                    note(*id, self.with(*id, |p| p.elect(*seen)));
+                }
+            }
+            Command::Lead { partitions } => {
+                for (id, term, leader) in partitions {
+                    note(*id, self.with(*id, |p| p.lead(*term, *leader)));
+                }
+            }
+            Command::LeadUnclean { partition, term, leader } => {
+                note(*partition, self.with(*partition, |p| p.lead_unclean(*term, *leader)));
+            }
+            Command::Voters { partition, term, from, base, voters } => {
+                let id = *partition;
+                let before = self.partition(id).map(|p| p.version);
+                let done = self.with(id, |p| p.change_voters(*term, *from, *base, voters));
+                // A refusal may have raised the version, and everybody must hear of that.
+                changed |= self.partition(id).map(|p| p.version) != before;
+                if let Err(why) = done {
+                    refused.push((id, why));
+                }
+            }
+            Command::Transfer { partition, term, from, to } => {
+                note(*partition, self.with(*partition, |p| p.transfer(*term, *from, *to)));
+            }
+            Command::Replicas { changes } => {
+                for (id, change) in changes {
+                    note(*id, self.change_replicas(*id, change));
+                }
+            }
+            _ => return Err(Rejected::Invalid("not a command about partitions".to_owned())),
+        }
+        Ok(Changed::Partitions { refused, changed })
+    }
+
+    fn with(
+        &mut self,
+        id: PartitionId,
+        change: impl FnOnce(&mut PartitionRecord) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let record = self.partitions.get_mut(id.0 as usize).ok_or(Refused::Replica)?;
+        change(record)
+    }
+
+    fn change_replicas(&mut self, id: PartitionId, change: &ReplicaChange) -> Result<(), Refused> {
+        match *change {
+            ReplicaChange::Add { node, wish, replaces } => {
+                if self.moves.contains_key(&id) {
+                    return Err(Refused::Exists);
+                }
+                let storage = self.members.get(&node).ok_or(Refused::Replica)?.facts.storage;
+                let record = self.partitions.get_mut(id.0 as usize).ok_or(Refused::Replica)?;
+                if replaces.is_some_and(|r| record.replica(r).is_none()) {
+                    return Err(Refused::Replica);
+                }
+                let to = record.add_replica(node, storage, wish)?;
+                if wish == Wish::Voter {
+                    self.moves.insert(id, Move { to, from: replaces });
+                }
+                Ok(())
+            }
+            ReplicaChange::Wish { replica, wish } => {
+                self.with(id, |p| p.set_wish(replica, wish))?;
+                self.end_move(id);
+                Ok(())
+            }
+            ReplicaChange::Drop { replica } => {
+                self.with(id, |p| p.drop_replica(replica))?;
+                self.end_move(id);
+                Ok(())
+            }
+            ReplicaChange::Cancel => {
+                let moved = self.moves.remove(&id).ok_or(Refused::Replica)?;
+                self.with(id, |p| p.set_wish(moved.to, Wish::Leaving))
+            }
+        }
+    }
+
+    /// A move is over when the replica it began with votes and the other is gone, or when either
+    /// cannot come to that any more.
+    fn end_move(&mut self, id: PartitionId) {
+        let Some(moved) = self.moves.get(&id) else { return };
+        let Some(record) = self.partitions.get(id.0 as usize) else { return };
+        let comes = record.replica(moved.to).is_some_and(|r| r.wish == Wish::Voter);
+        let stays = moved.from.is_some_and(|from| record.replica(from).is_some());
+        if !comes || (!stays && record.is_voter(moved.to)) {
+            self.moves.remove(&id);
+        }
+    }
+}
+
+/// What a command came to.
+enum Changed {
+    Settings,
+    Node(NodeId),
+    Partitions { refused: Vec<(PartitionId, Refused)>, changed: bool },
+}
+
+fn check_facts(facts: &Facts) -> Result<(), Rejected> {
+    let sound = |name: &str, max: usize| {
+        name.len() <= max && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    if facts.name.is_empty() || !sound(&facts.name, 64) {
+        let why = format!("node name `{}`: use 1 to 64 of a-z A-Z 0-9 . _ -", facts.name);
+        return Err(Rejected::Invalid(why));
+    }
+    if !sound(&facts.rack, 64) || !sound(&facts.region, 64) {
+        let why = format!(
+            "rack `{}` and region `{}`: use up to 64 of a-z A-Z 0-9 . _ -",
+            facts.rack, facts.region
+        );
+        return Err(Rejected::Invalid(why));
+    }
+    if let Err(error) = Weight::from_hundredths(facts.weight) {
+        return Err(Rejected::Invalid(error.to_string()));
+    }
+    if facts.shards == 0 {
+        return Err(Rejected::Invalid("a node has at least one shard".to_owned()));
+    }
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot<T> {
+    format: u32,
+    metadata: T,
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+#[cfg(test)]
+mod tests;

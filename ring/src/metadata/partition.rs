@@ -10,6 +10,7 @@
 //! - Voters are replicas; the leader is a voter (an unclean election makes it one).
 
 use ironring_core::{Incarnation, NodeId, StorageUuid, Term};
+use serde::{Deserialize, Serialize};
 
 /// Replicas a partition has at most, voters and learners together.
 pub const REPLICAS_MAX: usize = 9;
@@ -17,7 +18,7 @@ pub const REPLICAS_MAX: usize = 9;
 /// A replica for ever: the storage it is on, and which of its lives there. A storage that was
 /// replaced, and a replica that was dropped and added again, is another replica: it counts for
 /// nothing it did before.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ReplicaId {
     /// The storage.
     pub storage: StorageUuid,
@@ -32,7 +33,7 @@ impl std::fmt::Debug for ReplicaId {
 }
 
 /// One run of one replica: who may hold a lease. A process that restarted is somebody else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaderId {
     /// The replica.
     pub replica: ReplicaId,
@@ -41,7 +42,7 @@ pub struct LeaderId {
 }
 
 /// What a replica is meant to become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Wish {
     /// A voter, as soon as it has caught up.
     Voter,
@@ -52,7 +53,7 @@ pub enum Wish {
 }
 
 /// A copy of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Replica {
     /// The node it is on.
     pub node: NodeId,
@@ -63,7 +64,7 @@ pub struct Replica {
 }
 
 /// One partition's entry in metadata.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PartitionRecord {
     /// All copies, in the order placement prefers them as leaders.
     pub replicas: Vec<Replica>,
@@ -78,7 +79,7 @@ pub struct PartitionRecord {
 }
 
 /// Why a change was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refused {
     /// Another election or transfer came first.
     #[error("the term is {0} by now")]

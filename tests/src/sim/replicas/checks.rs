@@ -13,6 +13,8 @@ use super::log::{Entry, Part, Payload};
 struct Seen {
     /// What is committed, for ever.
     committed: Vec<Entry>,
+    /// The term of the leader that committed each.
+    committed_in: Vec<Term>,
     leaders: BTreeMap<Term, LeaderId>,
     /// By offset and term: the payload, and the term of the entry before.
     written: BTreeMap<(Offset, Term), (Payload, Term)>,
@@ -72,7 +74,7 @@ impl Checks {
             return Err(format!("1: {known:?} and {who:?} lead term {term} of {partition}"));
         }
         // It may hear late of a term that is over: of later ones it knows nothing.
-        let earlier = seen.committed.partition_point(|(written, _)| *written < term);
+        let earlier = seen.committed_in.partition_point(|committed| *committed < term);
         if !part.entries.starts_with(&seen.committed[..earlier]) {
             return Err(format!(
                 "3: {who:?} leads term {term} of {partition} without all {earlier} entries that \
@@ -90,7 +92,7 @@ impl Checks {
         partition: usize,
         high_watermark: Offset,
         part: &Part,
-        leads: bool,
+        (leads, term): (bool, Term),
         record: &PartitionRecord,
         durable: &dyn Fn(ReplicaId) -> Vec<&'a Part>,
     ) -> Result<(), Broken> {
@@ -120,6 +122,7 @@ impl Checks {
             ));
         }
         seen.committed.extend_from_slice(new);
+        seen.committed_in.resize(end, term);
         Ok(())
     }
 

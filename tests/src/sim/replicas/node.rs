@@ -408,7 +408,14 @@ impl Node {
             };
             let part = &process.parts[p];
             let leads = view.leads.is_some() || turn.left.contains(&partition);
-            checks.committed_to(p, view.high_watermark, part, leads, record, &on_disk)?;
+            checks.committed_to(
+                p,
+                view.high_watermark,
+                part,
+                (leads, view.term),
+                record,
+                &on_disk,
+            )?;
             while let Some(first) = process.waiting[p].front().copied()
                 && first.offset < view.high_watermark
             {

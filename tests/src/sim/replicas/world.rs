@@ -24,6 +24,8 @@ const TROUBLE_NS: u64 = 12_000 * MS;
 const HEALED_NS: u64 = 12_000 * MS;
 /// The pace of controllers, clients and troubles.
 const TICK_NS: u64 = 10 * MS;
+/// How many old messages may come again.
+const OLD_MESSAGES: usize = 100;
 /// An election that is not over by then is begun again.
 const PATIENCE: Duration = Duration::from_millis(700);
 
@@ -67,6 +69,8 @@ struct Odds {
     lost: u64,
     doubled: u64,
     delayed: u64,
+    /// An old message arrives once more.
+    replayed: u64,
     /// Of 1000 ticks.
     crash: u64,
     pause: u64,
@@ -86,6 +90,7 @@ impl Odds {
         let calm = Odds {
             lost: 0,
             doubled: 0,
+            replayed: 0,
             delayed: some(5),
             crash: 0,
             pause: 0,
@@ -101,6 +106,7 @@ impl Odds {
         let rough = Odds {
             lost: some(100),
             doubled: some(100),
+            replayed: some(50),
             delayed: some(100),
             crash: some(15),
             pause: some(10),
@@ -135,6 +141,8 @@ struct World {
     odds: Odds,
     /// Until when messages from one to another are lost.
     cut: Vec<Vec<u64>>,
+    /// Some of the messages that were sent, to be sent again at any time later.
+    old: Vec<(To, To, Message)>,
     /// What disks held when they were lost or damaged.
     graves: Vec<(StorageUuid, Vec<Part>)>,
     next_payload: u64,
@@ -204,6 +212,7 @@ impl World {
             settings,
             odds,
             cut: vec![vec![0; n]; n],
+            old: Vec::new(),
             graves: Vec::new(),
             next_payload: 0,
             next_storage: n as u128,
@@ -333,6 +342,9 @@ impl World {
             self.coverage.add("messages over cut links", 1);
             return;
         }
+        if self.rng.chance(self.odds.replayed, 1000) {
+            self.replay_one(from, to, &message);
+        }
         let mut times = 1;
         if self.rng.chance(self.odds.lost, 1000) {
             self.coverage.add("messages lost", 1);
@@ -346,6 +358,19 @@ impl World {
             let delay = if late { self.rng.below(2000 * MS) } else { 20_000 + self.rng.below(MS) };
             self.schedule(delay, Event::Arrives { from, to, message: message.clone() });
         }
+    }
+
+    /// An old message arrives once more, and this one may do so later.
+    fn replay_one(&mut self, from: To, to: To, message: &Message) {
+        let kept = (from, to, message.clone());
+        if self.old.len() < OLD_MESSAGES {
+            self.old.push(kept);
+            return;
+        }
+        let i = self.rng.below(OLD_MESSAGES as u64) as usize;
+        let (from, to, message) = std::mem::replace(&mut self.old[i], kept);
+        self.coverage.add("messages replayed", 1);
+        self.schedule(20_000, Event::Arrives { from, to, message });
     }
 
     fn arrives(&mut self, from: To, to: To, message: &Message) -> Result<(), Broken> {
@@ -692,7 +717,7 @@ impl World {
     fn heal(&mut self) {
         self.healed = true;
         self.note(&[8], || "everything heals".to_owned());
-        self.odds = Odds { lost: 0, doubled: 0, delayed: 0, refuse: 0, ..self.odds };
+        self.odds = Odds { lost: 0, doubled: 0, delayed: 0, replayed: 0, refuse: 0, ..self.odds };
         for row in &mut self.cut {
             row.fill(0);
         }

@@ -1,0 +1,329 @@
+//! Changes of the metadata, as they stand in the group's log, and what comes of them.
+//!
+//! Commands are JSON with a format number: a node that meets a command of a newer format stops
+//! applying instead of guessing. Times and random numbers are in the command: they were drawn by
+//! the leader that proposed it, so that every node applies the same.
+
+use ironring_core::{NodeId, PartitionId, StorageUuid, Term, WallTime};
+use serde::{Deserialize, Serialize};
+
+use super::member::{Facts, MemberState, Status};
+use super::partition::{LeaderId, Refused, ReplicaId, Wish};
+use super::token::{JoinToken, TokenRefused};
+
+/// The newest format of commands this code writes and reads.
+pub const COMMAND_FORMAT: u32 = 1;
+
+/// A change of the metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// The first of all: the cluster begins with one node, which holds every partition.
+    Found {
+        /// Its name.
+        name: String,
+        /// Its identity.
+        uuid: StorageUuid,
+        /// How many partitions it has, a power of two.
+        partitions: u32,
+        /// How many replicas of each there should be.
+        rf: u8,
+        /// The first node.
+        node: Facts,
+        /// When.
+        at: WallTime,
+    },
+    /// A node joins, or one that is a member says what it is like after a restart.
+    Join {
+        /// The node.
+        node: Facts,
+        /// The id of the token it showed; a member needs none.
+        token: Option<String>,
+        /// When.
+        at: WallTime,
+    },
+    /// An operator decides about a node.
+    SetMember {
+        /// Which.
+        node: NodeId,
+        /// What may be done with it.
+        state: MemberState,
+    },
+    /// A node that holds nothing is no member any more; its id is never used again.
+    Remove {
+        /// Which.
+        node: NodeId,
+    },
+    /// What the controller hears of nodes changed.
+    Status {
+        /// By node.
+        nodes: Vec<(NodeId, Status)>,
+        /// When.
+        at: WallTime,
+    },
+    /// Elections begin.
+    Elect {
+        /// By partition: the term that was seen.
+        partitions: Vec<(PartitionId, Term)>,
+    },
+    /// Elections end.
+    Lead {
+        /// By partition: the term, and who leads it.
+        partitions: Vec<(PartitionId, Term, LeaderId)>,
+    },
+    /// An operator orders that a replica leads which may lack what is committed.
+    LeadUnclean {
+        /// The partition.
+        partition: PartitionId,
+        /// The term of an election that found no quorum.
+        term: Term,
+        /// Who is to lead.
+        leader: LeaderId,
+    },
+    /// A leader proposes voters.
+    Voters {
+        /// The partition.
+        partition: PartitionId,
+        /// The leader's term.
+        term: Term,
+        /// The leader.
+        from: ReplicaId,
+        /// The version it builds on.
+        base: u64,
+        /// Who is to vote.
+        voters: Vec<ReplicaId>,
+    },
+    /// A leader hands over.
+    Transfer {
+        /// The partition.
+        partition: PartitionId,
+        /// Its term.
+        term: Term,
+        /// The leader.
+        from: ReplicaId,
+        /// Who is to lead.
+        to: LeaderId,
+    },
+    /// Replicas come and go.
+    Replicas {
+        /// In order.
+        changes: Vec<(PartitionId, ReplicaChange)>,
+    },
+    /// How many replicas there should be, and how many voters a write needs at least.
+    SetKeyspace {
+        /// Replicas of each partition.
+        rf: u8,
+        /// A partition with fewer voters refuses writes.
+        min_voters: u8,
+    },
+    /// A join token is made.
+    AddToken(JoinToken),
+    /// A join token is taken back.
+    RevokeToken {
+        /// Which.
+        id: String,
+    },
+    /// Whether replicas are moved for balance.
+    SetBalancing(bool),
+}
+
+/// One change of a partition's replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplicaChange {
+    /// A learner on a node, in place of a replica that then leaves, or beside the others.
+    Add {
+        /// Where.
+        node: NodeId,
+        /// What it is meant to become.
+        wish: Wish,
+        /// Whom it replaces.
+        replaces: Option<ReplicaId>,
+    },
+    /// What a replica is meant to become.
+    Wish {
+        /// Which.
+        replica: ReplicaId,
+        /// See above.
+        wish: Wish,
+    },
+    /// A replica that does not vote is dropped.
+    Drop {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// A move is given up: what it added leaves again.
+    Cancel,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rejected {
+    /// The cluster exists, or does not yet.
+    #[error("the cluster has been founded")]
+    Founded,
+    /// See above.
+    #[error("the cluster has not been founded")]
+    NotFounded,
+    /// There is no such node.
+    #[error("there is no node {0}")]
+    NoNode(NodeId),
+    /// Another node has that name.
+    #[error(
+        "node {id} has the name `{name}` with another storage ({storage}): `ironring node reinit` replaces it"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        id: NodeId,
+        /// Its storage.
+        storage: StorageUuid,
+    },
+    /// The token is not taken.
+    #[error("{0}")]
+    Token(TokenRefused),
+    /// A node that is no member shows no token.
+    #[error("a node that is no member needs a join token")]
+    NeedsToken,
+    /// It was a member and was removed.
+    #[error(
+        "storage {0} belongs to a node that was removed: start it with an empty data directory"
+    )]
+    Removed(StorageUuid),
+    /// It holds replicas, or is needed.
+    #[error("node {0} still holds replicas")]
+    HoldsReplicas(NodeId),
+    /// There are too many.
+    #[error("there are {0} nodes, which is the most")]
+    TooMany(usize),
+    /// A value is out of its range.
+    #[error("{0}")]
+    Invalid(String),
+    /// The partition's record did not allow it.
+    #[error("partition {0}: {1}")]
+    Partition(PartitionId, Refused),
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is done. Of a command about several partitions: those it did not change are named.
+    Done {
+        /// The metadata's epoch behind it.
+        epoch: u64,
+        /// What was not changed, and why.
+        refused: Vec<(PartitionId, Refused)>,
+    },
+    /// The node is a member.
+    Joined {
+        /// Under this number.
+        node: NodeId,
+        /// The metadata's epoch behind it.
+        epoch: u64,
+    },
+    /// Nothing changed.
+    Rejected(Rejected),
+}
+
+/// A command or outcome that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Written by newer code.
+    #[error(
+        "a metadata command has format {0}, this program reads up to {COMMAND_FORMAT}: upgrade it"
+    )]
+    Newer(u32),
+    /// Not what this code writes.
+    #[error("a metadata command does not parse: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    format: u32,
+    #[serde(flatten)]
+    body: T,
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body<T> {
+    command: T,
+}
+
+impl Command {
+    /// As it stands in the log.
+    ///
+    /// # Panics
+    /// Never: every command is representable.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let envelope = Envelope { format: COMMAND_FORMAT, body: Body { command: self } };
+        serde_json::to_vec(&envelope).expect("commands have string keys only")
+    }
+
+    /// From the log.
+    ///
+    /// # Errors
+    /// When it is of a newer format, or damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Command, Unreadable> {
+        let FormatOnly { format } = serde_json::from_slice(bytes)?;
+        if format > COMMAND_FORMAT {
+            return Err(Unreadable::Newer(format));
+        }
+        let envelope: Envelope<Body<Command>> = serde_json::from_slice(bytes)?;
+        Ok(envelope.body.command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_read_as_they_were_written() {
+        let replica = ReplicaId { storage: StorageUuid(u128::MAX - 5), life: 3 };
+        let leader = LeaderId { replica, incarnation: ironring_core::Incarnation(9) };
+        let commands = [
+            Command::Elect { partitions: vec![(PartitionId(7), Term(2))] },
+            Command::Lead { partitions: vec![(PartitionId(7), Term(3), leader)] },
+            Command::SetBalancing(false),
+            Command::Replicas {
+                changes: vec![
+                    (PartitionId(1), ReplicaChange::Drop { replica }),
+                    (PartitionId(1), ReplicaChange::Cancel),
+                ],
+            },
+        ];
+        for command in commands {
+            let bytes = command.encode();
+            assert_eq!(Command::decode(&bytes).unwrap(), command);
+        }
+    }
+
+    /// What stands in logs: a change here needs a new format.
+    #[test]
+    fn golden_text() {
+        let replica = ReplicaId { storage: StorageUuid(0x0123), life: 3 };
+        let command = Command::Replicas {
+            changes: vec![(PartitionId(1), ReplicaChange::Wish { replica, wish: Wish::Leaving })],
+        };
+        let text = String::from_utf8(command.encode()).unwrap();
+        let wanted = r#"{"format":1,"command":{"replicas":{"changes":[[1,{"wish":{"replica":{"storage":"00000000-0000-0000-0000-000000000123","life":3},"wish":"Leaving"}}]]}}}"#;
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_damage() {
+        let newer = br#"{"format":2,"command":{"something-else":1}}"#;
+        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(2))));
+        assert!(matches!(Command::decode(b"{}"), Err(Unreadable::Malformed(_))));
+    }
+}

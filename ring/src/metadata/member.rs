@@ -1,0 +1,107 @@
+//! The nodes of a cluster, as metadata know them.
+
+use ironring_core::{Incarnation, NodeId, StorageUuid, WallTime};
+use serde::{Deserialize, Serialize};
+
+/// Where a node is reached, each as `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Addresses {
+    /// By clients.
+    pub client: String,
+    /// By other nodes.
+    pub node: String,
+    /// By operators.
+    pub http: String,
+}
+
+/// What a node says about itself when it joins or starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Its storage.
+    pub storage: StorageUuid,
+    /// The run of its process.
+    pub incarnation: Incarnation,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// What fails together with it; empty: nothing else does.
+    pub rack: String,
+    /// Its site; empty: the one of all nodes that name none.
+    pub region: String,
+    /// How much it should hold, in hundredths of a usual node; 0: no data.
+    pub weight: u16,
+    /// How many shards it runs.
+    pub shards: u16,
+    /// The newest format of metadata commands it understands.
+    pub format: u32,
+}
+
+/// What may be done with a node, by an operator's decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberState {
+    /// It takes replicas and leads.
+    Active,
+    /// It serves what it has and gives it away.
+    Draining,
+    /// It leaves when it holds nothing any more.
+    Leaving,
+    /// It was given up: what it holds is gone.
+    Lost,
+}
+
+impl MemberState {
+    /// Its name in tables and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            MemberState::Active => "active",
+            MemberState::Draining => "draining",
+            MemberState::Leaving => "leaving",
+            MemberState::Lost => "lost",
+        }
+    }
+}
+
+/// Whether a node is heard, in the controller's judgement. For people and placement; who leads and
+/// who votes does not follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It is heard.
+    Alive,
+    /// It has been silent for a moment.
+    Suspect,
+    /// It has been silent for the session timeout.
+    Dead,
+}
+
+impl Status {
+    /// Its name in tables and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Alive => "alive",
+            Status::Suspect => "suspect",
+            Status::Dead => "dead",
+        }
+    }
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number, for ever.
+    pub id: NodeId,
+    /// What it said of itself last.
+    pub facts: Facts,
+    /// What may be done with it.
+    pub state: MemberState,
+    /// Whether it is heard.
+    pub status: Status,
+    /// When the status last changed, or the node joined.
+    pub since: WallTime,
+    /// When it joined.
+    pub joined: WallTime,
+}

@@ -1,0 +1,203 @@
+//! Membership, tokens and moves, as commands change them.
+
+use ironring_core::{Incarnation, Term};
+
+use super::*;
+
+fn facts(name: &str, storage: u128) -> Facts {
+    Facts {
+        name: name.to_owned(),
+        storage: StorageUuid(storage),
+        incarnation: Incarnation(1),
+        addresses: Addresses::default(),
+        rack: String::new(),
+        region: String::new(),
+        weight: 100,
+        shards: 1,
+        format: COMMAND_FORMAT,
+    }
+}
+
+fn founded() -> Metadata {
+    let mut m = Metadata::default();
+    let found = Command::Found {
+        name: "blue".to_owned(),
+        uuid: StorageUuid(99),
+        partitions: 4,
+        rf: 3,
+        node: facts("a", 1),
+        at: WallTime(1000),
+    };
+    assert_eq!(m.apply(&found), Outcome::Joined { node: NodeId(1), epoch: 1 });
+    assert_eq!(m.apply(&found), Outcome::Rejected(Rejected::Founded));
+    m
+}
+
+fn token(m: &mut Metadata, id: &str, expires: u64, single_use: bool) {
+    let token = JoinToken {
+        id: id.to_owned(),
+        hash: "00".to_owned(),
+        created: WallTime(1000),
+        expires: WallTime(expires),
+        single_use,
+        used_by: None,
+    };
+    m.apply(&Command::AddToken(token));
+}
+
+fn join(m: &mut Metadata, node: Facts, token: Option<&str>, at: u64) -> Result<NodeId, Rejected> {
+    let token = token.map(str::to_owned);
+    match m.apply(&Command::Join { node, token, at: WallTime(at) }) {
+        Outcome::Joined { node, .. } => Ok(node),
+        Outcome::Rejected(why) => Err(why),
+        Outcome::Done { .. } => panic!("a join says which node joined"),
+    }
+}
+
+/// A cluster of a, b and c, whose first replica of each partition leads term 1.
+fn three() -> Metadata {
+    let mut m = founded();
+    token(&mut m, "t", 5000, false);
+    join(&mut m, facts("b", 2), Some("t"), 2000).unwrap();
+    join(&mut m, facts("c", 3), Some("t"), 2000).unwrap();
+    let all: Vec<_> = (0..4).map(PartitionId).collect();
+    m.apply(&Command::Elect { partitions: all.iter().map(|p| (*p, Term(0))).collect() });
+    let leader = LeaderId { replica: a(), incarnation: Incarnation(1) };
+    m.apply(&Command::Lead { partitions: all.iter().map(|p| (*p, Term(1), leader)).collect() });
+    m
+}
+
+fn a() -> ReplicaId {
+    ReplicaId { storage: StorageUuid(1), life: 0 }
+}
+
+const P: PartitionId = PartitionId(2);
+
+fn change(m: &mut Metadata, change: ReplicaChange) -> Result<(), Refused> {
+    match m.apply(&Command::Replicas { changes: vec![(P, change)] }) {
+        Outcome::Done { refused, .. } => refused.first().map_or(Ok(()), |(_, why)| Err(*why)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn vote(m: &mut Metadata, voters: &[ReplicaId]) {
+    let base = m.partition(P).unwrap().version;
+    let voters = voters.to_vec();
+    let command = Command::Voters { partition: P, term: Term(1), from: a(), base, voters };
+    assert!(matches!(m.apply(&command), Outcome::Done { refused, .. } if refused.is_empty()));
+}
+
+#[test]
+fn nothing_happens_before_the_cluster_is_founded() {
+    let mut m = Metadata::default();
+    let refused = m.apply(&Command::SetBalancing(false));
+    assert_eq!(refused, Outcome::Rejected(Rejected::NotFounded));
+    assert_eq!(m, Metadata::default());
+}
+
+#[test]
+fn a_new_node_needs_a_token_that_holds() {
+    let mut m = founded();
+    assert_eq!(join(&mut m, facts("b", 2), None, 2000), Err(Rejected::NeedsToken));
+    let unknown = Err(Rejected::Token(TokenRefused::Unknown));
+    assert_eq!(join(&mut m, facts("b", 2), Some("t"), 2000), unknown);
+    token(&mut m, "t", 3000, true);
+    let expired = Err(Rejected::Token(TokenRefused::Expired));
+    assert_eq!(join(&mut m, facts("b", 2), Some("t"), 3000), expired);
+    assert_eq!(join(&mut m, facts("b", 2), Some("t"), 2999), Ok(NodeId(2)));
+    let used = Err(Rejected::Token(TokenRefused::Used));
+    assert_eq!(join(&mut m, facts("c", 3), Some("t"), 2000), used);
+    m.apply(&Command::RevokeToken { id: "t".to_owned() });
+    assert_eq!(join(&mut m, facts("c", 3), Some("t"), 2000), unknown);
+}
+
+#[test]
+fn a_member_that_restarts_keeps_its_number() {
+    let mut m = three();
+    let mut again = facts("b", 2);
+    again.incarnation = Incarnation(4);
+    again.addresses.client = "10.0.0.2:7411".to_owned();
+    assert_eq!(join(&mut m, again.clone(), None, 9000), Ok(NodeId(2)));
+    assert_eq!(m.member(NodeId(2)).unwrap().facts, again);
+    assert_eq!(join(&mut m, facts("b", 2), None, 9000), Ok(NodeId(2)));
+    assert_eq!(m.member(NodeId(2)).unwrap().facts, again, "older words came late");
+    let taken = join(&mut m, facts("b", 7), Some("t"), 2000);
+    assert!(matches!(taken, Err(Rejected::NameTaken { id: NodeId(2), .. })), "{taken:?}");
+    let nameless = join(&mut m, facts("no good", 8), Some("t"), 2000);
+    assert!(matches!(nameless, Err(Rejected::Invalid(_))), "{nameless:?}");
+}
+
+#[test]
+fn a_node_is_removed_when_it_holds_nothing_and_never_comes_back() {
+    let mut m = three();
+    let holds = m.apply(&Command::Remove { node: NodeId(1) });
+    assert_eq!(holds, Outcome::Rejected(Rejected::HoldsReplicas(NodeId(1))));
+    assert!(matches!(m.apply(&Command::Remove { node: NodeId(3) }), Outcome::Done { .. }));
+    let back = join(&mut m, facts("c", 3), Some("t"), 2000);
+    assert_eq!(back, Err(Rejected::Removed(StorageUuid(3))));
+    assert_eq!(join(&mut m, facts("c", 9), Some("t"), 2000), Ok(NodeId(4)), "a new number");
+}
+
+#[test]
+fn a_move_ends_when_the_new_replica_votes_and_the_old_one_is_gone() {
+    let mut m = three();
+    let add = |node| ReplicaChange::Add { node, wish: Wish::Voter, replaces: None };
+    change(&mut m, add(NodeId(2))).unwrap();
+    let b = m.moves()[&P].to;
+    assert_eq!(change(&mut m, add(NodeId(3))), Err(Refused::Exists), "one move at a time");
+    vote(&mut m, &[a(), b]);
+    let voter = ReplicaChange::Wish { replica: b, wish: Wish::Voter };
+    change(&mut m, voter).unwrap();
+    assert!(m.moves().is_empty());
+
+    let replaces = Some(b);
+    change(&mut m, ReplicaChange::Add { node: NodeId(3), wish: Wish::Voter, replaces }).unwrap();
+    let c = m.moves()[&P].to;
+    vote(&mut m, &[a(), b, c]);
+    change(&mut m, ReplicaChange::Wish { replica: b, wish: Wish::Leaving }).unwrap();
+    assert_eq!(m.moves()[&P], Move { to: c, from: Some(b) });
+    assert_eq!(change(&mut m, ReplicaChange::Drop { replica: b }), Err(Refused::Votes));
+    vote(&mut m, &[a(), c]);
+    change(&mut m, ReplicaChange::Drop { replica: b }).unwrap();
+    assert!(m.moves().is_empty());
+}
+
+#[test]
+fn a_move_that_is_cancelled_leaves_again() {
+    let mut m = three();
+    let add = ReplicaChange::Add { node: NodeId(2), wish: Wish::Voter, replaces: None };
+    change(&mut m, add).unwrap();
+    let b = m.moves()[&P].to;
+    change(&mut m, ReplicaChange::Cancel).unwrap();
+    assert!(m.moves().is_empty());
+    assert_eq!(m.partition(P).unwrap().replica(b).unwrap().wish, Wish::Leaving);
+    change(&mut m, ReplicaChange::Drop { replica: b }).unwrap();
+    assert_eq!(m.partition(P).unwrap().replicas.len(), 1);
+}
+
+#[test]
+fn one_partitions_refusal_does_not_stop_the_others() {
+    let mut m = three();
+    let epoch = m.epoch();
+    let elect = Command::Elect {
+        partitions: vec![(P, Term(0)), (PartitionId(3), Term(1)), (PartitionId(77), Term(0))],
+    };
+    let refused = vec![(P, Refused::Term(Term(1))), (PartitionId(77), Refused::Replica)];
+    assert_eq!(m.apply(&elect), Outcome::Done { epoch: epoch + 1, refused });
+    assert_eq!(m.partition(PartitionId(3)).unwrap().term, Term(2));
+    let nothing = Command::Elect { partitions: vec![(P, Term(0))] };
+    let Outcome::Done { epoch: same, .. } = m.apply(&nothing) else { panic!() };
+    assert_eq!(same, epoch + 1, "what changes nothing is no new epoch");
+}
+
+#[test]
+fn a_snapshot_gives_the_state_back() {
+    let mut m = three();
+    let add = ReplicaChange::Add { node: NodeId(2), wish: Wish::Voter, replaces: None };
+    change(&mut m, add).unwrap();
+    m.apply(&Command::Remove { node: NodeId(3) });
+    let bytes = m.encode();
+    assert_eq!(Metadata::decode(&bytes).unwrap(), m);
+    let newer = String::from_utf8(bytes).unwrap().replacen("\"format\":1", "\"format\":9", 1);
+    assert!(matches!(Metadata::decode(newer.as_bytes()), Err(Unreadable::Newer(9))));
+}
