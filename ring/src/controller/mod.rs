@@ -1,5 +1,287 @@
 //! What the controller, the leader of the metadata group, decides.
+//!
+//! [`Controller`] is a pure state machine over the committed [`Metadata`]. A new leader of the group
+//! makes a new one: nothing in it has to survive, because every step it takes is a conditional
+//! commit, and [`Controller::step`] works out what is to be done from the state there is, never
+//! from what was planned. It works in rounds: nodes that are silent, elections, moves of replicas,
+//! balance of leaders.
+//!
+//! - [`liveness`]: which nodes are heard. It only suggests; commits decide.
+//! - [`election`]: one partition's election; [`elections`]: all that are under way.
+//! - [`moves`]: replicas that come and go.
 
 pub mod election;
+mod elections;
+mod liveness;
+mod moves;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ironring_core::{Incarnation, Instant, NodeId, PartitionId, WallTime};
 
 pub use election::{Decision, Election};
+
+use crate::metadata::{Command, Metadata, Outcome, PartitionRecord, ReplicaId, Wish};
+use crate::replication::quorum::commit_quorum;
+use crate::replication::{Fence, FenceAnswer, Request};
+use elections::Elections;
+use liveness::Liveness;
+
+/// How patient a controller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A node that is silent for so long loses its leaderships.
+    pub leader_timeout: Duration,
+    /// A node that is silent for so long is dead, for people and for placement.
+    pub session_timeout: Duration,
+    /// What a dead node held is rebuilt elsewhere after so long more.
+    pub rebalance_grace: Duration,
+    /// How often a voter that has not answered is fenced again.
+    pub fence_again: Duration,
+    /// An election that finds no quorum for so long is begun again.
+    pub election_patience: Duration,
+    /// How often replicas and leaders are looked at for balance.
+    pub balance_every: Duration,
+    /// Moves under way at a time.
+    pub moves_max: usize,
+    /// Leaderships asked to be handed over at a time.
+    pub handovers_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            leader_timeout: Duration::from_millis(600),
+            session_timeout: Duration::from_secs(10),
+            rebalance_grace: Duration::from_secs(600),
+            fence_again: Duration::from_millis(50),
+            election_patience: Duration::from_secs(1),
+            balance_every: Duration::from_secs(2),
+            moves_max: 8,
+            handovers_max: 16,
+        }
+    }
+}
+
+/// Names a proposal, so that its outcome finds its way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What the owner of a controller is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Propose a command to the metadata group; when it is applied, or is known not to be, call
+    /// [`Controller::decided`].
+    Propose(Ticket, Box<Command>),
+    /// Send a node everything it has to promise.
+    Fence(NodeId, Vec<Fence>),
+    /// Ask the node that leads a partition to hand it over.
+    HandOver {
+        /// The node.
+        node: NodeId,
+        /// The partition.
+        partition: PartitionId,
+        /// To whom.
+        to: ReplicaId,
+    },
+}
+
+/// What a proposal was about, while its outcome is not known.
+#[derive(Debug)]
+enum Proposed {
+    Elections(Vec<PartitionId>),
+    Leaders(Vec<PartitionId>),
+    Voters(PartitionId),
+    Replicas,
+    Status,
+    Member,
+}
+
+/// The controller. See the module's documentation.
+#[derive(Debug)]
+pub struct Controller {
+    settings: Settings,
+    liveness: Liveness,
+    elections: Elections,
+    /// Elections that leaders asked for because they cannot lead.
+    asked: BTreeSet<PartitionId>,
+    proposed: BTreeMap<Ticket, Proposed>,
+    last_ticket: u64,
+    balance_at: Instant,
+    effects: Vec<Effect>,
+}
+
+impl Controller {
+    /// The controller of a leader that has just been elected: every node counts as heard now.
+    #[must_use]
+    pub fn new(now: Instant, settings: Settings, metadata: &Metadata) -> Controller {
+        Controller {
+            settings,
+            liveness: Liveness::new(now, metadata),
+            elections: Elections::default(),
+            asked: BTreeSet::new(),
+            proposed: BTreeMap::new(),
+            last_ticket: 0,
+            balance_at: now + settings.balance_every,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done, in order.
+    pub fn effects(&mut self) -> std::vec::Drain<'_, Effect> {
+        self.effects.drain(..)
+    }
+
+    /// A node was heard.
+    pub fn heard(&mut self, now: Instant, node: NodeId, incarnation: Incarnation) {
+        self.liveness.heard(now, node, incarnation);
+    }
+
+    /// A node's process is known to have ended: nobody listens where it listened.
+    pub fn gone(&mut self, node: NodeId) {
+        self.liveness.gone(node);
+    }
+
+    /// A voter answered a Fence.
+    pub fn answer(&mut self, now: Instant, answer: FenceAnswer) {
+        self.elections.answer(now, answer);
+    }
+
+    /// A leader asks for something.
+    pub fn request(&mut self, now: Instant, metadata: &Metadata, request: &Request) {
+        match request {
+            Request::Election { partition, term, from } => {
+                let named = |r: &PartitionRecord| {
+                    r.term == *term && r.leader.is_some_and(|l| l.replica == from.replica)
+                };
+                if metadata.partition(*partition).is_some_and(named) {
+                    self.asked.insert(*partition);
+                }
+            }
+            Request::Transfer { partition, term, from, to } => {
+                let (partition, term, from, to) = (*partition, *term, *from, *to);
+                let command = Command::Transfer { partition, term, from, to };
+                self.propose_once(partition, command);
+            }
+            Request::Voters { partition, term, from, base, voters } => {
+                if self.cuts_off(now, metadata, *partition, voters) {
+                    self.asked.insert(*partition);
+                    return;
+                }
+                let command = Command::Voters {
+                    partition: *partition,
+                    term: *term,
+                    from: *from,
+                    base: *base,
+                    voters: voters.clone(),
+                };
+                self.propose_once(*partition, command);
+            }
+        }
+    }
+
+    /// Whether a leader would go on without most of its voters although they are well: it is the
+    /// leader that is cut off, and one of them should lead.
+    fn cuts_off(
+        &self,
+        now: Instant,
+        metadata: &Metadata,
+        partition: PartitionId,
+        voters: &[ReplicaId],
+    ) -> bool {
+        let Some(record) = metadata.partition(partition) else { return false };
+        let well = |id: &&ReplicaId| {
+            let node = record.replica(**id).map(|r| r.node);
+            let fit = record.replica(**id).is_some_and(|r| r.wish == Wish::Voter);
+            fit && node
+                .is_some_and(|n| self.liveness.is_heard(now, n, self.settings.leader_timeout))
+        };
+        let left_out: Vec<_> = record.voters.iter().filter(|v| !voters.contains(v)).collect();
+        let well = left_out.into_iter().filter(well).count();
+        well >= commit_quorum(record.voters.len())
+    }
+
+    fn propose_once(&mut self, partition: PartitionId, command: Command) {
+        // It is repeated by who asked: one at a time is enough.
+        let waits = self
+            .proposed
+            .values()
+            .any(|p| matches!(p, Proposed::Voters(known) if *known == partition));
+        if !waits {
+            self.propose(Proposed::Voters(partition), command);
+        }
+    }
+
+    fn propose(&mut self, what: Proposed, command: Command) {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.proposed.insert(ticket, what);
+        self.effects.push(Effect::Propose(ticket, Box::new(command)));
+    }
+
+    /// What came of a proposal: its outcome, or nothing when that is not known. `metadata` are those
+    /// behind it.
+    pub fn decided(
+        &mut self,
+        now: Instant,
+        metadata: &Metadata,
+        ticket: Ticket,
+        outcome: Option<&Outcome>,
+    ) {
+        let Some(what) = self.proposed.remove(&ticket) else { return };
+        let Some(Outcome::Done { refused, .. }) = outcome else { return };
+        if let Proposed::Elections(partitions) = what {
+            for id in partitions {
+                let refused = refused.iter().any(|(r, _)| *r == id);
+                if let Some(record) = metadata.partition(id).filter(|_| !refused) {
+                    self.elections.begin(now, id, record);
+                    self.asked.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Works out what is to be done. Called whenever something was heard or decided, and when
+    /// [`Controller::next_deadline`] has passed.
+    pub fn step(&mut self, now: Instant, wall: WallTime, metadata: &Metadata) {
+        if metadata.identity().is_none() {
+            return;
+        }
+        self.liveness.follow(now, metadata);
+        self.tell_status(now, wall, metadata);
+        self.begin_elections(now, metadata);
+        self.go_on_electing(now, metadata);
+        self.move_replicas(now, metadata);
+        if now >= self.balance_at {
+            self.balance_at = now + self.settings.balance_every;
+            self.balance_replicas(now, metadata);
+            self.balance_leaders(now, metadata);
+        }
+    }
+
+    /// When [`Controller::step`] is due at the latest.
+    #[must_use]
+    pub fn next_deadline(&self, now: Instant) -> Instant {
+        let soon = self.elections.next_deadline(now, &self.settings);
+        let silent = now + self.settings.leader_timeout / 8;
+        [Some(self.balance_at), soon, Some(silent)].into_iter().flatten().min().unwrap_or(silent)
+    }
+
+    fn waits_for(&self, what: impl Fn(&Proposed) -> bool) -> bool {
+        self.proposed.values().any(what)
+    }
+
+    fn tell_status(&mut self, now: Instant, wall: WallTime, metadata: &Metadata) {
+        if self.waits_for(|p| matches!(p, Proposed::Status)) {
+            return;
+        }
+        let nodes = self.liveness.changes(now, metadata, &self.settings);
+        if !nodes.is_empty() {
+            self.propose(Proposed::Status, Command::Status { nodes, at: wall });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! All elections a controller has under way, and which have to begin.
+
+use std::collections::BTreeMap;
+
+use ironring_core::{Instant, NodeId, PartitionId};
+
+use super::{Controller, Decision, Effect, Election, Proposed, Settings};
+use crate::metadata::{Command, MemberState, Metadata, PartitionRecord};
+use crate::replication::{Fence, FenceAnswer};
+
+#[derive(Debug)]
+struct Running {
+    election: Election,
+    began: Instant,
+    /// When its voters are fenced again.
+    fence_at: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Elections {
+    running: BTreeMap<PartitionId, Running>,
+}
+
+impl Elections {
+    pub fn begin(&mut self, now: Instant, id: PartitionId, record: &PartitionRecord) {
+        let running = Running { election: Election::new(record), began: now, fence_at: now };
+        self.running.insert(id, running);
+    }
+
+    pub fn answer(&mut self, now: Instant, answer: FenceAnswer) {
+        if let Some(running) = self.running.get_mut(&answer.partition) {
+            running.election.answer(now, answer);
+        }
+    }
+
+    /// When the next voter is to be fenced or the next lease ends.
+    pub fn next_deadline(&self, now: Instant, settings: &Settings) -> Option<Instant> {
+        let next = |r: &Running| match r.election.decide(now, |_| 0) {
+            Decision::Wait(until) => until.min(r.fence_at),
+            _ => r.fence_at.min(r.began + settings.election_patience),
+        };
+        self.running.values().map(next).min()
+    }
+}
+
+impl Controller {
+    /// Takes a new term wherever nobody leads who is heard.
+    pub(super) fn begin_elections(&mut self, now: Instant, metadata: &Metadata) {
+        // An election that has found no quorum is over; the next one has a new term.
+        let patience = self.settings.election_patience;
+        self.elections.running.retain(|id, r| {
+            let current = metadata
+                .partition(*id)
+                .is_some_and(|record| record.term == r.election.term() && record.leader.is_none());
+            current && now.since(r.began) < patience
+        });
+        if self.waits_for(|p| matches!(p, Proposed::Elections(_))) {
+            return;
+        }
+        let mut begin = Vec::new();
+        for (i, record) in metadata.partitions().iter().enumerate() {
+            let id = PartitionId(i as u32);
+            if !self.elections.running.contains_key(&id) && self.needs_election(now, id, record) {
+                begin.push((id, record.term));
+            }
+        }
+        if !begin.is_empty() {
+            let what = Proposed::Elections(begin.iter().map(|(id, _)| *id).collect());
+            self.propose(what, Command::Elect { partitions: begin });
+        }
+    }
+
+    fn needs_election(&self, now: Instant, id: PartitionId, record: &PartitionRecord) -> bool {
+        let Some(leader) = record.leader else { return true };
+        let Some(replica) = record.replica(leader.replica) else { return true };
+        let silent = !self.liveness.is_heard(now, replica.node, self.settings.leader_timeout);
+        let restarted = self
+            .liveness
+            .incarnation(replica.node)
+            .is_some_and(|incarnation| incarnation > leader.incarnation);
+        silent || restarted || self.asked.contains(&id)
+    }
+
+    /// Fences, and ends the elections that can be ended.
+    pub(super) fn go_on_electing(&mut self, now: Instant, metadata: &Metadata) {
+        self.fence(now, metadata);
+        let mut leads = Vec::new();
+        let mut led = self.leaderships(metadata);
+        for (id, running) in &self.elections.running {
+            if self.waits_for(|p| matches!(p, Proposed::Leaders(ids) if ids.contains(id))) {
+                continue;
+            }
+            let Some(record) = metadata.partition(*id) else { continue };
+            let node_of = |r| record.replica(r).map(|r| r.node);
+            let preference =
+                |r| node_of(r).map_or(u32::MAX, |n| self.burden(now, metadata, &led, n));
+            if let Decision::Lead(leader) = running.election.decide(now, preference) {
+                leads.push((*id, running.election.term(), leader));
+                if let Some(node) = node_of(leader.replica) {
+                    *led.entry(node).or_default() += 1;
+                }
+            }
+        }
+        if !leads.is_empty() {
+            let what = Proposed::Leaders(leads.iter().map(|(id, _, _)| *id).collect());
+            self.propose(what, Command::Lead { partitions: leads });
+        }
+    }
+
+    /// How many partitions each node leads.
+    fn leaderships(&self, metadata: &Metadata) -> BTreeMap<NodeId, u32> {
+        let mut led = BTreeMap::new();
+        for record in metadata.partitions() {
+            if let Some(node) =
+                record.leader.and_then(|l| record.replica(l.replica)).map(|r| r.node)
+            {
+                *led.entry(node).or_default() += 1;
+            }
+        }
+        led
+    }
+
+    /// How little a node should lead: first those that are silent or leave, then those that lead
+    /// much for their weight.
+    fn burden(
+        &self,
+        now: Instant,
+        metadata: &Metadata,
+        led: &BTreeMap<NodeId, u32>,
+        node: NodeId,
+    ) -> u32 {
+        const UNFIT: u32 = 1 << 30;
+        let heard = self.liveness.is_heard(now, node, self.settings.leader_timeout);
+        let member = metadata.member(node);
+        let weight = member.map_or(0, |m| u32::from(m.facts.weight));
+        let stays = member.is_some_and(|m| m.state == MemberState::Active) && weight > 0;
+        let load = led.get(&node).copied().unwrap_or(0);
+        let load = (load * 1000 / weight.max(1)).min(UNFIT - 1);
+        load + if heard && stays { 0 } else { UNFIT }
+    }
+
+    fn fence(&mut self, now: Instant, metadata: &Metadata) {
+        let mut by_node: BTreeMap<NodeId, Vec<Fence>> = BTreeMap::new();
+        let again = now + self.settings.fence_again;
+        for (id, running) in &mut self.elections.running {
+            if now < running.fence_at {
+                continue;
+            }
+            running.fence_at = again;
+            let Some(record) = metadata.partition(*id) else { continue };
+            for to in running.election.missing() {
+                let Some(replica) = record.replica(to) else { continue };
+                let fence = Fence { partition: *id, to, term: running.election.term() };
+                by_node.entry(replica.node).or_default().push(fence);
+            }
+        }
+        self.effects.extend(by_node.into_iter().map(|(node, fences)| Effect::Fence(node, fences)));
+    }
+}

@@ -1,0 +1,341 @@
+//! The controller's steps, one by one.
+
+use ironring_core::{Offset, StorageUuid, Term};
+
+use super::*;
+use crate::metadata::{
+    Addresses, COMMAND_FORMAT, Facts, JoinToken, LeaderId, MemberState, Status, Wish,
+};
+use crate::placement::Weight;
+
+fn facts(n: u64, incarnation: u64) -> Facts {
+    Facts {
+        name: format!("n{n}"),
+        storage: StorageUuid(u128::from(n)),
+        incarnation: Incarnation(incarnation),
+        addresses: Addresses::default(),
+        rack: String::new(),
+        region: String::new(),
+        weight: Weight::ONE.hundredths(),
+        shards: 1,
+        format: COMMAND_FORMAT,
+    }
+}
+
+/// A controller with its metadata; what it proposes is committed at once.
+struct Room {
+    now: Instant,
+    metadata: Metadata,
+    controller: Controller,
+    fences: Vec<(NodeId, Fence)>,
+    handovers: Vec<(NodeId, PartitionId, ReplicaId)>,
+}
+
+const P: PartitionId = PartitionId(0);
+
+impl Room {
+    /// A cluster of so many nodes, with four partitions.
+    fn new(nodes: u64) -> Room {
+        let mut metadata = Metadata::default();
+        metadata.apply(&Command::Found {
+            name: "c".to_owned(),
+            uuid: StorageUuid(77),
+            partitions: 4,
+            rf: 3,
+            node: facts(1, 1),
+            at: WallTime(0),
+        });
+        metadata.apply(&Command::AddToken(JoinToken {
+            id: "t".to_owned(),
+            hash: String::new(),
+            created: WallTime(0),
+            expires: WallTime(1000),
+            single_use: false,
+            used_by: None,
+        }));
+        for n in 2..=nodes {
+            let token = Some("t".to_owned());
+            metadata.apply(&Command::Join { node: facts(n, 1), token, at: WallTime(1) });
+        }
+        let controller = Controller::new(Instant(0), Settings::default(), &metadata);
+        let (fences, handovers) = (Vec::new(), Vec::new());
+        Room { now: Instant(0), metadata, controller, fences, handovers }
+    }
+
+    /// Lets time pass while these nodes are heard, and commits whatever is proposed.
+    fn pass(&mut self, ms: u64, heard: &[u64]) {
+        let end = self.now + Duration::from_millis(ms);
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(10);
+            for n in heard {
+                let Some(member) = self.metadata.member(NodeId(*n)) else { continue };
+                self.controller.heard(self.now, member.id, member.facts.incarnation);
+            }
+            self.controller.step(self.now, WallTime(0), &self.metadata);
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let effects: Vec<Effect> = self.controller.effects().collect();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Propose(ticket, command) => {
+                        let outcome = self.metadata.apply(&command);
+                        let (now, metadata) = (self.now, &self.metadata);
+                        self.controller.decided(now, metadata, ticket, Some(&outcome));
+                    }
+                    Effect::Fence(node, fences) => {
+                        self.fences.extend(fences.into_iter().map(|fence| (node, fence)));
+                    }
+                    Effect::HandOver { node, partition, to } => {
+                        self.handovers.push((node, partition, to));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Those of the nodes that were fenced answer, with empty logs.
+    fn answer(&mut self, nodes: &[u64]) {
+        for (node, fence) in std::mem::take(&mut self.fences) {
+            if nodes.contains(&node.0) {
+                let incarnation = self.metadata.member(node).unwrap().facts.incarnation;
+                let answer = FenceAnswer {
+                    partition: fence.partition,
+                    from: LeaderId { replica: fence.to, incarnation },
+                    term: fence.term,
+                    last_term: Term(0),
+                    log_end: Offset(1),
+                    grants: Vec::new(),
+                };
+                self.controller.answer(self.now, answer);
+            }
+        }
+    }
+
+    /// Elections of everything, answered by these nodes.
+    fn elect(&mut self, nodes: &[u64]) {
+        self.pass(20, nodes);
+        self.answer(nodes);
+        self.pass(20, nodes);
+    }
+
+    fn record(&self, id: PartitionId) -> &crate::metadata::PartitionRecord {
+        self.metadata.partition(id).unwrap()
+    }
+
+    /// The leader makes voters of every replica that is meant to vote, as it does when they have
+    /// caught up.
+    fn catch_up(&mut self) {
+        for i in 0..4 {
+            let partition = PartitionId(i);
+            let record = self.record(partition);
+            let Some(leader) = record.leader else { continue };
+            let fit = record.replicas.iter().filter(|r| r.wish == Wish::Voter);
+            let mut voters: Vec<ReplicaId> = fit.map(|r| r.id).collect();
+            voters.sort();
+            if voters == record.voters || !voters.contains(&leader.replica) {
+                continue;
+            }
+            let request = Request::Voters {
+                partition,
+                term: record.term,
+                from: leader.replica,
+                base: record.version,
+                voters,
+            };
+            self.controller.request(self.now, &self.metadata, &request);
+            self.settle();
+        }
+    }
+
+    fn nodes_of(&self, id: PartitionId) -> Vec<u64> {
+        let mut nodes: Vec<u64> = self.record(id).replicas.iter().map(|r| r.node.0).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    /// Until nothing moves any more.
+    fn rest(&mut self, heard: &[u64]) {
+        for _ in 0..20 {
+            self.pass(2000, heard);
+            self.answer(heard);
+            self.catch_up();
+        }
+    }
+}
+
+#[test]
+fn a_new_cluster_gets_leaders() {
+    let mut room = Room::new(1);
+    room.elect(&[1]);
+    for i in 0..4 {
+        let record = room.record(PartitionId(i));
+        assert_eq!(record.term, Term(1));
+        assert_eq!(record.leader.map(|l| l.replica.storage), Some(StorageUuid(1)));
+    }
+    let epoch = room.metadata.epoch();
+    room.pass(10_000, &[1]);
+    assert_eq!(room.metadata.epoch(), epoch, "nothing is decided at rest");
+}
+
+#[test]
+fn three_nodes_get_three_replicas_of_everything_and_share_the_leaderships() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    for i in 0..4 {
+        assert_eq!(room.nodes_of(PartitionId(i)), [1, 2, 3]);
+        assert_eq!(room.record(PartitionId(i)).voters.len(), 3);
+    }
+    assert!(room.metadata.moves().is_empty());
+    let to: BTreeSet<_> = room.handovers.iter().map(|(_, _, to)| to.storage.0).collect();
+    assert_eq!(to, BTreeSet::from([2, 3]), "node 1 led everything");
+}
+
+#[test]
+fn a_silent_leader_is_replaced_and_comes_back_without_an_election() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let term = room.record(P).term;
+    room.pass(500, &[2, 3]);
+    assert_eq!(room.record(P).term, term, "not yet");
+    room.pass(200, &[2, 3]);
+    assert!(room.record(P).term > term);
+    assert_eq!(room.metadata.member(NodeId(1)).unwrap().status, Status::Suspect);
+    room.answer(&[2, 3]);
+    room.pass(20, &[2, 3]);
+    let leader = room.record(P).leader.unwrap();
+    assert_ne!(leader.replica.storage, StorageUuid(1));
+    room.pass(11_000, &[2, 3]);
+    assert_eq!(room.metadata.member(NodeId(1)).unwrap().status, Status::Dead);
+    let term = room.record(P).term;
+    room.pass(1000, &[1, 2, 3]);
+    assert_eq!(room.metadata.member(NodeId(1)).unwrap().status, Status::Alive);
+    assert_eq!((room.record(P).term, room.record(P).leader), (term, Some(leader)));
+}
+
+#[test]
+fn a_process_that_ended_is_not_waited_for() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let term = room.record(P).term;
+    room.controller.gone(NodeId(1));
+    room.pass(10, &[2, 3]);
+    assert!(room.record(P).term > term);
+}
+
+#[test]
+fn a_leader_that_restarted_gets_an_election() {
+    let mut room = Room::new(1);
+    room.elect(&[1]);
+    let again = Command::Join { node: facts(1, 2), token: None, at: WallTime(5) };
+    room.metadata.apply(&again);
+    room.elect(&[1]);
+    assert_eq!(room.record(P).term, Term(2));
+    assert_eq!(room.record(P).leader.unwrap().incarnation, Incarnation(2));
+}
+
+#[test]
+fn an_election_without_quorum_is_begun_again_in_another_term() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    room.pass(700, &[2]);
+    let term = room.record(P).term;
+    room.answer(&[2]);
+    room.pass(500, &[2]);
+    assert_eq!(room.record(P).leader, None, "one of three is no fence quorum");
+    room.pass(1000, &[2]);
+    assert!(room.record(P).term > term);
+}
+
+#[test]
+fn a_leader_that_is_cut_off_does_not_go_on_alone() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let record = room.record(P).clone();
+    let from = record.leader.unwrap().replica;
+    let alone = Request::Voters {
+        partition: P,
+        term: record.term,
+        from,
+        base: record.version,
+        voters: vec![from],
+    };
+    room.controller.request(room.now, &room.metadata, &alone);
+    room.pass(10, &[1, 2, 3]);
+    assert_eq!(room.record(P).voters.len(), 3);
+    assert!(room.record(P).term > record.term, "one of the others is to lead");
+    // When the others are silent it is right.
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let record = room.record(P).clone();
+    let from = record.leader.unwrap().replica;
+    let node = record.replica(from).unwrap().node;
+    room.pass(2000, &[node.0]);
+    let (term, base, voters) = (record.term, record.version, vec![from]);
+    let alone = Request::Voters { partition: P, term, from, base, voters };
+    room.controller.request(room.now, &room.metadata, &alone);
+    room.pass(10, &[node.0]);
+    assert_eq!(room.record(P).voters, [from]);
+}
+
+#[test]
+fn a_drained_node_gives_everything_away_and_a_leaving_one_is_removed() {
+    let mut room = Room::new(4);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3, 4]);
+    let set = Command::SetMember { node: NodeId(2), state: MemberState::Leaving };
+    room.metadata.apply(&set);
+    for _ in 0..30 {
+        let members: Vec<u64> = room.metadata.members().map(|m| m.id.0).collect();
+        room.rest(&members);
+        // Leaders on the node hand over, as they are asked to.
+        for (node, partition, to) in std::mem::take(&mut room.handovers) {
+            let record = room.record(partition);
+            let Some(leader) = record.leader else { continue };
+            if record.replica(leader.replica).is_some_and(|r| r.node == node) {
+                let to = LeaderId { replica: to, incarnation: Incarnation(1) };
+                let (term, from) = (record.term, leader.replica);
+                let request = Request::Transfer { partition, term, from, to };
+                room.controller.request(room.now, &room.metadata, &request);
+                room.settle();
+            }
+        }
+        if room.metadata.member(NodeId(2)).is_none() {
+            break;
+        }
+    }
+    assert!(room.metadata.member(NodeId(2)).is_none(), "{:?}", room.metadata.moves());
+    for i in 0..4 {
+        assert_eq!(room.nodes_of(PartitionId(i)), [1, 3, 4]);
+    }
+}
+
+#[test]
+fn what_a_dead_node_held_is_rebuilt_after_the_grace() {
+    let mut room = Room::new(4);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3, 4]);
+    let dead = room.nodes_of(P)[0];
+    let rest: Vec<u64> = (1..=4).filter(|n| *n != dead).collect();
+    room.rest(&rest);
+    assert!(room.nodes_of(P).contains(&dead), "not before the grace is over");
+    let grace = Settings::default().rebalance_grace;
+    room.pass(grace.as_millis() as u64 + 11_000, &rest);
+    room.answer(&rest);
+    room.rest(&rest);
+    for i in 0..4 {
+        assert_eq!(room.nodes_of(PartitionId(i)), rest);
+    }
+}
