@@ -58,16 +58,18 @@ fn replicas_agree() {
     assert_covers(
         &coverage,
         &[
+            "commits: elections ended",
+            "commits: leaderships transferred",
+            "commits: replicas changed",
+            "commits: voters proposed",
+            "controllers replaced",
             "crashes",
             "disks wiped",
-            "elections",
-            "leaderships handed over",
             "logs damaged",
             "messages over cut links",
+            "messages replayed",
             "pauses",
             "reads confirmed by probes",
-            "replicas added",
-            "replicas dropped",
             "writes acked",
         ],
     );

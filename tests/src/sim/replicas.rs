@@ -1,9 +1,9 @@
-//! The shipped replication engine in a cluster of three to five nodes: the engine decides, all
-//! around it is simulated: logs with group commit, a network that loses, doubles, delays and cuts,
+//! The shipped replication engine, metadata and controller in a cluster of three to five nodes.
+//! All around them is simulated: logs with group commit, a network that loses, doubles, delays and cuts,
 //! clocks that drift, processes that die and pause, disks that are replaced or damaged.
 //!
 //! - [`log`]: what is written and what survives; [`node`]: an engine over it.
-//! - [`metadata`]: the committed records, with the shipped elections of two controllers.
+//! - [`metadata`]: the shipped metadata and controllers; committing is what is simulated.
 //! - [`checks`]: the protocol's invariants, looked at after every event.
 //! - [`world`]: what happens when.
 

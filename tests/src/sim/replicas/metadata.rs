@@ -1,144 +1,136 @@
-//! The metadata group as one place that never fails, and controllers that do: the newest decides,
-//! older ones may not know that they are old.
+//! The metadata group as one place that never fails, with the shipped state, and shipped
+//! controllers that do: a new one takes over now and then, and the one before goes on for a moment.
 
 use ironring_core::prng::Prng;
-use ironring_core::{Instant, NodeId, StorageUuid};
-use ironring_ring::controller::{Decision, Election};
-use ironring_ring::metadata::{PartitionRecord, Replica, ReplicaId, Wish};
-use ironring_ring::replication::{Fence, FenceAnswer, Request};
-
-use ironring_core::PartitionId;
+use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid, WallTime};
+use ironring_ring::controller::{Controller, Effect, Settings, Ticket};
+use ironring_ring::metadata::{
+    Addresses, COMMAND_FORMAT, Command, Facts, JoinToken, Metadata, Outcome, PartitionRecord,
+};
+use ironring_ring::placement::Weight;
+use ironring_ring::replication::{FenceAnswer, Request};
 
 /// Two controllers at most: one that was replaced and goes on, and the present one.
 const CONTROLLERS_MAX: usize = 2;
+/// The token every simulated node shows.
+const TOKEN: &str = "token";
 
-/// A controller's elections, one per partition at most.
-#[derive(Debug, Default)]
-struct Controller {
-    elections: Vec<Option<(Election, Instant)>>,
-}
+/// Which controller, of all there ever were.
+pub type ControllerNumber = u64;
 
-/// Committed records, and who works on them.
+/// Committed metadata, and who works on them.
 #[derive(Debug)]
-pub struct Metadata {
-    /// By partition.
-    pub records: Vec<PartitionRecord>,
-    controllers: Vec<Controller>,
+pub struct Group {
+    /// What is committed.
+    pub state: Metadata,
+    controllers: Vec<(ControllerNumber, Controller)>,
+    settings: Settings,
+    last: ControllerNumber,
 }
 
-impl Metadata {
-    /// Each partition on `rf` of the nodes' storages.
-    pub fn new(partitions: usize, storages: &[(NodeId, StorageUuid)], rf: usize) -> Metadata {
-        let record = |p: usize| {
-            let on = |i: usize| storages[(p + i) % storages.len()];
-            let replica = |(node, storage)| Replica {
-                node,
-                id: ReplicaId { storage, life: 0 },
-                wish: Wish::Voter,
-            };
-            let replicas: Vec<Replica> = (0..rf).map(|i| replica(on(i))).collect();
-            let mut voters: Vec<ReplicaId> = replicas.iter().map(|r| r.id).collect();
-            voters.sort();
-            PartitionRecord { replicas, voters, ..PartitionRecord::default() }
-        };
-        let mut metadata =
-            Metadata { records: (0..partitions).map(record).collect(), controllers: Vec::new() };
-        metadata.new_controller();
-        metadata
+/// What a node says of itself.
+pub fn facts(index: usize, storage: StorageUuid, incarnation: Incarnation) -> Facts {
+    Facts {
+        // A node whose disk was replaced is another one.
+        name: format!("node-{index}-{}", storage.0),
+        storage,
+        incarnation,
+        addresses: Addresses::default(),
+        rack: String::new(),
+        region: String::new(),
+        weight: Weight::ONE.hundredths(),
+        shards: 1,
+        format: COMMAND_FORMAT,
+    }
+}
+
+/// How a node joins, or says that it is back.
+pub fn join(facts: Facts) -> Command {
+    Command::Join { node: facts, token: Some(TOKEN.to_owned()), at: WallTime(0) }
+}
+
+impl Group {
+    /// A cluster of one node, whom others may join.
+    pub fn new(partitions: u32, rf: u8, first: Facts, settings: Settings) -> Group {
+        let mut state = Metadata::default();
+        let (name, uuid, at) = ("simulated".to_owned(), StorageUuid(0xC1), WallTime(0));
+        state.apply(&Command::Found { name, uuid, partitions, rf, node: first, at });
+        state.apply(&Command::AddToken(JoinToken {
+            id: TOKEN.to_owned(),
+            hash: String::new(),
+            created: at,
+            expires: WallTime(u64::MAX),
+            single_use: false,
+            used_by: None,
+        }));
+        Group { state, controllers: Vec::new(), settings, last: 0 }
     }
 
     /// Another controller takes over; the one before it may go on for a while.
-    pub fn new_controller(&mut self) {
-        let elections = self.records.iter().map(|_| None).collect();
-        self.controllers.push(Controller { elections });
+    pub fn new_controller(&mut self, now: Instant) {
+        self.last += 1;
+        let controller = Controller::new(now, self.settings, &self.state);
+        self.controllers.push((self.last, controller));
         if self.controllers.len() > CONTROLLERS_MAX {
             self.controllers.remove(0);
         }
     }
 
-    /// Begins an election of a partition by one of the controllers.
-    pub fn elect(&mut self, now: Instant, partition: usize, rng: &mut Prng) {
-        let controller = rng.below(self.controllers.len() as u64) as usize;
-        let record = &mut self.records[partition];
-        let seen = record.term;
-        if record.elect(seen).is_ok() {
-            let election = Election::new(record);
-            self.controllers[controller].elections[partition] = Some((election, now));
-        }
+    /// Those that were replaced learn it: nothing they propose is committed any more.
+    pub fn retire_old(&mut self) {
+        let old = self.controllers.len().saturating_sub(1);
+        self.controllers.drain(..old);
     }
 
-    /// Whom every controller fences at present.
-    pub fn fences(&self) -> Vec<(NodeId, Fence)> {
-        let mut fences = Vec::new();
-        for controller in &self.controllers {
-            for (i, election) in controller.elections.iter().enumerate() {
-                let Some((election, _)) = election else { continue };
-                for to in election.missing() {
-                    let Some(replica) = self.records[i].replica(to) else { continue };
-                    let partition = PartitionId(i as u32);
-                    fences.push((replica.node, Fence { partition, to, term: election.term() }));
-                }
-            }
+    /// Every controller works out what is to be done.
+    pub fn step(&mut self, now: Instant) -> Vec<(ControllerNumber, Effect)> {
+        let mut effects = Vec::new();
+        for (number, controller) in &mut self.controllers {
+            controller.step(now, WallTime(0), &self.state);
+            effects.extend(controller.effects().map(|effect| (*number, effect)));
         }
-        fences
+        effects
+    }
+
+    /// A command is committed. Returns the partitions whose records changed.
+    pub fn commit(
+        &mut self,
+        now: Instant,
+        command: &Command,
+        by: Option<(ControllerNumber, Ticket)>,
+        heard_back: bool,
+    ) -> (Outcome, Vec<PartitionId>) {
+        let before: Vec<PartitionRecord> = self.state.partitions().to_vec();
+        let outcome = self.state.apply(command);
+        let known = self.controllers.iter_mut().find(|(n, _)| by.is_some_and(|(by, _)| by == *n));
+        if let (Some((_, controller)), Some((_, ticket))) = (known, by) {
+            let told = heard_back.then_some(&outcome);
+            controller.decided(now, &self.state, ticket, told);
+        }
+        let differs = |(i, record): (usize, &PartitionRecord)| before.get(i) != Some(record);
+        let changed = self.state.partitions().iter().enumerate().filter(|pair| differs(*pair));
+        let changed = changed.map(|(i, _)| PartitionId(i as u32)).collect();
+        (outcome, changed)
+    }
+
+    /// A node is heard by every controller.
+    pub fn heard(&mut self, now: Instant, node: NodeId, incarnation: Incarnation) {
+        self.controllers.iter_mut().for_each(|(_, c)| c.heard(now, node, incarnation));
+    }
+
+    /// A node's process ended, and every controller notices.
+    pub fn gone(&mut self, node: NodeId) {
+        self.controllers.iter_mut().for_each(|(_, c)| c.gone(node));
     }
 
     /// A voter's answer reaches every controller.
     pub fn answer(&mut self, now: Instant, answer: &FenceAnswer) {
-        for controller in &mut self.controllers {
-            let election = &mut controller.elections[answer.partition.0 as usize];
-            if let Some((election, _)) = election {
-                election.answer(now, answer.clone());
-            }
-        }
+        self.controllers.iter_mut().for_each(|(_, c)| c.answer(now, answer.clone()));
     }
 
-    /// Ends elections that can be ended. Returns the partitions whose record changed, and those
-    /// that wait for longer than `patience`.
-    pub fn decide(&mut self, now: Instant, patience: std::time::Duration) -> Vec<usize> {
-        let mut changed = Vec::new();
-        for controller in &mut self.controllers {
-            for (i, slot) in controller.elections.iter_mut().enumerate() {
-                let Some((election, began)) = slot else { continue };
-                match election.decide(now, |_| 0) {
-                    Decision::Lead(leader) => {
-                        if self.records[i].lead(election.term(), leader).is_ok() {
-                            changed.push(i);
-                        }
-                        *slot = None;
-                    }
-                    _ if now.since(*began) > patience => *slot = None,
-                    _ => {}
-                }
-            }
-        }
-        changed
-    }
-
-    /// Whether somebody works on an election of the present term.
-    pub fn is_electing(&self, partition: usize) -> bool {
-        let term = self.records[partition].term;
-        self.controllers
-            .iter()
-            .filter_map(|c| c.elections[partition].as_ref())
-            .any(|(e, _)| e.term() == term)
-    }
-
-    /// A leader's request. Returns the partition, when its record may have changed.
-    pub fn request(&mut self, request: &Request) -> Option<usize> {
-        let (partition, decided) = match request {
-            Request::Voters { partition, term, from, base, voters } => {
-                let record = &mut self.records[partition.0 as usize];
-                (partition, record.change_voters(*term, *from, *base, voters))
-            }
-            Request::Transfer { partition, term, from, to } => {
-                let record = &mut self.records[partition.0 as usize];
-                (partition, record.transfer(*term, *from, *to))
-            }
-            Request::Election { .. } => return None,
-        };
-        // A refusal may have raised the version.
-        let _ = decided;
-        Some(partition.0 as usize)
+    /// A leader's request reaches one of the controllers.
+    pub fn request(&mut self, now: Instant, request: &Request, rng: &mut Prng) {
+        let i = rng.below(self.controllers.len() as u64) as usize;
+        self.controllers[i].1.request(now, &self.state, request);
     }
 }

@@ -32,6 +32,10 @@ pub enum Message {
     Fenced(FenceAnswer),
     /// To metadata.
     Ask(Request),
+    /// To all controllers.
+    Alive(Incarnation),
+    /// From a controller.
+    HandOver(PartitionId, ReplicaId),
     /// What metadata say.
     Record(PartitionId, PartitionRecord),
 }
@@ -79,7 +83,7 @@ pub struct Process {
 /// A node.
 #[derive(Debug)]
 pub struct Node {
-    /// Its number.
+    /// Its number; 0 while it has not joined.
     pub id: NodeId,
     /// Its storage.
     pub storage: StorageUuid,
@@ -174,7 +178,11 @@ impl Node {
             Message::Record(partition, record) => {
                 self.process().engine.record(now, *partition, record);
             }
-            Message::Fenced(_) | Message::Ask(_) => {}
+            Message::HandOver(partition, to) => {
+                // What speaks against it the controller sees, and asks again.
+                let _ = self.process().engine.hand_over(now, *partition, Some(*to));
+            }
+            Message::Fenced(_) | Message::Ask(_) | Message::Alive(_) => {}
         }
         Ok(())
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use ironring_core::prng::Prng;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid};
-use ironring_ring::metadata::{ReplicaId, Wish};
-use ironring_ring::replication::{Request, Settings};
+use ironring_ring::controller::{self, Effect, Ticket};
+use ironring_ring::metadata::{Command, MemberState, Outcome, ReplicaId, Wish};
+use ironring_ring::replication::Settings;
 
 use super::checks::{Broken, Checks};
 use super::log::{Disk, Part};
-use super::metadata::Metadata;
+use super::metadata::{ControllerNumber, Group, facts, join};
 use super::node::{Clock, Message, Node, To, Turn};
 use crate::sim::profile::Trouble;
 use crate::sim::trace::{Coverage, Trace};
@@ -26,8 +27,6 @@ const HEALED_NS: u64 = 12_000 * MS;
 const TICK_NS: u64 = 10 * MS;
 /// How many old messages may come again.
 const OLD_MESSAGES: usize = 100;
-/// An election that is not over by then is begun again.
-const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Something that happens later.
 #[derive(Debug)]
@@ -35,6 +34,8 @@ enum Event {
     Arrives { from: To, to: To, message: Message },
     Flushed { node: usize, incarnation: Incarnation },
     Timer { node: usize, incarnation: Incarnation },
+    Commits { by: Option<(ControllerNumber, Ticket)>, command: Box<Command> },
+    Gone { node: NodeId },
     Tick,
 }
 
@@ -80,8 +81,7 @@ struct Odds {
     damage: u64,
     refuse: u64,
     election: u64,
-    move_replica: u64,
-    hand_over: u64,
+    operate: u64,
 }
 
 impl Odds {
@@ -100,8 +100,7 @@ impl Odds {
             damage: 0,
             refuse: 0,
             election: some(3),
-            move_replica: some(10),
-            hand_over: some(10),
+            operate: some(10),
         };
         let rough = Odds {
             lost: some(100),
@@ -112,8 +111,7 @@ impl Odds {
             pause: some(10),
             cut_link: some(15),
             election: some(15),
-            move_replica: some(20),
-            hand_over: some(20),
+            operate: some(20),
             ..calm
         };
         match trouble {
@@ -134,12 +132,12 @@ struct World {
     order: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     nodes: Vec<Node>,
-    metadata: Metadata,
+    group: Group,
     metadata_clock: Clock,
     checks: Checks,
     settings: Settings,
     odds: Odds,
-    /// Until when messages from one to another are lost.
+    /// Until when messages from one to another are lost; the last is the metadata group.
     cut: Vec<Vec<u64>>,
     /// Some of the messages that were sent, to be sent again at any time later.
     old: Vec<(To, To, Message)>,
@@ -170,7 +168,7 @@ pub fn run(trouble: Trouble, seed: u64, print: bool) -> Report {
 impl World {
     fn new(trouble: Trouble, mut rng: Prng, print: bool) -> World {
         let n = 3 + rng.below(3) as usize;
-        let partitions = 1 + rng.below(3) as usize;
+        let partitions = 1 << rng.below(3);
         let rf =
             (1 + rng.below(n as u64) as usize).min(n).max(if rng.chance(3, 4) { 3 } else { 1 });
         let settings = Settings {
@@ -187,7 +185,7 @@ impl World {
         };
         let nodes: Vec<Node> = (0..n)
             .map(|i| Node {
-                id: NodeId(i as u64 + 1),
+                id: NodeId(u64::from(i == 0)),
                 storage: StorageUuid(i as u128 + 1),
                 incarnation: Incarnation(0),
                 clock: clock(&mut rng),
@@ -197,7 +195,14 @@ impl World {
                 disk_slowness: 1,
             })
             .collect();
-        let storages: Vec<_> = nodes.iter().map(|n| (n.id, n.storage)).collect();
+        let patience = controller::Settings {
+            session_timeout: Duration::from_millis(1000 + rng.below(2000)),
+            rebalance_grace: Duration::from_millis(rng.below(3000)),
+            balance_every: Duration::from_millis(100 + rng.below(900)),
+            ..controller::Settings::default()
+        };
+        let first = facts(0, nodes[0].storage, Incarnation(0));
+        let group = Group::new(partitions as u32, rf as u8, first, patience);
         let metadata_clock = clock(&mut rng);
         let odds = Odds::draw(trouble, &mut rng);
         World {
@@ -206,12 +211,12 @@ impl World {
             time: 0,
             order: 0,
             queue: BinaryHeap::new(),
-            metadata: Metadata::new(partitions, &storages, rf),
+            group,
             metadata_clock,
             checks: Checks::new(partitions),
             settings,
             odds,
-            cut: vec![vec![0; n]; n],
+            cut: vec![vec![0; n + 1]; n + 1],
             old: Vec::new(),
             graves: Vec::new(),
             next_payload: 0,
@@ -225,6 +230,8 @@ impl World {
     }
 
     fn live(&mut self) -> Result<(), Broken> {
+        let now = self.metadata_clock.at(0);
+        self.group.new_controller(now);
         for i in 0..self.nodes.len() {
             self.start(i);
         }
@@ -278,8 +285,20 @@ impl World {
                     if let Some(process) = &mut self.nodes[node].process {
                         process.engine.tick(now);
                     }
+                    if self.rng.chance(1, 10) {
+                        let from = To::Node(self.nodes[node].id);
+                        self.send(from, To::Metadata, Message::Alive(incarnation));
+                    }
                     self.turn(node)?;
                 }
+                Ok(())
+            }
+            Event::Commits { by, command } => {
+                self.commits(by, &command);
+                Ok(())
+            }
+            Event::Gone { node } => {
+                self.group.gone(node);
                 Ok(())
             }
             Event::Tick => {
@@ -301,12 +320,10 @@ impl World {
         let incarnation = self.nodes[node].incarnation;
         self.note(&[1, node as u64], || format!("node {} starts", node + 1));
         self.schedule(MS, Event::Timer { node, incarnation });
-        let id = self.nodes[node].id;
-        for i in 0..self.nodes.len() {
-            if let Some(process) = &mut self.nodes[i].process {
-                process.engine.link_up(id);
-            }
-        }
+        let command = Box::new(join(facts(node, self.nodes[node].storage, incarnation)));
+        let delay = MS + self.rng.below(20 * MS);
+        self.schedule(delay, Event::Commits { by: None, command });
+        self.link_up_everywhere();
         for p in 0..self.partitions {
             self.tell(p, Some(node));
         }
@@ -316,12 +333,17 @@ impl World {
         let survives = self.rng.chance(1, 2);
         self.note(&[2, node as u64, u64::from(survives)], || format!("node {} dies", node + 1));
         self.nodes[node].crash(survives);
+        if self.rng.chance(1, 2) {
+            // Its connections are reset, unless its machine died too.
+            let delay = self.rng.below(20 * MS);
+            self.schedule(delay, Event::Gone { node: self.nodes[node].id });
+        }
         self.coverage.add("crashes", 1);
     }
 
     /// Tells nodes what metadata say about a partition.
     fn tell(&mut self, partition: usize, only: Option<usize>) {
-        let record = self.metadata.records[partition].clone();
+        let record = self.group.state.partitions()[partition].clone();
         for node in 0..self.nodes.len() {
             if only.is_none_or(|only| only == node) {
                 let id = PartitionId(partition as u32);
@@ -333,8 +355,8 @@ impl World {
 
     fn send(&mut self, from: To, to: To, message: Message) {
         let index = |to: To| match to {
-            To::Node(id) => Some(id.0 as usize - 1),
-            To::Metadata => None,
+            To::Node(id) => self.nodes.iter().position(|n| n.id == id),
+            To::Metadata => Some(self.nodes.len()),
         };
         if let (Some(a), Some(b)) = (index(from), index(to))
             && self.cut[a][b] > self.time
@@ -375,9 +397,14 @@ impl World {
 
     fn arrives(&mut self, from: To, to: To, message: &Message) -> Result<(), Broken> {
         match to {
-            To::Metadata => self.metadata_hears(message),
+            To::Metadata => {
+                self.metadata_hears(from, message);
+                Ok(())
+            }
             To::Node(id) => {
-                let node = id.0 as usize - 1;
+                let Some(node) = self.nodes.iter().position(|n| n.id == id) else {
+                    return Ok(());
+                };
                 if self.nodes[node].process.is_none() {
                     return Ok(());
                 }
@@ -398,37 +425,15 @@ impl World {
         }
     }
 
-    fn metadata_hears(&mut self, message: &Message) -> Result<(), Broken> {
+    fn metadata_hears(&mut self, from: To, message: &Message) {
         let now = self.metadata_clock.at(self.time);
         self.note(&[4], || format!("-> metadata: {message:?}"));
-        match message {
-            Message::Fenced(answer) => self.metadata.answer(now, answer),
-            Message::Ask(Request::Election { partition, term, from }) => {
-                let p = partition.0 as usize;
-                let record = &self.metadata.records[p];
-                let named = record.leader.is_some_and(|l| l.replica == from.replica);
-                if record.term == *term && named {
-                    self.elect(p);
-                }
-            }
-            Message::Ask(request) => {
-                if let Some(p) = self.metadata.request(request) {
-                    self.coverage.add("requests of leaders decided", 1);
-                    self.tell(p, None);
-                }
-            }
+        match (from, message) {
+            (_, Message::Fenced(answer)) => self.group.answer(now, answer),
+            (_, Message::Ask(request)) => self.group.request(now, request, &mut self.rng),
+            (To::Node(id), Message::Alive(incarnation)) => self.group.heard(now, id, *incarnation),
             _ => {}
         }
-        Ok(())
-    }
-
-    fn elect(&mut self, partition: usize) {
-        let now = self.metadata_clock.at(self.time);
-        self.coverage.add("elections", 1);
-        self.metadata.elect(now, partition, &mut self.rng);
-        let term = self.metadata.records[partition].term.0;
-        self.note(&[5, partition as u64, term], || format!("election of {partition}: term {term}"));
-        self.tell(partition, None);
     }
 
     /// What a turn of a node produced goes out, and what must hold is looked at.
@@ -480,39 +485,66 @@ impl World {
         self.controllers();
         self.clients()?;
         if !self.healed {
-            self.troubles()?;
+            self.troubles();
         }
-        self.end_moves();
         Ok(())
     }
 
     fn controllers(&mut self) {
+        if self.rng.chance(1, 5) {
+            self.group.retire_old();
+        }
         let now = self.metadata_clock.at(self.time);
-        for partition in self.metadata.decide(now, PATIENCE) {
-            self.tell(partition, None);
-        }
-        for (node, fence) in self.metadata.fences() {
-            if self.rng.chance(1, 3) {
-                self.send(To::Metadata, To::Node(node), Message::Fence(fence));
-            }
-        }
-        for p in 0..self.partitions {
-            let record = &self.metadata.records[p];
-            let leader = record.leader.map(|l| l.replica.storage);
-            // A silent leader is noticed after a while, and some that are not silent are too.
-            let dead = match leader {
-                None => !self.metadata.is_electing(p),
-                Some(storage) => {
-                    let node = self.nodes.iter().find(|n| n.storage == storage);
-                    let silent = node.is_none_or(|n| !n.is_awake(self.time));
-                    silent && self.rng.chance(1, 20)
+        for (number, effect) in self.group.step(now) {
+            match effect {
+                Effect::Propose(ticket, command) => {
+                    let delay = 200_000 + self.rng.below(5 * MS);
+                    let by = Some((number, ticket));
+                    self.schedule(delay, Event::Commits { by, command });
                 }
-            };
-            if dead {
-                self.elect(p);
+                Effect::Fence(node, fences) => {
+                    for fence in fences {
+                        self.send(To::Metadata, To::Node(node), Message::Fence(fence));
+                    }
+                }
+                Effect::HandOver { node, partition, to } => {
+                    let message = Message::HandOver(partition, to);
+                    self.send(To::Metadata, To::Node(node), message);
+                }
             }
+        }
+        // Nodes hear of a commit by applying it: sooner or later each does.
+        for p in 0..self.partitions {
             if self.rng.chance(1, 10) {
                 self.tell(p, None);
+            }
+        }
+    }
+
+    /// A command is committed, and nodes begin to hear of it.
+    fn commits(&mut self, by: Option<(ControllerNumber, Ticket)>, command: &Command) {
+        let now = self.metadata_clock.at(self.time);
+        let heard_back = !self.rng.chance(self.odds.lost, 1000);
+        self.note(&[5], || format!("commit: {command:?}"));
+        self.coverage.add(&format!("commits: {}", kind_of(command)), 1);
+        let (outcome, changed) = self.group.commit(now, command, by, heard_back);
+        if let (Outcome::Joined { node, .. }, Command::Join { node: facts, .. }) =
+            (&outcome, command)
+            && let Some(joined) = self.nodes.iter_mut().find(|n| n.storage == facts.storage)
+        {
+            joined.id = *node;
+            self.link_up_everywhere();
+        }
+        for partition in changed {
+            self.tell(partition.0 as usize, None);
+        }
+    }
+
+    fn link_up_everywhere(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.iter().map(|n| n.id).collect();
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                ids.iter().for_each(|id| process.engine.link_up(*id));
             }
         }
     }
@@ -539,7 +571,7 @@ impl World {
         Ok(())
     }
 
-    fn troubles(&mut self) -> Result<(), Broken> {
+    fn troubles(&mut self) {
         let odds = self.odds;
         let node = self.rng.below(self.nodes.len() as u64) as usize;
         for i in 0..self.nodes.len() {
@@ -557,7 +589,7 @@ impl World {
         }
         if self.rng.chance(odds.cut_link, 1000) {
             self.coverage.add("links cut", 1);
-            let other = self.rng.below(self.nodes.len() as u64) as usize;
+            let other = self.rng.below(self.nodes.len() as u64 + 1) as usize;
             let until = self.time + self.rng.below(3000 * MS);
             self.cut[node][other] = until;
             if self.rng.chance(1, 2) {
@@ -575,31 +607,24 @@ impl World {
         }
         if self.rng.chance(odds.election, 1000) {
             let p = self.rng.below(self.partitions as u64) as usize;
-            self.elect(p);
+            let seen = self.group.state.partitions()[p].term;
+            let partitions = vec![(PartitionId(p as u32), seen)];
+            self.commits(None, &Command::Elect { partitions });
         }
         if self.rng.chance(odds.election, 1000) {
-            self.metadata.new_controller();
+            let now = self.metadata_clock.at(self.time);
+            self.group.new_controller(now);
+            self.coverage.add("controllers replaced", 1);
         }
-        if self.rng.chance(odds.move_replica, 1000) {
-            self.move_replica();
+        if self.rng.chance(odds.operate, 1000) {
+            self.operate();
         }
-        if self.rng.chance(odds.hand_over, 1000) && self.nodes[node].is_awake(self.time) {
-            let now = self.nodes[node].clock.at(self.time);
-            let p = PartitionId(self.rng.below(self.partitions as u64) as u32);
-            if let Some(process) = &mut self.nodes[node].process
-                && process.engine.hand_over(now, p, None).is_ok()
-            {
-                self.coverage.add("leaderships handed over", 1);
-            }
-            self.turn(node)?;
-        }
-        Ok(())
     }
 
     /// Whether a partition can lose what one storage holds: enough others that count have
     /// everything that is committed.
     fn can_lose(&self, partition: usize, storage: StorageUuid) -> bool {
-        let record = &self.metadata.records[partition];
+        let record = &self.group.state.partitions()[partition];
         let committed = self.checks.committed(partition);
         let whole = |id: &ReplicaId| {
             self.nodes.iter().filter(|n| n.storage == id.storage).any(|n| {
@@ -630,13 +655,9 @@ impl World {
         self.nodes[node].storage = StorageUuid(self.next_storage);
         self.nodes[node].disk = Disk::new(self.partitions);
         self.note(&[6, node as u64], || format!("node {} loses its disk", node + 1));
-        for p in 0..self.partitions {
-            let record = &mut self.metadata.records[p];
-            if let Some(old) = record.replica_on(storage).map(|r| r.id) {
-                // Leaves when the leader has taken it out of the voters; see `end_moves`.
-                let _ = record.set_wish(old, Wish::Leaving);
-            }
-        }
+        let old = self.nodes[node].id;
+        self.nodes[node].id = NodeId(0);
+        self.commits(None, &Command::SetMember { node: old, state: MemberState::Lost });
     }
 
     /// A node's log of one partition is damaged in the middle, which it notices when it starts.
@@ -662,56 +683,17 @@ impl World {
         });
     }
 
-    /// A replica is added, or one is told to leave.
-    fn move_replica(&mut self) {
-        let p = self.rng.below(self.partitions as u64) as usize;
-        let node = self.rng.below(self.nodes.len() as u64) as usize;
-        let (id, storage) = (self.nodes[node].id, self.nodes[node].storage);
-        let record = &mut self.metadata.records[p];
-        match record.replica_on(storage).map(|r| r.id) {
-            None => {
-                if record.add_replica(id, storage, Wish::Voter).is_ok() {
-                    self.coverage.add("replicas added", 1);
-                }
-            }
-            Some(mine) => {
-                let staying = record.replicas.iter().filter(|r| r.wish == Wish::Voter).count();
-                let voting = record.voters.iter().filter(|v| **v != mine).count();
-                if staying > 1 && voting > 0 {
-                    let _ = record.set_wish(mine, Wish::Leaving);
-                }
-            }
-        }
-        self.tell(p, None);
-    }
-
-    /// Replicas that left are dropped, and a node with an empty disk gets replicas again.
-    fn end_moves(&mut self) {
-        for p in 0..self.partitions {
-            let record = &mut self.metadata.records[p];
-            let gone: Vec<ReplicaId> = record
-                .replicas
-                .iter()
-                .filter(|r| r.wish == Wish::Leaving && !record.is_voter(r.id))
-                .map(|r| r.id)
-                .collect();
-            let mut changed = false;
-            for id in gone {
-                if record.drop_replica(id).is_ok() {
-                    self.coverage.add("replicas dropped", 1);
-                    changed = true;
-                }
-            }
-            if record.replicas.len() < 2 {
-                let free = self.nodes.iter().find(|n| record.replica_on(n.storage).is_none());
-                if let Some(free) = free {
-                    changed |= record.add_replica(free.id, free.storage, Wish::Voter).is_ok();
-                }
-            }
-            if changed {
-                self.tell(p, None);
-            }
-        }
+    /// An operator drains a node or lets it work again, or asks for more or fewer replicas.
+    fn operate(&mut self) {
+        let node = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
+        let state = [MemberState::Active, MemberState::Draining][self.rng.below(2) as usize];
+        let command = if self.rng.chance(1, 2) {
+            Command::SetMember { node, state }
+        } else {
+            let rf = 1 + self.rng.below(self.nodes.len() as u64) as u8;
+            Command::SetKeyspace { rf, min_voters: 1 }
+        };
+        self.commits(None, &command);
     }
 
     fn heal(&mut self) {
@@ -727,24 +709,35 @@ impl World {
             if self.nodes[i].process.is_none() {
                 self.start(i);
             }
-            let id = self.nodes[i].id;
-            for node in &mut self.nodes {
-                if let Some(process) = &mut node.process {
-                    process.engine.link_up(id);
-                }
+        }
+        self.link_up_everywhere();
+        let members: Vec<NodeId> = self.group.state.members().map(|m| m.id).collect();
+        for node in members {
+            if self.nodes.iter().any(|n| n.id == node) {
+                let state = MemberState::Active;
+                self.commits(None, &Command::SetMember { node, state });
             }
         }
+        let rf = self.nodes.len().min(3) as u8;
+        self.commits(None, &Command::SetKeyspace { rf, min_voters: 1 });
     }
 
     /// A healed cluster serves, and its replicas are equal.
     fn judge_the_end(&mut self) -> Result<(), Broken> {
         if self.acked_after_healing == 0 {
-            return Err(format!("nothing is written after healing: {:?}", self.metadata.records));
+            return Err(format!(
+                "nothing is written after healing: {:?}",
+                self.group.state.partitions()
+            ));
         }
         for p in 0..self.partitions {
-            let record = &self.metadata.records[p];
+            let record = &self.group.state.partitions()[p];
             if record.leader.is_none() {
                 return Err(format!("nobody leads {p} after healing: {record:?}"));
+            }
+            let rf = self.nodes.len().min(3);
+            if record.replicas.len() != rf {
+                return Err(format!("{p} does not have {rf} replicas after healing: {record:?}"));
             }
             let committed = self.checks.committed(p);
             self.coverage.add("entries committed", committed.len() as u64);
@@ -760,7 +753,7 @@ impl World {
                         committed.len()
                     ));
                 }
-                if replica.wish == Wish::Voter && !record.is_voter(replica.id) {
+                if replica.wish != Wish::Voter || !record.is_voter(replica.id) {
                     return Err(format!("{:?} of {p} does not vote again: {record:?}", replica.id));
                 }
             }
@@ -768,5 +761,18 @@ impl World {
         let now: Instant = self.metadata_clock.at(self.time);
         self.note(&[9, now.0], || "the end".to_owned());
         Ok(())
+    }
+}
+
+fn kind_of(command: &Command) -> &'static str {
+    match command {
+        Command::Elect { .. } => "elections begun",
+        Command::Lead { .. } => "elections ended",
+        Command::Voters { .. } => "voters proposed",
+        Command::Transfer { .. } => "leaderships transferred",
+        Command::Replicas { .. } => "replicas changed",
+        Command::Status { .. } => "status of nodes",
+        Command::Join { .. } => "joins",
+        _ => "orders of operators",
     }
 }
