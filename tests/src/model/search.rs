@@ -1,0 +1,112 @@
+//! Searching a world with `stateright`: all of it, until something breaks, or by random walks.
+
+use std::num::NonZeroUsize;
+
+use ironring_core::prng::Prng;
+use stateright::{Checker, Chooser, HasDiscoveries, Model};
+
+use super::{Action, Invariant, ReplicationModel, State};
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// States seen; on a walk, those seen again count again.
+    pub states: usize,
+    /// Steps of the longest way from the beginning.
+    pub depth: usize,
+    /// What broke, and by which steps.
+    pub broken: Option<(Invariant, Vec<Action>)>,
+    /// The search was cut before it had seen everything.
+    pub cut: bool,
+}
+
+fn outcome(checker: &impl Checker<ReplicationModel>, cut: bool) -> Outcome {
+    let found = checker.discoveries().into_values().map(|path| {
+        shrink(checker.model(), path.into_actions()).expect("a discovery is a way to what broke")
+    });
+    let broken = found.min_by_key(|(invariant, steps)| (steps.len(), invariant.number()));
+    let states = checker.unique_state_count();
+    Outcome { states, depth: checker.max_depth(), broken, cut }
+}
+
+/// What `steps` break, if each of them can be taken where its turn comes.
+fn replay(model: &ReplicationModel, steps: &[Action]) -> Option<Invariant> {
+    let mut state = model.start.clone();
+    let mut possible = Vec::new();
+    for step in steps {
+        possible.clear();
+        model.actions(&state, &mut possible);
+        if !possible.contains(step) {
+            return None;
+        }
+        state = model.after(&state, step)?;
+    }
+    state.observer.broken.first()
+}
+
+/// `steps` without each that can be left out. stateright keeps the last way it found among many
+/// of about the same length, not the shortest.
+fn shrink(model: &ReplicationModel, steps: Vec<Action>) -> Option<(Invariant, Vec<Action>)> {
+    let mut kept = steps;
+    let mut broken = replay(model, &kept)?;
+    let mut at = kept.len();
+    while at > 0 {
+        at -= 1;
+        let mut fewer = kept.clone();
+        fewer.remove(at);
+        if let Some(still) = replay(model, &fewer) {
+            (broken, kept) = (still, fewer);
+            at = kept.len();
+        }
+    }
+    Some((broken, kept))
+}
+
+/// Looks for a short way to something broken, in about `states_max` steps of the search.
+pub fn shortest(model: ReplicationModel, states_max: NonZeroUsize) -> Outcome {
+    let search = model.checker().finish_when(HasDiscoveries::AnyFailures);
+    let checker = search.target_state_count(states_max.get()).spawn_bfs().join();
+    let cut = checker.state_count() >= states_max.get();
+    outcome(&checker, cut)
+}
+
+/// Sees every state there is, unless one is broken or there are more than `steps_max` steps.
+pub fn everything(model: ReplicationModel, steps_max: NonZeroUsize) -> Outcome {
+    let search = model.checker().finish_when(HasDiscoveries::AnyFailures);
+    let checker = search.target_state_count(steps_max.get()).spawn_dfs().join();
+    let cut = checker.state_count() >= steps_max.get();
+    outcome(&checker, cut)
+}
+
+/// Walks at random until `states_max` states were seen, each walk no longer than `depth_max`.
+pub fn walk(
+    model: ReplicationModel,
+    seed: u64,
+    depth_max: NonZeroUsize,
+    states_max: NonZeroUsize,
+) -> Outcome {
+    let model = ReplicationModel { walks: true, ..model };
+    let search = model.checker().finish_when(HasDiscoveries::AnyFailures);
+    let search = search.target_max_depth(depth_max.get()).target_state_count(states_max.get());
+    outcome(&search.spawn_simulation(seed, Uniform).join(), true)
+}
+
+/// Chooses among all steps alike, and the same for the same seed whatever `rand` does.
+#[derive(Clone)]
+struct Uniform;
+
+impl Chooser<ReplicationModel> for Uniform {
+    type State = Prng;
+
+    fn new_state(&self, seed: u64) -> Prng {
+        Prng::new(seed)
+    }
+
+    fn choose_initial_state(&self, prng: &mut Prng, states: &[State]) -> usize {
+        prng.below(states.len() as u64) as usize
+    }
+
+    fn choose_action(&self, prng: &mut Prng, _: &State, actions: &[Action]) -> usize {
+        prng.below(actions.len() as u64) as usize
+    }
+}

@@ -1,0 +1,111 @@
+//! The worlds in which the protocol with all of its rules is searched.
+
+use super::bounds::{Bounds, FAST, SLOW};
+
+/// A world by its name.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// As the program `model` takes it.
+    pub name: &'static str,
+    /// How large it is.
+    pub bounds: Bounds,
+}
+
+fn world(name: &'static str, bounds: Bounds) -> World {
+    World { name, bounds }
+}
+
+/// Worlds that are seen to the end in every run of the tests.
+pub fn small() -> Vec<World> {
+    let one = Bounds::quiet(1, &[0]);
+    let two = Bounds::quiet(2, &[0, 1]);
+    let learner = Bounds::quiet(2, &[0]);
+    vec![
+        world("1-voter-crash", Bounds { crashes: 2, terms: 3, writes: 2, ..one }),
+        world("2-voters", Bounds { writes: 0, ..two.clone() }),
+        world("2-voters-grow", Bounds { proposals: 1, terms: 1, ..learner.clone() }),
+        world("2-voters-shrink", Bounds { proposals: 1, terms: 1, writes: 0, ..two.clone() }),
+        world("2-voters-transfer", Bounds { transfers: 1, writes: 0, ..two.clone() }),
+        world("2-voters-reads", Bounds { reads: 1, rounds: 1, writes: 0, ..two.clone() }),
+        world("2-voters-wipe", Bounds { wipes: 1, terms: 1, writes: 1, ..two.clone() }),
+        world("2-voters-damage", Bounds { damages: 1, writes: 0, ..two.clone() }),
+        world(
+            "2-voters-lease",
+            Bounds { rounds: 1, ticks: 2, writes: 0, rates: vec![SLOW, FAST], ..two },
+        ),
+        world("2-nodes-drop", Bounds { drops: 1, proposals: 1, terms: 1, writes: 0, ..learner }),
+    ]
+}
+
+/// Worlds that take minutes to see to the end.
+pub fn medium() -> Vec<World> {
+    let two = Bounds::quiet(2, &[0, 1]);
+    let three = Bounds::quiet(3, &[0, 1, 2]);
+    vec![
+        world("2-voters-1-write", two.clone()),
+        world("2-voters-2-writes", Bounds { writes: 2, every_part: true, ..two.clone() }),
+        world("2-voters-crash", Bounds { crashes: 1, ..two.clone() }),
+        world("2-voters-3-terms", Bounds { terms: 3, ..two.clone() }),
+        world(
+            "2-voters-change-crash",
+            Bounds { proposals: 1, crashes: 1, writes: 0, ..two.clone() },
+        ),
+        world("2-voters-change-wipe", Bounds { proposals: 1, wipes: 1, writes: 0, ..two.clone() }),
+        world(
+            "2-voters-transfer-crash",
+            Bounds { transfers: 1, crashes: 1, writes: 0, ..two.clone() },
+        ),
+        world(
+            "2-voters-lease-crash",
+            Bounds { rounds: 2, ticks: 3, writes: 0, crashes: 1, rates: vec![SLOW, FAST], ..two },
+        ),
+        world("3-voters", Bounds { writes: 0, ..three }),
+    ]
+}
+
+/// Worlds that are only walked in, at random.
+pub fn large() -> Vec<World> {
+    let everything = |nodes, voters: &[u8]| Bounds {
+        terms: 5,
+        writes: 3,
+        crashes: 3,
+        wipes: 1,
+        damages: 1,
+        proposals: 3,
+        refusals: 1,
+        transfers: 2,
+        rounds: 3,
+        reads: 2,
+        ticks: 6,
+        drops: 1,
+        rates: [SLOW, FAST].into_iter().cycle().take(usize::from(nodes)).collect(),
+        controller_rate: FAST,
+        every_part: true,
+        exchanges: true,
+        ..Bounds::quiet(nodes, voters)
+    };
+    let calm = |nodes, voters: &[u8]| Bounds {
+        terms: 3,
+        writes: 3,
+        crashes: 1,
+        proposals: 2,
+        reads: 1,
+        rounds: 1,
+        ..Bounds::quiet(nodes, voters)
+    };
+    vec![
+        world("3-voters-everything", everything(3, &[0, 1, 2])),
+        world("4-voters-everything", everything(4, &[0, 1, 2, 3])),
+        world("5-voters-everything", everything(5, &[0, 1, 2, 3, 4])),
+        world("3-of-5-everything", everything(5, &[0, 1, 2])),
+        world("3-voters-calm", calm(3, &[0, 1, 2])),
+        world("4-voters-calm", calm(4, &[0, 1, 2, 3])),
+        world("5-voters-calm", calm(5, &[0, 1, 2, 3, 4])),
+        world("3-of-4-calm", calm(4, &[0, 1, 2])),
+    ]
+}
+
+/// The world of this name.
+pub fn named(name: &str) -> Option<World> {
+    small().into_iter().chain(medium()).chain(large()).find(|world| world.name == name)
+}
