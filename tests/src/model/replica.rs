@@ -110,12 +110,11 @@ impl ReplicationModel {
     pub(super) fn ack(&self, state: &mut State, node: usize) {
         let replica = &state.replicas[node];
         let late = replica.verified_term < replica.promised;
-        let silent = late && self.rules.has(Rule::LateFsyncAcksNothing);
+        // Without either rule the ack is of its message's term, whatever was promised since.
+        let both = [Rule::LateFsyncAcksNothing, Rule::RefuseOldTerm];
+        let silent = late && both.iter().all(|rule| self.rules.has(*rule));
         if replica.leader.is_some() || replica.verified_term == 0 || silent {
-            // An ack of the message just answered is of its own term, whatever was promised.
-            if !(late && !self.rules.has(Rule::RefuseOldTerm)) {
-                return;
-            }
+            return;
         }
         let flushed = if self.rules.has(Rule::AckFlushed) {
             replica.flushed_end.min(replica.log_end())

@@ -132,7 +132,7 @@ impl Script {
     }
 
     /// Loses what is on its way, and begins the counts of what the bounds allow from here.
-    fn from_here(&mut self) -> ReplicationModel {
+    fn begin_here(&mut self) -> ReplicationModel {
         self.state.network = Network::default();
         let rounds = self.state.used.rounds;
         self.state.used = Used { rounds, ..Used::default() };
@@ -144,7 +144,7 @@ impl Script {
     /// The same with what is on its way.
     fn with_messages(&mut self) -> ReplicationModel {
         let network = self.state.network.clone();
-        let mut model = self.from_here();
+        let mut model = self.begin_here();
         model.start.network = network;
         model
     }
@@ -225,25 +225,25 @@ fn append_world(rule: Rule, rules: Rules) -> ReplicationModel {
     match rule {
         Rule::LeadNotBelowPromise => ReplicationModel::new(two(), rules),
         Rule::RestartedLeaderAsks => {
-            Script::settled(Bounds { crashes: 1, ..two() }, rules).from_here()
+            Script::settled(Bounds { crashes: 1, ..two() }, rules).begin_here()
         }
         Rule::LeadOnce => {
             let bounds = Bounds { transfers: 1, writes: 0, ..three() };
             let mut script = Script::settled(bounds, rules);
             without_elections(script.act(Action::HandOver { node: 0, target: 1 }).with_messages())
         }
-        Rule::PromiseDurable => Script::settled(Bounds { crashes: 1, ..two() }, rules).from_here(),
+        Rule::PromiseDurable => Script::settled(Bounds { crashes: 1, ..two() }, rules).begin_here(),
         // Node 1 does not know yet that the write is committed.
         Rule::ReadsAfterTermStart => {
             Script::settled(Bounds { reads: 1, rounds: 1, ..two() }, rules)
                 .write(0, 1)
                 .replicate(0, 1)
-                .from_here()
+                .begin_here()
         }
         Rule::ProposeAfterTermStart => Script::settled(Bounds { proposals: 1, ..three() }, rules)
             .write(0, 1)
             .replicate(0, 1)
-            .from_here(),
+            .begin_here(),
         // Node 2 has a write of term 1 that was never committed, node 1 leads term 2 without it.
         Rule::PrevMatches
         | Rule::AckVerified
@@ -253,13 +253,13 @@ fn append_world(rule: Rule, rules: Rules) -> ReplicationModel {
             let bounds = Bounds { every_part: rule != Rule::FlushedEndDropsAtCut, ..three() };
             let mut script = Script::settled(bounds, rules);
             script.act(Action::Write { node: 0, sequence: 1 }).send(0, 2);
-            script.act(Action::Fsync { node: 2 }).crash(0, 1).elect(&[1, 0]).from_here()
+            script.act(Action::Fsync { node: 2 }).crash(0, 1).elect(&[1, 0]).begin_here()
         }
         Rule::CutBeforeReplacement => {
             let bounds = Bounds { writes: 2, crashes: 1, ..Bounds::quiet(4, &[0, 1, 2, 3]) };
             let mut script = Script::settled(bounds, rules);
             script.write(0, 1).write(0, 2).send(0, 2).act(Action::Fsync { node: 2 });
-            script.elect(&[1, 3]).from_here()
+            script.elect(&[1, 3]).begin_here()
         }
         // Raft's figure 8: a write of term 1 that only its leader has, a start of term 2 that only
         // its leader has, and the first leading again in term 3.
@@ -267,7 +267,7 @@ fn append_world(rule: Rule, rules: Rules) -> ReplicationModel {
             let bounds = Bounds { terms: 4, every_part: true, ..three() };
             let mut script = Script::settled(bounds, rules);
             script.write(0, 1).elect(&[2, 1]).elect(&[0, 1]);
-            let mut model = script.from_here();
+            let mut model = script.begin_here();
             model.allowed = |state, action| match action {
                 Action::Send { to, prev, end, .. } => *to == 1 && *prev == 0 && *end == 2,
                 Action::Write { .. } => false,
@@ -282,13 +282,13 @@ fn append_world(rule: Rule, rules: Rules) -> ReplicationModel {
             script.act(Action::Write { node: 0, sequence: 1 }).send(0, 2);
             script.act(Action::Fsync { node: 2 }).crash(0, 1).elect(&[0, 1]).with_messages()
         }
-        Rule::CountByUuid => Script::settled(Bounds { wipes: 1, ..two() }, rules).from_here(),
+        Rule::CountByUuid => Script::settled(Bounds { wipes: 1, ..two() }, rules).begin_here(),
         Rule::CommitQuorum => ReplicationModel::new(three(), rules),
         Rule::WritesAfterTermStart => {
             let mut script = Script::settled(Bounds { crashes: 1, ..two() }, rules);
-            script.elect(&[1, 0]).from_here()
+            script.elect(&[1, 0]).begin_here()
         }
-        _ => Script::settled(Bounds { crashes: 1, ..two() }, rules).from_here(),
+        _ => Script::settled(Bounds { crashes: 1, ..two() }, rules).begin_here(),
     }
 }
 
@@ -298,15 +298,15 @@ fn leader_world(rule: Rule, rules: Rules) -> ReplicationModel {
             let bounds = Bounds { proposals: 1, ..Bounds::quiet(3, &[0, 1]) };
             let mut script = Script::settled(bounds, rules);
             script.change(0, &[0, 1, 2]).write(0, 1).replicate(0, 2);
-            let mut model = script.from_here();
+            let mut model = script.begin_here();
             model.bounds.proposals = 0;
             model
         }
-        Rule::LateFsyncAcksNothing => Script::settled(three(), rules).from_here(),
+        Rule::LateFsyncAcksNothing => Script::settled(three(), rules).begin_here(),
         // That a late ack breaks a promise is known from the rule above; here it loses a write.
         Rule::FenceFlushes => {
             let mut script = Script::settled(three(), rules);
-            let mut model = script.write(0, 1).send(0, 2).from_here();
+            let mut model = script.write(0, 1).send(0, 2).begin_here();
             model.blind_to = Some(Invariant::PromiseKept);
             model
         }
@@ -315,19 +315,19 @@ fn leader_world(rule: Rule, rules: Rules) -> ReplicationModel {
             script.fence(&[1, 2]);
             let winner = 2;
             script.act(Action::Elect { election: 0, winner }).hear(2).replicate(2, 0);
-            script.from_here()
+            script.begin_here()
         }
         // A write of term 1 that node 0 has alone, and a term 2 that is committed without it.
         Rule::LastTermFirst => {
             let mut script = Script::settled(Bounds { terms: 3, writes: 2, ..three() }, rules);
-            script.write(0, 1).write(0, 2).elect(&[1, 2]).replicate(1, 2).from_here()
+            script.write(0, 1).write(0, 2).elect(&[1, 2]).replicate(1, 2).begin_here()
         }
         Rule::FenceVotersOnly => {
             let mut script = Script::settled(Bounds::quiet(3, &[0, 1]), rules);
-            script.write(0, 1).replicate(0, 1).from_here()
+            script.write(0, 1).replicate(0, 1).begin_here()
         }
         Rule::FenceQuorum | Rule::LongestLogWins => {
-            Script::settled(three(), rules).write(0, 1).replicate(0, 1).from_here()
+            Script::settled(three(), rules).write(0, 1).replicate(0, 1).begin_here()
         }
         Rule::WaitOutLeases => lease_world(rule, rules),
         Rule::ElectOnce => ReplicationModel::new(two(), rules),
@@ -338,7 +338,7 @@ fn leader_world(rule: Rule, rules: Rules) -> ReplicationModel {
         }
         Rule::TransferToCaughtUp | Rule::TransferStepsDown => {
             let mut script = Script::settled(Bounds { transfers: 1, ..three() }, rules);
-            let mut model = script.from_here();
+            let mut model = script.begin_here();
             model.allowed = to_node_2;
             model
         }
@@ -346,14 +346,14 @@ fn leader_world(rule: Rule, rules: Rules) -> ReplicationModel {
             let mut script = Script::settled(Bounds { terms: 3, transfers: 1, ..three() }, rules);
             script.act(Action::HandOver { node: 0, target: 1 }).elect(&[2, 0]).with_messages()
         }
-        _ => Script::settled(three(), rules).from_here(),
+        _ => Script::settled(three(), rules).begin_here(),
     }
 }
 
 fn voters_world(rule: Rule, rules: Rules) -> ReplicationModel {
     let bounds = Bounds { proposals: 1, terms: 1, ..three() };
     match rule {
-        Rule::OneProposal => Script::settled(Bounds { proposals: 2, ..bounds }, rules).from_here(),
+        Rule::OneProposal => Script::settled(Bounds { proposals: 2, ..bounds }, rules).begin_here(),
         Rule::ProposalOfTerm => {
             let bounds = Bounds { terms: 2, ..bounds };
             let mut script = Script::settled(bounds, rules);
@@ -367,7 +367,7 @@ fn voters_world(rule: Rule, rules: Rules) -> ReplicationModel {
             model
         }
         Rule::RefusalRaisesVersion => {
-            let mut model = Script::settled(Bounds { refusals: 1, ..bounds }, rules).from_here();
+            let mut model = Script::settled(Bounds { refusals: 1, ..bounds }, rules).begin_here();
             model.allowed = to_node_2;
             model
         }
@@ -380,18 +380,18 @@ fn voters_world(rule: Rule, rules: Rules) -> ReplicationModel {
             model.allowed = to_node_2;
             model
         }
-        Rule::NewUuidAfterLoss => Script::settled(Bounds { wipes: 1, ..two() }, rules).from_here(),
+        Rule::NewUuidAfterLoss => Script::settled(Bounds { wipes: 1, ..two() }, rules).begin_here(),
         Rule::CorruptDoesNotAnswer | Rule::RepairedWhenFsynced => {
-            Script::settled(Bounds { damages: 1, ..two() }, rules).from_here()
+            Script::settled(Bounds { damages: 1, ..two() }, rules).begin_here()
         }
         Rule::DamageIsRemembered => {
-            Script::settled(Bounds { damages: 1, crashes: 1, ..two() }, rules).from_here()
+            Script::settled(Bounds { damages: 1, crashes: 1, ..two() }, rules).begin_here()
         }
         Rule::ProposeWithSelf => {
             let mut script = Script::settled(Bounds { terms: 2, ..bounds }, rules);
             script.act(Action::Propose { node: 0, voters: Uuids::of(&[1, 2]) }).with_messages()
         }
-        _ => Script::settled(bounds, rules).from_here(),
+        _ => Script::settled(bounds, rules).begin_here(),
     }
 }
 
@@ -415,7 +415,7 @@ fn lease_world(rule: Rule, rules: Rules) -> ReplicationModel {
             let four = Bounds::quiet(4, &[0, 1, 2]);
             let bounds = Bounds { writes: 0, rounds: 2, ticks: 1, proposals: 1, ..four };
             let mut script = Script::settled(bounds, rules);
-            let mut model = script.probe(0, 1).from_here();
+            let mut model = script.probe(0, 1).begin_here();
             model.allowed = |state, action| match action {
                 Action::AnswerFence { node, .. } => *node > 1,
                 Action::Probe { node } => *node > 1,
@@ -434,7 +434,7 @@ fn lease_world(rule: Rule, rules: Rules) -> ReplicationModel {
         Rule::ReadChecksLease => {
             let bounds = Bounds { writes: 1, ticks: 1, rounds: 0, ..three() };
             let mut script = Script::settled(bounds, rules);
-            let mut model = script.elect(&[1, 2]).replicate(1, 2).from_here();
+            let mut model = script.elect(&[1, 2]).replicate(1, 2).begin_here();
             model.allowed = to_node_2;
             return model;
         }
@@ -442,13 +442,13 @@ fn lease_world(rule: Rule, rules: Rules) -> ReplicationModel {
             let bounds = Bounds { rounds: 1, reads: 1, ..three() };
             let mut script = Script::settled(bounds, rules);
             script.probe(0, 1).elect(&[1, 2]).replicate(1, 2);
-            let mut model = script.act(Action::Write { node: 1, sequence: 1 }).from_here();
+            let mut model = script.act(Action::Write { node: 1, sequence: 1 }).begin_here();
             model.allowed = to_node_2;
             return model;
         }
         _ => bounds,
     };
-    let mut model = Script::settled(bounds, rules).from_here();
+    let mut model = Script::settled(bounds, rules).begin_here();
     // Node 0 has its lease from node 1, which is elected and has its own from node 2.
     model.allowed = |state, action| match action {
         Action::AnswerFence { node, .. } => *node > 0,
@@ -464,14 +464,14 @@ fn other_world(rule: Rule, rules: Rules) -> ReplicationModel {
     match rule {
         Rule::DropOnlyOutsideVoters => {
             let bounds = Bounds { terms: 1, drops: 1, ..two() };
-            Script::settled(bounds, rules).from_here()
+            Script::settled(bounds, rules).begin_here()
         }
-        Rule::DeleteAfterDrop => Script::settled(learner, rules).from_here(),
+        Rule::DeleteAfterDrop => Script::settled(learner, rules).begin_here(),
         Rule::SessionsRolledBack => {
             let mut script = Script::settled(Bounds { terms: 3, ..three() }, rules);
             script.write(0, 1).elect(&[1, 2]).replicate(1, 2).replicate(1, 0);
-            script.elect(&[0, 2]).replicate(0, 2).from_here()
+            script.elect(&[0, 2]).replicate(0, 2).begin_here()
         }
-        _ => Script::settled(Bounds { writes: 2, terms: 1, ..two() }, rules).from_here(),
+        _ => Script::settled(Bounds { writes: 2, terms: 1, ..two() }, rules).begin_here(),
     }
 }
