@@ -23,8 +23,14 @@ pub enum Action {
     Hear { node: Node, record: u8 },
     /// A client's write, or its retry, reaches a leader.
     Write { node: Node, sequence: u8 },
+    /// A leader lets the first session expire.
+    Expire { node: Node },
     /// A leader sends what it has from `prev` to `end`.
     Send { node: Node, to: Node, prev: Offset, end: Offset },
+    /// A leader sends the state below `end`.
+    SendSnapshot { node: Node, to: Node, end: Offset },
+    /// A node compacts what is committed and fsynced.
+    Compact { node: Node },
     /// A message arrives; it may arrive again.
     Deliver(Message),
     /// Everything a node has written becomes durable.
@@ -115,6 +121,9 @@ impl ReplicationModel {
             actions.extend((0..replica.durable_end).map(|at| Action::Damage { node, at }));
         }
         actions.push(Action::Delete { node });
+        if state.used.compactions < self.bounds.compactions {
+            actions.push(Action::Compact { node });
+        }
         for election in 0..state.elections.len() as u8 {
             actions.push(Action::AnswerFence { node, election });
         }
@@ -123,7 +132,11 @@ impl ReplicationModel {
     fn of_leader(&self, state: &State, node: Node, actions: &mut Vec<Action>) {
         let replica = &state.replicas[usize::from(node)];
         let leader = replica.leader.as_ref().expect("the caller saw it");
-        actions.extend((1..=self.bounds.writes).map(|sequence| Action::Write { node, sequence }));
+        let writes = self.bounds.sequences();
+        actions.extend(writes.map(|sequence| Action::Write { node, sequence }));
+        if state.used.expiries < self.bounds.expiries {
+            actions.push(Action::Expire { node });
+        }
         for to in (0..self.bounds.nodes).filter(|to| *to != node) {
             let uuid = state.replicas[usize::from(to)].uuid;
             let wanted = leader.voters.has(uuid)
@@ -132,16 +145,21 @@ impl ReplicationModel {
             if !wanted {
                 continue;
             }
-            let last = replica.log_end();
+            let (first, last) = (replica.base, replica.log_end());
+            if state.used.snapshots < self.bounds.snapshots {
+                let mut ends = vec![replica.base, replica.high_watermark, last];
+                ends.dedup();
+                actions.extend(ends.iter().map(|end| Action::SendSnapshot { node, to, end: *end }));
+            }
             if self.bounds.every_part {
-                for prev in 0..=last {
+                for prev in first..=last {
                     let ends = prev..=last;
                     actions.extend(ends.map(|end| Action::Send { node, to, prev, end }));
                 }
             } else {
                 let acked = leader.acked_end(uuid);
-                actions.push(Action::Send { node, to, prev: 0, end: last });
-                if acked > 0 {
+                actions.push(Action::Send { node, to, prev: first, end: last });
+                if acked > first {
                     actions.push(Action::Send { node, to, prev: acked, end: last });
                 }
             }
@@ -213,6 +231,11 @@ impl ReplicationModel {
         match action {
             Action::Hear { node, record } => self.hear(state, usize::from(*node), *record),
             Action::Write { node, sequence } => self.write(state, usize::from(*node), *sequence),
+            Action::Expire { node } => self.expire(state, usize::from(*node)),
+            Action::SendSnapshot { node, to, end } => {
+                self.send_snapshot(state, usize::from(*node), *to, *end);
+            }
+            Action::Compact { node } => self.compact(state, usize::from(*node)),
             Action::Send { node, to, prev, end } => {
                 self.send(state, usize::from(*node), *to, *prev..*end);
             }
@@ -247,6 +270,12 @@ impl ReplicationModel {
             Message::Replicate { to, .. } => self.on_replicate(state, usize::from(*to), message),
             Message::Ack { from, to, term, end } => {
                 self.on_ack(state, usize::from(*to), *from, *term, *end);
+            }
+            Message::Snapshot { from, to, term, of } => {
+                self.on_snapshot(state, usize::from(*to), *from, *term, *of);
+            }
+            Message::Fenced { term, answer, left } => {
+                self.on_fenced(state, *term, *answer, *left);
             }
             Message::Propose { .. } => self.accept(state, message),
             Message::Transfer { from, term, target } => {

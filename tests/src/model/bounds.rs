@@ -22,8 +22,12 @@ pub struct Bounds {
     pub voters: Uuids,
     /// The last term.
     pub terms: Term,
-    /// The session's last sequence.
+    /// The first session's last sequence.
     pub writes: u8,
+    /// The second session's.
+    pub second_writes: u8,
+    /// How often the first session expires: once at most.
+    pub expiries: u8,
     /// Crashes, of all nodes together.
     pub crashes: u8,
     /// Disks wiped.
@@ -44,12 +48,18 @@ pub struct Bounds {
     pub ticks: u8,
     /// Committed drops.
     pub drops: u8,
+    /// Compactions, of all nodes together.
+    pub compactions: u8,
+    /// Snapshots sent.
+    pub snapshots: u8,
     /// Units per tick of each node's clock.
     pub rates: Vec<u8>,
     /// Units per tick of the controller's clock.
     pub controller_rate: u8,
     /// Whether a leader sends every part of its log, or only all of it and all behind the acked end.
     pub every_part: bool,
+    /// Whether Fence and its answers may be late, and a controller lives on beside its successor.
+    pub late_fences: bool,
     /// Whether a proposal may exchange a voter for another in one step.
     pub exchanges: bool,
     /// Learners that a leader sends to; voters always get everything.
@@ -64,6 +74,8 @@ impl Bounds {
             voters: Uuids::of(voters),
             terms: 2,
             writes: 1,
+            second_writes: 0,
+            expiries: 0,
             crashes: 0,
             wipes: 0,
             damages: 0,
@@ -74,9 +86,12 @@ impl Bounds {
             reads: 0,
             ticks: 0,
             drops: 0,
+            compactions: 0,
+            snapshots: 0,
             rates: vec![SLOW; usize::from(nodes)],
             controller_rate: SLOW,
             every_part: false,
+            late_fences: false,
             exchanges: false,
             taught: Uuids(u16::MAX),
         }
@@ -102,6 +117,10 @@ impl Bounds {
             "reads" => &mut self.reads,
             "ticks" => &mut self.ticks,
             "drops" => &mut self.drops,
+            "second-writes" => &mut self.second_writes,
+            "expiries" => &mut self.expiries,
+            "compactions" => &mut self.compactions,
+            "snapshots" => &mut self.snapshots,
             _ => return false,
         };
         *bound = value;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::ReplicationModel;
-use super::log::{ENTRIES_MAX, Entry};
-use super::properties::{self, Invariant};
+use super::log::Entry;
+use super::properties;
 use super::rules::Rule;
 use super::state::{Leader, Message, Node, Offset, Proposal, Record, State, Term};
 use super::state::{Uuid, Uuids};
@@ -90,37 +90,12 @@ impl ReplicationModel {
         leader.is_some_and(|leader| leader.term_start < replica.high_watermark)
     }
 
-    pub(super) fn write(&self, state: &mut State, node: usize, sequence: u8) {
-        if self.rules.has(Rule::WritesAfterTermStart) && !Self::serves(state, node) {
-            return;
-        }
-        let replica = &mut state.replicas[node];
-        if usize::from(replica.log_end()) == ENTRIES_MAX {
-            return;
-        }
-        let Some(leader) = &replica.leader else { return };
-        let end = if self.rules.has(Rule::SessionsToLogEnd) {
-            replica.log_end()
-        } else {
-            replica.high_watermark
-        };
-        let folded = replica.log.below(end).iter().map(|entry| entry.sequence);
-        let last = folded.max().unwrap_or(0);
-        let remembered = replica.not_rolled_back & 1 << sequence != 0;
-        if sequence <= last || remembered {
-            // The retry gets the receipt of its first try.
-            if !replica.log.iter().any(|entry| entry.sequence == sequence) {
-                state.observer.broken.note(Invariant::ReadsSeeWrites);
-            }
-        } else if sequence == last + 1 || !self.rules.has(Rule::GapIsRefused) {
-            let term = leader.term;
-            replica.log.push(Entry { term, sequence });
-        }
-    }
-
     pub(super) fn send(&self, state: &mut State, node: usize, to: Node, part: Range<Offset>) {
         let replica = &state.replicas[node];
         let Some(leader) = &replica.leader else { return };
+        if part.start < replica.base {
+            return;
+        }
         state.network.insert(Message::Replicate {
             from: node as Node,
             to,

@@ -121,6 +121,9 @@ impl ReplicationModel {
         }
         for election in &mut state.elections {
             wait(&mut election.wait, self.bounds.controller_rate);
+            if !self.rules.has(Rule::WaitFromReceipt) {
+                election.elapsed += self.bounds.controller_rate;
+            }
         }
         if waited {
             state.used.ticks += 1;

@@ -16,10 +16,13 @@ mod leader;
 mod leases;
 mod log;
 mod properties;
+mod reduce;
 mod replica;
 mod rules;
 pub mod scenarios;
 pub mod search;
+mod sessions;
+mod snapshots;
 mod state;
 pub mod table;
 pub mod worlds;
@@ -51,6 +54,8 @@ pub struct ReplicationModel {
     pub blind_to: Option<Invariant>,
     /// Whether steps that change nothing are left out before one is chosen, as a walk needs it.
     pub walks: bool,
+    /// Whether what can have no effect any more is forgotten; only with every rule.
+    pub reduces: bool,
 }
 
 impl ReplicationModel {
@@ -59,6 +64,7 @@ impl ReplicationModel {
         let record = Record {
             term: 1,
             leader: Some(0),
+            last_leader: None,
             version: 1,
             voters: bounds.voters,
             dropped: Uuids::default(),
@@ -80,6 +86,7 @@ impl ReplicationModel {
             allowed: |_, _| true,
             blind_to: None,
             walks: false,
+            reduces: false,
         }
     }
 
@@ -91,6 +98,9 @@ impl ReplicationModel {
             return None;
         }
         properties::judge(self, &mut next);
+        if self.reduces {
+            self.reduce(&mut next);
+        }
         if let Some(invariant) = self.blind_to {
             next.observer.broken.forget(invariant);
         }

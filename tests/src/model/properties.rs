@@ -196,7 +196,7 @@ pub(super) fn committed(state: &mut State, node: usize, end: Offset, leader_term
     let known = state.observer.committed.end().min(log.end());
     let lost = state.observer.committed.below(known) != log.below(known);
     let mut seen = 0_u16;
-    let twice = log.iter().filter(|entry| entry.sequence != 0).any(|entry| {
+    let twice = log.iter().filter(|entry| entry.is_write()).any(|entry| {
         let before = seen;
         seen |= 1 << entry.sequence;
         before == seen
@@ -239,7 +239,7 @@ fn flushed_on_quorum(state: &State, node: usize, log: Log) -> bool {
 pub(super) fn read(state: &mut State, node: usize, need: Offset) {
     let replica = &state.replicas[node];
     let seen = replica.log.below(replica.high_watermark);
-    let mut writes = state.observer.committed.below(need).iter().filter(|e| e.sequence != 0);
+    let mut writes = state.observer.committed.below(need).iter().filter(|e| e.is_write());
     if writes.any(|write| seen.iter().all(|entry| entry != write)) {
         state.observer.broken.note(Invariant::ReadsSeeWrites);
     }

@@ -19,7 +19,8 @@ impl ReplicationModel {
         if self.rules.has(Rule::PromiseDurable) {
             replica.promised_on_disk = term;
         }
-        if replica.leader.as_ref().is_some_and(|leader| leader.term < term) {
+        let before = replica.leader.as_ref().is_some_and(|leader| leader.term < term);
+        if before && self.rules.has(Rule::FencedLeaderDropsLease) {
             replica.leader = None;
         }
         let uuid = replica.uuid;
@@ -39,20 +40,17 @@ impl ReplicationModel {
             return;
         }
         let replica = &mut state.replicas[node];
-        if *prev_offset > replica.log_end()
-            || (self.rules.has(Rule::PrevMatches) && replica.last_term(*prev_offset) != *prev_term)
-        {
+        // Below the base no term is known. What is there is committed, so every leader has it.
+        let unlike = *prev_offset >= replica.base && replica.last_term(*prev_offset) != *prev_term;
+        if *prev_offset > replica.log_end() || (unlike && self.rules.has(Rule::PrevMatches)) {
             return;
         }
-        if replica.verified_term != *term {
-            replica.verified_term = *term;
-            replica.verified_from = *from;
-            if self.rules.has(Rule::VerifiedOfTerm) {
-                replica.verified = 0;
-            }
-        }
+        self.follow(state, node, *term, *from);
         let end = *prev_offset + entries.end();
         for (entry, at) in entries.iter().zip(*prev_offset..) {
+            if at < state.replicas[node].base {
+                continue;
+            }
             let there = state.replicas[node].log.get(at);
             if there.is_some_and(|there| there.term != entry.term) {
                 self.cut(state, node, at);
@@ -83,6 +81,18 @@ impl ReplicationModel {
             replica.high_watermark = replica.high_watermark.max(told);
         }
         self.ack(state, node);
+    }
+
+    /// What was verified counts for one term's leader.
+    pub(super) fn follow(&self, state: &mut State, node: usize, term: Term, from: Node) {
+        let replica = &mut state.replicas[node];
+        if replica.verified_term != term {
+            replica.verified_term = term;
+            replica.verified_from = from;
+            if self.rules.has(Rule::VerifiedOfTerm) {
+                replica.verified = 0;
+            }
+        }
     }
 
     /// Truncates to `at`.
@@ -138,6 +148,7 @@ impl ReplicationModel {
         replica.durable_end = replica.log_end();
         replica.flushed_end = replica.log_end();
         replica.old_tail = Log::default();
+        replica.installing = false;
         // Repaired is what a leader's Replicates have filled again, and an fsync has kept.
         if replica.durable_end.min(replica.verified) >= replica.repair_to {
             replica.repair_to = 0;
@@ -146,7 +157,9 @@ impl ReplicationModel {
 
     pub(super) fn fsync(&self, state: &mut State, node: usize) {
         let replica = &state.replicas[node];
-        let settled = replica.durable_end == replica.log_end() && replica.old_tail.is_empty();
+        let settled = replica.durable_end == replica.log_end()
+            && replica.old_tail.is_empty()
+            && !replica.installing;
         if settled && replica.repair_to == 0 {
             return;
         }
@@ -183,12 +196,23 @@ impl ReplicationModel {
             log = log.below(before.high_watermark);
             durable_end = durable_end.min(log.end());
         }
+        // Part of a state is none, and no log either: the mark says so.
+        let whole = log.end() >= before.base;
+        let mut base = if whole { before.base } else { 0 };
+        if !whole && self.rules.has(Rule::SnapshotAtomic) {
+            (log, durable_end) = (Log::default(), 0);
+        } else if !whole {
+            // It takes what is there for the whole state, which has nothing of the first write.
+            base = before.base;
+            log = before.log.below(base).without_first_write();
+            durable_end = base;
+        }
         let remembers = self.rules.has(Rule::DamageIsRemembered);
         let repair_to = if remembers { before.repair_to } else { 0 };
         self.start(
             state,
             node,
-            Replica { log, old_tail, durable_end, repair_to, ..before.clone() },
+            Replica { log, base, old_tail, durable_end, repair_to, ..before.clone() },
         );
         state.used.crashes += 1;
     }
@@ -204,6 +228,7 @@ impl ReplicationModel {
             flushed_end: disk.durable_end,
             durable_end: disk.durable_end,
             log: disk.log,
+            base: disk.base,
             old_tail: disk.old_tail,
             repair_to: disk.repair_to,
             grant_left: if grants { LEASE } else { 0 },
@@ -225,6 +250,8 @@ impl ReplicationModel {
         if self.rules.has(Rule::CorruptDoesNotAnswer) {
             disk.repair_to = disk.repair_to.max(disk.durable_end);
         }
+        let at = if at < disk.base { 0 } else { at };
+        disk.base = disk.base.min(at);
         disk.log = disk.log.below(at);
         disk.durable_end = at;
         disk.old_tail = Log::default();

@@ -65,6 +65,10 @@ rules! {
     LongestLogWins: "Leader 3", "The largest (last_term, log_end) wins.";
     LastTermFirst: "Leader 3", "Logs are compared by last_term before log_end.";
     WaitOutLeases: "Leader 4", "The controller waits out the largest lease_left.";
+    WaitFromReceipt: "Leader 4", "Each lease_left is waited out from the receipt of its answer.";
+    OnlyLastLeaderEndsWait: "Leader 4", "Only an answer of the last leader itself ends the wait, not one of an earlier leader.";
+    LastLeaderIsKept: "Leader 4", "Metadata knows the last leader through terms that had none.";
+    FencedLeaderDropsLease: "Leader 4, Leases 1", "A leader that answers Fence drops its lease first.";
     ElectInTerm: "Leader 5", "A leader is committed only while the term is still that of its election.";
     ElectOnce: "Leader 5", "A leader is committed only while there is none.";
     TransferToVoter: "Transfer", "Metadata accepts a transfer only to a voter.";
@@ -94,9 +98,16 @@ rules! {
     ProposalOfReplicas: "Voters 3, Movement", "Metadata refuses voters of which one is dropped.";
     DropOnlyOutsideVoters: "Movement", "A replica is dropped only after it left V.";
     DeleteAfterDrop: "Movement", "A replica's files go only after a committed drop.";
+    SnapshotOfCommitted: "Movement", "A snapshot is of what lies below the leader's high watermark.";
+    SnapshotNotBehind: "Movement", "A snapshot that ends at or below the own high watermark changes nothing.";
+    SnapshotKeepsSuffix: "Movement", "A snapshot whose end the own log matches replaces nothing.";
+    SnapshotAtomic: "Movement", "An install is marked on disk from before its first write until it is whole and fsynced; meanwhile the log counts as empty.";
+    SnapshotHasSessions: "Movement, Retries", "A snapshot and a checkpoint carry the table of sequences.";
     SessionsToLogEnd: "Retries", "The table of sequences is a fold of the log to log_end, not to the high watermark.";
     SessionsRolledBack: "Retries", "A truncation rolls the table of sequences back.";
     GapIsRefused: "Retries", "A sequence that leaves a gap is refused.";
+    SequencesPerSession: "Retries", "Each session has sequences of its own.";
+    ExpiredIsRefused: "Retries", "A session that expired is refused for ever, its first sequence too.";
 }
 
 /// Which rules a run follows.

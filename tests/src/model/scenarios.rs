@@ -329,7 +329,11 @@ fn leader_world(rule: Rule, rules: Rules) -> ReplicationModel {
         Rule::FenceQuorum | Rule::LongestLogWins => {
             Script::settled(three(), rules).write(0, 1).replicate(0, 1).begin_here()
         }
-        Rule::WaitOutLeases => lease_world(rule, rules),
+        Rule::WaitOutLeases
+        | Rule::WaitFromReceipt
+        | Rule::OnlyLastLeaderEndsWait
+        | Rule::LastLeaderIsKept
+        | Rule::FencedLeaderDropsLease => lease_world(rule, rules),
         Rule::ElectOnce => ReplicationModel::new(two(), rules),
         Rule::TransferToVoter => {
             let bounds = Bounds { transfers: 1, ..Bounds::quiet(3, &[0, 1]) };
@@ -424,6 +428,40 @@ fn lease_world(rule: Rule, rules: Rules) -> ReplicationModel {
             return model;
         }
         Rule::LeaseFromQuorum => Bounds { ticks: 1, ..bounds },
+        // The term is taken long before the voter grants a lease and answers.
+        Rule::WaitFromReceipt => {
+            let bounds = Bounds { late_fences: true, controller_rate: FAST, ..bounds };
+            let mut script = Script::settled(bounds, rules);
+            script.act(Action::TakeTerm { record: 0 }).act(Action::Tick);
+            return from_neighbours(script.begin_here());
+        }
+        // Node 0 led term 1, node 1 leads term 2.
+        Rule::OnlyLastLeaderEndsWait => {
+            let mut script = Script::settled(Bounds { terms: 3, ..bounds }, rules);
+            script.elect(&[1, 2]).replicate(1, 2).replicate(1, 0);
+            let mut model = script.begin_here();
+            model.allowed = |state, action| match action {
+                Action::AnswerFence { node, .. } => *node != 1,
+                Action::Elect { winner, .. } => *winner == 2,
+                Action::Deliver(Message::Probe { from, to, .. }) => *to == (*from + 1) % 3,
+                _ => without_log(state, action),
+            };
+            return model;
+        }
+        // Term 2 has no leader.
+        Rule::LastLeaderIsKept => {
+            let mut script = Script::settled(Bounds { terms: 3, ..bounds }, rules);
+            return from_neighbours(script.fence(&[]).begin_here());
+        }
+        Rule::FencedLeaderDropsLease => {
+            let mut model = Script::settled(bounds, rules).begin_here();
+            model.allowed = |state, action| match action {
+                Action::Elect { winner, .. } => *winner == 1,
+                Action::Deliver(Message::Probe { from, to, .. }) => *to == *from + 1,
+                _ => without_log(state, action),
+            };
+            return model;
+        }
         // The leader's clock is slow, the voter's and the controller's are fast.
         Rule::DriftMargin => {
             Bounds { rates: vec![SLOW, FAST, FAST], controller_rate: FAST, ..bounds }
@@ -448,15 +486,18 @@ fn lease_world(rule: Rule, rules: Rules) -> ReplicationModel {
         }
         _ => bounds,
     };
-    let mut model = Script::settled(bounds, rules).begin_here();
-    // Node 0 has its lease from node 1, which is elected and has its own from node 2.
-    model.allowed = |state, action| match action {
+    from_neighbours(Script::settled(bounds, rules).begin_here())
+}
+
+/// Node 0 has its lease from node 1, which is elected and has its own from node 2.
+fn from_neighbours(model: ReplicationModel) -> ReplicationModel {
+    let allowed: Allowed = |state, action| match action {
         Action::AnswerFence { node, .. } => *node > 0,
         Action::Elect { winner, .. } => *winner == 1,
         Action::Deliver(Message::Probe { from, to, .. }) => *to == *from + 1,
         _ => without_log(state, action),
     };
-    model
+    ReplicationModel { allowed, ..model }
 }
 
 fn other_world(rule: Rule, rules: Rules) -> ReplicationModel {
@@ -464,6 +505,36 @@ fn other_world(rule: Rule, rules: Rules) -> ReplicationModel {
     match rule {
         Rule::DropOnlyOutsideVoters => {
             let bounds = Bounds { terms: 1, drops: 1, ..two() };
+            Script::settled(bounds, rules).begin_here()
+        }
+        Rule::SnapshotOfCommitted => {
+            let bounds = Bounds { snapshots: 1, terms: 1, ..two() };
+            Script::settled(bounds, rules).begin_here()
+        }
+        // A snapshot that was sent before what node 1 compacted.
+        Rule::SnapshotNotBehind => {
+            let bounds = Bounds { snapshots: 1, compactions: 1, terms: 1, ..two() };
+            let mut script = Script::settled(bounds, rules);
+            script.act(Action::SendSnapshot { node: 0, to: 1, end: 1 });
+            script.write(0, 1).replicate(0, 1).send(0, 1).with_messages()
+        }
+        Rule::SnapshotKeepsSuffix => {
+            let bounds = Bounds { snapshots: 1, terms: 1, ..two() };
+            Script::settled(bounds, rules).begin_here()
+        }
+        // Node 1 lacks a write that is committed.
+        Rule::SnapshotAtomic => {
+            let bounds = Bounds { snapshots: 1, crashes: 1, ..three() };
+            let mut script = Script::settled(bounds, rules);
+            script.write(0, 1).replicate(0, 2).begin_here()
+        }
+        Rule::SnapshotHasSessions | Rule::ExpiredIsRefused => {
+            let bounds = Bounds { compactions: 1, expiries: 1, terms: 1, ..two() };
+            let mut script = Script::settled(bounds, rules);
+            script.write(0, 1).replicate(0, 1).begin_here()
+        }
+        Rule::SequencesPerSession => {
+            let bounds = Bounds { second_writes: 1, terms: 1, ..two() };
             Script::settled(bounds, rules).begin_here()
         }
         Rule::DeleteAfterDrop => Script::settled(learner, rules).begin_here(),

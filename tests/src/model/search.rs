@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use ironring_core::prng::Prng;
 use stateright::{Checker, Chooser, HasDiscoveries, Model};
 
-use super::{Action, Invariant, ReplicationModel, State};
+use super::{Action, Invariant, ReplicationModel, Rules, State, reduce};
 
 /// What a search found.
 #[derive(Debug)]
@@ -70,10 +70,16 @@ pub fn shortest(model: ReplicationModel, states_max: NonZeroUsize) -> Outcome {
     outcome(&checker, cut)
 }
 
-/// Sees every state there is, unless one is broken or there are more than `steps_max` steps.
+/// Sees every state there is, unless one is broken or there are more than `steps_max` steps. With
+/// every rule, states that differ in nothing that can have an effect are seen once.
 pub fn everything(model: ReplicationModel, steps_max: NonZeroUsize) -> Outcome {
+    let reduces = model.rules == Rules::all();
+    let alike = reduces && model.bounds.are_alike();
+    let model = ReplicationModel { reduces, ..model };
     let search = model.checker().finish_when(HasDiscoveries::AnyFailures);
-    let checker = search.target_state_count(steps_max.get()).spawn_dfs().join();
+    let search = search.target_state_count(steps_max.get());
+    let search = if alike { search.symmetry_fn(reduce::representative) } else { search };
+    let checker = search.spawn_dfs().join();
     let cut = checker.state_count() >= steps_max.get();
     outcome(&checker, cut)
 }

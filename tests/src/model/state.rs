@@ -106,6 +106,27 @@ pub enum Message {
         /// Everything below it is held.
         end: Offset,
     },
+    /// Instead of entries: what a log of them comes to, for a follower that lacks too many.
+    Snapshot {
+        /// The leader's node.
+        from: Node,
+        /// The follower's node.
+        to: Node,
+        /// The leader's term.
+        term: Term,
+        /// What it is the state of. The follower can read no entry out of it, only its end, the
+        /// last one's term and the state.
+        of: Log,
+    },
+    /// A voter's answer to Fence, where it may be late.
+    Fenced {
+        /// The term it promised.
+        term: Term,
+        /// The answer.
+        answer: FenceAnswer,
+        /// What was left of its grants when it answered.
+        left: u8,
+    },
     /// A leader's proposal of voters, to metadata.
     Propose {
         /// The leader.
@@ -165,6 +186,11 @@ impl Network {
     /// Each, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Message> {
         self.0.iter()
+    }
+
+    /// Keeps those that `wanted` wants.
+    pub fn retain(&mut self, wanted: impl FnMut(&Message) -> bool) {
+        self.0.retain(wanted);
     }
 }
 
@@ -231,6 +257,8 @@ pub struct Replica {
     pub promised_on_disk: Term,
     /// The log as the process sees it.
     pub log: Log,
+    /// The entries below it are compacted: there is a state of them, and nothing else.
+    pub base: Offset,
     /// The end of what the process believes is fsynced.
     pub flushed_end: Offset,
     /// The end of what a power loss leaves for certain.
@@ -251,12 +279,14 @@ pub struct Replica {
     pub led: Term,
     /// What is left of the grants it gave, by its clock.
     pub grant_left: u8,
-    /// The log is damaged until Replicates have verified it to here.
+    /// A snapshot is being written in place of the log, and is not whole: a mark on the disk.
+    pub installing: bool,
+    /// The log is damaged until what a leader sent is fsynced to here.
     pub repair_to: Offset,
     /// It deleted its files.
     pub deleted: bool,
     /// Sequences that were truncated; kept only without [`super::Rule::SessionsRolledBack`].
-    pub not_rolled_back: u8,
+    pub not_rolled_back: u16,
     /// What it leads.
     pub leader: Option<Leader>,
 }
@@ -285,6 +315,8 @@ pub struct Record {
     pub term: Term,
     /// Who leads it.
     pub leader: Option<Uuid>,
+    /// While nobody does: who was the last to.
+    pub last_leader: Option<Uuid>,
     /// Raised by every proposal, accepted or refused.
     pub version: u8,
     /// V.
@@ -296,7 +328,7 @@ pub struct Record {
 }
 
 /// One voter's answer to Fence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FenceAnswer {
     /// The voter.
     pub uuid: Uuid,
@@ -317,6 +349,8 @@ pub struct Election {
     pub answers: Vec<FenceAnswer>,
     /// What is left to wait for leases, by the controller's clock.
     pub wait: u8,
+    /// Units since the term was taken; kept only without [`super::Rule::WaitFromReceipt`].
+    pub elapsed: u8,
 }
 
 /// How much of each bounded thing happened.
@@ -342,6 +376,12 @@ pub struct Used {
     pub ticks: u8,
     /// Committed drops.
     pub drops: u8,
+    /// Compactions.
+    pub compactions: u8,
+    /// Snapshots sent.
+    pub snapshots: u8,
+    /// Sessions that expired.
+    pub expiries: u8,
 }
 
 /// What an observer of the whole remembers, to judge the rest.

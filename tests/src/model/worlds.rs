@@ -31,9 +31,24 @@ pub fn small() -> Vec<World> {
         world("2-voters-damage", Bounds { damages: 1, writes: 0, ..two.clone() }),
         world(
             "2-voters-lease",
-            Bounds { rounds: 1, ticks: 2, writes: 0, rates: vec![SLOW, FAST], ..two },
+            Bounds { rounds: 1, ticks: 2, writes: 0, rates: vec![SLOW, FAST], ..two.clone() },
         ),
-        world("2-nodes-drop", Bounds { drops: 1, proposals: 1, terms: 1, writes: 0, ..learner }),
+        world(
+            "2-nodes-drop",
+            Bounds { drops: 1, proposals: 1, terms: 1, writes: 0, ..learner.clone() },
+        ),
+        world(
+            "2-voters-late-fences",
+            Bounds { late_fences: true, terms: 3, writes: 0, ..two.clone() },
+        ),
+        world(
+            "2-voters-sessions",
+            Bounds { second_writes: 1, expiries: 1, terms: 1, ..two.clone() },
+        ),
+        world(
+            "2-nodes-snapshot",
+            Bounds { snapshots: 1, compactions: 1, crashes: 1, terms: 1, ..learner },
+        ),
     ]
 }
 
@@ -59,7 +74,17 @@ pub fn medium() -> Vec<World> {
             "2-voters-lease-crash",
             Bounds { rounds: 2, ticks: 3, writes: 0, crashes: 1, rates: vec![SLOW, FAST], ..two },
         ),
-        world("3-voters", Bounds { writes: 0, ..three }),
+        world("3-voters", Bounds { writes: 0, ..three.clone() }),
+        world("3-voters-crash", Bounds { writes: 0, crashes: 1, ..three.clone() }),
+        world("3-voters-transfer", Bounds { writes: 0, transfers: 1, ..three.clone() }),
+        world("3-voters-change", Bounds { writes: 0, proposals: 1, ..three.clone() }),
+        world("3-voters-write", three.clone()),
+        world(
+            "3-voters-snapshot",
+            Bounds { snapshots: 1, compactions: 1, terms: 1, crashes: 1, ..three.clone() },
+        ),
+        world("3-voters-late-fences", Bounds { late_fences: true, writes: 0, ..three.clone() }),
+        world("3-voters-lease", Bounds { rounds: 2, ticks: 2, writes: 0, ..three }),
     ]
 }
 
@@ -68,6 +93,8 @@ pub fn large() -> Vec<World> {
     let everything = |nodes, voters: &[u8]| Bounds {
         terms: 5,
         writes: 3,
+        second_writes: 2,
+        expiries: 1,
         crashes: 3,
         wipes: 1,
         damages: 1,
@@ -78,6 +105,9 @@ pub fn large() -> Vec<World> {
         reads: 2,
         ticks: 6,
         drops: 1,
+        compactions: 3,
+        snapshots: 3,
+        late_fences: true,
         rates: [SLOW, FAST].into_iter().cycle().take(usize::from(nodes)).collect(),
         controller_rate: FAST,
         every_part: true,
@@ -89,6 +119,8 @@ pub fn large() -> Vec<World> {
         writes: 3,
         crashes: 1,
         proposals: 2,
+        compactions: 1,
+        snapshots: 2,
         reads: 1,
         rounds: 1,
         ..Bounds::quiet(nodes, voters)
