@@ -35,6 +35,16 @@ fn nothing_breaks_in_any_state_of_a_small_world() {
 }
 
 #[test]
+fn what_is_forgotten_in_small_worlds_has_no_effect() {
+    for world in worlds::tiny() {
+        let model = ReplicationModel::new(world.bounds, Rules::all());
+        let alike = search::states_alike(model.clone());
+        let seen = search::everything(model, STATES_MAX).states;
+        assert_eq!(alike, Some(seen), "{}", world.name);
+    }
+}
+
+#[test]
 fn nothing_breaks_on_walks_through_large_worlds() {
     let (seeds, states) = if large() { (20, 500_000) } else { (1, 2_000) };
     for world in worlds::large() {

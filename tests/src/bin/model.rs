@@ -27,7 +27,7 @@ enum What {
         /// The rule that is left out.
         #[arg(long, value_parser = parse_rule)]
         without: Option<Rule>,
-        /// See everything, look for the shortest way, or walk.
+        /// How it is searched.
         #[arg(long, value_enum, default_value_t = How::Everything)]
         how: How,
         #[command(flatten)]
@@ -64,9 +64,14 @@ struct Limits {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum How {
+    /// See every state.
     Everything,
+    /// Look for a short way to something broken.
     Shortest,
+    /// Walk at random.
     Walk,
+    /// See everything twice, once without forgetting what can have no effect, and compare.
+    Alike,
 }
 
 fn parse_rule(text: &str) -> Result<Rule, String> {
@@ -123,6 +128,14 @@ fn main() -> ExitCode {
             let rules = without.map_or(Rules::all(), |rule| Rules::all().without(rule));
             let model = ReplicationModel::new(world.bounds, rules);
             report(&match how {
+                How::Alike => {
+                    let Some(states) = search::states_alike(model) else {
+                        eprintln!("what is forgotten has an effect");
+                        return ExitCode::FAILURE;
+                    };
+                    println!("{states} states, whether or not the others are forgotten");
+                    return ExitCode::SUCCESS;
+                }
                 How::Everything => search::everything(model, limits.states_max),
                 How::Shortest => search::shortest(model, limits.states_max),
                 How::Walk => search::walk(model, limits.seed, limits.depth_max, limits.states_max),

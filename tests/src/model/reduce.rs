@@ -20,6 +20,12 @@ impl ReplicationModel {
         kept.retain(|message| self.may_matter(state, message));
         state.network = kept;
         self.forget_records(state);
+        // An election that is over still asks for promises, but nobody counts the answers.
+        let (term, decided) = (state.record().term, state.record().leader.is_some());
+        for election in state.elections.iter_mut().filter(|of| of.term != term || decided) {
+            election.answers.clear();
+            election.wait = 0;
+        }
         let crashes = state.used.crashes < self.bounds.crashes;
         for replica in &mut state.replicas {
             let floor = replica.led.max(replica.led_or_promised_at_start);

@@ -1,5 +1,6 @@
 //! Searching a world with `stateright`: all of it, until something breaks, or by random walks.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 
 use ironring_core::prng::Prng;
@@ -82,6 +83,43 @@ pub fn everything(model: ReplicationModel, steps_max: NonZeroUsize) -> Outcome {
     let checker = search.spawn_dfs().join();
     let cut = checker.state_count() >= steps_max.get();
     outcome(&checker, cut)
+}
+
+/// What each state of `model` comes to, seen to the end by a search of the plainest kind.
+fn reached<T: Eq + std::hash::Hash>(
+    model: &ReplicationModel,
+    comes_to: impl Fn(&State) -> T,
+) -> HashSet<T> {
+    let mut seen = HashSet::from([model.start.clone()]);
+    let mut pending = vec![model.start.clone()];
+    let mut found = HashSet::new();
+    let mut possible = Vec::new();
+    while let Some(state) = pending.pop() {
+        found.insert(comes_to(&state));
+        possible.clear();
+        model.actions(&state, &mut possible);
+        let next = possible.iter().filter_map(|action| model.after(&state, action));
+        for state in next {
+            if seen.insert(state.clone()) {
+                pending.push(state);
+            }
+        }
+    }
+    found
+}
+
+/// How many states a world has when what can have no effect is forgotten; none where that makes
+/// another world of it. The world is seen to the end both ways.
+pub fn states_alike(model: ReplicationModel) -> Option<usize> {
+    let reduced = ReplicationModel { reduces: true, ..model.clone() };
+    let forgotten = |state: &State| {
+        let mut state = state.clone();
+        reduced.reduce(&mut state);
+        if model.bounds.are_alike() { reduce::representative(&state) } else { state }
+    };
+    let whole = reached(&model, forgotten);
+    let short = reached(&reduced, forgotten);
+    (whole == short).then_some(short.len())
 }
 
 /// Walks at random until `states_max` states were seen, each walk no longer than `depth_max`.

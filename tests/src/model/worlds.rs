@@ -52,6 +52,13 @@ pub fn small() -> Vec<World> {
     ]
 }
 
+/// Those of them whose states can be counted twice over in a moment.
+pub fn tiny() -> Vec<World> {
+    let larger =
+        ["2-voters-reads", "2-voters-late-fences", "2-voters-sessions", "2-nodes-snapshot"];
+    small().into_iter().filter(|world| !larger.contains(&world.name)).collect()
+}
+
 /// Worlds that take minutes to see to the end.
 pub fn medium() -> Vec<World> {
     let two = Bounds::quiet(2, &[0, 1]);
