@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use ironring_tests::model::scenarios::{self, Need};
 use ironring_tests::model::search::{self, Outcome};
-use ironring_tests::model::{ReplicationModel, Rule, Rules, table, worlds};
+use ironring_tests::model::{Action, Bounds, Kept, ReplicationModel, Rule, Rules, table, worlds};
 
 const STATES_MAX: NonZeroUsize = NonZeroUsize::new(100_000_000).unwrap();
 const WALK_DEPTH_MAX: NonZeroUsize = NonZeroUsize::new(150).unwrap();
@@ -55,6 +55,27 @@ fn nothing_breaks_on_walks_through_large_worlds() {
             assert_holds(&format!("{}, seed {seed},", world.name), &outcome);
         }
     }
+}
+
+#[test]
+fn a_leader_that_answers_fence_itself_is_elected_without_a_wait() {
+    let alone = Bounds { ticks: 1, rounds: 1, crashes: 1, ..Bounds::quiet(1, &[0]) };
+    let model = ReplicationModel::new(alone, Rules::all());
+    let steps = [
+        Action::Hear { node: 0, record: 0 },
+        Action::Fsync { node: 0 },
+        Action::Probe { node: 0 },
+        Action::Crash { node: 0, kept: Kept::Below(1) },
+        Action::TakeTerm { record: 0 },
+        Action::AnswerFence { node: 0, election: 0 },
+        Action::Elect { election: 0, winner: 0 },
+        Action::Hear { node: 0, record: 2 },
+    ];
+    let state = steps.iter().fold(model.start.clone(), |state, step| {
+        model.after(&state, step).unwrap_or_else(|| panic!("{step:?} changes nothing: {state:?}"))
+    });
+    assert!(state.replicas[0].leader.is_some(), "{state:?}");
+    assert_eq!(state.used.ticks, 0, "no time has passed");
 }
 
 #[test]
