@@ -229,6 +229,7 @@ impl ReplicationModel {
             durable_end: disk.durable_end,
             log: disk.log,
             base: disk.base,
+            high_watermark: if self.rules.has(Rule::RestartKnowsBase) { disk.base } else { 0 },
             old_tail: disk.old_tail,
             repair_to: disk.repair_to,
             grant_left: if grants { LEASE } else { 0 },

@@ -100,6 +100,7 @@ rules! {
     DeleteAfterDrop: "Movement", "A replica's files go only after a committed drop.";
     SnapshotOfCommitted: "Movement", "A snapshot is of what lies below the leader's high watermark.";
     SnapshotNotBehind: "Movement", "A snapshot that ends at or below the own high watermark changes nothing.";
+    RestartKnowsBase: "Movement", "A restart begins with the high watermark at the end of what is compacted.";
     SnapshotKeepsSuffix: "Movement", "A snapshot whose end the own log matches replaces nothing.";
     SnapshotAtomic: "Movement", "An install is marked on disk from before its first write until it is whole and fsynced; meanwhile the log counts as empty.";
     SnapshotHasSessions: "Movement, Retries", "A snapshot and a checkpoint carry the table of sequences.";

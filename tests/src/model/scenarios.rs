@@ -518,6 +518,13 @@ fn other_world(rule: Rule, rules: Rules) -> ReplicationModel {
             script.act(Action::SendSnapshot { node: 0, to: 1, end: 1 });
             script.write(0, 1).replicate(0, 1).send(0, 1).with_messages()
         }
+        Rule::RestartKnowsBase => {
+            let bounds = Bounds { snapshots: 1, compactions: 1, crashes: 1, terms: 1, ..two() };
+            let mut script = Script::settled(bounds, rules);
+            script.act(Action::SendSnapshot { node: 0, to: 1, end: 1 });
+            script.write(0, 1).replicate(0, 1).send(0, 1);
+            script.act(Action::Compact { node: 1 }).with_messages()
+        }
         Rule::SnapshotKeepsSuffix => {
             let bounds = Bounds { snapshots: 1, terms: 1, ..two() };
             Script::settled(bounds, rules).begin_here()

@@ -75,7 +75,7 @@ pub fn shortest(model: ReplicationModel, states_max: NonZeroUsize) -> Outcome {
 /// every rule, states that differ in nothing that can have an effect are seen once.
 pub fn everything(model: ReplicationModel, steps_max: NonZeroUsize) -> Outcome {
     let reduces = model.rules == Rules::all();
-    let alike = reduces && model.bounds.are_alike();
+    let alike = reduces && model.bounds.nodes > 2 && model.bounds.are_alike();
     let model = ReplicationModel { reduces, ..model };
     let search = model.checker().finish_when(HasDiscoveries::AnyFailures);
     let search = search.target_state_count(steps_max.get());

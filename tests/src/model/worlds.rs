@@ -66,6 +66,15 @@ pub fn medium() -> Vec<World> {
     let two = Bounds::quiet(2, &[0, 1]);
     let two_silent = Bounds { writes: 0, ..two.clone() };
     let learner = Bounds::quiet(2, &[0]);
+    let moves = Bounds {
+        writes: 0,
+        snapshots: 1,
+        compactions: 1,
+        proposals: 2,
+        transfers: 1,
+        drops: 1,
+        ..learner.clone()
+    };
     let three = Bounds::quiet(3, &[0, 1, 2]);
     let silent = Bounds { writes: 0, ..three.clone() };
     let rates = vec![SLOW, FAST];
@@ -86,14 +95,18 @@ pub fn medium() -> Vec<World> {
         ),
         world(
             "2-nodes-snapshot-crash",
-            Bounds { snapshots: 1, compactions: 1, crashes: 1, terms: 1, ..learner },
+            Bounds { snapshots: 1, compactions: 1, crashes: 1, terms: 1, ..learner.clone() },
         ),
+        // A partition of one replica that moves: learner, voter, leader, and the source is dropped.
+        world("2-nodes-move", moves.clone()),
+        world("2-nodes-move-crash", Bounds { crashes: 1, ..moves }),
         world("3-voters-crash", Bounds { crashes: 1, ..silent.clone() }),
         world("3-voters-transfer", Bounds { transfers: 1, ..silent.clone() }),
         world("3-voters-change", Bounds { proposals: 1, ..silent.clone() }),
         world("3-voters-late-fences", Bounds { late_fences: true, ..silent.clone() }),
-        world("3-voters-lease", Bounds { rounds: 1, ticks: 2, ..silent }),
-        world("3-voters-snapshot", Bounds { snapshots: 1, terms: 1, ..three.clone() }),
+        world("3-voters-lease", Bounds { rounds: 1, ticks: 2, ..silent.clone() }),
+        world("3-voters-snapshot", Bounds { snapshots: 1, crashes: 1, ..silent.clone() }),
+        world("3-voters-compaction", Bounds { snapshots: 1, compactions: 1, ..silent }),
         world("3-voters-1-write", three),
     ]
 }
