@@ -7,7 +7,8 @@
 //!
 //! Invariants of the model itself: a step depends on the state and the action alone; an action that
 //! cannot happen changes nothing; no message leaves the network, so loss is a message that nobody
-//! delivers and duplication one that somebody delivers twice.
+//! delivers and duplication one that somebody delivers twice. A search that is to see everything
+//! forgets the messages that can change nothing any more (`reduce`).
 
 mod actions;
 mod bounds;

@@ -333,7 +333,7 @@ fn leader_world(rule: Rule, rules: Rules) -> ReplicationModel {
         | Rule::WaitFromReceipt
         | Rule::OnlyLastLeaderEndsWait
         | Rule::LastLeaderIsKept
-        | Rule::FencedLeaderDropsLease => lease_world(rule, rules),
+        | Rule::FencedLeaderDropsLease => wait_world(rule, rules),
         Rule::ElectOnce => ReplicationModel::new(two(), rules),
         Rule::TransferToVoter => {
             let bounds = Bounds { transfers: 1, ..Bounds::quiet(3, &[0, 1]) };
@@ -428,40 +428,6 @@ fn lease_world(rule: Rule, rules: Rules) -> ReplicationModel {
             return model;
         }
         Rule::LeaseFromQuorum => Bounds { ticks: 1, ..bounds },
-        // The term is taken long before the voter grants a lease and answers.
-        Rule::WaitFromReceipt => {
-            let bounds = Bounds { late_fences: true, controller_rate: FAST, ..bounds };
-            let mut script = Script::settled(bounds, rules);
-            script.act(Action::TakeTerm { record: 0 }).act(Action::Tick);
-            return from_neighbours(script.begin_here());
-        }
-        // Node 0 led term 1, node 1 leads term 2.
-        Rule::OnlyLastLeaderEndsWait => {
-            let mut script = Script::settled(Bounds { terms: 3, ..bounds }, rules);
-            script.elect(&[1, 2]).replicate(1, 2).replicate(1, 0);
-            let mut model = script.begin_here();
-            model.allowed = |state, action| match action {
-                Action::AnswerFence { node, .. } => *node != 1,
-                Action::Elect { winner, .. } => *winner == 2,
-                Action::Deliver(Message::Probe { from, to, .. }) => *to == (*from + 1) % 3,
-                _ => without_log(state, action),
-            };
-            return model;
-        }
-        // Term 2 has no leader.
-        Rule::LastLeaderIsKept => {
-            let mut script = Script::settled(Bounds { terms: 3, ..bounds }, rules);
-            return from_neighbours(script.fence(&[]).begin_here());
-        }
-        Rule::FencedLeaderDropsLease => {
-            let mut model = Script::settled(bounds, rules).begin_here();
-            model.allowed = |state, action| match action {
-                Action::Elect { winner, .. } => *winner == 1,
-                Action::Deliver(Message::Probe { from, to, .. }) => *to == *from + 1,
-                _ => without_log(state, action),
-            };
-            return model;
-        }
         // The leader's clock is slow, the voter's and the controller's are fast.
         Rule::DriftMargin => {
             Bounds { rates: vec![SLOW, FAST, FAST], controller_rate: FAST, ..bounds }
@@ -487,6 +453,48 @@ fn lease_world(rule: Rule, rules: Rules) -> ReplicationModel {
         _ => bounds,
     };
     from_neighbours(Script::settled(bounds, rules).begin_here())
+}
+
+/// Where a lease is alive, and the controller has to wait or to know that it is over.
+fn wait_world(rule: Rule, rules: Rules) -> ReplicationModel {
+    let bounds = Bounds { writes: 0, rounds: 2, ticks: 2, ..three() };
+    match rule {
+        // The term is taken long before the voter grants a lease and answers.
+        Rule::WaitFromReceipt => {
+            let bounds = Bounds { late_fences: true, controller_rate: FAST, ..bounds };
+            let mut script = Script::settled(bounds, rules);
+            script.act(Action::TakeTerm { record: 0 }).act(Action::Tick);
+            from_neighbours(script.begin_here())
+        }
+        // Node 0 led term 1, node 1 leads term 2.
+        Rule::OnlyLastLeaderEndsWait => {
+            let mut script = Script::settled(Bounds { terms: 3, ..bounds }, rules);
+            script.elect(&[1, 2]).replicate(1, 2).replicate(1, 0);
+            let mut model = script.begin_here();
+            model.allowed = |state, action| match action {
+                Action::AnswerFence { node, .. } => *node != 1,
+                Action::Elect { winner, .. } => *winner == 2,
+                Action::Deliver(Message::Probe { from, to, .. }) => *to == (*from + 1) % 3,
+                _ => without_log(state, action),
+            };
+            model
+        }
+        // Term 2 has no leader.
+        Rule::LastLeaderIsKept => {
+            let mut script = Script::settled(Bounds { terms: 3, ..bounds }, rules);
+            from_neighbours(script.fence(&[]).begin_here())
+        }
+        Rule::FencedLeaderDropsLease => {
+            let mut model = Script::settled(bounds, rules).begin_here();
+            model.allowed = |state, action| match action {
+                Action::Elect { winner, .. } => *winner == 1,
+                Action::Deliver(Message::Probe { from, to, .. }) => *to == *from + 1,
+                _ => without_log(state, action),
+            };
+            model
+        }
+        _ => from_neighbours(Script::settled(bounds, rules).begin_here()),
+    }
 }
 
 /// Node 0 has its lease from node 1, which is elected and has its own from node 2.
