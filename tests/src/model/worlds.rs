@@ -63,51 +63,73 @@ pub fn tiny() -> Vec<World> {
 
 /// Worlds that take up to some minutes to see to the end.
 pub fn medium() -> Vec<World> {
+    let mut worlds = two_nodes();
+    worlds.extend(two_nodes_with_leases());
+    worlds.extend(three_nodes_and_more());
+    worlds
+}
+
+fn two_nodes() -> Vec<World> {
     let two = Bounds::quiet(2, &[0, 1]);
-    let two_silent = Bounds { writes: 0, ..two.clone() };
-    let learner = Bounds::quiet(2, &[0]);
-    let moves = Bounds {
-        writes: 0,
-        snapshots: 1,
-        compactions: 1,
-        proposals: 2,
-        transfers: 1,
-        drops: 1,
-        ..learner.clone()
-    };
-    let three = Bounds::quiet(3, &[0, 1, 2]);
-    let silent = Bounds { writes: 0, ..three.clone() };
-    let rates = vec![SLOW, FAST];
+    let silent = Bounds { writes: 0, ..two.clone() };
+    let learner = Bounds { snapshots: 1, compactions: 1, ..Bounds::quiet(2, &[0]) };
+    let moves = Bounds { writes: 0, proposals: 2, transfers: 1, drops: 1, ..learner.clone() };
+    let sessions = Bounds { second_writes: 1, expiries: 1, ..two.clone() };
+    let damage = Bounds { damages: 1, crashes: 1, snapshots: 1, compactions: 1, ..silent.clone() };
+    let late = Bounds { late_fences: true, terms: 3, ..silent.clone() };
     vec![
         world("2-voters-2-writes", Bounds { writes: 2, ..two.clone() }),
-        world("2-voters-every-part", Bounds { every_part: true, ..two_silent.clone() }),
+        world("2-voters-every-part", Bounds { every_part: true, ..silent.clone() }),
         world("2-voters-crash", Bounds { crashes: 1, ..two.clone() }),
-        world("2-voters-3-terms", Bounds { terms: 3, ..two.clone() }),
-        world("2-voters-change-wipe", Bounds { proposals: 1, wipes: 1, ..two_silent.clone() }),
-        world("2-voters-sessions", Bounds { second_writes: 1, expiries: 1, terms: 1, ..two }),
-        world(
-            "2-voters-late-fences-3-terms",
-            Bounds { late_fences: true, terms: 3, ..two_silent.clone() },
-        ),
-        world(
-            "2-voters-lease-crash",
-            Bounds { rounds: 2, ticks: 3, crashes: 1, rates, ..two_silent },
-        ),
-        world(
-            "2-nodes-snapshot-crash",
-            Bounds { snapshots: 1, compactions: 1, crashes: 1, terms: 1, ..learner.clone() },
-        ),
+        world("2-voters-3-terms", Bounds { terms: 3, ..two }),
+        world("2-voters-change-wipe", Bounds { proposals: 1, wipes: 1, ..silent }),
+        world("2-voters-sessions", Bounds { terms: 1, ..sessions.clone() }),
+        world("2-voters-sessions-2-terms", sessions),
+        world("2-voters-late-fences-3-terms", late),
+        world("2-voters-damage-snapshot", damage),
+        world("2-nodes-snapshot-crash", Bounds { crashes: 1, terms: 1, ..learner }),
         // A partition of one replica that moves: learner, voter, leader, and the source is dropped.
         world("2-nodes-move", moves.clone()),
-        world("2-nodes-move-crash", Bounds { crashes: 1, ..moves }),
+        world("2-nodes-move-crash", Bounds { crashes: 1, ..moves.clone() }),
+        world("2-nodes-move-damage", Bounds { damages: 1, ..moves.clone() }),
+        world("2-nodes-move-wipe", Bounds { wipes: 1, ..moves }),
+    ]
+}
+
+fn two_nodes_with_leases() -> Vec<World> {
+    let rates = vec![SLOW, FAST];
+    let short = Bounds { rounds: 1, ticks: 2, writes: 0, rates, ..Bounds::quiet(2, &[0, 1]) };
+    let lease = Bounds { rounds: 2, ticks: 3, ..short.clone() };
+    let three_terms = Bounds { terms: 3, ..lease.clone() };
+    let handed_over = Bounds { transfers: 1, crashes: 1, terms: 3, ..short };
+    vec![
+        world("2-voters-lease-crash", Bounds { crashes: 1, ..lease.clone() }),
+        world("2-voters-lease-change", Bounds { proposals: 1, ..lease }),
+        world("2-voters-lease-crash-3-terms", Bounds { crashes: 1, ..three_terms.clone() }),
+        world("2-voters-lease-transfer-3-terms", Bounds { transfers: 1, ..three_terms }),
+        world("2-voters-lease-transfer-crash", handed_over),
+    ]
+}
+
+fn three_nodes_and_more() -> Vec<World> {
+    let three = Bounds::quiet(3, &[0, 1, 2]);
+    let silent = Bounds { writes: 0, ..three.clone() };
+    let four = Bounds { writes: 0, ..Bounds::quiet(4, &[0, 1, 2, 3]) };
+    let four_nodes = Bounds { writes: 0, ..Bounds::quiet(4, &[0, 1, 2]) };
+    vec![
         world("3-voters-crash", Bounds { crashes: 1, ..silent.clone() }),
         world("3-voters-transfer", Bounds { transfers: 1, ..silent.clone() }),
         world("3-voters-change", Bounds { proposals: 1, ..silent.clone() }),
         world("3-voters-late-fences", Bounds { late_fences: true, ..silent.clone() }),
         world("3-voters-lease", Bounds { rounds: 1, ticks: 2, ..silent.clone() }),
         world("3-voters-snapshot", Bounds { snapshots: 1, crashes: 1, ..silent.clone() }),
-        world("3-voters-compaction", Bounds { snapshots: 1, compactions: 1, ..silent }),
+        world("3-voters-compaction", Bounds { snapshots: 1, compactions: 1, ..silent.clone() }),
         world("3-voters-1-write", three),
+        world("3-voters-3-terms", Bounds { terms: 3, ..silent.clone() }),
+        world("3-voters-change-crash", Bounds { proposals: 1, crashes: 1, ..silent.clone() }),
+        world("3-voters-transfer-crash", Bounds { transfers: 1, crashes: 1, ..silent }),
+        world("4-voters", four),
+        world("3-of-4-move", Bounds { proposals: 2, drops: 1, terms: 1, ..four_nodes }),
     ]
 }
 
