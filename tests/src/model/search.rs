@@ -129,17 +129,31 @@ pub fn walk(
     depth_max: NonZeroUsize,
     states_max: NonZeroUsize,
 ) -> Outcome {
-    let model = ReplicationModel { walks: true, ..model };
+    let reduces = model.rules == Rules::all();
+    let model = ReplicationModel { walks: true, reduces, ..model };
     let search = model.checker().finish_when(HasDiscoveries::AnyFailures);
     let search = search.target_max_depth(depth_max.get()).target_state_count(states_max.get());
-    outcome(&search.spawn_simulation(seed, Uniform).join(), true)
+    outcome(&search.spawn_simulation(seed, ByKind).join(), true)
 }
 
-/// Chooses among all steps alike, and the same for the same seed whatever `rand` does.
-#[derive(Clone)]
-struct Uniform;
+/// How often a walk takes a step of this kind, if there are any, against one of another. What makes
+/// progress is more frequent than trouble, of which the bounds allow little.
+fn weight(action: &Action) -> u64 {
+    match action {
+        Action::Deliver(_) => 12,
+        Action::Send { .. } | Action::Fsync { .. } => 6,
+        Action::Hear { .. } | Action::AnswerFence { .. } | Action::Elect { .. } => 4,
+        Action::Write { .. } => 3,
+        _ => 1,
+    }
+}
 
-impl Chooser<ReplicationModel> for Uniform {
+/// Chooses a kind of step by its weight, then one of the kind; the same for the same seed, whatever
+/// `rand` does. Of all steps alike nearly every one would be another delivery of an old message.
+#[derive(Clone)]
+struct ByKind;
+
+impl Chooser<ReplicationModel> for ByKind {
     type State = Prng;
 
     fn new_state(&self, seed: u64) -> Prng {
@@ -151,6 +165,22 @@ impl Chooser<ReplicationModel> for Uniform {
     }
 
     fn choose_action(&self, prng: &mut Prng, _: &State, actions: &[Action]) -> usize {
-        prng.below(actions.len() as u64) as usize
+        let kind = |at: &usize| std::mem::discriminant(&actions[*at]);
+        let mut kinds: Vec<usize> = Vec::new();
+        for at in 0..actions.len() {
+            if kinds.iter().all(|known| kind(known) != kind(&at)) {
+                kinds.push(at);
+            }
+        }
+        let mut left = prng.below(kinds.iter().map(|at| weight(&actions[*at])).sum());
+        let chosen = kinds.iter().find(|at| {
+            let taken = left < weight(&actions[**at]);
+            left = left.saturating_sub(weight(&actions[**at]));
+            taken
+        });
+        let chosen = chosen.expect("what is left is less than the sum of the weights");
+        let alike = (0..actions.len()).filter(|at| kind(at) == kind(chosen));
+        let alike: Vec<usize> = alike.collect();
+        alike[prng.below(alike.len() as u64) as usize]
     }
 }
