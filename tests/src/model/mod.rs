@@ -101,6 +101,9 @@ impl ReplicationModel {
         properties::judge(self, &mut next);
         if self.reduces {
             self.reduce(&mut next);
+            if next == *state {
+                return None;
+            }
         }
         if let Some(invariant) = self.blind_to {
             next.observer.broken.forget(invariant);
