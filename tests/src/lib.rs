@@ -2,4 +2,5 @@
 //! machines ([`sim`]), tests of real processes, planted bugs and fuzz targets.
 
 pub mod fuzz;
+pub mod model;
 pub mod sim;
