@@ -2,7 +2,9 @@
 //!
 //! The term is taken in metadata first; voters and version are those of that commit. Then every
 //! voter is fenced, until enough have answered that one of them must hold everything committed. The
-//! one whose log is ahead leads, once every lease that anybody has granted has run out.
+//! one whose log is ahead leads, once every lease that anybody has granted has run out, or the last
+//! leader itself has answered: then it has dropped its lease and leads no earlier term ever again,
+//! and those of the leaders before it had run out when it was named.
 
 use ironring_core::{Instant, Term};
 
@@ -26,6 +28,8 @@ pub enum Decision {
 pub struct Election {
     term: Term,
     voters: Vec<ReplicaId>,
+    /// Whose lease may run.
+    last_leader: Option<ReplicaId>,
     answers: Vec<FenceAnswer>,
     lease_end: Instant,
 }
@@ -37,6 +41,7 @@ impl Election {
         Election {
             term: record.term,
             voters: record.voters.clone(),
+            last_leader: record.last_leader,
             answers: Vec::new(),
             lease_end: Instant(0),
         }
@@ -60,9 +65,7 @@ impl Election {
         if answer.term != self.term || !self.voters.contains(&answer.from.replica) {
             return;
         }
-        for grant in &answer.grants {
-            self.lease_end = self.lease_end.max(now + grant.left);
-        }
+        self.lease_end = self.lease_end.max(now + answer.lease_left);
         match self.answers.iter_mut().find(|a| a.from.replica == answer.from.replica) {
             Some(known) if known.from.incarnation > answer.from.incarnation => {}
             Some(known) => *known = answer,
@@ -77,7 +80,8 @@ impl Election {
         if self.answers.len() < needed {
             return Decision::Needs(needed - self.answers.len());
         }
-        if now < self.lease_end {
+        let dropped = self.answers.iter().any(|a| Some(a.from.replica) == self.last_leader);
+        if now < self.lease_end && !dropped {
             return Decision::Wait(self.lease_end);
         }
         let place = |a: &&FenceAnswer| {
@@ -96,7 +100,6 @@ mod tests {
     use ironring_core::{Incarnation, Offset, PartitionId, StorageUuid};
 
     use super::*;
-    use crate::replication::GrantLeft;
 
     fn id(storage: u128) -> ReplicaId {
         ReplicaId { storage: StorageUuid(storage), life: 0 }
@@ -115,7 +118,7 @@ mod tests {
             term: Term(7),
             last_term: Term(last_term),
             log_end: Offset(log_end),
-            grants: Vec::new(),
+            lease_left: Duration::ZERO,
         }
     }
 
@@ -167,9 +170,24 @@ mod tests {
         let ms = Duration::from_millis;
         let t0 = Instant(0);
         let mut e = election(2);
-        let grants = vec![GrantLeft { holder: None, left: ms(300) }];
-        e.answer(t0 + ms(50), FenceAnswer { grants, ..answer(1, 5, 90) });
+        e.answer(t0 + ms(50), FenceAnswer { lease_left: ms(300), ..answer(1, 5, 90) });
         assert_eq!(e.decide(t0 + ms(50), |_| 0), Decision::Wait(t0 + ms(350)));
         assert_eq!(led_by(e.decide(t0 + ms(350), |_| 0)), 1);
+    }
+
+    #[test]
+    fn the_last_leaders_own_answer_ends_the_wait() {
+        let ms = Duration::from_millis;
+        let t0 = Instant(0);
+        let mut e = election(3);
+        e.last_leader = Some(id(2));
+        for (uuid, left) in [(1, 300), (3, 300)] {
+            e.answer(t0, FenceAnswer { lease_left: ms(left), ..answer(uuid, 5, 90) });
+        }
+        assert_eq!(e.decide(t0, |_| 0), Decision::Wait(t0 + ms(300)));
+        e.answer(t0, FenceAnswer { term: Term(6), ..answer(2, 5, 90) });
+        assert_eq!(e.decide(t0, |_| 0), Decision::Wait(t0 + ms(300)), "another term's answer");
+        e.answer(t0, FenceAnswer { lease_left: ms(400), ..answer(2, 5, 90) });
+        assert_eq!(led_by(e.decide(t0, |_| 0)), 1);
     }
 }

@@ -111,7 +111,7 @@ impl Room {
                     term: fence.term,
                     last_term: Term(0),
                     log_end: Offset(1),
-                    grants: Vec::new(),
+                    lease_left: Duration::ZERO,
                 };
                 self.controller.answer(self.now, answer);
             }

@@ -74,6 +74,8 @@ pub struct PartitionRecord {
     pub term: Term,
     /// Who leads it.
     pub leader: Option<LeaderId>,
+    /// Who led last, or leads: kept while nobody does.
+    pub last_leader: Option<ReplicaId>,
     /// See the module's documentation.
     pub version: u64,
 }
@@ -154,7 +156,7 @@ impl PartitionRecord {
         if !self.is_voter(leader.replica) {
             return Err(Refused::Replica);
         }
-        self.leader = Some(leader);
+        self.set_leader(leader);
         Ok(())
     }
 
@@ -175,7 +177,7 @@ impl PartitionRecord {
         }
         self.voters = vec![leader.replica];
         self.version += 1;
-        self.leader = Some(leader);
+        self.set_leader(leader);
         Ok(())
     }
 
@@ -189,7 +191,7 @@ impl PartitionRecord {
             return Err(Refused::Replica);
         }
         self.term = Term(term.0 + 1);
-        self.leader = Some(to);
+        self.set_leader(to);
         Ok(())
     }
 
@@ -271,6 +273,11 @@ impl PartitionRecord {
         self.replicas.retain(|r| r.id != id);
         self.version += 1;
         Ok(())
+    }
+
+    fn set_leader(&mut self, leader: LeaderId) {
+        self.leader = Some(leader);
+        self.last_leader = Some(leader.replica);
     }
 
     fn led_by(&self, term: Term, id: ReplicaId) -> Result<(), Refused> {

@@ -38,7 +38,7 @@ impl Replicator {
             term: r.promised,
             last_term: r.terms.at(ironring_core::Offset(r.flushed_end.0 - 1)),
             log_end: r.flushed_end,
-            grants: r.grants.left(now, started, lease),
+            lease_left: r.grants.left(now, started, lease),
         };
         self.effects.push(Effect::Fenced(answer));
     }

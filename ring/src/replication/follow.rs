@@ -35,7 +35,7 @@ impl Replicator {
         };
         follower.heard = Some(Heard { node, leader: message.from, at: now });
         follower.probe = follower.probe.max(message.probe);
-        r.grants.grant(now, message.from, lease_until);
+        r.grants.grant(lease_until);
         if let Some(mismatch) = r.mismatch(message) {
             if let Role::Follower(follower) = &mut r.role {
                 follower.answer = Some((mismatch, message.probe));

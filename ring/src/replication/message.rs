@@ -92,17 +92,8 @@ pub struct Fence {
     pub term: Term,
 }
 
-/// What is left of a lease that a replica has granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrantLeft {
-    /// To whom; none: granted before the replica restarted, it does not know to whom.
-    pub holder: Option<LeaderId>,
-    /// How long it still holds, by the replica's clock.
-    pub left: Duration,
-}
-
 /// A voter's answer to [`Fence`]: it has promised the term, and everything it has is fsynced.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FenceAnswer {
     /// The partition.
     pub partition: PartitionId,
@@ -114,8 +105,8 @@ pub struct FenceAnswer {
     pub last_term: Term,
     /// End of what it has fsynced.
     pub log_end: Offset,
-    /// Leases that have not run out.
-    pub grants: Vec<GrantLeft>,
+    /// How long a lease it has granted may still run, by its own clock.
+    pub lease_left: Duration,
 }
 
 /// What a leader asks of metadata, and a replica of the controller. Repeated until metadata say

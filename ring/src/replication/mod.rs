@@ -39,7 +39,7 @@ use ironring_core::{
 };
 
 pub use leader::Stage;
-pub use message::{Ack, AckState, Fence, FenceAnswer, GrantLeft, Replicate, Request};
+pub use message::{Ack, AckState, Fence, FenceAnswer, Replicate, Request};
 pub use replica::Recovered;
 pub use terms::TermStarts;
 

@@ -125,7 +125,7 @@ impl Group {
 
     /// A voter's answer reaches every controller.
     pub fn answer(&mut self, now: Instant, answer: &FenceAnswer) {
-        self.controllers.iter_mut().for_each(|(_, c)| c.answer(now, answer.clone()));
+        self.controllers.iter_mut().for_each(|(_, c)| c.answer(now, *answer));
     }
 
     /// A leader's request reaches one of the controllers.

@@ -636,7 +636,8 @@ impl World {
         };
         let others: Vec<&ReplicaId> =
             record.voters.iter().filter(|v| v.storage != storage).collect();
-        others.len() == record.voters.len()
+        // A learner may be on its way to become a voter.
+        record.replica_on(storage).is_none()
             || (others.len() >= 2 && others.iter().all(|v| whole(v)))
     }
 
