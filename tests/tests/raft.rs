@@ -14,7 +14,7 @@ use std::time::Duration;
 use ironring_node::raft::RaftConfig;
 use ironring_tests::sim::raft::cluster::Cluster;
 
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 
 /// Names the seed of a failure.
 struct Seed(u64);

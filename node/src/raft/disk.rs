@@ -3,8 +3,11 @@
 //! A trait, so that the same store runs over real files and over the simulator's. Nothing is
 //! retried; a failure is the store's end.
 
+use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use ironring_core::io::{BufAlloc, IoError, IoOk, IoOp};
 use ironring_core::limits::BLOCK_BYTES;
@@ -53,14 +56,42 @@ pub struct DriverDisk<R: Runtime> {
     dir: PathBuf,
     files: Files<R>,
     runtime: Rc<R>,
+    /// Tells of completions, where the runtime's reactor does not.
+    completions: Option<R::Waiter>,
 }
 
 impl<R: Runtime> DriverDisk<R> {
     /// The directory `dir`, which exists; an absolute path.
-    #[must_use]
-    pub fn new(runtime: Rc<R>, dir: &Path) -> DriverDisk<R> {
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn new(runtime: Rc<R>, dir: &Path) -> std::io::Result<DriverDisk<R>> {
         let files = Files::new(Rc::clone(&runtime), dir);
-        DriverDisk { dir: dir.to_owned(), files, runtime }
+        let completions = runtime.completions().map(|fd| runtime.waiter(fd)).transpose()?;
+        Ok(DriverDisk { dir: dir.to_owned(), files, runtime, completions })
+    }
+
+    /// Runs an operation to its end, and the runtime's file operations with it: nobody else may be
+    /// there to submit them and to notice that they ended.
+    async fn driven<T>(&self, op: impl Future<Output = T>) -> T {
+        let Some(completions) = &self.completions else { return op.await };
+        let mut op = pin!(op);
+        let mut notice = pin!(async {
+            loop {
+                self.runtime.readable(completions).await;
+                self.runtime.drive();
+            }
+        });
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = op.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            self.runtime.drive();
+            let never: Poll<()> = notice.as_mut().poll(cx);
+            debug_assert!(never.is_pending());
+            Poll::Pending
+        })
+        .await
     }
 
     async fn open(&self, name: &str, mode: OpenMode) -> Result<R::File, IoError> {
@@ -70,7 +101,7 @@ impl<R: Runtime> DriverDisk<R> {
 
 impl<R: Runtime> RaftDisk for DriverDisk<R> {
     fn execute(&self, op: IoOp) -> Done<'_, IoOk> {
-        Box::pin(self.files.execute(op))
+        Box::pin(self.driven(self.files.execute(op)))
     }
 
     fn names(&self) -> Done<'_, Vec<String>> {
@@ -89,7 +120,7 @@ impl<R: Runtime> RaftDisk for DriverDisk<R> {
     }
 
     fn write(&self, name: String, bytes: Vec<u8>) -> Done<'_, ()> {
-        Box::pin(async move {
+        Box::pin(self.driven(async move {
             assert!(bytes.len().is_multiple_of(BLOCK_BYTES), "direct I/O writes whole blocks");
             let file = self.open(&name, OpenMode::Create).await?;
             for (i, part) in bytes.chunks(WRITE_BYTES).enumerate() {
@@ -99,11 +130,11 @@ impl<R: Runtime> RaftDisk for DriverDisk<R> {
             }
             file.sync_data().await?;
             file.close().await
-        })
+        }))
     }
 
     fn read(&self, name: String) -> Done<'_, Vec<u8>> {
-        Box::pin(async move {
+        Box::pin(self.driven(async move {
             let file = self.open(&name, OpenMode::Plain).await?;
             let len = file.size().await?;
             // A file that is not whole blocks is not ours: the rest of it is not read.
@@ -115,7 +146,7 @@ impl<R: Runtime> RaftDisk for DriverDisk<R> {
             }
             file.close().await?;
             Ok(bytes)
-        })
+        }))
     }
 
     fn rename(&self, from: String, to: String) -> Done<'_, ()> {

@@ -35,15 +35,9 @@ pub trait Host: 'static {
 
     /// Runs a task to its end, and those it spawned meanwhile. Only for hosts that are no
     /// executor's guests: tests.
-    fn block_on(&self, task: Pin<&mut dyn Future<Output = ()>>) {
-        let _ = task;
-        unimplemented_here();
+    fn block_on(&self, _task: Pin<&mut dyn Future<Output = ()>>) {
+        panic!("the driver's threads run their tasks themselves");
     }
-}
-
-#[track_caller]
-fn unimplemented_here() {
-    panic!("the driver's threads run their tasks themselves");
 }
 
 thread_local! {

@@ -152,7 +152,8 @@ fn an_older_snapshot_stands_in_for_a_damaged_one() {
         c.disk(2).damage(newest, c.below(3000) as usize);
         let group = c.start(2).await;
         assert_eq!(group.status().damaged_snapshots, 1);
-        assert_eq!(group.snapshots(), before[..before.len() - 1]);
+        // That older ones were removed may not have been durable.
+        assert!(group.snapshots().ends_with(&before[..before.len() - 1]));
         c.agree(&commands).await;
         // Set aside is not looked at again.
         c.crash(2);

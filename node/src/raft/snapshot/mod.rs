@@ -83,6 +83,10 @@ impl Snapshots {
                 }
             }
         }
+        if damaged > 0 {
+            let synced = disk.sync_dir().await;
+            synced.map_err(|e| failed("making durable the names in", "the directory", e))?;
+        }
         good.reverse();
         let snapshots = Snapshots {
             disk,

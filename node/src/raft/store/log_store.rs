@@ -89,8 +89,11 @@ impl LogStore {
             if state.last().is_none_or(|last| last.index <= upto.index) {
                 return Some(upto);
             }
-            let index = self.floor.get()?.min(upto.index);
-            state.get(index).map(|entry| entry.at)
+            let floor = self.floor.get()?;
+            if upto.index <= floor {
+                return Some(upto);
+            }
+            state.get(floor).map(|entry| entry.at)
         })
     }
 }

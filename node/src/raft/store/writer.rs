@@ -262,6 +262,7 @@ impl Store {
                     }
                     match core.log.append(&record, priority) {
                         Ok(done) => {
+                            core.state.apply(change.clone());
                             // The checkpoint holds what the state holds: no record is needed.
                             core.log.mark_dead(done.location);
                             core.lazy_by = core.lazy_by.or(Some(now.mono + LAZY_MAX));
@@ -290,7 +291,6 @@ impl Store {
                     }
                 }
             }
-            self.0.core.borrow_mut().state.apply(change);
         }
         if seal {
             self.0.turn(true, |_, _| ());
@@ -303,6 +303,11 @@ impl Store {
     /// # Errors
     /// The failure that ended the store's life before.
     pub async fn stop(&self) -> Result<(), StoreError> {
+        if let Some(failure) = self.failure() {
+            // Nothing is to be written any more, but what is under way is waited for.
+            self.until(|_| true).await;
+            return if failure == StoreError::Stopped { Ok(()) } else { Err(failure) };
+        }
         self.0.turn(true, |core, now| core.log.begin_stop(now, &mut core.io));
         self.until(|log| matches!(log.status(), LogStatus::Stopped | LogStatus::Failed(_))).await;
         match self.failure() {
@@ -316,8 +321,9 @@ impl Store {
         loop {
             let changed = {
                 let core = &mut *self.0.core.borrow_mut();
-                let opening = matches!(core.log.status(), LogStatus::Open);
-                if is(&core.log) && (opening || core.in_flight == 0) {
+                // An open log may always be about to write: a floor, a segment to come.
+                let ends = core.failure().is_some();
+                if is(&core.log) && !(ends && core.in_flight > 0) {
                     return;
                 }
                 let (changed, change) = oneshot::channel();

@@ -142,9 +142,10 @@ async fn start<R: Runtime>(
     let identity = Identity { storage: StorageUuid(3), shard: ShardId(0) };
     let mut store = StoreConfig::new(identity, may_format);
     store.log.segment_bytes = 1 << 20;
+    let disk = DriverDisk::new(Rc::clone(runtime), dir).expect("there are descriptors");
     let around = Surroundings {
         host: Rc::new(OnDriver::new(Rc::clone(runtime), 5)),
-        disk: Rc::new(DriverDisk::new(Rc::clone(runtime), dir)),
+        disk: Rc::new(disk),
         link: Rc::new(Nobody),
     };
     MetaGroup::start(1, &RaftConfig::default(), store, around, Sum::default()).await
