@@ -53,8 +53,7 @@ impl MetaMachine for Journal {
             bytes = rest;
             Ok::<&[u8], String>(taken)
         };
-        loop {
-            let Ok(index) = take(8) else { break };
+        while let Ok(index) = take(8) {
             let number = |b: &[u8]| b.try_into().map(u64::from_le_bytes).map_err(|_| "no number");
             let index = number(index)?;
             let len = number(take(8)?)?;
