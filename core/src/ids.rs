@@ -103,6 +103,8 @@ impl GroupSeq {
 impl PartitionId {
     /// The node's own bookkeeping (topic definitions, sessions), owned by shard 0.
     pub const META: PartitionId = PartitionId(u32::MAX);
+    /// The metadata group's log, which is no shard's.
+    pub const RAFT: PartitionId = PartitionId(u32::MAX - 1);
 }
 
 impl SessionId {

@@ -38,6 +38,8 @@ pub enum RecordKind {
     SessionMark = 9,
     /// A change of the node's own definitions (topics, sessions).
     Meta = 10,
+    /// A change of the metadata group's own log, in a log of its own.
+    Raft = 20,
 }
 
 impl RecordKind {
@@ -55,6 +57,7 @@ impl RecordKind {
             8 => RecordKind::TopicTrim,
             9 => RecordKind::SessionMark,
             10 => RecordKind::Meta,
+            20 => RecordKind::Raft,
             _ => return None,
         })
     }

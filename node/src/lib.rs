@@ -7,4 +7,5 @@ pub mod doctor;
 pub mod driver;
 pub mod http;
 pub mod metrics;
+pub mod raft;
 pub mod shard;

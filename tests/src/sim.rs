@@ -6,6 +6,7 @@
 //! - [`subject`]: what is simulated; [`bench`]: one of them without the rest of the world.
 //! - [`replicas`]: the shipped replication engine in a cluster, without the rest of the shard.
 //! - [`shard_node`]: the shipped shards of one node as subjects; [`log_alone`]: the log by itself.
+//! - [`raft`]: metadata groups in virtual time.
 //! - [`world`]: the loop of events, crashes and restarts; [`crash`] decides when, [`profile`] what
 //!   goes wrong, [`trace`] remembers, [`runs`] puts them together by seed.
 
@@ -17,6 +18,7 @@ pub mod log_alone;
 pub mod op;
 pub mod oracle;
 pub mod profile;
+pub mod raft;
 pub mod replicas;
 pub mod runs;
 pub mod shard_node;

@@ -125,6 +125,7 @@ impl Partition {
             RecordKind::TermStart
             | RecordKind::SessionMark
             | RecordKind::Meta
+            | RecordKind::Raft
             | RecordKind::Batch => {
                 space.push(Space::Dead(at));
             }

@@ -177,7 +177,8 @@ impl Runtime for Glommio {
 }
 
 impl Glommio {
-    async fn new(probe: &Path) -> Result<Glommio, String> {
+    /// The runtime of the executor this runs on; `probe` is the first file it opens.
+    pub(crate) async fn new(probe: &Path) -> Result<Glommio, String> {
         read_probe(probe).await?;
         let ring = Ring::new().map_err(|e| format!("io_uring: {e}"))?;
         Ok(Glommio { ring: Rc::new(ring), passed_at: Cell::new(Instant(0)) })

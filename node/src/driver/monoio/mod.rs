@@ -79,7 +79,8 @@ impl Timer {
 }
 
 impl Monoio {
-    fn new() -> std::io::Result<Monoio> {
+    /// The runtime of the thread this runs on.
+    pub(crate) fn new() -> std::io::Result<Monoio> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let one = EventFd::from_value_and_flags(1, flags)?;
         Ok(Monoio {

@@ -1,0 +1,42 @@
+//! The metadata group: one Raft group over the members of a cluster, for metadata only.
+//!
+//! openraft decides; this folder is all that knows it. What it runs on is ours: its tasks and clock
+//! ([`host`]), its log ([`store`], on the same log code as the shards, in files of its own), its
+//! snapshots ([`snapshot`]), its messages ([`link`]). The rest of the node sees [`MetaGroup`] and
+//! plain types.
+//!
+//! - One group is one thread's; nothing in it is shared with other threads.
+//! - Nothing is answered before it is durable: a vote before it is given, an entry before it counts.
+//! - A failure of the disk ends the group on this node; nothing is retried.
+//! - Terms have one leader at most. A leader that hears of no quorum takes no proposals.
+//! - What the group replicates is a [`MetaMachine`], whose commands and snapshots are opaque here.
+
+mod channels;
+mod config;
+mod disk;
+mod error;
+mod group;
+pub mod host;
+mod link;
+mod machine;
+mod message;
+mod network;
+mod runtime;
+pub mod snapshot;
+mod status;
+pub mod store;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{COMMAND_BYTES_MAX, RaftConfig, RaftConfigError, Timing};
+pub use disk::{Done, DriverDisk, RaftDisk};
+pub use error::{GroupError, StartError};
+pub use group::{MetaGroup, Surroundings};
+pub use link::{LinkError, Peer, RaftLink};
+pub use machine::{Machine, MetaMachine};
+pub use message::MessageError;
+pub use runtime::RaftRuntime;
+pub use status::{GroupStatus, Leadership, LeadershipWatch, Role};
+pub use types::{Ballot, Command, LogPoint, Outcome, Types};

@@ -1,0 +1,183 @@
+//! Snapshots of the metadata in files of their own.
+//!
+//! - A file is written under a temporary name, synced, renamed, and the directory synced; only then
+//!   it counts. Its name says what it reflects: `snapshot-<index>-<term>.snap`.
+//! - The newest that verifies is used. One that does not verify is set aside under another name,
+//!   and never again taken for a snapshot.
+//! - As many as configured are kept. Entries of the log are kept back to the second newest
+//!   ([`Snapshots::floor`]), so that it can stand in for the newest.
+
+pub mod format;
+pub mod transfer;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::disk::RaftDisk;
+use super::store::StoreError;
+use super::types::{LogPoint, SnapshotMeta};
+
+const TEMPORARY: &str = "snapshot.tmp";
+const SUFFIX: &str = ".snap";
+const DAMAGED: &str = ".damaged";
+
+/// The bytes of a snapshot's body, shared.
+pub type SnapshotBytes = Rc<[u8]>;
+
+/// The snapshots of one node.
+pub struct Snapshots {
+    disk: Rc<dyn RaftDisk>,
+    retain: usize,
+    /// Those on disk, the newest last.
+    kept: RefCell<Vec<LogPoint>>,
+    newest: RefCell<Option<(SnapshotMeta, SnapshotBytes)>>,
+    floor: Rc<Cell<Option<u64>>>,
+    damaged: Cell<u64>,
+}
+
+fn file_name(at: LogPoint) -> String {
+    format!("snapshot-{:020}-{:020}{SUFFIX}", at.index, at.term)
+}
+
+fn parse(name: &str) -> Option<LogPoint> {
+    let (index, term) = name.strip_prefix("snapshot-")?.strip_suffix(SUFFIX)?.split_once('-')?;
+    let at = LogPoint { index: index.parse().ok()?, term: term.parse().ok()? };
+    (file_name(at) == name).then_some(at)
+}
+
+fn failed(verb: &str, name: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Snapshot(format!("{verb} {name}: {error}"))
+}
+
+impl Snapshots {
+    /// Looks at what is there.
+    ///
+    /// # Errors
+    /// When the directory or a file cannot be read. A file that can be read and does not verify is
+    /// set aside.
+    pub async fn open(disk: Rc<dyn RaftDisk>, retain: usize) -> Result<Snapshots, StoreError> {
+        let names = disk.names().await.map_err(|e| failed("listing", "the directory", e))?;
+        let mut kept: Vec<LogPoint> = names.iter().filter_map(|name| parse(name)).collect();
+        kept.sort_by_key(|at| (at.index, at.term));
+        let mut damaged = 0;
+        let mut newest = None;
+        let mut good = Vec::new();
+        while let Some(at) = kept.pop() {
+            let name = file_name(at);
+            if newest.is_some() {
+                good.push(at);
+                continue;
+            }
+            let file = disk.read(name.clone()).await.map_err(|e| failed("reading", &name, e))?;
+            match format::decode(&file) {
+                Ok((meta, body)) => {
+                    newest = Some((meta, Rc::from(body)));
+                    good.push(at);
+                }
+                Err(error) => {
+                    tracing::error!(%name, %error, "a snapshot of the metadata is damaged");
+                    damaged += 1;
+                    let aside = format!("{name}{DAMAGED}");
+                    let moved = disk.rename(name.clone(), aside).await;
+                    moved.map_err(|e| failed("setting aside", &name, e))?;
+                }
+            }
+        }
+        if damaged > 0 {
+            let synced = disk.sync_dir().await;
+            synced.map_err(|e| failed("making durable the names in", "the directory", e))?;
+        }
+        good.reverse();
+        let snapshots = Snapshots {
+            disk,
+            retain,
+            kept: RefCell::new(good),
+            newest: RefCell::new(newest),
+            floor: Rc::default(),
+            damaged: Cell::new(damaged),
+        };
+        snapshots.set_floor();
+        Ok(snapshots)
+    }
+
+    /// The newest snapshot.
+    pub(super) fn newest(&self) -> Option<(SnapshotMeta, SnapshotBytes)> {
+        self.newest.borrow().clone()
+    }
+
+    /// The index up to which the log may forget entries.
+    #[must_use]
+    pub fn floor(&self) -> Rc<Cell<Option<u64>>> {
+        Rc::clone(&self.floor)
+    }
+
+    /// What the snapshots on disk reflect, the newest last.
+    #[must_use]
+    pub fn kept(&self) -> Vec<LogPoint> {
+        self.kept.borrow().clone()
+    }
+
+    /// How many did not verify when they were opened.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.damaged.get()
+    }
+
+    fn set_floor(&self) {
+        let kept = self.kept.borrow();
+        self.floor.set(kept.len().checked_sub(2).map(|second| kept[second].index));
+    }
+
+    /// Keeps a snapshot, durably, and removes what is too many.
+    pub(super) async fn save(
+        &self,
+        meta: SnapshotMeta,
+        body: SnapshotBytes,
+    ) -> Result<(), StoreError> {
+        // Before the first entry there is nothing to keep.
+        let Some(at) = meta.last_log_id.map(LogPoint::from) else { return Ok(()) };
+        let name = file_name(at);
+        let failed = |verb| move |error| failed(verb, TEMPORARY, error);
+        let file = format::encode(&meta, &body);
+        self.disk.write(TEMPORARY.to_owned(), file).await.map_err(failed("writing"))?;
+        self.disk.rename(TEMPORARY.to_owned(), name).await.map_err(failed("renaming"))?;
+        self.disk.sync_dir().await.map_err(failed("making durable the name of"))?;
+        {
+            let mut kept = self.kept.borrow_mut();
+            kept.retain(|other| *other != at);
+            kept.push(at);
+            kept.sort_by_key(|at| (at.index, at.term));
+        }
+        *self.newest.borrow_mut() = Some((meta, body));
+        self.set_floor();
+        self.prune().await
+    }
+
+    async fn prune(&self) -> Result<(), StoreError> {
+        loop {
+            let oldest = {
+                let mut kept = self.kept.borrow_mut();
+                if kept.len() <= self.retain {
+                    return Ok(());
+                }
+                file_name(kept.remove(0))
+            };
+            self.disk.remove(oldest.clone()).await.map_err(|e| failed("removing", &oldest, e))?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_strangers_are_refused() {
+        let at = LogPoint { term: 3, index: 8192 };
+        assert_eq!(parse(&file_name(at)), Some(at));
+        let damaged = format!("{}{DAMAGED}", file_name(at));
+        for stranger in [TEMPORARY, "snapshot-1-2.snap", "superblock", "", damaged.as_str()] {
+            assert_eq!(parse(stranger), None, "{stranger}");
+        }
+    }
+}
