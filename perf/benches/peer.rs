@@ -47,7 +47,7 @@ fn replicate(c: &mut Criterion) {
     let mut group = c.benchmark_group("peer_replicate_64_of_1k");
     let records = [7; RECORDS_BYTES];
     let mut output = Output::new(1 << 20);
-    output.agree(1);
+    output.agree(1, u64::MAX);
     encode(&mut output, &records);
     let stream = output.bytes().to_vec();
     output.sent(stream.len());

@@ -60,6 +60,16 @@ pub enum PeerError {
         /// The limit.
         max: u32,
     },
+    /// The other side sent more than it was given leave to.
+    #[error("{} payload of {len} bytes, given credit for {left}", kind.name())]
+    NoCredit {
+        /// The frame's kind.
+        kind: Kind,
+        /// Length in the header.
+        len: u32,
+        /// What was left of the credits.
+        left: u64,
+    },
     /// A frame is missing, repeated or out of order.
     #[error("frame number {got}, expected {expected}")]
     OutOfSequence {
@@ -116,6 +126,14 @@ pub enum OutputError {
         queued: usize,
         /// The output's limit.
         max: usize,
+    },
+    /// The other side does not take so many payload bytes yet: try again when it gives more.
+    #[error("a payload of {need} bytes, the other side takes {left}")]
+    NoCredit {
+        /// Bytes of the frame's payload.
+        need: usize,
+        /// What is left of the credits.
+        left: u64,
     },
     /// It does not fit into this frame: finish the frame and begin another.
     #[error("the frame has no room for {what}")]

@@ -6,6 +6,8 @@
 //!   of it fits. Of a frame whose header is not yet whole at most 31 bytes may move twice.
 //! - Memory: one frame of the largest kind and [`KEEP_BYTES`], 4 KiB of payload before a version is
 //!   agreed on. It is reserved when a header announces it and touched as bytes arrive.
+//! - A frame whose payload is not covered by the credits given to the other side is refused by its
+//!   header, before memory is reserved for it.
 //! - After an error nothing more comes out of it.
 
 use rkyv::util::AlignedVec;
@@ -31,6 +33,8 @@ pub struct Input {
     version: u16,
     /// Of the next frame.
     sequence: u64,
+    /// Payload bytes the other side may still send.
+    credits: u64,
     /// Frames since the last that did not fit [`KEEP_BYTES`].
     small_frames: u32,
     failed: Option<PeerError>,
@@ -53,17 +57,25 @@ impl Input {
             header: None,
             version: HANDSHAKE_VERSION,
             sequence: 0,
+            credits: 0,
             small_frames: 0,
             failed: None,
         }
     }
 
     /// From the next frame on the connection speaks `version`. Once, right after the frame of the
-    /// handshake that settles it was taken.
-    pub fn agree(&mut self, version: u16) {
+    /// handshake that settles it was taken. `credits` is what the other side was given in `Welcome`,
+    /// 0 on the side that dialled.
+    pub fn agree(&mut self, version: u16, credits: u64) {
         assert!(self.version == HANDSHAKE_VERSION, "a connection keeps its version");
         assert!(self.header.is_none(), "agreed on before the next frame is looked at");
         self.version = version;
+        self.credits = credits;
+    }
+
+    /// The other side was sent `Credits` of so many bytes.
+    pub fn grant(&mut self, bytes: u64) {
+        self.credits = self.credits.saturating_add(bytes);
     }
 
     /// The next frame, if all of it is here. Take frames until there is none before more is received.
@@ -103,6 +115,11 @@ impl Input {
                 if header.sequence != self.sequence {
                     let (got, expected) = (header.sequence, self.sequence);
                     return Err(PeerError::OutOfSequence { got, expected });
+                }
+                if self.version != HANDSHAKE_VERSION {
+                    let (kind, len, left) = (header.kind, header.payload_len, self.credits);
+                    let uncovered = PeerError::NoCredit { kind, len, left };
+                    self.credits = left.checked_sub(len.into()).ok_or(uncovered)?;
                 }
                 *self.header.insert(header)
             }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use ironring_core::{NodeId, StorageUuid};
 
+use super::error::PeerError;
 use super::hello::{ClusterUuid, Hello, Identity, Refusal, Refused, Welcome};
 
 /// What the metadata say of the node that dialled.
@@ -90,7 +91,6 @@ pub fn judge_hello<'a>(
 }
 
 /// Whether a dialler goes on after [`Welcome`]; with what it would have refused when it does not.
-/// `versions` are the dialler's own.
 ///
 /// # Errors
 /// [`Refused`] says why to close. It is not sent: the acceptor has nothing to do with it.
@@ -128,6 +128,12 @@ pub fn judge_welcome(
         return refuse(Refusal::ClockSkew, message);
     }
     Ok(())
+}
+
+/// What a node that was dialled answers when the first frame is no [`Hello`]. `versions` are its own.
+#[must_use]
+pub fn malformed(versions: (u16, u16), error: &PeerError) -> Refused<'static> {
+    refused(Refusal::Malformed, versions, format!("the first frame is no Hello: {error}"))
 }
 
 /// The highest version both speak: the lower of the two highest.

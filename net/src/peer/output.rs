@@ -5,6 +5,7 @@
 //! - Frames are sent in the order in which they are finished, and numbered then.
 //! - What is built is read back with the receiver's own checks before it may go: this side never
 //!   sends what the other would end the connection for.
+//! - A payload is sent only when the other side's credits cover it, and uses them up.
 //! - Bounded: a frame with a payload is begun only while less than `bytes_max` is queued, one without
 //!   while less than [`CONTROL_BYTES_MAX`] more is. So at most one frame goes beyond.
 
@@ -41,6 +42,8 @@ pub struct Output {
     version: u16,
     /// Of the next frame.
     sequence: u64,
+    /// Payload bytes the other side still takes.
+    credits: u64,
     /// Of the frame being built; kept for its memory.
     sections: Vec<v1::Section>,
     arena: Arena,
@@ -67,16 +70,30 @@ impl Output {
             bytes_max,
             version: HANDSHAKE_VERSION,
             sequence: 0,
+            credits: 0,
             sections: Vec::new(),
             arena: Arena::new(),
         }
     }
 
-    /// From the next frame on the connection speaks `version`, one of [`super::VERSIONS`].
-    pub fn agree(&mut self, version: u16) {
+    /// From the next frame on the connection speaks `version`, one of [`super::VERSIONS`]. `credits`
+    /// is what `Welcome` gave, 0 on the side that accepted.
+    pub fn agree(&mut self, version: u16, credits: u64) {
         assert!(self.version == HANDSHAKE_VERSION, "a connection keeps its version");
         assert!((super::VERSIONS.0..=super::VERSIONS.1).contains(&version), "version {version}");
         self.version = version;
+        self.credits = credits;
+    }
+
+    /// The other side sent `Credits` of so many bytes.
+    pub fn credit(&mut self, bytes: u64) {
+        self.credits = self.credits.saturating_add(bytes);
+    }
+
+    /// Payload bytes the other side still takes.
+    #[must_use]
+    pub fn credits(&self) -> u64 {
+        self.credits
     }
 
     /// Queues a frame of the handshake.
@@ -125,6 +142,7 @@ impl Output {
             let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
             return Err(PeerError::TooLarge { kind, part: "payload", len, max }.into());
         }
+        self.covers(payload.len())?;
         let start = self.begin(kind)?;
         self.buffer.extend_from_slice(payload);
         self.seal(start, kind, payload.len(), |output| match output.version {
@@ -141,6 +159,14 @@ impl Output {
         let start = self.begin(Kind::Replicate)?;
         self.sections.clear();
         Ok(ReplicateFrame { output: self, start, sealed: false })
+    }
+
+    /// Whether the credits are enough for a payload of `need` bytes.
+    fn covers(&self, need: usize) -> Result<(), OutputError> {
+        match need as u64 <= self.credits {
+            true => Ok(()),
+            false => Err(OutputError::NoCredit { need, left: self.credits }),
+        }
     }
 
     /// Leaves room for a header and returns where.
@@ -191,11 +217,16 @@ impl Output {
         } else {
             frame.message().map(drop)
         };
-        match checked {
-            Ok(()) => self.sequence += 1,
-            Err(_) => self.buffer.resize(start, 0),
+        if let Err(error) = checked {
+            self.buffer.resize(start, 0);
+            return Err(error.into());
         }
-        Ok(checked?)
+        self.sequence += 1;
+        if !kind.is_handshake() {
+            let left = self.credits.checked_sub(payload_len as u64);
+            self.credits = left.expect("covered before it was taken");
+        }
+        Ok(())
     }
 
     /// The bytes to write, oldest first. Not while bytes taken with [`Output::take`] are under way.
@@ -274,8 +305,8 @@ impl ReplicateFrame<'_> {
     /// partition lie scattered in a shard's log.
     ///
     /// # Errors
-    /// [`OutputError::FrameFull`]: finish this frame and put the section into the next. The frame is
-    /// as it was.
+    /// [`OutputError::FrameFull`]: finish this frame and put the section into the next;
+    /// [`OutputError::NoCredit`]: finish it and wait for credits. The frame is as it was.
     pub fn push<'r>(
         &mut self,
         section: &Replicate<'r>,
@@ -286,9 +317,11 @@ impl ReplicateFrame<'_> {
         }
         let before = self.output.buffer.len();
         for records in std::iter::once(section.records).chain(more) {
-            if records.len() > self.room() {
+            let need = self.payload_len() + records.len();
+            let covered = self.output.covers(need);
+            if need > Kind::Replicate.payload_bytes_max() as usize || covered.is_err() {
                 self.output.buffer.resize(before, 0);
-                return Err(OutputError::FrameFull { what: "the section's records" });
+                return covered.and(Err(OutputError::FrameFull { what: "the section's records" }));
             }
             self.output.buffer.extend_from_slice(records);
         }
@@ -298,10 +331,11 @@ impl ReplicateFrame<'_> {
         Ok(())
     }
 
-    /// Payload bytes it still takes.
+    /// Payload bytes it still takes: what the frame has room for, or less when credits run out.
     #[must_use]
     pub fn room(&self) -> usize {
-        Kind::Replicate.payload_bytes_max() as usize - self.payload_len()
+        let max = u64::from(Kind::Replicate.payload_bytes_max()).min(self.output.credits);
+        max as usize - self.payload_len()
     }
 
     fn payload_len(&self) -> usize {

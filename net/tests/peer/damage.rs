@@ -208,7 +208,7 @@ fn frames_come_in_sequence_and_an_error_is_the_last_word() {
         ([0, 1, 2], None),
     ] {
         let mut input = Input::new();
-        input.agree(1);
+        input.agree(1, u64::MAX);
         let stream: Vec<u8> = order
             .iter()
             .flat_map(|number| &bytes[number * len..(number + 1) * len])

@@ -216,7 +216,7 @@ pub fn messages() -> Vec<(&'static str, Message<'static>)> {
 /// An output that speaks version 1 and has sent nothing.
 pub fn output() -> Output {
     let mut output = Output::new(usize::MAX / 2);
-    output.agree(1);
+    output.agree(1, u64::MAX);
     output
 }
 

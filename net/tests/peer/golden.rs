@@ -93,3 +93,31 @@ fn a_header_has_these_bytes() {
     assert_eq!(frame[24..28], ironring_core::checksum::crc32c(&frame[32..]).to_le_bytes());
     assert_eq!(frame[28..32], ironring_core::checksum::crc32c(&frame[..28]).to_le_bytes());
 }
+
+/// Reads sections with nothing but what `docs/peer-protocol.md` says of archives.
+#[test]
+fn an_archive_is_read_by_the_document_alone() {
+    let frames = frames();
+    let (_, _, frame) = frames.iter().find(|(name, _, _)| *name == "replicate").unwrap();
+    let u32_at =
+        |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let u64_at =
+        |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (body_len, payload_len) = (u32_at(frame, 8) as usize, u32_at(frame, 12) as usize);
+    let payload = &frame[32..32 + payload_len];
+    let body_at = 32 + payload_len.next_multiple_of(16);
+    let body = &frame[body_at..body_at + body_len];
+    let root = body.len() - 8;
+    let first = root.checked_add_signed(u32_at(body, root) as i32 as isize).unwrap();
+    assert_eq!((first, u32_at(body, root + 4)), (0, 3));
+    let second = &body[first + 112..first + 224];
+    assert_eq!((u32_at(second, 0), u32_at(second, 4)), (6, 0));
+    assert_eq!((&second[8..24], u64_at(second, 24)), (&[2; 16][..], 0x102));
+    assert_eq!((&second[32..48], u64_at(second, 48)), (&[1; 16][..], 0x101));
+    assert_eq!((u64_at(second, 56), u64_at(second, 64)), (0x201, 3));
+    assert_eq!([72, 80, 88].map(|at| u64_at(second, at)), [40, 2, 39]);
+    assert_eq!(u64_at(second, 96), 0x1122_3344_5566_7788);
+    let third = &body[first + 224..first + 336];
+    let (start, len) = (u32_at(third, 104) as usize, u32_at(third, 108) as usize);
+    assert_eq!(&payload[start..start + len], b"and a third");
+}

@@ -7,7 +7,7 @@ use ironring_net::peer::frame::{FORWARD_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_M
 use ironring_net::peer::hello::TOKEN_BYTES_MAX;
 use ironring_net::peer::message::*;
 use ironring_net::peer::output::CONTROL_BYTES_MAX;
-use ironring_net::peer::{Frame, Handshake, Hello, Kind, Output, OutputError, PeerError};
+use ironring_net::peer::{Frame, Handshake, Hello, Input, Kind, Output, OutputError, PeerError};
 
 use super::examples::{ack, aligned, hello, leader, list, messages, output, replica, section};
 
@@ -157,7 +157,7 @@ fn a_frame_that_is_dropped_leaves_nothing() {
 #[test]
 fn an_output_is_bounded_and_control_frames_have_room() {
     let mut output = Output::new(1000);
-    output.agree(1);
+    output.agree(1, u64::MAX);
     let raft = Message::Raft(Raft { call: 1, half: Half::Answer, payload: &[0; 600] });
     output.send(&raft).unwrap();
     output.send(&raft).unwrap();
@@ -204,4 +204,44 @@ fn a_hello_has_its_limits() {
         assert!(matches!(send(hello), Err(OutputError::Message(PeerError::Field { .. }))));
     }
     assert!(send(named(&long[1..])).is_ok());
+}
+
+#[test]
+fn payloads_use_up_credits() {
+    let mut output = Output::new(1 << 20);
+    output.agree(1, 10);
+    let raft = Message::Raft(Raft { call: 1, half: Half::Request, payload: b"123456" });
+    output.send(&raft).unwrap();
+    assert_eq!(output.send(&raft), Err(OutputError::NoCredit { need: 6, left: 4 }));
+    let mut frame = output.replicate().unwrap();
+    assert_eq!(frame.room(), 4);
+    let refused = frame.push(&section(1, 1, b"1234"), [&b"5"[..]]);
+    assert_eq!(refused, Err(OutputError::NoCredit { need: 5, left: 4 }));
+    frame.push(&section(1, 1, b"1234"), []).unwrap();
+    frame.push(&section(2, 0, b""), []).unwrap();
+    frame.finish().unwrap();
+    assert_eq!(output.credits(), 0);
+    // What has no payload needs none; more may be given at any time.
+    output.send(&Message::Credits { bytes: 1 }).unwrap();
+    output.credit(6);
+    output.send(&raft).unwrap();
+
+    let bytes = output.bytes().to_vec();
+    for (granted, frames) in [(16, 4), (15, 3), (5, 0)] {
+        let mut input = Input::new();
+        input.agree(1, 0);
+        input.grant(granted);
+        input.space(bytes.len())[..bytes.len()].copy_from_slice(&bytes);
+        input.filled(bytes.len());
+        for _ in 0..frames {
+            assert!(input.next_frame().unwrap().is_some());
+        }
+        match input.next_frame() {
+            Ok(frame) => assert_eq!((frame, granted), (None, 16)),
+            Err(error) => {
+                let left = granted - if granted == 15 { 10 } else { 0 };
+                assert_eq!(error, PeerError::NoCredit { kind: Kind::Raft, len: 6, left });
+            }
+        }
+    }
 }

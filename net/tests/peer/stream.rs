@@ -38,7 +38,7 @@ fn a_stream_may_be_cut_anywhere() {
     let (bytes, expected) = (all_messages(), messages());
     for len in (1..200).chain([bytes.len() - 1, bytes.len()]) {
         let mut input = Input::new();
-        input.agree(1);
+        input.agree(1, u64::MAX);
         let mut expected = expected.iter();
         receive(&mut input, &bytes, len, |message| {
             assert_eq!(message, expected.next().unwrap().1);
@@ -53,7 +53,7 @@ fn messages_follow_the_handshake_on_one_connection() {
     let mut output = Output::new(1 << 20);
     let (_, hello) = &handshakes()[0];
     output.handshake(hello).unwrap();
-    output.agree(1);
+    output.agree(1, u64::MAX);
     output.send(&Message::Credits { bytes: 5 }).unwrap();
     let mut input = Input::new();
     let bytes = output.bytes();
@@ -61,7 +61,7 @@ fn messages_follow_the_handshake_on_one_connection() {
     input.filled(bytes.len());
     let frame = input.next_frame().unwrap().unwrap();
     assert!(matches!(frame.handshake(), Ok(Handshake::Hello(_))));
-    input.agree(1);
+    input.agree(1, u64::MAX);
     let frame = input.next_frame().unwrap().unwrap();
     assert_eq!(frame.message(), Ok(Message::Credits { bytes: 5 }));
     assert_eq!(input.next_frame(), Ok(None));
@@ -71,7 +71,7 @@ fn messages_follow_the_handshake_on_one_connection() {
 fn frames_that_arrived_whole_stay_where_they_are() {
     let bytes = all_messages();
     let mut input = Input::new();
-    input.agree(1);
+    input.agree(1, u64::MAX);
     let space = input.space(bytes.len());
     space.copy_from_slice(&bytes);
     let mut at = space.as_ptr().addr();
@@ -98,7 +98,7 @@ fn a_large_frame_moves_once() {
     let bytes = output.bytes().to_vec();
     for offset in [0, 16, HEADER_BYTES - 1, HEADER_BYTES, 40_000] {
         let mut input = Input::new();
-        input.agree(1);
+        input.agree(1, u64::MAX);
         let mut places = Vec::new();
         let mut rest = &bytes[..];
         let mut len = KEEP_BYTES - offset;
@@ -134,7 +134,7 @@ fn memory_for_a_large_frame_is_given_back() {
         output.send(&Message::Credits { bytes }).unwrap();
     }
     let mut input = Input::new();
-    input.agree(1);
+    input.agree(1, u64::MAX);
     let mut frames = 0;
     receive(&mut input, output.bytes(), 48, |_| frames += 1);
     assert_eq!(frames, 41);
@@ -284,7 +284,7 @@ proptest! {
             output.send(message).unwrap();
         }
         let mut input = Input::new();
-        input.agree(1);
+        input.agree(1, u64::MAX);
         let mut expected = messages.iter();
         let mut cuts = cuts.iter().cycle();
         // The output is written in pieces as well: what is left stays on its boundaries.
@@ -308,7 +308,7 @@ proptest! {
         let _ = ironring_net::peer::Frame::parse(&bytes, version);
         let mut input = Input::new();
         if version > 0 {
-            input.agree(version);
+            input.agree(version, 100);
         }
         input.space(bytes.len())[..bytes.len()].copy_from_slice(&bytes);
         input.filled(bytes.len());
