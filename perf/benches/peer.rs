@@ -7,6 +7,7 @@ use ironring_core::{Incarnation, Instant, Offset, PartitionId, StorageUuid, Term
 use ironring_net::peer::Output;
 use ironring_net::peer::frame::Frame;
 use ironring_net::peer::message::{LeaderId, Message, ReplicaId, Replicate};
+use ironring_net::peer::output::Buffer;
 
 const SECTIONS: u32 = 64;
 const RECORDS_BYTES: usize = 1 << 10;
@@ -59,7 +60,7 @@ fn replicate(c: &mut Criterion) {
             output.sent(len);
         });
     });
-    let mut aligned = rkyv::util::AlignedVec::<16>::new();
+    let mut aligned = Buffer::new();
     aligned.extend_from_slice(&stream);
     group.bench_function("checksums_and_read", |b| {
         b.iter(|| read(&Frame::parse(black_box(&aligned), 1).expect("just encoded")));

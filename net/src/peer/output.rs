@@ -1,7 +1,7 @@
 //! Frames on their way to a node, built where they are sent from.
 //!
 //! - The buffer is aligned and frames are multiples of [`ALIGN`] long, so rkyv archives straight into
-//!   it. Records are copied once, from their owner into the payload; nothing moves afterwards.
+//!   it. Records are copied once, from their owner into the payload; they move only when it grows.
 //! - Frames are sent in the order in which they are finished, and numbered then.
 //! - What is built is read back with the receiver's own checks before it may go: this side never
 //!   sends what the other would end the connection for.

@@ -3,11 +3,11 @@
 use ironring_core::checksum::crc32c;
 use ironring_net::BodyError;
 use ironring_net::peer::frame::{HEADER_BYTES, Header, decode_header};
-use ironring_net::peer::message::Message;
+use ironring_net::peer::message::{Ask, Message};
 use ironring_net::peer::{Frame, Input, Kind, PeerError};
 
-use super::examples::{ack, aligned, frames, list, output, section};
-use ironring_core::Offset;
+use super::examples::{ack, aligned, frames, list, output, replica, section};
+use ironring_core::{Offset, PartitionId, Term};
 use ironring_net::peer::message::AckState;
 
 /// The header with lengths and kind of `header`, and both checksums right.
@@ -229,4 +229,27 @@ fn frames_come_in_sequence_and_an_error_is_the_last_word() {
         input.filled(1);
         assert_eq!(input.next_frame().err(), expected, "{order:?}");
     }
+}
+
+/// Where elements of vectors inside items may lie: in front of the items, in their order.
+#[test]
+fn vectors_inside_items_lie_in_order() {
+    let voters = |partition| Ask::Voters {
+        partition: PartitionId(partition),
+        term: Term(1),
+        from: replica(1),
+        base: 1,
+        voters: list(vec![replica(1)]),
+    };
+    let asks = Message::Asks(list(vec![voters(1), voters(2)]));
+    // Two replicas of 24 bytes, then two items whose vectors are their last 8 bytes.
+    let (first, second) = (48 + 88, 48 + 96 + 88);
+    let to = |at: usize, element: usize| (element as i32 - at as i32) as u32;
+    assert_eq!(with_body(&asks, first, to(first, 0)), Ok(()));
+    assert_eq!(with_body(&asks, second, to(second, 24)), Ok(()));
+    let refused = Err(PeerError::Archive { kind: Kind::Asks });
+    for (at, element) in [(first, 24), (second, 0), (second, 16), (first, 8), (first, 48)] {
+        assert_eq!(with_body(&asks, at, to(at, element)), refused, "{at} to {element}");
+    }
+    assert_eq!(with_body(&asks, first + 4, 2), refused);
 }

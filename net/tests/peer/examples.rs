@@ -8,6 +8,7 @@ use ironring_core::{
 use ironring_net::Header as ClientHeader;
 use ironring_net::peer::hello::{ClusterUuid, Identity};
 use ironring_net::peer::message::*;
+use ironring_net::peer::output::Buffer;
 use ironring_net::peer::{Handshake, Hello, Output, Refusal, Refused, Welcome};
 
 pub const CLUSTER: ClusterUuid = ClusterUuid(0xc1c2_c3c4_c5c6_c7c8_c9ca_cbcc_cdce_cfd0);
@@ -237,8 +238,8 @@ pub fn frames() -> Vec<(&'static str, u16, Vec<u8>)> {
 }
 
 /// `bytes` on a boundary.
-pub fn aligned(bytes: &[u8]) -> rkyv::util::AlignedVec {
-    let mut buffer = rkyv::util::AlignedVec::new();
+pub fn aligned(bytes: &[u8]) -> Buffer {
+    let mut buffer = Buffer::new();
     buffer.extend_from_slice(bytes);
     buffer
 }

@@ -1,7 +1,8 @@
 //! Reads the bodies of version 1 where they lie: rkyv's check first, then what it cannot know.
 //!
-//! What [`read`] accepts has exactly one encoding but for the order in which rkyv places the vectors
-//! inside items: bodies have the length their items need, fields without a meaning are 0.
+//! What [`read`] accepts has one encoding, but for where an empty vector points: rkyv's check takes
+//! elements only in order and without overlap, bodies have the length their items need, and fields
+//! without a meaning are 0.
 
 use ironring_core::{Incarnation, Instant, Offset, PartitionId, StorageUuid, Term, WallTime};
 use rkyv::api::high::HighValidator;
