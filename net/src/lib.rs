@@ -1,11 +1,13 @@
-//! The client protocol: messages, their bytes, the state of one connection, and a client library.
+//! The client protocol: messages, their bytes, the state of one connection, a client library; and the
+//! protocol between nodes.
 //!
 //! - [`message`]: requests and responses as types; [`list`]: their lists, kept encoded.
 //! - [`frame`]: the envelope every message travels in; [`codec`]: messages to bytes and back. No I/O.
 //! - [`connection`]: one server-side connection: bytes in, requests out, responses in, bytes out.
 //! - [`client`]: the client library: blocking, and asynchronous with the `monoio` feature.
+//! - [`peer`]: the plane between nodes: frames archived with rkyv, and who is let in. No I/O either.
 //!
-//! `docs/protocol.md` describes the same for people who write a client in another language.
+//! `docs/protocol.md` and `docs/peer-protocol.md` describe the same for people who write another.
 
 pub mod client;
 pub mod codec;
@@ -14,6 +16,7 @@ pub mod error;
 pub mod frame;
 pub mod list;
 pub mod message;
+pub mod peer;
 
 mod input;
 mod wire;
