@@ -11,3 +11,4 @@ mod frames;
 mod handshake;
 mod harness;
 mod life;
+mod raft;
