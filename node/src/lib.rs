@@ -7,5 +7,6 @@ pub mod doctor;
 pub mod driver;
 pub mod http;
 pub mod metrics;
+pub mod peer;
 pub mod raft;
 pub mod shard;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::message::{Ack, Ask, Fence, FenceAnswer, Grant, ReplicaId, Replicate};
+use super::message::{Ack, Ask, Fence, FenceAnswer, ReplicaId, Replicate};
 use super::v1;
 
 macro_rules! lists {
@@ -97,9 +97,7 @@ lists! {
     /// Begun elections.
     Fences of Fence, v1::ArchivedFence, FenceSource;
     /// Answers of voters.
-    FenceAnswers of FenceAnswer<'a>, v1::ArchivedFenceAnswer, FenceAnswerSource;
-    /// Leases of a voter.
-    Grants of Grant, v1::ArchivedGrant, GrantSource;
+    FenceAnswers of FenceAnswer, v1::ArchivedFenceAnswer, FenceAnswerSource;
     /// Requests to the controller.
     Asks of Ask<'a>, v1::ArchivedAsk, AskSource;
     /// Replicas.

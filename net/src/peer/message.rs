@@ -7,17 +7,13 @@
 use ironring_core::{Incarnation, Instant, Offset, PartitionId, StorageUuid, Term, WallTime};
 
 use super::frame::Kind;
-use super::list::{Acks, Asks, FenceAnswers, Fences, Grants, Replicas, Sections};
+use super::list::{Acks, Asks, FenceAnswers, Fences, Replicas, Sections};
 use crate::frame::Header as ClientHeader;
 
-/// Most sections of a `Replicate` frame, acks and fences of a frame.
+/// Most sections of a `Replicate` frame; acks, fences and answers to them of a frame.
 pub const SECTIONS_MAX: usize = 4096;
-/// Most answers to fences in a frame.
-pub const FENCE_ANSWERS_MAX: usize = 1024;
 /// Most requests to the controller in a frame.
 pub const ASKS_MAX: usize = 1024;
-/// Most leases a voter reports in one answer.
-pub const GRANTS_MAX: usize = 16;
 /// Most voters a request names.
 pub const VOTERS_MAX: usize = 16;
 /// Most entries of one section.
@@ -101,7 +97,8 @@ pub struct Ack {
     pub term: Term,
     /// How it stands.
     pub state: AckState,
-    /// [`Replicate::probe`] of the message it answers, unchanged.
+    /// [`Replicate::probe`] of the newest message that was taken, of a mismatch that of the message
+    /// which did not match; unchanged.
     pub probe: Instant,
 }
 
@@ -116,18 +113,9 @@ pub struct Fence {
     pub term: Term,
 }
 
-/// What is left of a lease that a replica has granted.
+/// A voter's answer to [`Fence`]: it has promised the term, and everything it has is fsynced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// To whom; none: granted before the replica restarted, it does not know to whom.
-    pub holder: Option<LeaderId>,
-    /// How long it still holds, in nanoseconds by the replica's clock.
-    pub left_ns: u64,
-}
-
-/// A voter's answer to [`Fence`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FenceAnswer<'a> {
+pub struct FenceAnswer {
     /// The partition.
     pub partition: PartitionId,
     /// The voter.
@@ -138,8 +126,8 @@ pub struct FenceAnswer<'a> {
     pub last_term: Term,
     /// End of what it has fsynced.
     pub log_end: Offset,
-    /// Leases that have not run out, at most [`GRANTS_MAX`].
-    pub grants: Grants<'a>,
+    /// How long a lease it has granted may still run, in nanoseconds by its own clock.
+    pub lease_left_ns: u64,
 }
 
 /// What a replica asks of the controller.
@@ -366,7 +354,7 @@ pub enum Message<'a> {
     Acks(Acks<'a>),
     /// From the controller, 1 to [`SECTIONS_MAX`].
     Fences(Fences<'a>),
-    /// To the controller, 1 to [`FENCE_ANSWERS_MAX`].
+    /// To the controller, 1 to [`SECTIONS_MAX`].
     FenceAnswers(FenceAnswers<'a>),
     /// To the controller, 1 to [`ASKS_MAX`].
     Asks(Asks<'a>),

@@ -20,7 +20,7 @@ use super::error::{OutputError, PeerError};
 use super::frame::{ALIGN, Frame, HANDSHAKE_VERSION, HEADER_BYTES, Header, Kind, padded};
 use super::hello::Handshake;
 use super::input::KEEP_BYTES;
-use super::message::{ASKS_MAX, FENCE_ANSWERS_MAX, Message, Replicate, SECTIONS_MAX};
+use super::message::{ASKS_MAX, Message, Replicate, SECTIONS_MAX};
 use super::v1;
 use crate::error::BodyError;
 
@@ -124,7 +124,7 @@ impl Output {
             }
             Message::Acks(acks) => (acks.len(), SECTIONS_MAX, &[][..]),
             Message::Fences(fences) => (fences.len(), SECTIONS_MAX, &[][..]),
-            Message::FenceAnswers(answers) => (answers.len(), FENCE_ANSWERS_MAX, &[][..]),
+            Message::FenceAnswers(answers) => (answers.len(), SECTIONS_MAX, &[][..]),
             Message::Asks(asks) => (asks.len(), ASKS_MAX, &[][..]),
             Message::Raft(raft) => (1, 1, raft.payload),
             Message::Forward(forward) => (1, 1, forward.body),

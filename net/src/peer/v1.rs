@@ -16,7 +16,7 @@ pub(super) use read::read;
 pub(super) use write::{section, write, write_sections};
 
 use super::frame::{LIST_BODY_BYTES_MAX, PLAIN_BODY_BYTES_MAX};
-use super::message::{ASKS_MAX, FENCE_ANSWERS_MAX, GRANTS_MAX, SECTIONS_MAX, VOTERS_MAX};
+use super::message::{ASKS_MAX, SECTIONS_MAX, VOTERS_MAX};
 
 /// Values of [`Ack::state`].
 mod ack_state {
@@ -92,8 +92,6 @@ archived! {
     }
     /// An item of `Fences`.
     ArchivedFence Fence, 40 { partition: u32, reserved: u32, to: Replica, term: u64, }
-    /// A lease in [`FenceAnswer`].
-    ArchivedGrant Grant, 48 { holder: Leader, left_ns: u64, known: u32, reserved: u32, }
     /// An item of `FenceAnswers`.
     ArchivedFenceAnswer FenceAnswer, 72 {
         partition: u32,
@@ -102,7 +100,7 @@ archived! {
         term: u64,
         last_term: u64,
         log_end: u64,
-        grants: Vec<Grant>,
+        lease_left_ns: u64,
     }
     /// An item of `Asks`.
     ArchivedAsk Ask, 96 {
@@ -165,7 +163,5 @@ const ROOT: usize = 8;
 const _: () = assert!(size_of::<rkyv::vec::ArchivedVec<ArchivedSection>>() == ROOT);
 // Lists at their caps fit a body, so that caps are all a sender has to heed.
 const _: () = assert!(SECTIONS_MAX * 112 + ROOT <= LIST_BODY_BYTES_MAX as usize);
-const _: () =
-    assert!(FENCE_ANSWERS_MAX * (72 + GRANTS_MAX * 48) + ROOT <= LIST_BODY_BYTES_MAX as usize);
 const _: () = assert!(ASKS_MAX * (96 + VOTERS_MAX * 24) + ROOT <= LIST_BODY_BYTES_MAX as usize);
 const _: () = assert!(size_of::<ArchivedSnapshotBegin>() <= PLAIN_BODY_BYTES_MAX as usize);

@@ -57,12 +57,10 @@ fn limits_are_those_of_the_code() {
         format!("Default port {PORT}."),
         format!("Versions {} to {} exist.", VERSIONS.0, VERSIONS.1),
         format!(
-            "| sections of a `Replicate`, acks, fences in a frame | {} |",
+            "| sections of a `Replicate`; acks, fences, answers to fences in a frame | {} |",
             digits(SECTIONS_MAX)
         ),
-        format!("| answers to fences in a frame | {} |", digits(FENCE_ANSWERS_MAX)),
         format!("| requests to the controller in a frame | {} |", digits(ASKS_MAX)),
-        format!("| leases in an answer to a fence | {GRANTS_MAX} |"),
         format!("| voters in a request | {VOTERS_MAX} |"),
         format!("| entries of a section | {} |", digits(SECTION_ENTRIES_MAX as usize)),
         format!("| token | {TOKEN_BYTES_MAX} bytes |"),

@@ -130,12 +130,9 @@ pub fn messages() -> Vec<(&'static str, Message<'static>)> {
         term: Term(4),
         last_term: term,
         log_end: Offset(42),
-        grants: list(vec![
-            Grant { holder: Some(leader(1)), left_ns: 1_500_000_000 },
-            Grant { holder: None, left_ns: 900_000_000 },
-        ]),
+        lease_left_ns: 1_500_000_000,
     };
-    let no_grants = FenceAnswer { partition: PartitionId(6), grants: list(vec![]), ..answer };
+    let no_lease = FenceAnswer { partition: PartitionId(6), lease_left_ns: 0, ..answer };
     let asks = vec![
         Ask::Voters {
             partition,
@@ -161,7 +158,7 @@ pub fn messages() -> Vec<(&'static str, Message<'static>)> {
         ("replicate_probe", Message::Replicate(list(vec![section(5, 0, b"")]))),
         ("acks", Message::Acks(list(states))),
         ("fences", Message::Fences(list(vec![Fence { partition, to: replica(2), term }]))),
-        ("fence_answers", Message::FenceAnswers(list(vec![answer, no_grants]))),
+        ("fence_answers", Message::FenceAnswers(list(vec![answer, no_lease]))),
         ("asks", Message::Asks(list(asks))),
         ("raft_request", Message::Raft(Raft { call: 8, half: Half::Request, payload: b"vote" })),
         ("raft_answer", Message::Raft(Raft { call: 8, half: Half::Answer, payload: b"granted" })),

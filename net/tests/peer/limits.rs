@@ -15,14 +15,14 @@ fn fence() -> Fence {
     Fence { partition: PartitionId(1), to: replica(2), term: Term(1) }
 }
 
-fn answer(grants: usize) -> FenceAnswer<'static> {
+fn answer() -> FenceAnswer {
     FenceAnswer {
         partition: PartitionId(1),
         from: leader(2),
         term: Term(4),
         last_term: Term(3),
         log_end: Offset(4),
-        grants: list(vec![Grant { holder: Some(leader(1)), left_ns: 1 }; grants]),
+        lease_left_ns: 1,
     }
 }
 
@@ -43,7 +43,7 @@ fn lists_at_their_caps_are_sent_and_read() {
         Message::Replicate(list(vec![section(1, 1, b"entry"); SECTIONS_MAX])),
         Message::Acks(list(vec![ack; SECTIONS_MAX])),
         Message::Fences(list(vec![fence(); SECTIONS_MAX])),
-        Message::FenceAnswers(list(vec![answer(GRANTS_MAX); FENCE_ANSWERS_MAX])),
+        Message::FenceAnswers(list(vec![answer(); SECTIONS_MAX])),
         Message::Asks(list(vec![voters(VOTERS_MAX); ASKS_MAX])),
     ] {
         let mut output = output();
@@ -59,9 +59,8 @@ fn lists_beyond_their_caps_are_not_sent() {
     for (message, field, len, max) in [
         (Message::Acks(list(vec![ack; SECTIONS_MAX + 1])), "list", 4097, 4096),
         (Message::Fences(list(vec![fence(); SECTIONS_MAX + 1])), "list", 4097, 4096),
-        (Message::FenceAnswers(list(vec![answer(0); FENCE_ANSWERS_MAX + 1])), "list", 1025, 1024),
+        (Message::FenceAnswers(list(vec![answer(); SECTIONS_MAX + 1])), "list", 4097, 4096),
         (Message::Asks(list(vec![voters(1); ASKS_MAX + 1])), "list", 1025, 1024),
-        (Message::FenceAnswers(list(vec![answer(GRANTS_MAX + 1)])), "grants", 17, 16),
         (Message::Asks(list(vec![voters(VOTERS_MAX + 1)])), "voters", 17, 16),
     ] {
         let mut output = output();

@@ -214,18 +214,15 @@ impl Any {
             }
             2 => Message::Fences(list(vec![Fence { partition, to, term }; payloads.len()])),
             3 => {
-                let known = Grant { holder: Some(from), left_ns: call };
-                let unknown = Grant { holder: None, left_ns: call };
-                let answer = |grants| FenceAnswer {
+                let answer = |lease_left_ns| FenceAnswer {
                     partition,
                     from,
                     term,
                     last_term: low,
                     log_end: end,
-                    grants: list(grants),
+                    lease_left_ns,
                 };
-                let grants = [vec![], vec![known], vec![unknown, known], vec![known; 16]];
-                Message::FenceAnswers(list(grants.into_iter().map(answer).collect()))
+                Message::FenceAnswers(list([0, call, u64::MAX].map(answer).to_vec()))
             }
             4 => {
                 let to = LeaderId { replica: to, ..from };

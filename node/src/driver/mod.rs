@@ -15,6 +15,7 @@ pub mod idle;
 pub mod mesh;
 pub mod monoio;
 pub mod node;
+pub mod peers;
 pub mod poller;
 pub mod receive;
 pub mod runtime;

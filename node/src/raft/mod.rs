@@ -11,6 +11,7 @@
 //! - Terms have one leader at most. A leader that hears of no quorum takes no proposals.
 //! - What the group replicates is a [`MetaMachine`], whose commands and snapshots are opaque here.
 
+mod calls;
 mod channels;
 mod config;
 mod disk;
@@ -30,6 +31,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use calls::{CALLS_MAX, RaftCalls};
 pub use config::{COMMAND_BYTES_MAX, RaftConfig, RaftConfigError, Timing};
 pub use disk::{Done, DriverDisk, RaftDisk};
 pub use error::{GroupError, StartError};

@@ -16,7 +16,7 @@ use crate::error::BodyError;
 use crate::frame::Header as ClientHeader;
 use crate::peer::error::PeerError;
 use crate::peer::frame::{Frame, Kind};
-use crate::peer::list::{Acks, Asks, FenceAnswers, Fences, Grants, Replicas, Sections};
+use crate::peer::list::{Acks, Asks, FenceAnswers, Fences, Replicas, Sections};
 use crate::peer::message::{self, AckState, Half, SnapshotState};
 use crate::peer::message::{GoodbyeReason, Message, SECTION_ENTRIES_MAX, SnapshotRefusal};
 
@@ -45,7 +45,9 @@ pub fn read<'a>(frame: &Frame<'a>) -> Result<Message<'a>, PeerError> {
             Message::Fences(Fences::v1(fences, frame.payload))
         }
         Kind::FenceAnswers => {
-            let answers = items(frame, FENCE_ANSWERS_MAX, check_answer)?;
+            let reserved =
+                |answer: &ArchivedFenceAnswer| zero("reserved", answer.reserved.to_native().into());
+            let answers = items(frame, SECTIONS_MAX, |answer| reserved(answer).map(|()| 0))?;
             Message::FenceAnswers(FenceAnswers::v1(answers, frame.payload))
         }
         Kind::Asks => Message::Asks(Asks::v1(items(frame, ASKS_MAX, check_ask)?, frame.payload)),
@@ -165,20 +167,6 @@ fn check_ack(ack: &ArchivedAck) -> Result<(), BodyError> {
     }
 }
 
-fn check_answer(answer: &ArchivedFenceAnswer) -> Result<usize, BodyError> {
-    zero("reserved", answer.reserved.to_native().into())?;
-    within("grants", answer.grants.len(), GRANTS_MAX)?;
-    for grant in answer.grants.as_slice() {
-        zero("reserved", grant.reserved.to_native().into())?;
-        match grant.known.to_native() {
-            0 => require(is_zero(&grant.holder), BodyError::Reserved { field: "holder" })?,
-            1 => {}
-            known => return Err(unknown("known", known)),
-        }
-    }
-    Ok(size_of_val(answer.grants.as_slice()))
-}
-
 fn check_ask(ask: &ArchivedAsk) -> Result<usize, BodyError> {
     let no_incarnation = || zero("incarnation", ask.from.incarnation.to_native());
     let no_base = || zero("base", ask.base.to_native());
@@ -274,24 +262,15 @@ impl<'a> Item<'a, message::Fence> for ArchivedFence {
     }
 }
 
-impl<'a> Item<'a, message::Grant> for ArchivedGrant {
-    fn plain(&'a self, _payload: &'a [u8]) -> message::Grant {
-        message::Grant {
-            holder: (self.known != 0).then(|| leader_id(&self.holder)),
-            left_ns: self.left_ns.to_native(),
-        }
-    }
-}
-
-impl<'a> Item<'a, message::FenceAnswer<'a>> for ArchivedFenceAnswer {
-    fn plain(&'a self, payload: &'a [u8]) -> message::FenceAnswer<'a> {
+impl<'a> Item<'a, message::FenceAnswer> for ArchivedFenceAnswer {
+    fn plain(&'a self, _payload: &'a [u8]) -> message::FenceAnswer {
         message::FenceAnswer {
             partition: PartitionId(self.partition.to_native()),
             from: leader_id(&self.from),
             term: Term(self.term.to_native()),
             last_term: Term(self.last_term.to_native()),
             log_end: Offset(self.log_end.to_native()),
-            grants: Grants::v1(self.grants.as_slice(), payload),
+            lease_left_ns: self.lease_left_ns.to_native(),
         }
     }
 }

@@ -116,13 +116,7 @@ fn fence(fence: message::Fence) -> Fence {
     Fence { partition: fence.partition.0, reserved: 0, to, term: fence.term.0 }
 }
 
-fn fence_answer(answer: message::FenceAnswer<'_>) -> FenceAnswer {
-    let grant = |grant: message::Grant| Grant {
-        holder: leader(grant.holder.unwrap_or_default()),
-        left_ns: grant.left_ns,
-        known: grant.holder.is_some().into(),
-        reserved: 0,
-    };
+fn fence_answer(answer: message::FenceAnswer) -> FenceAnswer {
     FenceAnswer {
         partition: answer.partition.0,
         reserved: 0,
@@ -130,7 +124,7 @@ fn fence_answer(answer: message::FenceAnswer<'_>) -> FenceAnswer {
         term: answer.term.0,
         last_term: answer.last_term.0,
         log_end: answer.log_end.0,
-        grants: answer.grants.iter().map(grant).collect(),
+        lease_left_ns: answer.lease_left_ns,
     }
 }
 
