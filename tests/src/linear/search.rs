@@ -1,0 +1,222 @@
+//! The search for an order, when nothing but the answers tells it.
+//!
+//! Wing and Gong (1993): take any operation that no remaining one precedes, apply it to the state,
+//! go on; step back when stuck. Lowe (2017): remember which sets of operations led to which
+//! state, and never try the same twice. Calls and answers are one linked list from which taken
+//! operations are cut out and put back (as in Porcupine). Three savings keep the verdict exact:
+//! - an operation that fits and changes nothing is taken at once, and never reconsidered;
+//! - of operations of unknown outcome that do the same, the one sent first is taken first;
+//! - one of unknown outcome that would change nothing is not taken.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+use super::history::Nanos;
+use super::items::NEVER;
+
+/// When an operation may take effect, and whether it certainly did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) inv: Nanos,
+    pub(super) res: Nanos,
+    pub(super) certain: bool,
+}
+
+/// What operations do to the data, one after the other.
+pub(super) trait Spec {
+    /// The data.
+    type State: Clone + Eq + Hash;
+
+    /// Before the first operation.
+    fn initial(&self) -> Self::State;
+
+    /// After operation `item`; `None` when its answer is impossible in `state`.
+    fn step(&self, state: &Self::State, item: usize) -> Option<Self::State>;
+
+    /// Whether two operations of unknown outcome do the same in every state.
+    fn same(&self, a: usize, b: usize) -> bool;
+
+    /// Bytes of a state, about.
+    fn weight(&self) -> usize;
+}
+
+/// What came out.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// An order.
+    Order,
+    /// That there is none. Places in the list of items: the longest order found, and the
+    /// operation whose answer nothing explains.
+    Nothing { longest: Vec<usize>, stuck: usize },
+    /// The bound of work was used up.
+    GaveUp,
+}
+
+const HEAD: usize = 0;
+
+/// Calls and answers in order of time. Entry 0 is the head.
+struct Entries {
+    next: Vec<usize>,
+    previous: Vec<usize>,
+    /// The item, and whether this is its answer.
+    what: Vec<(usize, bool)>,
+    call: Vec<usize>,
+    answer: Vec<Option<usize>>,
+}
+
+impl Entries {
+    fn new(items: &[Span]) -> Entries {
+        let mut events = Vec::with_capacity(2 * items.len());
+        for (i, item) in items.iter().enumerate() {
+            events.push((item.inv, false, i));
+            if item.res != NEVER {
+                events.push((item.res, true, i));
+            }
+        }
+        // Calls before answers of the same moment: what touches, overlaps.
+        events.sort_unstable();
+        let n = events.len() + 1;
+        let mut entries = Entries {
+            next: (1..=n).collect(),
+            previous: (0..n).map(|i| i.saturating_sub(1)).collect(),
+            what: vec![(usize::MAX, true)],
+            call: vec![0; items.len()],
+            answer: vec![None; items.len()],
+        };
+        for (at, (_, is_answer, item)) in (1..).zip(events) {
+            entries.what.push((item, is_answer));
+            if is_answer {
+                entries.answer[item] = Some(at);
+            } else {
+                entries.call[item] = at;
+            }
+        }
+        entries.previous.push(n - 1);
+        entries
+    }
+
+    fn end(&self) -> usize {
+        self.what.len()
+    }
+
+    fn cut(&mut self, at: usize) {
+        let (before, after) = (self.previous[at], self.next[at]);
+        self.next[before] = after;
+        self.previous[after] = before;
+    }
+
+    fn restore(&mut self, at: usize) {
+        let (before, after) = (self.previous[at], self.next[at]);
+        self.next[before] = at;
+        self.previous[after] = at;
+    }
+
+    fn lift(&mut self, item: usize) {
+        self.cut(self.call[item]);
+        if let Some(at) = self.answer[item] {
+            self.cut(at);
+        }
+    }
+
+    fn unlift(&mut self, item: usize) {
+        if let Some(at) = self.answer[item] {
+            self.restore(at);
+        }
+        self.restore(self.call[item]);
+    }
+}
+
+struct Frame<S> {
+    item: usize,
+    before: S,
+    /// Nothing else has to be tried in its place.
+    forced: bool,
+}
+
+/// Looks for an order of `items` that `spec` allows, taking at most `work` steps off `work`.
+pub(super) fn search<S: Spec>(spec: &S, items: &[Span], work: &mut u64) -> Found {
+    let words = items.len().div_ceil(64);
+    let remembering = 4 + (8 * words + spec.weight()) as u64 / 32;
+    let twins = twins(spec, items);
+    let mut entries = Entries::new(items);
+    let mut taken = vec![0u64; words];
+    let mut seen: HashSet<(Box<[u64]>, S::State)> = HashSet::new();
+    let mut stack: Vec<Frame<S::State>> = Vec::new();
+    let mut state = spec.initial();
+    let mut longest: Option<(Vec<usize>, usize)> = None;
+    let mut at = entries.next[HEAD];
+    loop {
+        if *work == 0 {
+            return Found::GaveUp;
+        }
+        *work -= 1;
+        if at == entries.end() {
+            return Found::Order;
+        }
+        let (item, is_answer) = entries.what[at];
+        if is_answer {
+            if longest.as_ref().is_none_or(|(order, _)| order.len() < stack.len()) {
+                longest = Some((stack.iter().map(|f| f.item).collect(), item));
+            }
+            let Some(back) = step_back(&mut stack, &mut entries, &mut taken) else {
+                let (longest, stuck) = longest.unwrap_or((Vec::new(), item));
+                return Found::Nothing { longest, stuck };
+            };
+            state = back.before;
+            at = entries.next[entries.call[back.item]];
+            continue;
+        }
+        let twin_waits = twins[item].is_some_and(|t| taken[t / 64] & (1 << (t % 64)) == 0);
+        let after = if twin_waits { None } else { spec.step(&state, item) };
+        let idle = after.as_ref() == Some(&state);
+        let Some(after) = after.filter(|_| !idle || items[item].certain) else {
+            at = entries.next[at];
+            continue;
+        };
+        taken[item / 64] |= 1 << (item % 64);
+        if !idle {
+            // What is remembered is paid for, so that the bound of work bounds memory as well.
+            *work = work.saturating_sub(remembering);
+            if !seen.insert((taken.clone().into_boxed_slice(), after.clone())) {
+                taken[item / 64] &= !(1 << (item % 64));
+                at = entries.next[at];
+                continue;
+            }
+        }
+        entries.lift(item);
+        stack.push(Frame { item, before: std::mem::replace(&mut state, after), forced: idle });
+        at = entries.next[HEAD];
+    }
+}
+
+/// Undoes what was taken last and could have been otherwise.
+fn step_back<S>(
+    stack: &mut Vec<Frame<S>>,
+    entries: &mut Entries,
+    taken: &mut [u64],
+) -> Option<Frame<S>> {
+    while let Some(frame) = stack.pop() {
+        entries.unlift(frame.item);
+        taken[frame.item / 64] &= !(1 << (frame.item % 64));
+        if !frame.forced {
+            return Some(frame);
+        }
+    }
+    None
+}
+
+/// For each item of unknown outcome, the one before it that does the same.
+fn twins<S: Spec>(spec: &S, items: &[Span]) -> Vec<Option<usize>> {
+    let mut unknown: Vec<usize> = (0..items.len()).filter(|i| !items[*i].certain).collect();
+    unknown.sort_by_key(|i| items[*i].inv);
+    let mut twins = vec![None; items.len()];
+    // The last item of each kind met so far.
+    let mut kinds: Vec<usize> = Vec::new();
+    for i in unknown {
+        match kinds.iter_mut().find(|k| spec.same(**k, i)) {
+            Some(kind) => twins[i] = Some(std::mem::replace(kind, i)),
+            None => kinds.push(i),
+        }
+    }
+    twins
+}
