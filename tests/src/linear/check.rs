@@ -179,9 +179,9 @@ pub(super) fn parts(history: &History) -> BTreeMap<Part, Vec<usize>> {
 /// The part a call concerns.
 pub(super) fn part_of(call: &Call) -> Part {
     match call {
-        Call::Write { partition, .. } | Call::Get { partition, .. } | Call::Scan { partition, .. } => {
-            Part::Keys(*partition)
-        }
+        Call::Write { partition, .. }
+        | Call::Get { partition, .. }
+        | Call::Scan { partition, .. } => Part::Keys(*partition),
         Call::Append { topic, index, .. }
         | Call::Read { topic, index, .. }
         | Call::Offsets { topic, index }

@@ -36,7 +36,13 @@ pub(super) fn timeline(history: &History) -> String {
         let column = columns[&op.client];
         let _ = write!(text, "\n{time:>14}");
         for (at, waits) in waiting.iter().enumerate() {
-            let cell = if at == column { &what } else if *waits > 0 { "|" } else { "" };
+            let cell = if at == column {
+                &what
+            } else if *waits > 0 {
+                "|"
+            } else {
+                ""
+            };
             let _ = write!(text, "  {cell:width$}");
         }
         match (is_answer, op.end) {

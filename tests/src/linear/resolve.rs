@@ -17,8 +17,25 @@ pub(super) struct Resolved {
     pub(super) placed: Vec<bool>,
     /// Keys that versions alone do not decide.
     pub(super) to_search: BTreeSet<KeyId>,
+    /// Values that were seen without their version.
+    pub(super) plain: BTreeSet<(KeyId, u64)>,
+    /// Keys whose versions more than one write may have.
+    pub(super) ambiguous: BTreeSet<KeyId>,
     /// Writes that may have happened unseen, and that could explain why a key is absent.
     pub(super) doubtful: Vec<usize>,
+}
+
+impl Resolved {
+    /// Whether an item of unknown outcome can explain nothing: nobody saw what it stores, and it
+    /// makes no key absent.
+    pub(super) fn pointless(&self, items: &[Item], item: usize) -> bool {
+        let Act::Write { changes, first: None } = &items[item].act else { return false };
+        let idle = |put: &Put| {
+            let seen = self.plain.contains(&(put.key, put.value.unwrap_or(0)));
+            put.value.is_some() && put.ttl == 0 && !seen && !self.ambiguous.contains(&put.key)
+        };
+        !items[item].certain && changes.iter().all(idle)
+    }
 }
 
 struct Sighting {
@@ -60,8 +77,16 @@ pub(super) fn resolve(
             }
         }
     }
-    for sighting in sightings(items, &mut resolved.to_search) {
-        if known.contains_key(&sighting.version) {
+    for sighting in sightings(items, &mut resolved) {
+        if let Some((i, n)) = known.get(&sighting.version) {
+            // What goes by versions alone finds a better reason.
+            let apart = resolved.to_search.contains(&sighting.key);
+            if apart && !stores(&items[*i], *n, &sighting) {
+                let name = names.name(sighting.key);
+                let why = format!("version {} of {name} is of another write", sighting.version);
+                let ops = vec![items[sighting.item].op, items[*i].op];
+                return Err(Violation { kind: Kind::WrongValue, part, ops, why });
+            }
             continue;
         }
         let none = Vec::new();
@@ -78,6 +103,7 @@ pub(super) fn resolve(
         match place(items, &candidates, &sighting, names, part)? {
             None => {
                 resolved.to_search.insert(sighting.key);
+                resolved.ambiguous.insert(sighting.key);
             }
             Some((i, first)) => {
                 let Act::Write { changes, first: slot } = &mut items[i].act else { continue };
@@ -92,7 +118,7 @@ pub(super) fn resolve(
 }
 
 /// Versions that certainly existed, those with a value first: they say more.
-fn sightings(items: &[Item], to_search: &mut BTreeSet<KeyId>) -> Vec<Sighting> {
+fn sightings(items: &[Item], resolved: &mut Resolved) -> Vec<Sighting> {
     let mut all = Vec::new();
     for (item, i) in items.iter().zip(0..) {
         match &item.act {
@@ -102,7 +128,12 @@ fn sightings(items: &[Item], to_search: &mut BTreeSet<KeyId>) -> Vec<Sighting> {
                     match version {
                         Some(version) => all.push(Sighting { key: *key, version, value, item: i }),
                         None => {
-                            to_search.insert(*key);
+                            resolved.to_search.insert(*key);
+                            // Without a value either, anything could have been seen.
+                            match value {
+                                Some(value) => resolved.plain.insert((*key, value)),
+                                None => resolved.ambiguous.insert(*key),
+                            };
                         }
                     }
                 }
@@ -171,22 +202,27 @@ fn place(
     }
 }
 
-fn note_doubts(
-    items: &[Item],
-    known: &BTreeMap<u64, (usize, usize)>,
-    resolved: &mut Resolved,
-) {
+/// Notes what could still hide something: writes that may have made a key absent, and conditions
+/// on versions that nobody is known to have written.
+fn note_doubts(items: &[Item], known: &BTreeMap<u64, (usize, usize)>, resolved: &mut Resolved) {
     for (i, item) in items.iter().enumerate() {
-        match &item.act {
-            Act::Write { changes, .. } if !item.certain && !resolved.placed[i] => {
-                if changes.iter().any(|c| c.value.is_none() || c.ttl > 0) {
-                    resolved.doubtful.push(i);
-                }
-            }
-            Act::Refused { changes, found } if *found > 0 && !known.contains_key(found) => {
-                resolved.to_search.extend(changes.iter().map(|c| c.key));
-            }
-            _ => {}
+        let (changes, found) = match &item.act {
+            Act::Watch(_) => continue,
+            Act::Refused { changes, found } => (changes, Some(*found)),
+            Act::Write { changes, .. } => (changes, None),
+        };
+        let open = found.is_none() && !item.certain && !resolved.placed[i];
+        if open && changes.iter().any(|c| c.value.is_none() || c.ttl > 0) {
+            resolved.doubtful.push(i);
+        }
+        let expected = changes.iter().filter_map(|c| match c.condition {
+            Condition::Version(version) if changes.len() > 1 || open => Some(version),
+            _ => None,
+        });
+        if expected.chain(found).any(|v| v > 0 && !known.contains_key(&v)) {
+            let keys: Vec<KeyId> = item.keys();
+            resolved.to_search.extend(&keys);
+            resolved.ambiguous.extend(&keys);
         }
     }
 }

@@ -4,9 +4,10 @@
 //! go on; step back when stuck. Lowe (2017): remember which sets of operations led to which
 //! state, and never try the same twice. Calls and answers are one linked list from which taken
 //! operations are cut out and put back (as in Porcupine). Three savings keep the verdict exact:
-//! - an operation that fits and changes nothing is taken at once, and never reconsidered;
+//! - an operation that only looks, and fits, is taken at once, and never reconsidered;
 //! - of operations of unknown outcome that do the same, the one sent first is taken first;
-//! - one of unknown outcome that would change nothing is not taken.
+//! - one of unknown outcome that would change nothing is not taken, nor one before which the
+//!   specification sees no use.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -35,6 +36,16 @@ pub(super) trait Spec {
 
     /// Whether two operations of unknown outcome do the same in every state.
     fn same(&self, a: usize, b: usize) -> bool;
+
+    /// Whether an operation changes nothing in any state, except what has expired.
+    fn is_look(&self, item: usize) -> bool;
+
+    /// Whether an operation of unknown outcome is only taken when something depends on it.
+    fn is_optional(&self, item: usize) -> bool;
+
+    /// Whether `next` may be taken right after the optional operations `run`. It need not be when
+    /// leaving one of them out, or taking it later, leads to the same.
+    fn follows(&self, run: &[usize], next: usize) -> bool;
 
     /// Bytes of a state, about.
     fn weight(&self) -> usize;
@@ -140,11 +151,15 @@ pub(super) fn search<S: Spec>(spec: &S, items: &[Span], work: &mut u64) -> Found
     let twins = twins(spec, items);
     let mut entries = Entries::new(items);
     let mut taken = vec![0u64; words];
-    let mut seen: HashSet<(Box<[u64]>, S::State)> = HashSet::new();
+    let mut seen: HashSet<(Box<[u64]>, S::State, Vec<usize>)> = HashSet::new();
     let mut stack: Vec<Frame<S::State>> = Vec::new();
     let mut state = spec.initial();
+    // The optional operations taken last, one after the other.
+    let mut run: Vec<usize> = Vec::new();
     let mut longest: Option<(Vec<usize>, usize)> = None;
     let mut at = entries.next[HEAD];
+    // First what must come, then, when an answer is in the way, what may: most answers need none.
+    let mut tries_optional = false;
     loop {
         if *work == 0 {
             return Found::GaveUp;
@@ -154,6 +169,11 @@ pub(super) fn search<S: Spec>(spec: &S, items: &[Span], work: &mut u64) -> Found
             return Found::Order;
         }
         let (item, is_answer) = entries.what[at];
+        if is_answer && !tries_optional {
+            tries_optional = true;
+            at = entries.next[HEAD];
+            continue;
+        }
         if is_answer {
             if longest.as_ref().is_none_or(|(order, _)| order.len() < stack.len()) {
                 longest = Some((stack.iter().map(|f| f.item).collect(), item));
@@ -163,30 +183,56 @@ pub(super) fn search<S: Spec>(spec: &S, items: &[Span], work: &mut u64) -> Found
                 return Found::Nothing { longest, stuck };
             };
             state = back.before;
+            run = trailing(spec, &stack);
             at = entries.next[entries.call[back.item]];
+            tries_optional = spec.is_optional(back.item);
+            continue;
+        }
+        if spec.is_optional(item) != tries_optional {
+            at = entries.next[at];
             continue;
         }
         let twin_waits = twins[item].is_some_and(|t| taken[t / 64] & (1 << (t % 64)) == 0);
-        let after = if twin_waits { None } else { spec.step(&state, item) };
+        let useless = twin_waits || (!run.is_empty() && !spec.follows(&run, item));
+        let after = if useless { None } else { spec.step(&state, item) };
         let idle = after.as_ref() == Some(&state);
         let Some(after) = after.filter(|_| !idle || items[item].certain) else {
             at = entries.next[at];
             continue;
         };
         taken[item / 64] |= 1 << (item % 64);
-        if !idle {
+        let forced = idle && spec.is_look(item);
+        if !forced {
             // What is remembered is paid for, so that the bound of work bounds memory as well.
             *work = work.saturating_sub(remembering);
-            if !seen.insert((taken.clone().into_boxed_slice(), after.clone())) {
+            if spec.is_optional(item) {
+                run.push(item);
+            } else {
+                run.clear();
+            }
+            let what = (taken.clone().into_boxed_slice(), after.clone(), run.clone());
+            if !seen.insert(what) {
+                run = trailing(spec, &stack);
                 taken[item / 64] &= !(1 << (item % 64));
                 at = entries.next[at];
                 continue;
             }
         }
+        if forced {
+            run.clear();
+        }
         entries.lift(item);
-        stack.push(Frame { item, before: std::mem::replace(&mut state, after), forced: idle });
+        stack.push(Frame { item, before: std::mem::replace(&mut state, after), forced });
         at = entries.next[HEAD];
+        tries_optional = false;
     }
+}
+
+fn trailing<S: Spec>(spec: &S, stack: &[Frame<S::State>]) -> Vec<usize> {
+    let taken = stack.iter().map(|frame| frame.item);
+    let mut run: Vec<usize> = taken.rev().take_while(|i| spec.is_optional(*i)).collect();
+    run.reverse();
+    run
 }
 
 /// Undoes what was taken last and could have been otherwise.

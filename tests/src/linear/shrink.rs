@@ -70,7 +70,8 @@ pub fn explain(history: &History, rules: &Rules, violation: &Violation) -> Count
             size /= 2;
         }
     }
-    let (history, violation) = shrink.try_these(&kept).unwrap_or((history.clone(), violation.clone()));
+    let (history, violation) =
+        shrink.try_these(&kept).unwrap_or((history.clone(), violation.clone()));
     Counterexample { history, violation }
 }
 
@@ -120,12 +121,8 @@ impl Shrink<'_> {
 
 /// What each write is needed by.
 fn needs(history: &History, part: Part) -> BTreeMap<usize, Vec<usize>> {
-    let members: Vec<(usize, &Operation)> = history
-        .operations
-        .iter()
-        .enumerate()
-        .filter(|(_, op)| part_of(&op.call) == part)
-        .collect();
+    let members: Vec<(usize, &Operation)> =
+        history.operations.iter().enumerate().filter(|(_, op)| part_of(&op.call) == part).collect();
     let mut by_version: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     let mut by_value: BTreeMap<(&str, u64), Vec<usize>> = BTreeMap::new();
     let mut by_absence: BTreeMap<&str, Vec<usize>> = BTreeMap::new();

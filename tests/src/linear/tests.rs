@@ -127,7 +127,9 @@ fn accepted(operations: Vec<Operation>) {
 fn refused_as(kind: Kind, start: u64, operations: Vec<Operation>) {
     let history = History::new(operations);
     let verdict = check(&history, &Rules::default()).verdict;
-    let Verdict::Refused(violation) = verdict else { panic!("{kind:?} was not found: {verdict:?}") };
+    let Verdict::Refused(violation) = verdict else {
+        panic!("{kind:?} was not found: {verdict:?}")
+    };
     assert_eq!(violation.kind, kind, "{violation}");
     assert_eq!(history.operations[violation.ops[0]].start, start, "{violation}");
 }

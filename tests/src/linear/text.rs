@@ -23,7 +23,8 @@ impl History {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         for op in &self.operations {
-            text += &serde_json::to_string(op).expect("an operation has text keys and whole numbers");
+            text +=
+                &serde_json::to_string(op).expect("an operation has text keys and whole numbers");
             text.push('\n');
         }
         text

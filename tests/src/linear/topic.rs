@@ -355,7 +355,10 @@ impl<'a> Topic<'a> {
                     let Some(from) = from else {
                         return self.no(Kind::Malformed, &[i], "the oldest is never out of range");
                     };
-                    if *from >= *start {
+                    if from == start {
+                        return self.no(Kind::Malformed, &[i], "its offset is the start");
+                    }
+                    if from > start {
                         let end_next = self.end_event(*from);
                         self.not_before(end_next, inv, i);
                         self.order(start_is, end_next, i);
@@ -439,9 +442,9 @@ impl<'a> Topic<'a> {
         }
         let (at, len, (_, op)) = gaps[0];
         let (from, end) = (self.ends[at] - len, self.ends[at]);
-        let reader = self.each().find(
-            |(_, op)| matches!(op.answer, Answer::Records { end: seen, .. } if seen >= end),
-        );
+        let reader = self
+            .each()
+            .find(|(_, op)| matches!(op.answer, Answer::Records { end: seen, .. } if seen >= end));
         let op = if op == usize::MAX { reader.map_or(op, |(i, _)| i) } else { op };
         let why = format!(
             "it comes after the offsets {from} to {}, and no append that was sent by then can \

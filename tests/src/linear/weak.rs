@@ -59,8 +59,12 @@ enum Fate {
 pub fn ledger(history: &History, rules: &Rules, state: &FinalState) -> LedgerCount {
     let mut writers: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
     for (i, op) in history.operations.iter().enumerate() {
+        let counts = match &op.answer {
+            Answer::Receipt { level, version } => *level >= rules.promise && *version != Some(0),
+            answer => *answer == Answer::Unknown,
+        };
         if let Call::Write { changes, .. } = &op.call
-            && matches!(op.answer, Answer::Receipt { .. } | Answer::Unknown)
+            && counts
         {
             for (n, change) in changes.iter().enumerate() {
                 writers.entry(&change.key).or_default().push((i, n));
@@ -131,33 +135,38 @@ fn key_fate(
 ) -> Fate {
     let found = state.keys.get(&change.key);
     let stored = change.value.zip(found).is_some_and(|(value, found)| value == found.value);
-    let key = &change.key;
-    match (version, found) {
-        (Some(version), Some(found)) if found.version == version && stored => Fate::Found,
-        (Some(version), Some(found)) if found.version > version => Fate::Replaced,
-        (Some(version), Some(found)) => Fate::Lost(format!(
-            "{key} was acked at version {version}; at the end it is at {} with value {}",
-            found.version, found.value
-        )),
-        (None, Some(_)) if stored => Fate::Found,
-        (_, None) if change.value.is_none() => Fate::Found,
-        (_, None) if change.ttl_ms > 0 => Fate::Replaced,
-        (version, found) => {
-            let removes = |c: &Change| c.value.is_none() || c.ttl_ms > 0;
-            let explained = writers.iter().any(|(i, m)| {
-                let other = &history.operations[*i];
-                let Call::Write { changes, .. } = &other.call else { return false };
-                (*i, *m) != (op, n)
-                    && (found.is_some() || removes(&changes[*m]))
-                    && may_follow(other, *m, &history.operations[op], version, n)
-            });
-            if explained {
-                return Fate::Replaced;
-            }
-            let at = version.map_or(String::new(), |v| format!(" at version {v}"));
-            Fate::Lost(format!("{key} was acked{at}; at the end there is {found:?}"))
-        }
+    let newer = found.is_some_and(|found| version.is_some_and(|version| found.version > version));
+    let same = version.is_none_or(|version| found.is_some_and(|f| f.version == version));
+    if (stored && same) || (found.is_none() && change.value.is_none()) {
+        return Fate::Found;
     }
+    if newer || (found.is_none() && change.ttl_ms > 0) {
+        return Fate::Replaced;
+    }
+    let removes = |c: &Change| c.value.is_none() || c.ttl_ms > 0;
+    let replaced = writers.iter().any(|(i, m)| {
+        let other = &history.operations[*i];
+        let Call::Write { changes, .. } = &other.call else { return false };
+        // What may never have happened must at least fit what is there.
+        let fits = match found {
+            None => removes(&changes[*m]),
+            Some(found) => changes[*m].value == Some(found.value),
+        };
+        (*i, *m) != (op, n)
+            && (fits || matches!(other.answer, Answer::Receipt { .. }))
+            && may_follow(other, *m, &history.operations[op], version, n)
+    });
+    if replaced {
+        return Fate::Replaced;
+    }
+    let at = version.map_or(String::new(), |v| format!(" at version {v}"));
+    let key = &change.key;
+    Fate::Lost(match found {
+        None => format!("{key} was acked{at}; at the end it is not there"),
+        Some(FinalKey { version, value }) => {
+            format!("{key} was acked{at}; at the end it is {value} at version {version}")
+        }
+    })
 }
 
 /// Whether change `m` of `other` may come after change `n` of `op`, which is at `version`.
@@ -206,7 +215,8 @@ pub fn monotone_reads(history: &History, rules: &Rules) -> Option<Violation> {
             if let Some((_, newest, other)) = before.map(|at| known[at]).filter(|_| is_read)
                 && version < newest
             {
-                let why = format!("client {} saw version {version} of {key} after {newest}", op.client);
+                let why =
+                    format!("client {} saw version {version} of {key} after {newest}", op.client);
                 let part = super::check::part_of(&op.call);
                 return Some(Violation { kind: Kind::WentBack, part, ops: vec![i, other], why });
             }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::linear::{
-    ClientLog, FinalKey, FinalState, explain, ledger, monotone_reads,
-};
+use crate::linear::{ClientLog, FinalKey, FinalState, explain, ledger, monotone_reads};
 
 fn long_and_wrong() -> History {
     let mut ops = Vec::new();

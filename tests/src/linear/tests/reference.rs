@@ -31,7 +31,10 @@ impl Spec for TopicSpec<'_> {
             (Call::Trim { before, .. }, Answer::Receipt { .. } | Answer::Unknown) => {
                 (*before <= end).then(|| (log.clone(), *before.max(start)))
             }
-            (Call::Read { from: Some(from), .. }, Answer::Records { records, start: s, end: e }) => {
+            (
+                Call::Read { from: Some(from), .. },
+                Answer::Records { records, start: s, end: e },
+            ) => {
                 let rest = log.get(*from as usize..)?;
                 let expected = (*from..).zip(rest.iter().copied());
                 let right = (s, *e) == (start, end)
@@ -49,6 +52,18 @@ impl Spec for TopicSpec<'_> {
 
     fn same(&self, _: usize, _: usize) -> bool {
         false
+    }
+
+    fn is_look(&self, op: usize) -> bool {
+        !self.0[op].call.is_write()
+    }
+
+    fn is_optional(&self, _: usize) -> bool {
+        false
+    }
+
+    fn follows(&self, _: &[usize], _: usize) -> bool {
+        true
     }
 
     fn weight(&self) -> usize {
