@@ -61,7 +61,6 @@ fn is_nothing(condition: &Condition) -> bool {
     *condition == Condition::None
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
@@ -209,13 +208,11 @@ impl<C: Fn() -> Nanos> ClientLog<C> {
     }
 
     /// To be called after the answer was received.
-    #[expect(clippy::needless_pass_by_value, reason = "an operation is finished once")]
     pub fn finish(&mut self, ticket: Ticket, answer: Answer) {
         self.finish_stale(ticket, answer, None);
     }
 
     /// As [`ClientLog::finish`], for an answer flagged stale that states its age.
-    #[expect(clippy::needless_pass_by_value, reason = "an operation is finished once")]
     pub fn finish_stale(&mut self, ticket: Ticket, answer: Answer, age: Option<Nanos>) {
         let now = (self.clock)();
         let op = &mut self.operations[ticket.0];

@@ -253,7 +253,7 @@ impl Spec for KeySpec<'_> {
                     self.sees(&mut next, item, *key, *seen)?;
                 }
             }
-            Act::Refused { changes, found } => self.refuses(&mut next, item, changes, *found)?,
+            Act::Refused { changes, found } => next = self.refuses(state, item, changes, *found)?,
             Act::Write { changes, first } => self.writes(&mut next, op, changes, *first)?,
         }
         Some(next)
@@ -345,32 +345,34 @@ impl KeySpec<'_> {
         self.sees(state, item, put.key, seen)
     }
 
-    /// Requires that the first condition that does not hold finds `found`.
-    fn refuses(
-        &self,
-        state: &mut KeyState,
-        item: &Item,
-        changes: &[Put],
-        found: u64,
-    ) -> Option<()> {
+    /// Requires that the first condition that does not hold finds `found`. When it could be any of
+    /// several, because versions are open or values may have expired, none is decided on: that
+    /// can only accept too much.
+    fn refuses(&self, state: &KeyState, item: &Item, puts: &[Put], found: u64) -> Option<KeyState> {
         let seen = match found {
             0 => Seen::Absent,
             v => Seen::Present(Cell { version: Some(v), value: None }),
         };
-        for put in changes {
+        let mut held = state.clone();
+        let mut only: Option<KeyState> = None;
+        for put in puts {
             let holds = match put.condition {
                 Condition::None => continue,
                 Condition::Absent => found == 0,
                 Condition::Version(expected) => found == expected,
             };
-            let mut refused = state.clone();
+            let mut refused = held.clone();
             if !holds && self.sees(&mut refused, item, put.key, seen).is_some() {
-                *state = refused;
-                return Some(());
+                if only.as_ref().is_some_and(|other| *other != refused) {
+                    return Some(state.clone());
+                }
+                only = Some(refused);
             }
-            self.condition(state, item, put)?;
+            if self.condition(&mut held, item, put).is_none() {
+                break;
+            }
         }
-        None
+        only
     }
 
     fn writes(

@@ -137,6 +137,9 @@ impl Entries {
     }
 }
 
+/// Operations taken, the state, and the run they end with.
+type Reached<S> = (Box<[u64]>, S, Vec<usize>);
+
 struct Frame<S> {
     item: usize,
     before: S,
@@ -151,7 +154,7 @@ pub(super) fn search<S: Spec>(spec: &S, items: &[Span], work: &mut u64) -> Found
     let twins = twins(spec, items);
     let mut entries = Entries::new(items);
     let mut taken = vec![0u64; words];
-    let mut seen: HashSet<(Box<[u64]>, S::State, Vec<usize>)> = HashSet::new();
+    let mut seen: HashSet<Reached<S::State>> = HashSet::new();
     let mut stack: Vec<Frame<S::State>> = Vec::new();
     let mut state = spec.initial();
     // The optional operations taken last, one after the other.

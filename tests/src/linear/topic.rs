@@ -45,6 +45,8 @@ struct Topic<'a> {
     /// Ends the log had, ascending, without 0; and starts.
     ends: Vec<u64>,
     starts: Vec<u64>,
+    /// Those ends that known appends lead to.
+    appended: BTreeSet<u64>,
     /// Of the ends, then of the starts.
     events: Vec<Event>,
     /// Which event comes no later than which, and the operation that says so.
@@ -66,6 +68,7 @@ pub(super) fn check_topic(
         appends: Vec::new(),
         ends: Vec::new(),
         starts: Vec::new(),
+        appended: BTreeSet::new(),
         events: Vec::new(),
         edges: Vec::new(),
     };
@@ -235,6 +238,7 @@ impl<'a> Topic<'a> {
             ends.entry(*first).or_insert(append.op);
             ends.entry(first + append.len()).or_insert(append.op);
         }
+        self.appended = placed.iter().map(|(first, append)| first + append.len()).collect();
         self.ends = ends.into_keys().filter(|end| *end > 0).collect();
         self.starts = starts.into_iter().filter(|start| *start > 0).collect();
         let unbound = Event { low: (0, usize::MAX), high: (NEVER, usize::MAX) };
@@ -243,6 +247,11 @@ impl<'a> Topic<'a> {
         self.edges.extend(chain(0, self.ends.len()));
         self.edges.extend(chain(self.ends.len(), self.events.len()));
         Ok(())
+    }
+
+    /// Whether a known append leads to an end.
+    fn covered(&self, event: usize) -> bool {
+        self.appended.contains(&self.ends[event])
     }
 
     /// The event that makes the end at least `end`; `None` when there is none.
@@ -398,12 +407,16 @@ impl<'a> Topic<'a> {
         }
         let event = self.start_event(before);
         self.not_after(event, res, op);
-        let end = self.end_event(before);
+        let mut end = self.end_event(before);
+        if let Some(at) = end.filter(|at| self.ends[*at] > before && !self.covered(*at)) {
+            // Appends nobody saw lead there; where the first of them ended is not known.
+            end = at.checked_sub(1);
+        }
         self.not_after(end, res, op);
         self.order(end, event, op);
         let unplaced: u64 = self.appends.iter().filter(|a| !a.certain).map(Append::len).sum();
         let last = self.ends.last().copied().unwrap_or(0);
-        if end.is_none() && last + unplaced < before {
+        if last < before && last + unplaced < before {
             let why = format!("it was applied, and the end was never beyond {last}");
             return self.no(Kind::FromTheFuture, &[op], why);
         }
@@ -412,17 +425,11 @@ impl<'a> Topic<'a> {
 
     /// Offsets below an end that no known append covers belong to appends of unknown outcome.
     fn fill_gaps(&mut self) -> Result<(), Violation> {
-        let covered: BTreeSet<u64> = self
-            .appends
-            .iter()
-            .filter(|a| a.certain)
-            .filter_map(|a| Some(a.first? + a.len()))
-            .collect();
         let mut latest = (NEVER, usize::MAX);
         let mut gaps = Vec::new();
         for at in (0..self.ends.len()).rev() {
             latest = latest.min(self.events[at].high);
-            if !covered.contains(&self.ends[at]) {
+            if !self.covered(at) {
                 let from = at.checked_sub(1).map_or(0, |before| self.ends[before]);
                 gaps.push((at, self.ends[at] - from, latest));
             }

@@ -186,6 +186,9 @@ fn may_follow(other: &Operation, m: usize, op: &Operation, version: Option<u64>,
     }
 }
 
+/// From when on, which version, and which operation told.
+type Known = (Nanos, u64, usize);
+
 /// Checks that no client sees a key older than it saw or wrote it before, on whatever node. Not
 /// promised for stale reads of different replicas: ask only where the level promises it. Reads
 /// that find nothing are judged for keys that are never deleted and do not expire.
@@ -200,7 +203,7 @@ pub fn monotone_reads(history: &History, rules: &Rules) -> Option<Violation> {
         }
     }
     // Per client and key: what was known at the end of an operation, the largest so far.
-    let mut known: BTreeMap<(u32, &str), Vec<(Nanos, u64, usize)>> = BTreeMap::new();
+    let mut known: BTreeMap<(u32, &str), Vec<Known>> = BTreeMap::new();
     let mut by_end: Vec<usize> = (0..history.operations.len()).collect();
     by_end.sort_by_key(|i| history.operations[*i].end);
     for i in by_end {
