@@ -49,15 +49,14 @@ pub(super) fn check_partition(
     {
         return Judgement::Refused(violation);
     }
-    let mut by_group: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for i in all {
-        if let Some(g) = group(i).filter(|g| !pointless(i) && (failed || searched.contains(g))) {
-            by_group.entry(g).or_default().push(i);
-        }
+    let by_group = all.iter().filter(|i| !pointless(**i)).filter_map(|i| Some((group(*i)?, *i)));
+    let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (g, i) in by_group.filter(|(g, _)| failed || searched.contains(g)) {
+        members.entry(g).or_default().push(i);
     }
     let ambiguous = Some(&resolved.ambiguous);
     let mut gave_up = false;
-    for (g, members) in by_group {
+    for (g, members) in members {
         let quick = if searched.contains(&g) {
             Ordered::GaveUp
         } else {

@@ -52,31 +52,7 @@ pub(super) fn resolve(
     part: Part,
 ) -> Result<Resolved, Violation> {
     let mut resolved = Resolved { placed: vec![false; items.len()], ..Resolved::default() };
-    let mut known: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
-    let mut weak: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
-    let mut open: BTreeMap<KeyId, Vec<(usize, usize)>> = BTreeMap::new();
-    for (i, item) in items.iter().enumerate() {
-        let Act::Write { changes, first } = &item.act else { continue };
-        resolved.placed[i] = item.certain && first.is_some();
-        for (n, put) in changes.iter().enumerate() {
-            match first {
-                None => open.entry(put.key).or_default().push((i, n)),
-                Some(first) if !item.certain => {
-                    weak.entry(first + n as u64).or_default().push((i, n));
-                }
-                Some(first) => {
-                    if let Some((other, _)) = known.insert(first + n as u64, (i, n)) {
-                        let why = format!("two writes have version {}", first + n as u64);
-                        let ops = vec![item.op, items[other].op];
-                        return Err(Violation { kind: Kind::VersionReused, part, ops, why });
-                    }
-                }
-            }
-            if put.ttl > 0 || (item.certain && first.is_none()) {
-                resolved.to_search.insert(put.key);
-            }
-        }
-    }
+    let Index { mut known, weak, open } = index(items, part, &mut resolved)?;
     for sighting in sightings(items, &mut resolved) {
         if let Some((i, n)) = known.get(&sighting.version) {
             // What goes by versions alone finds a better reason.
@@ -115,6 +91,44 @@ pub(super) fn resolve(
     }
     note_doubts(items, &known, &mut resolved);
     Ok(resolved)
+}
+
+/// Changes by what is known of their versions: item and place in it.
+#[derive(Default)]
+struct Index {
+    /// By versions that certainly exist.
+    known: BTreeMap<u64, (usize, usize)>,
+    /// By versions of writes that may have been lost.
+    weak: BTreeMap<u64, Vec<(usize, usize)>>,
+    /// By key, without a version.
+    open: BTreeMap<KeyId, Vec<(usize, usize)>>,
+}
+
+fn index(items: &[Item], part: Part, resolved: &mut Resolved) -> Result<Index, Violation> {
+    let Index { mut known, mut weak, mut open } = Index::default();
+    for (i, item) in items.iter().enumerate() {
+        let Act::Write { changes, first } = &item.act else { continue };
+        resolved.placed[i] = item.certain && first.is_some();
+        for (n, put) in changes.iter().enumerate() {
+            match first {
+                None => open.entry(put.key).or_default().push((i, n)),
+                Some(first) if !item.certain => {
+                    weak.entry(first + n as u64).or_default().push((i, n));
+                }
+                Some(first) => {
+                    if let Some((other, _)) = known.insert(first + n as u64, (i, n)) {
+                        let why = format!("two writes have version {}", first + n as u64);
+                        let ops = vec![item.op, items[other].op];
+                        return Err(Violation { kind: Kind::VersionReused, part, ops, why });
+                    }
+                }
+            }
+            if put.ttl > 0 || (item.certain && first.is_none()) {
+                resolved.to_search.insert(put.key);
+            }
+        }
+    }
+    Ok(Index { known, weak, open })
 }
 
 /// Versions that certainly existed, those with a value first: they say more.

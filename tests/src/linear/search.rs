@@ -150,17 +150,20 @@ struct Frame<S> {
 /// Looks for an order of `items` that `spec` allows, taking at most `work` steps off `work`.
 pub(super) fn search<S: Spec>(spec: &S, items: &[Span], work: &mut u64) -> Found {
     let words = items.len().div_ceil(64);
-    let remembering = 4 + (8 * words + spec.weight()) as u64 / 32;
-    let twins = twins(spec, items);
-    let mut entries = Entries::new(items);
-    let mut taken = vec![0u64; words];
-    let mut seen: HashSet<Reached<S::State>> = HashSet::new();
-    let mut stack: Vec<Frame<S::State>> = Vec::new();
-    let mut state = spec.initial();
-    // The optional operations taken last, one after the other.
-    let mut run: Vec<usize> = Vec::new();
+    let mut search = Search {
+        spec,
+        items,
+        twins: twins(spec, items),
+        remembering: 4 + (8 * words + spec.weight()) as u64 / 32,
+        entries: Entries::new(items),
+        taken: vec![0; words],
+        seen: HashSet::new(),
+        stack: Vec::new(),
+        state: spec.initial(),
+        run: Vec::new(),
+    };
     let mut longest: Option<(Vec<usize>, usize)> = None;
-    let mut at = entries.next[HEAD];
+    let mut at = search.entries.next[HEAD];
     // First what must come, then, when an answer is in the way, what may: most answers need none.
     let mut tries_optional = false;
     loop {
@@ -168,90 +171,98 @@ pub(super) fn search<S: Spec>(spec: &S, items: &[Span], work: &mut u64) -> Found
             return Found::GaveUp;
         }
         *work -= 1;
-        if at == entries.end() {
+        if at == search.entries.end() {
             return Found::Order;
         }
-        let (item, is_answer) = entries.what[at];
+        let (item, is_answer) = search.entries.what[at];
         if is_answer && !tries_optional {
             tries_optional = true;
-            at = entries.next[HEAD];
-            continue;
-        }
-        if is_answer {
-            if longest.as_ref().is_none_or(|(order, _)| order.len() < stack.len()) {
-                longest = Some((stack.iter().map(|f| f.item).collect(), item));
+            at = search.entries.next[HEAD];
+        } else if is_answer {
+            if longest.as_ref().is_none_or(|(order, _)| order.len() < search.stack.len()) {
+                longest = Some((search.stack.iter().map(|f| f.item).collect(), item));
             }
-            let Some(back) = step_back(&mut stack, &mut entries, &mut taken) else {
+            let Some(back) = search.step_back() else {
                 let (longest, stuck) = longest.unwrap_or((Vec::new(), item));
                 return Found::Nothing { longest, stuck };
             };
-            state = back.before;
-            run = trailing(spec, &stack);
-            at = entries.next[entries.call[back.item]];
-            tries_optional = spec.is_optional(back.item);
-            continue;
+            at = search.entries.next[search.entries.call[back]];
+            tries_optional = spec.is_optional(back);
+        } else if spec.is_optional(item) == tries_optional && search.take(item, work) {
+            at = search.entries.next[HEAD];
+            tries_optional = false;
+        } else {
+            at = search.entries.next[at];
         }
-        if spec.is_optional(item) != tries_optional {
-            at = entries.next[at];
-            continue;
+    }
+}
+
+struct Search<'a, S: Spec> {
+    spec: &'a S,
+    items: &'a [Span],
+    twins: Vec<Option<usize>>,
+    /// Work that remembering one state costs, so that the bound of work bounds memory as well.
+    remembering: u64,
+    entries: Entries,
+    /// One bit per item.
+    taken: Vec<u64>,
+    seen: HashSet<Reached<S::State>>,
+    stack: Vec<Frame<S::State>>,
+    state: S::State,
+    /// The optional operations taken last, one after the other.
+    run: Vec<usize>,
+}
+
+impl<S: Spec> Search<'_, S> {
+    /// Takes an item as the next one, when that is possible and was not tried before.
+    fn take(&mut self, item: usize, work: &mut u64) -> bool {
+        let twin_waits =
+            self.twins[item].is_some_and(|t| self.taken[t / 64] & (1 << (t % 64)) == 0);
+        if twin_waits || (!self.run.is_empty() && !self.spec.follows(&self.run, item)) {
+            return false;
         }
-        let twin_waits = twins[item].is_some_and(|t| taken[t / 64] & (1 << (t % 64)) == 0);
-        let useless = twin_waits || (!run.is_empty() && !spec.follows(&run, item));
-        let after = if useless { None } else { spec.step(&state, item) };
-        let idle = after.as_ref() == Some(&state);
-        let Some(after) = after.filter(|_| !idle || items[item].certain) else {
-            at = entries.next[at];
-            continue;
-        };
-        taken[item / 64] |= 1 << (item % 64);
-        let forced = idle && spec.is_look(item);
+        let Some(after) = self.spec.step(&self.state, item) else { return false };
+        let idle = after == self.state;
+        if idle && !self.items[item].certain {
+            return false;
+        }
+        let forced = idle && self.spec.is_look(item);
+        let mut run = Vec::new();
+        if self.spec.is_optional(item) {
+            run.clone_from(&self.run);
+            run.push(item);
+        }
+        self.taken[item / 64] |= 1 << (item % 64);
         if !forced {
-            // What is remembered is paid for, so that the bound of work bounds memory as well.
-            *work = work.saturating_sub(remembering);
-            if spec.is_optional(item) {
-                run.push(item);
-            } else {
-                run.clear();
-            }
-            let what = (taken.clone().into_boxed_slice(), after.clone(), run.clone());
-            if !seen.insert(what) {
-                run = trailing(spec, &stack);
-                taken[item / 64] &= !(1 << (item % 64));
-                at = entries.next[at];
-                continue;
+            *work = work.saturating_sub(self.remembering);
+            let taken = self.taken.clone().into_boxed_slice();
+            if !self.seen.insert((taken, after.clone(), run.clone())) {
+                self.taken[item / 64] &= !(1 << (item % 64));
+                return false;
             }
         }
-        if forced {
-            run.clear();
-        }
-        entries.lift(item);
-        stack.push(Frame { item, before: std::mem::replace(&mut state, after), forced });
-        at = entries.next[HEAD];
-        tries_optional = false;
+        self.entries.lift(item);
+        self.run = run;
+        let before = std::mem::replace(&mut self.state, after);
+        self.stack.push(Frame { item, before, forced });
+        true
     }
-}
 
-fn trailing<S: Spec>(spec: &S, stack: &[Frame<S::State>]) -> Vec<usize> {
-    let taken = stack.iter().map(|frame| frame.item);
-    let mut run: Vec<usize> = taken.rev().take_while(|i| spec.is_optional(*i)).collect();
-    run.reverse();
-    run
-}
-
-/// Undoes what was taken last and could have been otherwise.
-fn step_back<S>(
-    stack: &mut Vec<Frame<S>>,
-    entries: &mut Entries,
-    taken: &mut [u64],
-) -> Option<Frame<S>> {
-    while let Some(frame) = stack.pop() {
-        entries.unlift(frame.item);
-        taken[frame.item / 64] &= !(1 << (frame.item % 64));
-        if !frame.forced {
-            return Some(frame);
+    /// Undoes what was taken last and could have been otherwise, and returns it.
+    fn step_back(&mut self) -> Option<usize> {
+        while let Some(Frame { item, before, forced }) = self.stack.pop() {
+            self.entries.unlift(item);
+            self.taken[item / 64] &= !(1 << (item % 64));
+            if !forced {
+                self.state = before;
+                let taken = self.stack.iter().map(|frame| frame.item);
+                self.run = taken.rev().take_while(|i| self.spec.is_optional(*i)).collect();
+                self.run.reverse();
+                return Some(item);
+            }
         }
+        None
     }
-    None
 }
 
 /// For each item of unknown outcome, the one before it that does the same.
