@@ -232,3 +232,28 @@ fn page(
     let names = names.0.iter().enumerate().filter(|(_, key)| covered(key));
     Ok(names.map(|(i, key)| (i as KeyId, seen(listed(key).map(|at| entries[at].1)))).collect())
 }
+
+/// The same operations key by key: nothing is of one moment any more. Whatever is impossible even
+/// so was impossible before.
+pub(super) fn apart(items: &[Item]) -> Vec<Item> {
+    let mut all = Vec::with_capacity(items.len());
+    for item in items {
+        let acts: Vec<Act> = match &item.act {
+            Act::Watch(seen) => seen.iter().map(|one| Act::Watch(vec![*one])).collect(),
+            Act::Refused { changes, .. } if changes.len() > 1 => Vec::new(),
+            Act::Refused { .. } => vec![item.act.clone()],
+            Act::Write { changes, first } => {
+                let alone = |(n, put): (usize, &Put)| {
+                    // Conditions are on what was there before the batch.
+                    let again = changes[..n].iter().any(|other| other.key == put.key);
+                    let condition = if again { Condition::None } else { put.condition };
+                    let first = first.map(|first| first + n as u64);
+                    Act::Write { changes: vec![Put { condition, ..*put }], first }
+                };
+                changes.iter().enumerate().map(alone).collect()
+            }
+        };
+        all.extend(acts.into_iter().map(|act| Item { act, ..item.clone() }));
+    }
+    all
+}

@@ -509,7 +509,10 @@ impl<'a> Topic<'a> {
         } else {
             ("start", self.starts[event - self.ends.len()])
         };
-        let reads = |op: usize| !self.op(op).call.is_write();
+        let reads = |op: usize| {
+            let Operation { call, answer, .. } = self.op(op);
+            !call.is_write() || matches!(answer, Answer::OutOfRange { .. })
+        };
         match (reads(low), reads(high)) {
             (true, true) => {
                 let why = format!("its {what} is below {place}, which an earlier read had seen");

@@ -315,3 +315,17 @@ fn the_end_and_the_start_never_were_so_together() {
         ],
     );
 }
+
+#[test]
+fn a_trim_of_what_is_not_there() {
+    let mut beyond = trim((3, 50..60), 2);
+    beyond.answer = Answer::OutOfRange { start: 0 };
+    let ops = vec![
+        append((1, 0..100), &[1, 2], 0),
+        trim((2, 10..90), 2),
+        out_of_range((3, 30..40), 1, 2),
+        beyond,
+    ];
+    refused_as(WentBack, 50, ops);
+    refused_as(FromTheFuture, 0, vec![trim((2, 0..1), 2), append((1, 5..6), &[1, 2], 0)]);
+}

@@ -96,6 +96,18 @@ fn many_threads_record_one_history() {
     assert_eq!(check(&history, &Rules::default()).verdict, Verdict::Linearizable);
 }
 
+#[test]
+fn the_history_in_the_documentation_fails_as_it_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/testing.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<&str> =
+        text.lines().map(str::trim_start).filter(|line| line.starts_with("{\"c\"")).collect();
+    let history = History::from_text(&lines.join("\n")).unwrap();
+    let verdict = check(&history, &Rules::default()).verdict;
+    let Verdict::Refused(violation) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((violation.kind, violation.ops[0]), (Kind::Missing, 2), "{violation}");
+}
+
 fn account(keys: &[(&str, u64, u64)], topic: &[u64], start: u64) -> String {
     let history = History::new(vec![
         put((1, 0..1), "a", 1, 1),
