@@ -327,5 +327,5 @@ fn a_trim_of_what_is_not_there() {
         beyond,
     ];
     refused_as(WentBack, 50, ops);
-    refused_as(FromTheFuture, 0, vec![trim((2, 0..1), 2), append((1, 5..6), &[1, 2], 0)]);
+    refused_as(VersionOrder, 0, vec![trim((2, 0..1), 2), append((1, 5..6), &[1, 2], 0)]);
 }
