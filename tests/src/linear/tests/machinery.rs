@@ -32,6 +32,23 @@ fn a_failing_history_shrinks_to_what_matters() {
 }
 
 #[test]
+fn shrinking_keeps_the_writes_of_what_was_seen() {
+    let plain = |value| vec![Some(Cell { version: None, value: Some(value) })];
+    let ack = || Answer::Receipt { level: Level::Quorum, version: None };
+    let history = History::new(vec![
+        write((1, 0..10), vec![to("a", 1)], ack()),
+        write((2, 1..10), vec![to("a", 2)], ack()),
+        multi((4, 2..3), &["b"], vec![None]),
+        multi((3, 11..12), &["a"], plain(1)),
+        multi((3, 13..14), &["a"], plain(2)),
+    ]);
+    let rules = Rules::default();
+    let Verdict::Refused(violation) = check(&history, &rules).verdict else { panic!("accepted") };
+    let small = explain(&history, &rules, &violation);
+    assert_eq!(small.history.operations.len(), 4, "{small}");
+}
+
+#[test]
 fn text_brings_back_the_same_history() {
     let mut history = long_and_wrong();
     let mut stale = get((7, 3000..3001), "a", 1, 1);
