@@ -1,6 +1,8 @@
 //! How ironring is tested as a whole: a deterministic simulator that runs the shipped state
-//! machines ([`sim`]), tests of real processes, planted bugs and fuzz targets.
+//! machines ([`sim`]), a checker of what clients saw ([`linear`]), tests of real processes,
+//! planted bugs and fuzz targets.
 
 pub mod fuzz;
+pub mod linear;
 pub mod model;
 pub mod sim;
