@@ -572,15 +572,21 @@ fn cluster_map(slices: &Slices, config: &Config, addresses: &Addresses) -> Clust
 fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
     let clients = config.listen.clients;
     // A socket without SO_REUSEPORT first: it fails when anybody else listens there, whereas the
-    // shards' own sockets would quietly share the port with another process.
-    let probe = bind(clients, false)?;
-    let clients = probe.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(clients);
-    drop(probe);
+    // shards' own sockets would quietly share the port with another process. A port the kernel
+    // chooses is nobody else's, and stays ours: it is never let go between two sockets.
+    if clients.port() != 0 {
+        bind(clients, false)?;
+    }
+    let first = listener(clients, true)?;
+    let clients = address_of(&first);
     let mut listeners = Listeners {
-        common: Vec::new(),
+        common: vec![first],
         own: Vec::new(),
         addresses: Addresses { clients, shards: Vec::new() },
     };
+    for _ in 1..shards {
+        listeners.common.push(listener(clients, true)?);
+    }
     for shard in 0..shards {
         let port = match config.listen.shard_port_base {
             0 => 0,
@@ -588,22 +594,22 @@ fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
                 NodeError::Settings(format!("listen.shard_port_base {base} + {shard} is no port"))
             })?,
         };
-        let own = bind(SocketAddr::new(clients.ip(), port), false)?;
-        own.listen(1024).map_err(|source| NodeError::Listen { address: clients, source })?;
-        let address = own
-            .local_addr()
-            .ok()
-            .and_then(|a| a.as_socket())
-            .expect("the socket was bound to an internet address");
-        listeners.addresses.shards.push(address);
+        let own = listener(SocketAddr::new(clients.ip(), port), false)?;
+        listeners.addresses.shards.push(address_of(&own));
         listeners.own.push(own);
     }
-    for _ in 0..shards {
-        let common = bind(clients, true)?;
-        common.listen(1024).map_err(|source| NodeError::Listen { address: clients, source })?;
-        listeners.common.push(common);
-    }
     Ok(listeners)
+}
+
+fn listener(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
+    let socket = bind(address, share)?;
+    socket.listen(1024).map_err(|source| NodeError::Listen { address, source })?;
+    Ok(socket)
+}
+
+fn address_of(socket: &socket2::Socket) -> SocketAddr {
+    let address = socket.local_addr().ok().and_then(|a| a.as_socket());
+    address.expect("the socket was bound to an internet address")
 }
 
 /// A socket on `address`. Waits a little for an address in use: the kernel closes the sockets of a
