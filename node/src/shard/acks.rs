@@ -1,14 +1,14 @@
-//! Answers that wait for a commit group to be durable.
+//! Answers that wait for a record to be committed.
 
 use std::collections::VecDeque;
 
-use ironring_core::{ErrorCode, GroupSeq, Instant, Offset};
+use ironring_core::{ErrorCode, Instant, Offset, PartitionId};
 use ironring_net::message::{Receipt, Response};
 
 use super::event::Origin;
-use super::gather::GatherId;
+use super::reads::AgainId;
 
-/// What to say when the group is durable.
+/// What to say when the record is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// A write.
@@ -26,28 +26,17 @@ pub enum Answer {
     },
     /// A condition did not hold; the version that was found.
     ConditionFailed(Offset),
-    /// A read that saw a record that was not durable: go on with it.
-    Gather(GatherId),
-    /// An offset that is not within a topic partition that is being trimmed; the oldest one kept.
-    OutOfRange(u64),
-    /// Bounds of a topic partition that is being trimmed.
-    Offsets {
-        /// Oldest offset kept.
-        start: u64,
-        /// One past the newest.
-        end: u64,
-        /// First offset at the time asked for.
-        at_time: u64,
-    },
-    /// A key that is gone, by a delete that was not durable when it was looked for.
-    NotFound,
+    /// A read about records that were on their way: begin it again.
+    Again(AgainId),
 }
 
 /// One waiting answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
-    /// Durable with this group.
-    pub group: GroupSeq,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The record that has to be committed.
+    pub offset: Offset,
     /// Who waits; `None` when they were told the outcome is unknown.
     pub origin: Option<Origin>,
     /// When the request came, for the latency.
@@ -58,37 +47,61 @@ pub struct Ack {
     pub answer: Answer,
 }
 
-/// The waiting answers of a shard, in the order of their groups. Bounded by the log's limit on
-/// waiting bytes and the connections' limits on unanswered requests.
-#[derive(Debug, Default)]
+/// The waiting answers of a shard, per partition in the order of their records. Bounded by the log's
+/// limit on waiting bytes and the connections' limits on unanswered requests.
+#[derive(Debug)]
 pub struct Acks {
-    queue: VecDeque<Ack>,
+    first: u32,
+    queues: Vec<VecDeque<Ack>>,
+    count: usize,
 }
 
 impl Acks {
-    /// Adds an answer. Groups never go backwards.
-    pub fn push(&mut self, ack: Ack) {
-        debug_assert!(self.queue.back().is_none_or(|last| last.group <= ack.group));
-        self.queue.push_back(ack);
+    /// Of partitions `first..end`.
+    #[must_use]
+    pub fn new(first: u32, end: u32) -> Acks {
+        Acks { first, queues: (first..end).map(|_| VecDeque::new()).collect(), count: 0 }
     }
 
-    /// Takes the oldest answer whose group is durable.
-    pub fn pop_durable(&mut self, durable: GroupSeq) -> Option<Ack> {
-        if self.queue.front()?.group > durable {
+    fn queue(&mut self, partition: PartitionId) -> &mut VecDeque<Ack> {
+        &mut self.queues[(partition.0 - self.first) as usize]
+    }
+
+    /// Adds an answer.
+    pub fn push(&mut self, ack: Ack) {
+        self.count += 1;
+        let queue = self.queue(ack.partition);
+        // A read may wait for an earlier record than the last write does.
+        let after = match queue.back() {
+            Some(last) if last.offset > ack.offset => {
+                queue.partition_point(|other| other.offset <= ack.offset)
+            }
+            _ => queue.len(),
+        };
+        queue.insert(after, ack);
+    }
+
+    /// Takes the oldest answer of a partition whose record lies before `end`.
+    pub fn pop_below(&mut self, partition: PartitionId, end: Offset) -> Option<Ack> {
+        let queue = self.queue(partition);
+        if queue.front()?.offset >= end {
             return None;
         }
-        self.queue.pop_front()
+        let ack = queue.pop_front();
+        self.count -= 1;
+        ack
     }
 
     /// Takes every answer, when the log has failed.
     pub fn drain(&mut self) -> impl Iterator<Item = Ack> {
-        self.queue.drain(..)
+        self.count = 0;
+        self.queues.iter_mut().flat_map(|queue| queue.drain(..))
     }
 
     /// Tells `expired` about every answer whose deadline has passed, once, and forgets who waited
     /// for it. O(waiting).
     pub fn expire(&mut self, now: Instant, mut expired: impl FnMut(&Ack)) {
-        for ack in &mut self.queue {
+        for ack in self.queues.iter_mut().flatten() {
             if ack.deadline <= now && ack.origin.is_some() {
                 expired(ack);
                 ack.origin = None;
@@ -99,7 +112,7 @@ impl Acks {
     /// How many wait.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.queue.len()
+        self.count
     }
 }
 
@@ -117,16 +130,7 @@ impl Answer {
                 detail: version.0,
                 message: "the key has another version than the condition asks for",
             },
-            Answer::OutOfRange(start) => Response::Error {
-                code: ErrorCode::OffsetOutOfRange,
-                detail: start,
-                message: "the records were trimmed, or do not exist yet",
-            },
-            Answer::Offsets { start, end, at_time } => Response::Offsets { start, end, at_time },
-            Answer::NotFound => {
-                Response::Error { code: ErrorCode::NotFound, detail: 0, message: "no such key" }
-            }
-            Answer::Gather(_) => return None,
+            Answer::Again(_) => return None,
         })
     }
 }

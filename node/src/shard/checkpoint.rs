@@ -16,18 +16,23 @@
 //!   offset u64, term u64, kind u8, a u64, b u32, c u32 } }. `expired_to` is in every one, because a
 //!   session may be forgotten between two
 //! - 6 uploads: partition u32, then until the end { id u64, version u64, n u32 x location }
+//! - 7 pending records: partition u32, then until the end { kind u8, flags u8, term u64, offset u64,
+//!   session u64, sequence u64, time u64, expires u64, key (u32 length), body (u32 length),
+//!   location }. Those there were when the picture began: replay begins behind them. They come
+//!   last, because other pieces may be older than what they say
 //!
 //! location: segment u32, pos u32, len u32.
 
 use ironring_core::limits::KEY_BYTES_MAX;
 use ironring_core::{Offset, PartitionId, SegmentId, SessionId, Term, TopicId, WallTime};
-use ironring_log::Location;
 use ironring_log::index::Entry;
+use ironring_log::{Location, Record, RecordKind};
 
 use super::fields::{Malformed, Reader, Writer};
 use super::meta::Meta;
 use super::models::Models;
 use super::partition::{Partition, Space, TOMBSTONE};
+use super::pending::PendingRecord;
 use super::sessions::{Outcome, Remembered};
 use super::topics::Batch;
 
@@ -50,6 +55,8 @@ enum Stage {
     Keys(Option<Vec<u8>>),
     /// Batches of topic partitions from (topic, index, first offset).
     Topics(TopicId, u32, u64),
+    /// The pieces of pending records that were not told yet.
+    Pending,
     Done,
 }
 
@@ -58,9 +65,34 @@ enum Stage {
 pub struct Cursor {
     partition: usize,
     stage: Stage,
+    pending: std::collections::VecDeque<Vec<u8>>,
 }
 
 impl Cursor {
+    /// A picture that begins.
+    #[must_use]
+    pub fn begin(models: &Models) -> Cursor {
+        let mut cursor = Cursor::default();
+        for p in models.iter() {
+            let mut piece = Vec::new();
+            for record in p.pending.iter() {
+                if piece.is_empty() {
+                    let mut w = Writer(&mut piece);
+                    w.u8(7);
+                    w.u32(p.id.0);
+                }
+                pending_record(&mut Writer(&mut piece), p.id, record);
+                if piece.len() >= PIECE_BYTES {
+                    cursor.pending.push_back(std::mem::take(&mut piece));
+                }
+            }
+            if !piece.is_empty() {
+                cursor.pending.push_back(piece);
+            }
+        }
+        cursor
+    }
+
     /// Appends the next piece; false when the picture was complete already.
     pub fn next_piece(&mut self, models: &Models, out: &mut Vec<u8>) -> bool {
         loop {
@@ -84,8 +116,13 @@ impl Cursor {
                 return true;
             }
             let Some(p) = models.iter().nth(self.partition) else {
-                self.stage = Stage::Done;
-                return false;
+                let Some(piece) = self.pending.pop_front() else {
+                    self.stage = Stage::Done;
+                    return false;
+                };
+                self.stage = Stage::Pending;
+                out.extend_from_slice(&piece);
+                return true;
             };
             let made = match stage {
                 Stage::Begin | Stage::Meta(..) | Stage::Header => {
@@ -99,7 +136,7 @@ impl Cursor {
                 Stage::Topics(topic, index, first) => {
                     self.topic_piece(p, (topic, index), first, out)
                 }
-                Stage::Done => return false,
+                Stage::Pending | Stage::Done => return false,
             };
             if made {
                 return true;
@@ -288,9 +325,58 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
         }
         5 => restore_sessions(models, &mut r)?,
         6 => restore_uploads(models, &mut r)?,
+        7 => restore_pending(models, &mut r)?,
         _ => return Err(Malformed),
     }
     r.end()
+}
+
+fn pending_record(w: &mut Writer<'_>, partition: PartitionId, pending: &PendingRecord) {
+    let record = pending.record(partition);
+    w.u8(record.kind as u8);
+    w.u8(record.flags);
+    w.u64(record.term.0);
+    w.u64(record.offset.0);
+    w.u64(record.session.0);
+    w.u64(record.sequence);
+    w.u64(record.time.0);
+    w.u64(record.expires.0);
+    w.bytes(record.key);
+    w.bytes(record.body);
+    location(w, pending.at);
+}
+
+/// They were durable before the checkpoint counted.
+fn restore_pending(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
+    let partition = PartitionId(r.u32()?);
+    models.owned(partition)?;
+    while !r.is_empty() {
+        let kind = RecordKind::from_u8(r.u8()?).ok_or(Malformed)?;
+        let flags = r.u8()?;
+        let (term, offset) = (Term(r.u64()?), Offset(r.u64()?));
+        let (session, sequence) = (SessionId(r.u64()?), r.u64()?);
+        let (time, expires) = (WallTime(r.u64()?), WallTime(r.u64()?));
+        let (key, body) = (r.bytes()?, r.bytes()?);
+        let at = read_location(r)?;
+        if key.len() > KEY_BYTES_MAX || offset == Offset::NONE || offset == Offset(u64::MAX) {
+            return Err(Malformed);
+        }
+        let record = Record {
+            kind,
+            flags,
+            partition,
+            term,
+            offset,
+            session,
+            sequence,
+            time,
+            expires,
+            key,
+            body,
+        };
+        models.fold(at, &record);
+    }
+    Ok(())
 }
 
 fn restore_header(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {

@@ -1,12 +1,11 @@
 //! Reads that need more than memory: the parts of one answer, collected from the disk.
 //!
-//! A gather first waits, when it saw a record that is not durable, for the group of that record;
-//! then asks for each part that is not cached with one disk read; and answers when all are there,
+//! A gather asks for each part that is not cached with one disk read, and answers when all are there,
 //! or that its deadline passed.
 
 use std::collections::BTreeMap;
 
-use ironring_core::{GroupSeq, Instant, Offset, PartitionId, TopicId, WallTime};
+use ironring_core::{Instant, Offset, PartitionId, TopicId, WallTime};
 use ironring_log::{Location, ReadId};
 
 use super::event::Origin;
@@ -101,8 +100,6 @@ pub struct Gather {
     pub parts: Vec<Part>,
     /// Reads not finished.
     pub outstanding: usize,
-    /// The group that must be durable first.
-    pub after: GroupSeq,
     /// A part could not be read: the answer is this error.
     pub failed: Option<String>,
 }

@@ -28,7 +28,7 @@ pub(super) struct Draft<'a> {
 }
 
 impl Shard {
-    /// Appends a record to a partition and folds it into the state. The first record of a run
+    /// Appends a record to a partition, where it waits to be committed. The first record of a run
     /// begins a new term.
     pub(super) fn append(
         &mut self,
@@ -53,8 +53,7 @@ impl Shard {
             body: draft.body,
         };
         let appended = self.log.append(&record, priority)?;
-        self.last_group = appended.group;
-        self.models.fold_appended(appended.location, &record);
+        self.models.appended(appended.location, &record);
         Ok((appended, record.offset))
     }
 
@@ -77,8 +76,7 @@ impl Shard {
             body: &[],
         };
         let appended = self.log.append(&record, Priority::Reserve)?;
-        self.last_group = appended.group;
-        self.models.fold_appended(appended.location, &record);
+        self.models.appended(appended.location, &record);
         self.models.partition(partition).term_started = true;
         Ok(())
     }
@@ -141,7 +139,7 @@ impl Shard {
         None
     }
 
-    /// The first receipt again, once it is durable.
+    /// The first receipt again, once it is committed.
     fn answer_again(
         &mut self,
         now: Now,
@@ -152,7 +150,6 @@ impl Shard {
         fx: &mut Effects,
     ) {
         self.counters.duplicates += 1;
-        let p = self.models.peek(partition);
         let receipt = Receipt {
             durability: options.durability.max(Durability::Local),
             partition,
@@ -160,7 +157,6 @@ impl Shard {
             offset: first.offset,
             duplicate: true,
         };
-        let group = self.group_of(p.is_durable(first.offset));
         let answer = match first.outcome {
             Outcome::Written => Answer::Receipt(receipt),
             Outcome::ConditionFailed(version) => Answer::ConditionFailed(version),
@@ -168,22 +164,21 @@ impl Shard {
                 Answer::Appended { receipt, index, first, count }
             }
         };
-        self.answer_after(now, group, ask, answer, fx);
+        self.answer_after(now, (partition, first.offset), ask, answer, fx);
     }
 
-    /// Answers a write: at once for `async`, else when its group is durable.
+    /// Answers a write: at once for `async`, else when its record is committed.
     pub(super) fn acknowledge_write(
         &mut self,
         now: Now,
         ask: Ask,
         durability: Durability,
-        appended: &Appended,
+        (partition, offset): (PartitionId, Offset),
         answer: Answer,
         fx: &mut Effects,
     ) {
-        let group =
-            if durability == Durability::Async { self.models.durable } else { appended.group };
-        self.answer_after(now, group, ask, answer, fx);
+        let offset = if durability == Durability::Async { Offset::NONE } else { offset };
+        self.answer_after(now, (partition, offset), ask, answer, fx);
     }
 
     pub(super) fn receipt(
@@ -214,13 +209,10 @@ impl Shard {
 
     /// The version a condition is compared with: [`Offset::NONE`] when the key does not exist.
     pub(super) fn current_version(&self, now: Now, partition: PartitionId, key: &[u8]) -> Offset {
-        self.models
-            .peek(partition)
-            .live_entry(key, now.wall)
-            .map_or(Offset::NONE, |entry| entry.version)
+        self.models.peek(partition).newest_version(key, now.wall)
     }
 
-    /// A condition that does not hold, answered when the version that was seen is durable. In a
+    /// A condition that does not hold, answered when the version that was seen is committed. In a
     /// session the answer is remembered like any other.
     pub(super) fn condition_failed(
         &mut self,
@@ -232,12 +224,13 @@ impl Shard {
         fx: &mut Effects,
     ) {
         if !Shard::in_session(options) {
-            // Absence may be a delete that is not durable; then the log end is not durable either.
-            let p = self.models.peek(partition);
-            let durable =
-                if seen == Offset::NONE { p.flushed_end >= p.log_end } else { p.is_durable(seen) };
-            let group = self.group_of(durable);
-            return self.answer_after(now, group, ask, Answer::ConditionFailed(seen), fx);
+            // Absence may be a delete that is on its way.
+            let after = match seen {
+                Offset::NONE => Offset(self.models.peek(partition).log_end.0 - 1),
+                seen => seen,
+            };
+            let answer = Answer::ConditionFailed(seen);
+            return self.answer_after(now, (partition, after), ask, answer, fx);
         }
         let body = seen.0.to_le_bytes();
         let draft = Draft {
@@ -250,8 +243,9 @@ impl Shard {
             body: &body,
         };
         match self.append(now, partition, &draft, Priority::Reserve) {
-            Ok((appended, _)) => {
-                self.answer_after(now, appended.group, ask, Answer::ConditionFailed(seen), fx);
+            Ok((_, offset)) => {
+                let answer = Answer::ConditionFailed(seen);
+                self.answer_after(now, (partition, offset), ask, answer, fx);
             }
             Err(error) => self.refuse_append(ask, error, fx),
         }
@@ -298,9 +292,10 @@ impl Shard {
             body: value,
         };
         match self.append(now, partition, &draft, Priority::User) {
-            Ok((appended, offset)) => {
+            Ok((_, offset)) => {
                 let answer = Answer::Receipt(self.receipt(options, partition, offset));
-                self.acknowledge_write(now, ask, options.durability, &appended, answer, fx);
+                let place = (partition, offset);
+                self.acknowledge_write(now, ask, options.durability, place, answer, fx);
             }
             Err(error) => self.refuse_append(ask, error, fx),
         }
@@ -334,9 +329,10 @@ impl Shard {
             body: &[],
         };
         match self.append(now, partition, &draft, Priority::Reserve) {
-            Ok((appended, offset)) => {
+            Ok((_, offset)) => {
                 let answer = Answer::Receipt(self.receipt(options, partition, offset));
-                self.acknowledge_write(now, ask, options.durability, &appended, answer, fx);
+                let place = (partition, offset);
+                self.acknowledge_write(now, ask, options.durability, place, answer, fx);
             }
             Err(error) => self.refuse_append(ask, error, fx),
         }
@@ -401,9 +397,9 @@ impl Shard {
                 .expect("room for the whole batch was reserved in one group");
             end = Some(appended);
         }
-        let (appended, offset) = end.expect("an empty batch was refused");
+        let (_, offset) = end.expect("an empty batch was refused");
         let answer = Answer::Receipt(self.receipt(options, partition, offset));
-        self.acknowledge_write(now, ask, options.durability, &appended, answer, fx);
+        self.acknowledge_write(now, ask, options.durability, (partition, offset), answer, fx);
     }
 
     /// The bytes its records take, if every operation may be in this batch.

@@ -3,7 +3,7 @@
 //! A driver calls [`Shard::handle`] with what happened and executes the [`Effects`]; the simulator
 //! does the same in virtual time. Rules the shard keeps:
 //! - nothing is acked at a level above `async` before the log says its group is durable;
-//! - readers never see a record that is not durable: such answers wait for its group;
+//! - readers see committed state only; who may have been told of more waits until it is committed;
 //! - a request is refused whole or applied whole, and refusals change nothing;
 //! - every queue is bounded: by the log's waiting bytes, [`gather::GATHERS_MAX`],
 //!   [`uploads::UPLOADS_MAX`], [`meta_ops::META_QUEUE_MAX`], [`topic_ops::POLLS_MAX`].
@@ -22,6 +22,7 @@ pub mod meta;
 mod meta_ops;
 pub mod models;
 pub mod partition;
+pub mod pending;
 mod reads;
 mod route;
 pub mod sessions;
@@ -50,6 +51,7 @@ use memory::Memory;
 use meta_ops::MetaQueue;
 use models::Models;
 use partition::Space;
+use reads::Again;
 use topic_ops::Polls;
 use uploads::Uploads;
 
@@ -91,8 +93,8 @@ pub struct Shard {
     retention_at: Instant,
     expiry_cursor: (usize, Option<Vec<u8>>),
     stop_wanted: bool,
-    /// The group of the newest record: whatever is not durable is in it or in an earlier one.
-    last_group: GroupSeq,
+    /// Reads that wait for records to be committed.
+    again: Again,
     started_at: Instant,
     /// A probe on its way, with the group that must be durable.
     probe: Option<(u64, GroupSeq)>,
@@ -119,7 +121,7 @@ impl Shard {
         Shard {
             log: Log::new(config.log.clone(), config.identity, alloc),
             models: Models::new(range.start, range.end, cache),
-            acks: Acks::default(),
+            acks: Acks::new(range.start, range.end),
             gathers: Gathers::default(),
             uploads: Uploads::default(),
             polls: Polls::default(),
@@ -130,7 +132,7 @@ impl Shard {
             retention_at: Instant(0),
             expiry_cursor: (0, None),
             stop_wanted: false,
-            last_group: GroupSeq(0),
+            again: Again::default(),
             started_at: Instant(0),
             probe: None,
             probe_done: 0,
@@ -231,9 +233,7 @@ impl Shard {
         self.tell_log_space();
         self.follow_status(now, fx);
         self.finish_reads(now, fx);
-        while let Some(ack) = self.acks.pop_durable(self.models.durable) {
-            self.acknowledge(now, &ack, fx);
-        }
+        self.commit(now, fx);
         if let Some((ticket, group)) = self.probe
             && group <= self.models.durable
         {
@@ -245,6 +245,27 @@ impl Shard {
         if self.stop_wanted {
             self.try_stop(now, fx);
         }
+    }
+
+    /// Applies what has become committed, and answers who waited for it. Of a partition with one
+    /// replica that is what is durable.
+    fn commit(&mut self, now: Now, fx: &mut Effects) {
+        if self.models.touched.is_empty() {
+            return;
+        }
+        let mut touched = std::mem::take(&mut self.models.touched);
+        for partition in touched.drain(..) {
+            if partition == PartitionId::META {
+                continue;
+            }
+            let end = self.models.peek(partition).flushed_end;
+            self.models.commit(partition, end);
+            while let Some(ack) = self.acks.pop_below(partition, end) {
+                self.acknowledge(now, &ack, fx);
+            }
+        }
+        self.models.touched = touched;
+        self.tell_log_space();
     }
 
     /// Appends a record nobody needs. A shard that takes no records leaves the probe unanswered.
@@ -330,11 +351,8 @@ impl Shard {
     fn give_up(&mut self, ack: &Ack, read_code: ErrorCode, why: &str, fx: &mut Effects) {
         let Some(origin) = ack.origin else { return };
         match ack.answer {
-            Answer::Gather(id) => {
-                self.gathers.remove(id);
-                self.refuse(origin, read_code, 0, why, fx);
-            }
-            Answer::NotFound | Answer::OutOfRange(_) | Answer::Offsets { .. } => {
+            Answer::Again(id) => {
+                self.again.take(id);
                 self.refuse(origin, read_code, 0, why, fx);
             }
             Answer::Receipt(_) | Answer::Appended { .. } | Answer::ConditionFailed(_) => {
@@ -360,8 +378,8 @@ impl Shard {
 
     fn acknowledge(&mut self, now: Now, ack: &Ack, fx: &mut Effects) {
         let Some(origin) = ack.origin else { return };
-        if let Answer::Gather(id) = ack.answer {
-            self.fetch_after_wait(now, id, fx);
+        if let Answer::Again(id) = ack.answer {
+            self.read_again(now, id, fx);
             return;
         }
         let Some(response) = ack.answer.response() else { return };
@@ -372,34 +390,28 @@ impl Shard {
         fx.reply(self.config.shard(), origin, &response);
     }
 
-    /// Answers when `group` is durable, or at once when it is.
+    /// Answers when the record at `offset` of a partition is committed, or at once when it is.
     fn answer_after(
         &mut self,
         now: Now,
-        group: GroupSeq,
+        (partition, offset): (PartitionId, Offset),
         ask: Ask,
         answer: Answer,
         fx: &mut Effects,
     ) {
         let ack = Ack {
-            group,
+            partition,
+            offset,
             origin: Some(ask.origin),
             since: ask.since,
             deadline: ask.deadline,
             answer,
         };
-        if group <= self.models.durable {
+        if self.models.peek(partition).is_applied(offset) {
             self.acknowledge(now, &ack, fx);
         } else {
             self.acks.push(ack);
         }
-    }
-
-    /// The group that has to be durable before `offset` of a partition may be seen: none when it
-    /// is durable, else the newest one (groups are durable in order, and the record is in it or in
-    /// an earlier one).
-    fn group_of(&self, durable: bool) -> GroupSeq {
-        if durable { GroupSeq(0) } else { self.last_group }
     }
 
     fn refuse(
@@ -458,7 +470,7 @@ impl Shard {
                     break;
                 }
                 let due = entry.expires.0 != 0 && entry.expires <= now.wall;
-                if due && p.is_durable(entry.version) {
+                if due {
                     expired.push(key.to_vec());
                 }
             }
@@ -484,11 +496,15 @@ impl Shard {
         self.acks.count()
     }
 
-    /// Version of a key as the index has it, durable or not; for tests and inspection.
+    /// Version of a key with records that are on their way; for tests and inspection.
     #[must_use]
     pub fn version_of(&self, key: &[u8]) -> Option<Offset> {
         let id = ironring_core::Token::of_key(key).partition(self.config.slices.partitions());
-        self.models.peek(id).keys.get(key).map(|e| e.version)
+        let p = self.models.peek(id);
+        match p.pending.key(key) {
+            Some(newest) => newest.exists.then_some(newest.offset),
+            None => p.keys.get(key).map(|e| e.version),
+        }
     }
 
     /// The counters.

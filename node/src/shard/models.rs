@@ -3,9 +3,9 @@
 //! Callbacks of the log only note what happened; [`super::Shard`] acts on the notes when the call
 //! into the log has returned.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use ironring_core::{GroupSeq, Offset, PartitionId, SegmentId, TopicId};
+use ironring_core::{GroupSeq, Offset, PartitionId, TopicId};
 use ironring_log::cache::RecordCache;
 use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError};
 
@@ -66,17 +66,15 @@ pub struct Models {
     pub finished_reads: Vec<FinishedRead>,
     /// The newest durable group.
     pub durable: GroupSeq,
-    /// Topic partitions with newly visible records.
+    /// Partitions with records that became durable, not yet looked at.
+    pub touched: Vec<PartitionId>,
+    /// Topic partitions with newly applied records.
     pub grown: Vec<(TopicId, u32)>,
     /// Durable metadata commands, not yet broadcast.
     pub committed: Vec<Command>,
     /// Copies made by compaction that are not durable yet, in log order: records that were not
     /// just written, although their group was.
     relocations: VecDeque<Location>,
-    /// The last durable record.
-    flushed_last: Location,
-    /// Records behind it that are superseded already.
-    superseded: BTreeSet<Location>,
     cursor: Cursor,
     /// Bytes of memory in key indexes, kept up to date by [`Models::note_key_memory`].
     key_bytes: usize,
@@ -100,11 +98,10 @@ impl Models {
             space: Vec::new(),
             finished_reads: Vec::new(),
             durable: GroupSeq(0),
+            touched: Vec::new(),
             grown: Vec::new(),
             committed: Vec::new(),
             relocations: VecDeque::new(),
-            flushed_last: Location { segment: SegmentId(0), pos: 0, len: 0 },
-            superseded: BTreeSet::new(),
             cursor: Cursor::default(),
             key_bytes: 0,
             replayed: 0,
@@ -168,39 +165,62 @@ impl Models {
         self.partitions.get_mut(id.0.checked_sub(self.first)? as usize)
     }
 
-    /// Folds a record that was just appended: the log counts it as live by itself. What it replaces
-    /// leaves the cache, or leaves its memory to the new version: a key that is written again and
-    /// again takes no more room, and keeps the place its reads have earned. The bytes follow when
-    /// the record is durable; nobody looks for them before. What is superseded before it is durable
-    /// is never cached.
-    pub fn fold_appended(&mut self, at: Location, record: &Record<'_>) {
-        let before = self.space.len();
-        self.fold(at, record);
-        let mut heir = (record.kind == RecordKind::Put).then_some(at);
-        let cache = &mut self.cache;
-        let mut i = before;
-        while i < self.space.len() {
-            match self.space[i] {
-                Space::Live(new) if new == at => {
-                    self.space.remove(i);
-                    continue;
-                }
-                Space::Dead(old) if old != at => {
-                    if old > self.flushed_last {
-                        self.superseded.insert(old);
-                    }
-                    match heir.take() {
-                        Some(heir) => cache.rekey(old, heir),
-                        None => cache.remove(old),
-                    }
-                }
-                Space::Live(_) | Space::Dead(_) => {}
+    /// Takes up a record that was just appended: the log counts it as live by itself.
+    pub fn appended(&mut self, at: Location, record: &Record<'_>) {
+        let p = self.partition(record.partition);
+        if record.partition == PartitionId::META {
+            // Its commands are applied one at a time, when they are durable.
+            let mut space = Vec::new();
+            p.replayed(at, record, &mut space);
+            self.space.extend(space);
+            if let Ok(command) = Command::decode(record.body) {
+                self.appended_meta.apply(&command);
             }
-            i += 1;
+            return;
         }
+        p.appended(at, record);
     }
 
-    /// Folds a record that was replayed.
+    /// Applies what is committed of a partition: everything below `end`. What it replaces leaves
+    /// the cache.
+    pub fn commit(&mut self, id: PartitionId, end: Offset) {
+        let Some(i) = self.index_of(id).filter(|i| *i != usize::MAX) else { return };
+        let p = &mut self.partitions[i];
+        let before = p.keys.memory_bytes();
+        while let Some(pending) = p.pending.pop_below(end) {
+            let record = pending.record(id);
+            let at = pending.at;
+            let first = self.space.len();
+            if let Some(name) = dropped_topic(self.meta.as_ref(), &record) {
+                p.applied_end = record.offset.next();
+                self.space.push(Space::Dead(at));
+                debug_assert!(!p.topics.contains_key(&name), "its records were forgotten");
+                continue;
+            }
+            p.apply(at, &record, &mut self.space);
+            if record.kind == RecordKind::TopicBatch
+                && let Ok(name) = topic_name(record.key)
+            {
+                self.grown.push((name.topic, name.index));
+            }
+            let mut n = first;
+            while n < self.space.len() {
+                match self.space[n] {
+                    // Counted by the log when it was appended.
+                    Space::Live(new) if new == at => {
+                        self.space.remove(n);
+                        continue;
+                    }
+                    Space::Dead(old) => self.cache.remove(old),
+                    Space::Live(_) => {}
+                }
+                n += 1;
+            }
+        }
+        self.key_bytes = self.key_bytes + self.partitions[i].keys.memory_bytes() - before;
+    }
+
+    /// Takes up a record that was replayed, and applies it.
     pub fn fold(&mut self, at: Location, record: &Record<'_>) {
         let Some(i) = self.index_of(record.partition) else { return };
         if record.kind == RecordKind::Meta
@@ -213,7 +233,7 @@ impl Models {
             i => &mut self.partitions[i],
         };
         let before = p.keys.memory_bytes();
-        p.fold(at, record, &mut self.space);
+        p.replayed(at, record, &mut self.space);
         let after = p.keys.memory_bytes();
         self.key_bytes = self.key_bytes + after - before;
     }
@@ -232,7 +252,7 @@ impl Models {
         self.key_bytes
     }
 
-    /// Counts the key memory anew, after changes that did not go through [`Models::fold`].
+    /// Counts the key memory anew, after changes that did not go through [`Models::commit`].
     pub fn note_key_memory(&mut self) {
         self.key_bytes = self.partitions.iter().map(|p| p.keys.memory_bytes()).sum();
     }
@@ -274,8 +294,7 @@ impl Models {
         self.cache.insert_parts(at, &[&head[0], &head[1], record.body]);
     }
 
-    /// A cached record. `offset`: which one it has to be, where the reader knows; the memory of a
-    /// record that is not durable yet still holds the version before it.
+    /// A cached record. `offset`: which one it has to be, where the reader knows.
     pub fn cached(&mut self, at: Location, offset: Option<Offset>) -> Option<CachedRecord<'_>> {
         let bytes = self.cache.get(at)?;
         let (time, rest) = bytes.split_first_chunk::<8>()?;
@@ -309,37 +328,25 @@ impl LogSink for Models {
     ) {
         self.durable = group;
         for (at, record) in records {
-            self.flushed_last = at;
-            let relocated = self.relocations.front() == Some(&at);
-            if relocated {
+            if self.relocations.front() == Some(&at) {
                 self.relocations.pop_front();
+                // Referred to since it was staged; not worth a place in the cache.
+                continue;
             }
             let Some(i) = self.index_of(record.partition) else { continue };
             let p = match i {
                 usize::MAX => self.meta_partition.as_mut().expect("index_of found it"),
                 i => &mut self.partitions[i],
             };
-            if relocated {
-                // Referred to since it was staged; not worth a place in the cache.
-                continue;
+            if p.flushed_end <= record.offset {
+                p.flushed_end = record.offset.next();
+                if self.touched.last() != Some(&record.partition) {
+                    self.touched.push(record.partition);
+                }
             }
-            if record.kind == RecordKind::Delete {
-                let before = p.keys.memory_bytes();
-                p.flushed(&record);
-                self.key_bytes = self.key_bytes + p.keys.memory_bytes() - before;
-            } else {
-                p.flushed(&record);
-            }
-            let needed = self.superseded.is_empty() || !self.superseded.contains(&at);
             match record.kind {
-                RecordKind::Put | RecordKind::Chunk if needed => self.cache_body(at, &record),
-                RecordKind::TopicBatch => {
-                    if needed {
-                        self.cache_body(at, &record);
-                    }
-                    if let Ok(name) = topic_name(record.key) {
-                        self.grown.push((name.topic, name.index));
-                    }
+                RecordKind::Put | RecordKind::Chunk | RecordKind::TopicBatch => {
+                    self.cache_body(at, &record);
                 }
                 RecordKind::Meta => {
                     if let Ok(command) = Command::decode(record.body) {
@@ -351,9 +358,6 @@ impl LogSink for Models {
                 }
                 _ => {}
             }
-        }
-        while self.superseded.first().is_some_and(|at| *at <= self.flushed_last) {
-            self.superseded.pop_first();
         }
     }
 
@@ -392,7 +396,7 @@ impl LogSink for Models {
 
 impl ironring_log::CheckpointSource for Models {
     fn begin(&mut self) {
-        self.cursor = Cursor::default();
+        self.cursor = Cursor::begin(self);
     }
 
     fn next_piece(&mut self, out: &mut Vec<u8>) -> bool {
@@ -403,9 +407,16 @@ impl ironring_log::CheckpointSource for Models {
     }
 }
 
+/// The topic partition a record is about, when metadata say that its topic is dropped.
+fn dropped_topic(meta: Option<&Meta>, record: &Record<'_>) -> Option<(TopicId, u32)> {
+    let about = matches!(record.kind, RecordKind::TopicBatch | RecordKind::TopicTrim);
+    let name = topic_name(record.key).ok().filter(|_| about)?;
+    meta?.is_dropped(name.topic).then_some((name.topic, name.index))
+}
+
 #[cfg(test)]
 mod tests {
-    use ironring_core::{SessionId, Term, Token, WallTime};
+    use ironring_core::{SegmentId, SessionId, Term, Token, WallTime};
 
     use super::*;
 
@@ -425,98 +436,125 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_key_that_is_written_again_keeps_its_memory_in_the_cache() {
-        let partition = Token::of_key(b"key").partition(1);
-        let mut models = Models::new(0, 1, 1 << 20);
-        let place = |n: u32| Location { segment: SegmentId(1), pos: n * 4096, len: 500 };
-        for n in 1..100u32 {
-            let body = vec![n as u8; 400];
-            let record = put(partition, u64::from(n), &body);
-            models.fold_appended(place(n), &record);
-            let version = Some(Offset(u64::from(n)));
-            assert!(models.cached(place(n), version).is_none(), "not before it is durable");
-            models.flushed(GroupSeq(u64::from(n)), &mut [(place(n), record)].into_iter());
-            let found = models.cached(place(n), version).expect("what is new is cached");
-            assert_eq!((found.time, found.body), (u64::from(n), &body[..]));
-            assert_eq!(models.cache.len(), 1, "the old version is gone");
-        }
-        // A version of another length takes the place too.
-        let longer = vec![7; 900];
-        let record = put(partition, 100, &longer);
-        models.fold_appended(place(100), &record);
-        models.flushed(GroupSeq(100), &mut [(place(100), record)].into_iter());
-        assert_eq!(models.cached(place(100), None).map(|found| found.body), Some(&longer[..]));
-        // A delete leaves nothing.
-        let delete = Record { kind: RecordKind::Delete, body: &[], ..put(partition, 101, &[]) };
-        models.fold_appended(place(101), &delete);
-        assert!(models.cached(place(100), None).is_none() && models.cache.is_empty());
-    }
     fn place(n: u32) -> Location {
         Location { segment: SegmentId(1), pos: n * 4096, len: 500 }
+    }
+
+    /// The shard of partition 0 of 1, where the key lies.
+    fn one() -> (Models, PartitionId) {
+        let mut models = Models::new(0, 1, 1 << 20);
+        models.recovered();
+        (models, Token::of_key(b"key").partition(1))
     }
 
     fn is_cached(models: &mut Models, at: Location, offset: u64, body: &[u8]) -> bool {
         models.cached(at, Some(Offset(offset))).is_some_and(|found| found.body == body)
     }
 
-    /// What is not durable yet and superseded already leaves nothing behind.
-    #[test]
-    fn a_key_written_several_times_in_one_group_is_cached_once() {
-        let partition = Token::of_key(b"key").partition(1);
-        let mut models = Models::new(0, 1, 1 << 20);
-        let bodies: Vec<Vec<u8>> = (0..4).map(|n| vec![n; 400]).collect();
-        let records: Vec<_> = (0..4).map(|n| put(partition, n + 1, &bodies[n as usize])).collect();
-        models.fold_appended(place(0), &records[0]);
-        models.flushed(GroupSeq(1), &mut [(place(0), records[0])].into_iter());
-        for n in 1..4u32 {
-            models.fold_appended(place(n), &records[n as usize]);
+    /// The records of a group become durable and committed.
+    fn settle(models: &mut Models, group: u64, records: &[(Location, Record<'_>)]) {
+        models.flushed(GroupSeq(group), &mut records.iter().copied());
+        for id in std::mem::take(&mut models.touched) {
+            let end = models.peek(id).flushed_end;
+            models.commit(id, end);
         }
-        models.flushed(GroupSeq(2), &mut (1..4u32).map(|n| (place(n), records[n as usize])));
-        assert!(is_cached(&mut models, place(3), 4, &bodies[3]));
-        assert_eq!(models.cache.len(), 1, "superseded versions are not cached");
-        assert!(models.superseded.is_empty(), "{:?}", models.superseded);
     }
 
-    /// Compaction moves the old version while a group holds its successor, or is about to.
+    #[test]
+    fn a_key_that_is_written_again_leaves_one_version_in_the_cache() {
+        let (mut models, partition) = one();
+        for n in 1..100u32 {
+            let body = vec![n as u8; 400];
+            let record = put(partition, u64::from(n), &body);
+            models.appended(place(n), &record);
+            assert!(models.cached(place(n), None).is_none(), "not before it is durable");
+            settle(&mut models, u64::from(n), &[(place(n), record)]);
+            assert!(is_cached(&mut models, place(n), u64::from(n), &body), "what is new is cached");
+            assert_eq!(models.cache.len(), 1, "the old version is gone");
+        }
+        // A delete leaves nothing.
+        let delete = Record { kind: RecordKind::Delete, body: &[], ..put(partition, 100, &[]) };
+        models.appended(place(100), &delete);
+        settle(&mut models, 100, &[(place(100), delete)]);
+        assert!(models.cache.is_empty() && models.peek(partition).keys.is_empty());
+    }
+
+    #[test]
+    fn a_key_written_several_times_in_one_group_is_cached_once() {
+        let (mut models, partition) = one();
+        let bodies: Vec<Vec<u8>> = (0..4).map(|n| vec![n; 400]).collect();
+        let records: Vec<_> = (0..4).map(|n| put(partition, n + 1, &bodies[n as usize])).collect();
+        for n in 0..4u32 {
+            models.appended(place(n), &records[n as usize]);
+        }
+        let group: Vec<_> = (0..4u32).map(|n| (place(n), records[n as usize])).collect();
+        settle(&mut models, 1, &group);
+        assert!(is_cached(&mut models, place(3), 4, &bodies[3]));
+        assert_eq!(models.cache.len(), 1, "superseded versions are not kept");
+        assert_eq!(models.space.len(), 3, "three places are dead: {:?}", models.space);
+    }
+
+    /// Readers see a record when it is committed, be it durable for long.
+    #[test]
+    fn what_is_durable_and_not_committed_is_not_seen() {
+        let (mut models, partition) = one();
+        let (first, second) = (put(partition, 1, b"old"), put(partition, 2, b"new"));
+        for (n, record) in [(1, first), (2, second)] {
+            models.appended(place(n), &record);
+        }
+        models.flushed(GroupSeq(1), &mut [(place(1), first), (place(2), second)].into_iter());
+        assert!(models.peek(partition).keys.is_empty());
+        models.commit(partition, Offset(2));
+        let p = models.peek(partition);
+        assert_eq!(p.keys.get(b"key").map(|e| e.version), Some(Offset(1)));
+        assert_eq!(p.newest_version(b"key", WallTime(0)), Offset(2), "writers see what is next");
+        models.commit(partition, Offset(3));
+        assert_eq!(models.peek(partition).keys.get(b"key").map(|e| e.version), Some(Offset(2)));
+    }
+
+    /// Compaction moves the old version while its successor is on its way.
     #[test]
     fn a_rewrite_beside_a_relocation_is_cached_once() {
-        let partition = Token::of_key(b"key").partition(1);
+        let (mut models, partition) = one();
         let (old, new) = ([1; 400], [2; 400]);
         let (first, second) = (put(partition, 1, &old), put(partition, 2, &new));
-        let mut models = Models::new(0, 1, 1 << 20);
-        models.fold_appended(place(0), &first);
-        models.flushed(GroupSeq(1), &mut [(place(0), first)].into_iter());
-        // Moved, then rewritten, in one group.
+        models.appended(place(0), &first);
+        settle(&mut models, 1, &[(place(0), first)]);
         models.relocated(place(0), place(1), GroupSeq(2), &first);
         assert!(is_cached(&mut models, place(1), 1, &old), "the copy is read from memory");
-        models.fold_appended(place(2), &second);
-        assert!(models.cached(place(1), Some(Offset(1))).is_none());
-        assert!(models.cached(place(2), Some(Offset(2))).is_none(), "not before it is durable");
-        models.flushed(GroupSeq(2), &mut [(place(1), first), (place(2), second)].into_iter());
+        models.appended(place(2), &second);
+        assert_eq!(models.keep(place(1), &first), Keep::Live, "it may yet be read");
+        assert_eq!(models.keep(place(2), &second), Keep::Live);
+        settle(&mut models, 2, &[(place(1), first), (place(2), second)]);
         assert!(is_cached(&mut models, place(2), 2, &new));
         assert_eq!(models.cache.len(), 1);
-        // Rewritten, then met by compaction, which drops the old version.
-        let third = put(partition, 3, &old);
-        models.fold_appended(place(3), &third);
-        assert_eq!(models.keep(place(2), &second), Keep::Drop);
-        models.flushed(GroupSeq(3), &mut [(place(3), third)].into_iter());
-        assert!(is_cached(&mut models, place(3), 3, &old));
-        assert_eq!(models.cache.len(), 1);
-        assert!(models.relocations.is_empty() && models.superseded.is_empty());
+        assert_eq!(models.keep(place(1), &first), Keep::Drop);
+        assert!(models.relocations.is_empty());
+    }
+
+    #[test]
+    fn a_pending_record_is_found_where_its_copy_lies() {
+        let (mut models, partition) = one();
+        let record = put(partition, 1, b"new");
+        models.appended(place(0), &record);
+        models.relocated(place(0), place(5), GroupSeq(1), &record);
+        models.commit(partition, Offset(2));
+        let entry = models.peek(partition).keys.get(b"key").unwrap();
+        assert_eq!(entry.location, place(5));
     }
 
     /// The record was replaced while the disk read it.
     #[test]
     fn what_is_read_is_cached_only_while_it_is_needed() {
-        let partition = Token::of_key(b"key").partition(1);
-        let mut models = Models::new(0, 1, 1 << 20);
+        let (mut models, partition) = one();
         let (first, second) = (put(partition, 1, b"old"), put(partition, 2, b"new"));
-        models.fold_appended(place(0), &first);
+        models.appended(place(0), &first);
+        models.commit(partition, Offset(2));
         models.read_done(ReadId(1), place(0), Ok(first));
         assert_eq!(models.cache.len(), 1);
         models.cache.remove(place(0));
-        models.fold_appended(place(1), &second);
+        models.appended(place(1), &second);
+        models.commit(partition, Offset(3));
         models.read_done(ReadId(2), place(0), Ok(first));
         assert!(models.cache.is_empty());
         assert!(models.finished_reads.iter().all(|done| done.result.is_ok()));
@@ -524,11 +562,11 @@ mod tests {
 
     #[test]
     fn a_relocated_record_of_a_strange_partition_keeps_the_queue_in_step() {
-        let mut models = Models::new(0, 1, 1 << 20);
-        let mine = Token::of_key(b"key").partition(1);
+        let (mut models, mine) = one();
         let strange = put(PartitionId(7), 1, b"strange");
-        let record = put(mine, 2, b"mine");
-        models.fold_appended(place(1), &record);
+        let record = put(mine, 1, b"mine");
+        models.appended(place(1), &record);
+        models.commit(mine, Offset(2));
         models.relocated(place(0), place(2), GroupSeq(1), &strange);
         models.relocated(place(1), place(3), GroupSeq(1), &record);
         models.flushed(GroupSeq(1), &mut [(place(2), strange), (place(3), record)].into_iter());

@@ -1,8 +1,9 @@
 //! One partition: everything its log records add up to.
 //!
-//! The state is the fold of the records to `log_end`, so a write changes it when it is appended;
-//! what readers may see is bounded by `flushed_end`. Folding a record twice, or folding records
-//! that the state already reflects, changes nothing: that is what makes fuzzy checkpoints right.
+//! The state that readers see is the fold of the committed records, in order; what is in the log
+//! beyond them waits in [`Pending`]. Sessions alone are folded to the end of the log: a retry must
+//! find the first attempt while that is on its way. Applying a record twice, or records that the
+//! state already reflects, changes nothing: that is what makes fuzzy checkpoints right.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +13,11 @@ use ironring_log::{Location, Record, RecordKind};
 
 use super::fields::{Malformed, Reader, Writer};
 use super::large::LargeValues;
+use super::pending::Pending;
 use super::sessions::{Outcome, Remembered, SessionTable};
 use super::topics::{Batch, TopicPartition};
 
-/// [`Entry::flags`]: the key was deleted, by a record that is not durable yet. Dropped when it is.
+/// [`Entry::flags`]: the key was deleted, by a record met in recovery. Dropped when that is over.
 pub const TOMBSTONE: u8 = 1;
 /// [`Entry::flags`]: the value is chunked; the entry's location is its `PutChunked` record.
 pub const CHUNKED: u8 = 2;
@@ -48,7 +50,11 @@ pub struct Partition {
     pub log_end: Offset,
     /// One past the newest durable record.
     pub flushed_end: Offset,
-    /// Keys, with those whose record is not durable yet.
+    /// One past the newest record that is applied: what readers see.
+    pub applied_end: Offset,
+    /// Records between `applied_end` and `log_end`.
+    pub pending: Pending,
+    /// Keys.
     pub keys: KeyIndex,
     /// Where the chunks of large values lie.
     pub large: LargeValues,
@@ -56,6 +62,11 @@ pub struct Partition {
     pub topics: BTreeMap<(TopicId, u32), TopicPartition>,
     /// Recent requests of sessions.
     pub sessions: SessionTable,
+    /// Uploads that ended without a value, with the end of the log at that time: their chunks are
+    /// dead when they are applied.
+    aborted: BTreeMap<Offset, Offset>,
+    /// Recovery is not over: a record may be older than one that was applied.
+    recovering: bool,
     /// Whether recovery has met a delete, so that tombstones have to be looked for.
     has_tombstones: bool,
 }
@@ -70,10 +81,14 @@ impl Partition {
             term_started: false,
             log_end: Offset::FIRST,
             flushed_end: Offset::FIRST,
+            applied_end: Offset::FIRST,
+            pending: Pending::default(),
             keys: KeyIndex::new(),
             large: LargeValues::default(),
             topics: BTreeMap::new(),
             sessions: SessionTable::default(),
+            aborted: BTreeMap::new(),
+            recovering: true,
             has_tombstones: false,
         }
     }
@@ -84,17 +99,50 @@ impl Partition {
         self.keys.get(key).filter(|e| is_live(e, now))
     }
 
-    /// True when the record with this offset is durable.
+    /// Whether the record with this offset is applied, and readers see it.
     #[must_use]
-    pub fn is_durable(&self, offset: Offset) -> bool {
-        offset < self.flushed_end
+    pub fn is_applied(&self, offset: Offset) -> bool {
+        offset < self.applied_end
     }
 
-    /// Folds a record into the state: at append, and again at recovery. Tells which places in the
-    /// log became needed or dead. A record that is older than the state changes nothing.
-    pub fn fold(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+    /// What the version of a key is, with records that are on their way: [`Offset::NONE`] when it
+    /// does not exist.
+    #[must_use]
+    pub fn newest_version(&self, key: &[u8], now: WallTime) -> Offset {
+        match self.pending.key(key) {
+            Some(newest) => {
+                let gone = newest.expires.0 != 0 && newest.expires <= now;
+                if newest.exists && !gone { newest.offset } else { Offset::NONE }
+            }
+            None => self.live_entry(key, now).map_or(Offset::NONE, |entry| entry.version),
+        }
+    }
+
+    /// Takes up a record that was just appended: it waits until it is committed.
+    pub fn appended(&mut self, at: Location, record: &Record<'_>) {
+        self.note(record);
+        self.pending.push(at, record);
+    }
+
+    /// Takes up a record met in recovery, and applies it. Tells which places in the log became
+    /// needed or dead.
+    pub fn replayed(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        self.note(record);
+        self.apply(at, record, space);
+    }
+
+    /// What follows from a record's being in the log.
+    fn note(&mut self, record: &Record<'_>) {
         self.log_end = self.log_end.max(record.offset.next());
         self.term = self.term.max(record.term);
+        if record.session != SessionId::NONE && record.flags & MORE == 0 {
+            self.fold_session(record);
+        }
+    }
+
+    /// Applies a committed record. A record that is older than the state changes nothing.
+    pub fn apply(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        self.applied_end = self.applied_end.max(record.offset.next());
         match record.kind {
             RecordKind::Put => self.fold_put(at, record, 0, space),
             RecordKind::PutChunked => self.fold_put_chunked(at, record, space),
@@ -103,6 +151,9 @@ impl Partition {
                 self.fold_delete(at, record, space);
             }
             RecordKind::Chunk => match chunk_name(record.key) {
+                Ok((upload, _)) if self.aborted.contains_key(&upload) => {
+                    space.push(Space::Dead(at));
+                }
                 Ok((upload, index)) => {
                     if self.large.holds(upload, index, at) {
                         return;
@@ -130,8 +181,18 @@ impl Partition {
                 space.push(Space::Dead(at));
             }
         }
-        if record.session != SessionId::NONE && record.flags & MORE == 0 {
-            self.fold_session(record);
+        if !self.aborted.is_empty() {
+            let end = self.applied_end;
+            self.aborted.retain(|_, log_end| *log_end > end);
+        }
+    }
+
+    /// An upload ended without a value. Tells the places of its chunks that were applied; those that
+    /// are on their way are dead when they are.
+    pub fn abort_upload(&mut self, upload: Offset, space: &mut Vec<Space>) {
+        space.extend(self.large.abort(upload).into_iter().map(Space::Dead));
+        if upload != Offset::NONE && self.applied_end < self.log_end {
+            self.aborted.insert(upload, self.log_end);
         }
     }
 
@@ -181,7 +242,11 @@ impl Partition {
             Some(old) => self.superseded(&old, space),
             None => {}
         }
-        self.has_tombstones = true;
+        if self.recovering {
+            self.has_tombstones = true;
+        } else {
+            self.keys.remove(record.key);
+        }
     }
 
     fn fold_topic_batch(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
@@ -231,37 +296,12 @@ impl Partition {
         }
     }
 
-    /// A record is durable: readers may see it.
-    pub fn flushed(&mut self, record: &Record<'_>) {
-        self.flushed_end = self.flushed_end.max(record.offset.next());
-        match record.kind {
-            RecordKind::Delete => {
-                let gone = |e: &Entry| e.flags & TOMBSTONE != 0 && e.version == record.offset;
-                if self.keys.get(record.key).as_ref().is_some_and(gone) {
-                    self.keys.remove(record.key);
-                }
-            }
-            RecordKind::TopicBatch => {
-                if let Ok(name) = topic_name(record.key)
-                    && let Some(topic) = self.topics.get_mut(&(name.topic, name.index))
-                {
-                    topic.make_visible(name.first + u64::from(name.count));
-                }
-            }
-            RecordKind::TopicTrim => {
-                if let Ok(name) = topic_name(record.key)
-                    && let Some(topic) = self.topics.get_mut(&(name.topic, name.index))
-                {
-                    topic.make_trim_visible(name.first);
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// A live record has a copy at `to`: refer to it from here on, if it is still needed.
     /// The log has moved its count of live bytes to `to` already.
     pub fn relocate(&mut self, to: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        if record.offset >= self.applied_end && self.pending.relocate(record.offset, to) {
+            return;
+        }
         if !self.needs(record) {
             space.push(Space::Dead(to));
             return;
@@ -308,6 +348,9 @@ impl Partition {
     /// Whether the copy of the record at `at` is the one the state refers to.
     #[must_use]
     pub fn holds(&self, at: Location, record: &Record<'_>) -> bool {
+        if record.offset >= self.applied_end {
+            return self.pending.holds(at, record.offset);
+        }
         match record.kind {
             RecordKind::Put | RecordKind::PutChunked => self
                 .keys
@@ -325,11 +368,9 @@ impl Partition {
 
     /// Recovery is over: what was recovered is durable, and uploads nobody will finish are dead.
     pub fn recovered(&mut self, space: &mut Vec<Space>) {
+        self.recovering = false;
         self.flushed_end = self.log_end;
-        for topic in self.topics.values_mut() {
-            topic.make_visible(topic.end());
-            topic.make_trim_visible(topic.start());
-        }
+        self.applied_end = self.log_end;
         if !self.has_tombstones && self.large.is_empty() {
             return;
         }

@@ -1,24 +1,28 @@
 //! Reads of keys, and the fetching they share with topics.
 //!
 //! A get costs at most one disk read a record (`tests/tests/get_cost.rs` counts them): none when
-//! the record is cached, several only for a value that is stored in chunks. A reader never
-//! gets a record that is not durable; its answer waits for the record's group instead.
+//! the record is cached, several only for a value that is stored in chunks. A read is
+//! answered from committed state. When a record about what it asks for is on its way, it waits until
+//! that is committed: its writer may know of it already, having asked for the level `async`.
 
 use ironring_core::limits::{FRAME_BODY_BYTES_MAX, SCAN_ENTRIES_MAX};
-use ironring_core::{ErrorCode, GroupSeq, Now, Offset, PartitionId, Token, WallTime};
+use std::collections::BTreeMap;
+
+use ironring_core::{ErrorCode, Now, Offset, PartitionId, Token, TopicId, WallTime};
 use ironring_log::Location;
 use ironring_log::index::Entry;
 use ironring_net::list::{
     AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder,
 };
-use ironring_net::message::{Response, ScanEntry, TopicRecord, ValueRef};
+use ironring_net::message::{ReadFrom, Response, ScanEntry, TopicRecord, ValueRef};
 
 use super::acks::Answer;
 use super::event::{Effects, Origin};
 use super::gather::{GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
 use super::memory::fits;
 use super::models::{CachedRecord, Stored};
-use super::partition::{CHUNKED, Partition, TOMBSTONE, is_live};
+use super::partition::{CHUNKED, Partition, is_live};
+use super::topic_ops::Want;
 use super::{Ask, Shard};
 
 /// A scan page with values stops before it holds more bytes than this.
@@ -29,29 +33,107 @@ const ANSWER_OVERHEAD_BYTES: usize = 64 << 10;
 /// An answer with more is not begun when memory is short.
 const LARGE_GATHER_BYTES: usize = 64 << 10;
 
+/// Names a read that waits. Unique within one run of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgainId(u64);
+
+/// A read that is begun again when what it waits for is committed.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Get { key: Vec<u8> },
+    MultiGet { count: u32, keys: Vec<u8> },
+    Scan { prefix: Vec<u8>, after: Vec<u8>, limit: u32, values: bool },
+    Topic { want: Want, from: ReadFrom, wait_ms: u32 },
+    Offsets { topic: TopicId, index: u32, time: WallTime },
+}
+
+/// Reads that wait for records to be committed, at most [`GATHERS_MAX`].
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    waiting: BTreeMap<AgainId, (Ask, PartitionId, Waiting)>,
+    last: u64,
+}
+
+impl Again {
+    pub(super) fn take(&mut self, id: AgainId) {
+        self.waiting.remove(&id);
+    }
+}
+
+/// Whether a read still has to wait for records that are on their way. It does so once: what is
+/// committed then is new enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    First,
+    Again,
+}
+
 impl Shard {
+    /// Lets a read wait until the record at `offset` is committed.
+    pub(super) fn wait_to_read(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        offset: Offset,
+        waiting: Waiting,
+        fx: &mut Effects,
+    ) {
+        if self.again.waiting.len() >= GATHERS_MAX {
+            let why = "too many reads wait for writes";
+            return self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
+        }
+        self.again.last += 1;
+        let id = AgainId(self.again.last);
+        self.again.waiting.insert(id, (ask, partition, waiting));
+        self.answer_after(now, (partition, offset), ask, Answer::Again(id), fx);
+    }
+
+    /// What a read waited for is committed.
+    pub(super) fn read_again(&mut self, now: Now, id: AgainId, fx: &mut Effects) {
+        let Some((ask, partition, waiting)) = self.again.waiting.remove(&id) else { return };
+        let turn = Turn::Again;
+        match waiting {
+            Waiting::Get { key } => self.get(now, ask, partition, &key, turn, fx),
+            Waiting::MultiGet { count, keys } => {
+                let keys = KeyList::from_bytes(count, &keys).expect("it was a list when it came");
+                self.multi_get(now, ask, partition, &keys, turn, fx);
+            }
+            Waiting::Scan { prefix, after, limit, values } => {
+                let range = (prefix.as_slice(), after.as_slice());
+                self.scan(now, ask, partition, range, (limit, values), turn, fx);
+            }
+            Waiting::Topic { want, from, wait_ms } => {
+                self.topic_read(now, ask, want, from, wait_ms, turn, fx);
+            }
+            Waiting::Offsets { topic, index, time } => {
+                self.topic_offsets(now, ask, (topic, index), time, turn, fx);
+            }
+        }
+    }
+
     pub(super) fn get(
         &mut self,
         now: Now,
         ask: Ask,
         partition: PartitionId,
         key: &[u8],
+        turn: Turn,
         fx: &mut Effects,
     ) {
-        self.counters.gets += 1;
         let p = self.models.peek(partition);
+        if let (Turn::First, Some(pending)) = (turn, p.pending.key(key)) {
+            let (offset, waiting) = (pending.offset, Waiting::Get { key: key.to_vec() });
+            return self.wait_to_read(now, ask, partition, offset, waiting, fx);
+        }
+        self.counters.gets += 1;
         let Some(entry) = p.keys.get(key) else {
             return self.refuse(ask.origin, ErrorCode::NotFound, 0, "no such key", fx);
         };
-        let durable = p.is_durable(entry.version);
-        if entry.flags & TOMBSTONE != 0 {
-            let group = self.group_of(false);
-            return self.answer_after(now, group, ask, Answer::NotFound, fx);
-        }
         if !is_live(&entry, now.wall) {
             return self.refuse(ask.origin, ErrorCode::NotFound, 0, "the key has expired", fx);
         }
-        if durable && entry.flags & CHUNKED == 0 && self.may_answer(ask.origin.shard) {
+        if entry.flags & CHUNKED == 0 && self.may_answer(ask.origin.shard) {
             let me = self.config.shard();
             if let Some(found) = self.models.cached(entry.location, Some(entry.version)) {
                 let value = ValueRef {
@@ -64,8 +146,7 @@ impl Shard {
             }
         }
         let found = [(key, Some(entry))];
-        let after = self.group_of(durable);
-        self.gather(now, ask, partition, Kind::Get, &found, after, fx);
+        self.gather(now, ask, partition, Kind::Get, &found, fx);
     }
 
     pub(super) fn multi_get(
@@ -74,12 +155,17 @@ impl Shard {
         ask: Ask,
         partition: PartitionId,
         keys: &KeyList<'_>,
+        turn: Turn,
         fx: &mut Effects,
     ) {
         let partitions = self.config.slices.partitions();
         let p = self.models.peek(partition);
+        let newest = keys.iter().filter_map(|key| p.pending.key(key)).map(|k| k.offset).max();
+        if let (Turn::First, Some(offset)) = (turn, newest) {
+            let waiting = Waiting::MultiGet { count: keys.count(), keys: keys.as_bytes().to_vec() };
+            return self.wait_to_read(now, ask, partition, offset, waiting, fx);
+        }
         let mut found = Vec::with_capacity(keys.len());
-        let mut all_durable = true;
         let mut bytes = 0;
         for key in keys.iter() {
             let home = Token::of_key(key).partition(partitions);
@@ -89,7 +175,6 @@ impl Shard {
             }
             let entry = p.keys.get(key);
             if let Some(entry) = &entry {
-                all_durable &= p.is_durable(entry.version);
                 bytes += value_bytes(p, entry);
             }
             found.push((key, entry.filter(|e| is_live(e, now.wall))));
@@ -99,8 +184,7 @@ impl Shard {
             let why = format!("the values are {bytes} bytes: ask for fewer keys at a time");
             return self.refuse(ask.origin, ErrorCode::TooLarge, 0, &why, fx);
         }
-        let after = self.group_of(all_durable);
-        self.gather(now, ask, partition, Kind::MultiGet, &found, after, fx);
+        self.gather(now, ask, partition, Kind::MultiGet, &found, fx);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one request, used once")]
@@ -110,26 +194,29 @@ impl Shard {
         ask: Ask,
         partition: PartitionId,
         (prefix, after): (&[u8], &[u8]),
-        limit: u32,
-        values: bool,
+        (limit, values): (u32, bool),
+        turn: Turn,
         fx: &mut Effects,
     ) {
+        let p = self.models.peek(partition);
+        if let (Turn::First, Some(offset)) = (turn, p.pending.newest_with_prefix(prefix)) {
+            let (prefix, after) = (prefix.to_vec(), after.to_vec());
+            let waiting = Waiting::Scan { prefix, after, limit, values };
+            return self.wait_to_read(now, ask, partition, offset, waiting, fx);
+        }
         let limit = match limit as usize {
             0 => SCAN_ENTRIES_MAX,
             n => n.min(SCAN_ENTRIES_MAX),
         };
-        let p = self.models.peek(partition);
         let range = if after >= prefix && !after.is_empty() {
             p.keys.range_after(Some(after))
         } else {
             p.keys.range_from(prefix)
         };
         let mut found = Vec::new();
-        let mut all_durable = true;
         let mut bytes = 0;
         let mut more = false;
         for (key, entry) in range.take_while(|(key, _)| key.starts_with(prefix)) {
-            all_durable &= p.is_durable(entry.version);
             if !is_live(&entry, now.wall) {
                 continue;
             }
@@ -143,12 +230,10 @@ impl Shard {
         }
         let found: Vec<(&[u8], Option<Entry>)> =
             found.iter().map(|(key, entry)| (key.as_slice(), Some(*entry))).collect();
-        let after = self.group_of(all_durable);
-        self.gather(now, ask, partition, Kind::Scan { values, more }, &found, after, fx);
+        self.gather(now, ask, partition, Kind::Scan { values, more }, &found, fx);
     }
 
     /// Starts collecting an answer about keys.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one gather, used once")]
     fn gather(
         &mut self,
         now: Now,
@@ -156,7 +241,6 @@ impl Shard {
         partition: PartitionId,
         kind: Kind,
         found: &[(&[u8], Option<Entry>)],
-        after: GroupSeq,
         fx: &mut Effects,
     ) {
         let wants_values = !matches!(kind, Kind::Scan { values: false, .. });
@@ -181,7 +265,7 @@ impl Shard {
                 parts: first..parts.len(),
             });
         }
-        self.start_gather(now, ask, partition, kind, items, parts, after, fx);
+        self.start_gather(now, ask, partition, kind, items, parts, fx);
     }
 
     /// Starts collecting an answer from records.
@@ -194,7 +278,6 @@ impl Shard {
         kind: Kind,
         items: Vec<Item>,
         parts: Vec<Part>,
-        after: GroupSeq,
         fx: &mut Effects,
     ) {
         let bytes: usize = parts.iter().map(|part| part.at.len as usize).sum();
@@ -218,22 +301,8 @@ impl Shard {
             items,
             parts,
             outstanding: 0,
-            after,
             failed: None,
         });
-        if after <= self.models.durable {
-            self.fetch(now, id, fx);
-        } else {
-            self.answer_after(now, after, ask, Answer::Gather(id), fx);
-        }
-    }
-
-    /// The group a gather waited for is durable: records that were relocated meanwhile have new
-    /// places, which are looked up again before anything is read.
-    pub(super) fn fetch_after_wait(&mut self, now: Now, id: GatherId, fx: &mut Effects) {
-        if let Some(gather) = self.gathers.get_mut(id) {
-            gather.look_up_again(self.models.peek(gather.partition));
-        }
         self.fetch(now, id, fx);
     }
 
@@ -345,16 +414,11 @@ impl Shard {
             let why = "the topic was deleted meanwhile";
             return self.refuse(origin, ErrorCode::UnknownTopic, 0, why, fx);
         };
-        // A trim that came while it was read is not durable, or was not when the read began.
-        let (start, mut end) = (state.visible_start(), state.visible_end());
+        let (start, end) = (state.start(), state.end());
         let from = if oldest { from.max(start) } else { from };
         if from < start {
             let why = format!("offset {from} was trimmed: the partition holds {start} to {end}");
             return self.refuse(origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
-        }
-        if gather.items.is_empty() {
-            // It waited for a trim only; what came meanwhile is for the next read.
-            end = from;
         }
         let mut bytes = Vec::new();
         let mut list = RecordListBuilder::new(&mut bytes);
@@ -403,18 +467,6 @@ impl Gather {
             return p.large.chunks(entry.version).map(<[Location]>::to_vec);
         }
         Some(vec![entry.location])
-    }
-
-    /// Takes the present places of everything that still exists. What was replaced keeps its old
-    /// place, which is readable until compaction frees it.
-    fn look_up_again(&mut self, p: &Partition) {
-        for i in 0..self.items.len() {
-            let Some(places) = self.places(p, &self.items[i]) else { continue };
-            let parts = self.items[i].parts.clone();
-            if places.len() == parts.len() {
-                self.parts[parts].iter_mut().zip(places).for_each(|(part, at)| part.at = at);
-            }
-        }
     }
 
     /// Whether something it reads has moved or is gone.

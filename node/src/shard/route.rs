@@ -8,6 +8,7 @@ use ironring_net::{Header, decode_request};
 
 use super::event::{ConnId, Effects, Origin, ShardMessage};
 use super::memory::fits;
+use super::reads::Turn;
 use super::{Ask, Shard};
 
 /// What a message to another shard takes besides the request.
@@ -179,19 +180,22 @@ impl Shard {
             _ => {}
         }
         match request {
-            Request::Get { key } => self.get(now, ask, partition, key, fx),
+            Request::Get { key } => self.get(now, ask, partition, key, Turn::First, fx),
             Request::Put { options, condition, ttl_ms, key, value } => {
                 self.put(now, ask, partition, options, *condition, *ttl_ms, key, value, fx);
             }
             Request::Delete { options, condition, key } => {
                 self.delete(now, ask, partition, options, *condition, key, fx);
             }
-            Request::MultiGet { partition, keys } => self.multi_get(now, ask, *partition, keys, fx),
+            Request::MultiGet { partition, keys } => {
+                self.multi_get(now, ask, *partition, keys, Turn::First, fx);
+            }
             Request::Batch { options, partition, ops } => {
                 self.batch(now, ask, options, *partition, ops, fx);
             }
             Request::Scan { partition, prefix, after, limit, values } => {
-                self.scan(now, ask, *partition, (prefix, after), *limit, *values, fx);
+                let wanted = (*limit, *values);
+                self.scan(now, ask, *partition, (prefix, after), wanted, Turn::First, fx);
             }
             Request::TopicAppend { options, topic, to, records } => {
                 self.topic_append(now, ask, options, *topic, to, records, fx);
@@ -204,10 +208,11 @@ impl Shard {
                     max_bytes: *max_bytes,
                     oldest: false,
                 };
-                self.topic_read(now, ask, want, *from, *wait_ms, fx);
+                self.topic_read(now, ask, want, *from, *wait_ms, Turn::First, fx);
             }
             Request::TopicOffsets { topic, partition, time } => {
-                self.topic_offsets(now, ask, *topic, *partition, *time, fx);
+                let name = (*topic, *partition);
+                self.topic_offsets(now, ask, name, *time, Turn::First, fx);
             }
             Request::TopicTrim { options, topic, partition, before } => {
                 self.topic_trim(now, ask, options, *topic, *partition, *before, fx);

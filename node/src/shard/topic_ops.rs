@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use ironring_core::limits::{APPEND_RECORDS_MAX, RECORD_BYTES_MAX};
 use ironring_core::{
-    Durability, ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, SessionId, Token, TopicId,
-    WallTime,
+    Durability, ErrorCode, Instant, Now, Offset, PartitionId, SessionId, Token, TopicId, WallTime,
 };
 use ironring_log::{Priority, RecordKind};
 use ironring_net::list::AppendList;
@@ -17,7 +16,7 @@ use super::event::{ConnId, Effects};
 use super::gather::{Item, Kind, Part};
 use super::keys::Draft;
 use super::partition::TopicName;
-use super::topics::TopicPartition;
+use super::reads::{Turn, Waiting};
 use super::{Ask, Shard};
 
 /// Most reads that wait for records at a time.
@@ -143,7 +142,10 @@ impl Shard {
             return self.refuse(ask.origin, ErrorCode::MemoryFull, 0, why, fx);
         }
         let p = self.models.peek(partition);
-        let first = p.topics.get(&(topic, index)).map_or(0, |t| t.end());
+        let first = p
+            .pending
+            .topic_end(topic, index)
+            .unwrap_or_else(|| p.topics.get(&(topic, index)).map_or(0, |t| t.end()));
         let count = records.count();
         let key = TopicName { topic, index, first, count }.encode();
         let draft = Draft {
@@ -156,15 +158,17 @@ impl Shard {
             body: bytes,
         };
         match self.append(now, partition, &draft, Priority::User) {
-            Ok((appended, offset)) => {
+            Ok((_, offset)) => {
                 let receipt = self.receipt(options, partition, offset);
                 let answer = Answer::Appended { receipt, index, first, count };
-                self.acknowledge_write(now, ask, options.durability, &appended, answer, fx);
+                let place = (partition, offset);
+                self.acknowledge_write(now, ask, options.durability, place, answer, fx);
             }
             Err(error) => self.refuse_append(ask, error, fx),
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, used once")]
     pub(super) fn topic_read(
         &mut self,
         now: Now,
@@ -172,6 +176,7 @@ impl Shard {
         mut want: Want,
         from: ReadFrom,
         wait_ms: u32,
+        turn: Turn,
         fx: &mut Effects,
     ) {
         if want.max_records == 0 {
@@ -185,6 +190,11 @@ impl Shard {
             Ok(found) => found,
             Err((code, why)) => return self.refuse(ask.origin, code, 0, &why, fx),
         };
+        let trim = self.models.peek(partition).pending.trim(want.topic, want.index);
+        if let (Turn::First, Some(offset)) = (turn, trim) {
+            let waiting = Waiting::Topic { want, from, wait_ms };
+            return self.wait_to_read(now, ask, partition, offset, waiting, fx);
+        }
         want.oldest = matches!(from, ReadFrom::Earliest);
         let (start, end, at_time) = self.bounds(partition, &want, from);
         let from = match from {
@@ -194,7 +204,7 @@ impl Shard {
             ReadFrom::Latest => end,
         };
         if from < start || from > end {
-            return self.out_of_range(now, ask, partition, &want, from, fx);
+            return self.out_of_range(ask, partition, &want, from, fx);
         }
         if from == end && wait_ms > 0 {
             if self.polls.count >= POLLS_MAX {
@@ -210,14 +220,13 @@ impl Shard {
         self.read_from(now, ask, partition, want, from, fx);
     }
 
-    /// Start, visible end, and the first offset at a time.
+    /// Start, end, and the first offset at a time.
     fn bounds(&self, partition: PartitionId, want: &Want, from: ReadFrom) -> (u64, u64, u64) {
         let Some(t) = self.models.peek(partition).topics.get(&(want.topic, want.index)) else {
             return (0, 0, 0);
         };
         let time = if let ReadFrom::Time(time) = from { time } else { WallTime(0) };
-        let end = t.visible_end().max(t.start());
-        (t.start(), end, t.offset_at(time).clamp(t.start(), end))
+        (t.start(), t.end(), t.offset_at(time).clamp(t.start(), t.end()))
     }
 
     fn read_from(
@@ -236,7 +245,7 @@ impl Shard {
         if let Some(state) = self.models.peek(partition).topics.get(&(want.topic, want.index)) {
             for batch in state.from_offset(from).take(READ_BATCHES_MAX) {
                 let enough = bytes >= want.max_bytes || records >= want.max_records;
-                if batch.end() > state.visible_end() || enough {
+                if enough {
                     break;
                 }
                 bytes = bytes.saturating_add(batch.at.len);
@@ -260,11 +269,10 @@ impl Shard {
             max_records: want.max_records,
             max_bytes: want.max_bytes,
         };
-        let after = self.group_of_trims(partition, &want);
-        if items.is_empty() && after <= self.models.durable {
+        if items.is_empty() {
             return self.no_records(ask, partition, &want, fx);
         }
-        self.start_gather(now, ask, partition, kind, items, parts, after, fx);
+        self.start_gather(now, ask, partition, kind, items, parts, fx);
     }
 
     fn no_records(&mut self, ask: Ask, partition: PartitionId, want: &Want, fx: &mut Effects) {
@@ -275,7 +283,6 @@ impl Shard {
 
     fn out_of_range(
         &mut self,
-        now: Now,
         ask: Ask,
         partition: PartitionId,
         want: &Want,
@@ -283,19 +290,8 @@ impl Shard {
         fx: &mut Effects,
     ) {
         let (start, end, _) = self.bounds(partition, want, ReadFrom::Earliest);
-        let after = self.group_of_trims(partition, want);
-        if after <= self.models.durable {
-            let why = format!("offset {offset}: the partition holds {start} to {end}");
-            self.refuse(ask.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
-        } else {
-            self.answer_after(now, after, ask, Answer::OutOfRange(start), fx);
-        }
-    }
-
-    /// The group that has to be durable before a reader may learn the start of a topic partition.
-    fn group_of_trims(&self, partition: PartitionId, want: &Want) -> GroupSeq {
-        let state = self.models.peek(partition).topics.get(&(want.topic, want.index));
-        self.group_of(!state.is_some_and(TopicPartition::is_being_trimmed))
+        let why = format!("offset {offset}: the partition holds {start} to {end}");
+        self.refuse(ask.origin, ErrorCode::OffsetOutOfRange, start, &why, fx);
     }
 
     /// Answers the reads whose records have come.
@@ -348,24 +344,24 @@ impl Shard {
         &mut self,
         now: Now,
         ask: Ask,
-        topic: TopicId,
-        index: u32,
+        (topic, index): (TopicId, u32),
         time: WallTime,
+        turn: Turn,
         fx: &mut Effects,
     ) {
         let partition = match self.topic_place(topic, index) {
             Ok(found) => found,
             Err((code, why)) => return self.refuse(ask.origin, code, 0, &why, fx),
         };
+        let trim = self.models.peek(partition).pending.trim(topic, index);
+        if let (Turn::First, Some(offset)) = (turn, trim) {
+            let waiting = Waiting::Offsets { topic, index, time };
+            return self.wait_to_read(now, ask, partition, offset, waiting, fx);
+        }
         let want = Want { topic, index, max_records: 0, max_bytes: 0, oldest: false };
         let (start, end, at_time) = self.bounds(partition, &want, ReadFrom::Time(time));
         let at_time = if time.0 == 0 { end } else { at_time };
-        let after = self.group_of_trims(partition, &want);
-        if after <= self.models.durable {
-            fx.reply(self.config.shard(), ask.origin, &Response::Offsets { start, end, at_time });
-        } else {
-            self.answer_after(now, after, ask, Answer::Offsets { start, end, at_time }, fx);
-        }
+        fx.reply(self.config.shard(), ask.origin, &Response::Offsets { start, end, at_time });
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one request, used once")]
@@ -389,12 +385,13 @@ impl Shard {
         let want = Want { topic, index, max_records: 0, max_bytes: 0, oldest: false };
         let (_, end, _) = self.bounds(partition, &want, ReadFrom::Earliest);
         if before > end {
-            return self.out_of_range(now, ask, partition, &want, before, fx);
+            return self.out_of_range(ask, partition, &want, before, fx);
         }
         match self.append_trim(now, partition, (topic, index), before, options) {
-            Ok((appended, offset)) => {
+            Ok((_, offset)) => {
                 let answer = Answer::Receipt(self.receipt(options, partition, offset));
-                self.acknowledge_write(now, ask, options.durability, &appended, answer, fx);
+                let place = (partition, offset);
+                self.acknowledge_write(now, ask, options.durability, place, answer, fx);
             }
             Err(error) => self.refuse_append(ask, error, fx),
         }

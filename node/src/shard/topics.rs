@@ -33,9 +33,7 @@ impl Batch {
 #[derive(Clone, Debug, Default)]
 pub struct TopicPartition {
     start: u64,
-    visible_start: u64,
     end: u64,
-    visible_end: u64,
     bytes: u64,
     batches: VecDeque<Batch>,
 }
@@ -47,28 +45,10 @@ impl TopicPartition {
         self.start
     }
 
-    /// Oldest offset kept, by trims that are durable: what readers may be told.
-    #[must_use]
-    pub fn visible_start(&self) -> u64 {
-        self.visible_start
-    }
-
-    /// Whether a trim is not durable yet.
-    #[must_use]
-    pub fn is_being_trimmed(&self) -> bool {
-        self.start > self.visible_start
-    }
-
-    /// The offset the next record gets.
+    /// One past the newest record that is applied.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.end
-    }
-
-    /// One past the newest durable record: what readers may see.
-    #[must_use]
-    pub fn visible_end(&self) -> u64 {
-        self.visible_end
     }
 
     /// Bytes of the batches kept.
@@ -97,7 +77,6 @@ impl TopicPartition {
         if batch.first >= self.end {
             if self.batches.is_empty() && batch.first > self.start {
                 self.start = batch.first;
-                self.visible_start = batch.first;
             }
             self.end = batch.end();
             self.bytes += u64::from(batch.at.len);
@@ -112,16 +91,6 @@ impl TopicPartition {
             }
             Err(_) => Some(batch.at),
         }
-    }
-
-    /// Records below `end` are durable.
-    pub fn make_visible(&mut self, end: u64) {
-        self.visible_end = self.visible_end.max(end);
-    }
-
-    /// A trim to `before` is durable.
-    pub fn make_trim_visible(&mut self, before: u64) {
-        self.visible_start = self.visible_start.max(before.min(self.start));
     }
 
     /// Forgets everything before `before`; calls `dead` with the place of each batch that goes.
@@ -158,11 +127,11 @@ impl TopicPartition {
     #[must_use]
     pub fn offset_at(&self, time: WallTime) -> u64 {
         let i = self.batches.partition_point(|b| b.time < time);
-        self.batches.get(i).map_or(self.visible_end, |b| b.first.max(self.start))
+        self.batches.get(i).map_or(self.end, |b| b.first.max(self.start))
     }
 
     /// The offset up to which retention lets records go: batches stored before `oldest`, and the
-    /// oldest ones beyond `bytes_max` (0: no limit). Whole batches only; never past what is visible.
+    /// oldest ones beyond `bytes_max` (0: no limit). Whole batches only.
     #[must_use]
     pub fn retention_cut(&self, oldest: WallTime, bytes_max: u64) -> u64 {
         let mut cut = self.start;
@@ -170,7 +139,7 @@ impl TopicPartition {
         for batch in &self.batches {
             let too_old = batch.time < oldest;
             let too_much = bytes_max > 0 && bytes > bytes_max;
-            if !(too_old || too_much) || batch.end() > self.visible_end {
+            if !(too_old || too_much) {
                 break;
             }
             bytes -= u64::from(batch.at.len);
@@ -183,8 +152,6 @@ impl TopicPartition {
     pub fn restore_bounds(&mut self, start: u64, end: u64) {
         self.start = self.start.max(start);
         self.end = self.end.max(end).max(self.start);
-        self.visible_end = self.end;
-        self.visible_start = self.start;
     }
 
     /// Memory held, in bytes.
@@ -211,7 +178,6 @@ mod tests {
         for b in [batch(0, 10, 100), batch(10, 5, 200), batch(15, 1, 300)] {
             assert_eq!(t.put(b), None);
         }
-        t.make_visible(16);
         t
     }
 

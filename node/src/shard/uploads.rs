@@ -11,7 +11,7 @@ use super::acks::Answer;
 use super::event::Effects;
 use super::keys::{Draft, holds};
 use super::memory::fits;
-use super::partition::{CHUNKED, ChunkedBody, Space, chunk_key};
+use super::partition::{ChunkedBody, chunk_key};
 use super::{Ask, Shard};
 
 /// Most large values on their way at a time, however small they are; more are refused as overload.
@@ -185,18 +185,11 @@ impl Shard {
             body: &body,
         };
         match self.append(now, partition, &draft, Priority::Reserve) {
-            Ok((appended, offset)) => {
-                debug_assert!(
-                    self.models
-                        .peek(partition)
-                        .keys
-                        .get(&upload.key)
-                        .is_some_and(|e| e.flags & CHUNKED != 0),
-                    "the record has just been folded"
-                );
+            Ok((_, offset)) => {
                 self.end_in_session(&upload);
                 let answer = Answer::Receipt(self.receipt(&put.options, partition, offset));
-                self.acknowledge_write(now, ask, put.options.durability, &appended, answer, fx);
+                let place = (partition, offset);
+                self.acknowledge_write(now, ask, put.options.durability, place, answer, fx);
             }
             Err(error) => {
                 self.abandon(&upload);
@@ -208,8 +201,9 @@ impl Shard {
     /// Lets go of an upload that will not become a value.
     fn abandon(&mut self, upload: &Upload) {
         self.end_in_session(upload);
-        let chunks = self.models.partition(upload.partition).large.abort(upload.id);
-        self.models.space.extend(chunks.into_iter().map(Space::Dead));
+        let mut space = std::mem::take(&mut self.models.space);
+        self.models.partition(upload.partition).abort_upload(upload.id, &mut space);
+        self.models.space = space;
     }
 
     fn end_in_session(&mut self, upload: &Upload) {
