@@ -38,6 +38,9 @@ pub enum RecordKind {
     SessionMark = 9,
     /// A change of the node's own definitions (topics, sessions).
     Meta = 10,
+    /// The partition's replica promises to take part in no term before the record's. No key, no
+    /// body, and no offset: it is not an entry of the partition.
+    Promise = 11,
     /// A change of the metadata group's own log, in a log of its own.
     Raft = 20,
 }
@@ -57,6 +60,7 @@ impl RecordKind {
             8 => RecordKind::TopicTrim,
             9 => RecordKind::SessionMark,
             10 => RecordKind::Meta,
+            11 => RecordKind::Promise,
             20 => RecordKind::Raft,
             _ => return None,
         })

@@ -1,7 +1,9 @@
 //! Writes of keys: put, delete, atomic batch.
 
 use ironring_core::limits::{CHUNK_BYTES, RECORD_BYTES_MAX};
-use ironring_core::{Durability, ErrorCode, Now, Offset, PartitionId, SessionId, Token, WallTime};
+use ironring_core::{
+    Durability, ErrorCode, Now, Offset, PartitionId, SessionId, Term, Token, WallTime,
+};
 use ironring_log::{AppendError, Appended, Priority, Record, RecordKind};
 use ironring_net::list::BatchList;
 use ironring_net::message::{BatchOp, Condition, Receipt, WriteOptions};
@@ -28,8 +30,7 @@ pub(super) struct Draft<'a> {
 }
 
 impl Shard {
-    /// Appends a record to a partition, where it waits to be committed. The first record of a run
-    /// begins a new term.
+    /// Appends a record to a partition, where it waits to be committed.
     pub(super) fn append(
         &mut self,
         now: Now,
@@ -37,14 +38,13 @@ impl Shard {
         draft: &Draft<'_>,
         priority: Priority,
     ) -> Result<(Appended, Offset), AppendError> {
-        self.begin_term(now, partition)?;
-        let p = self.models.partition(partition);
+        let (term, offset) = self.next_place(now, partition)?;
         let record = Record {
             kind: draft.kind,
             flags: draft.flags,
             partition,
-            term: p.term,
-            offset: p.log_end,
+            term,
+            offset,
             session: draft.session,
             sequence: draft.sequence,
             time: now.wall,
@@ -54,9 +54,28 @@ impl Shard {
         };
         let appended = self.log.append(&record, priority)?;
         self.models.appended(appended.location, &record);
-        Ok((appended, record.offset))
+        if partition != PartitionId::META {
+            self.engine().appended(partition, offset.next(), appended.group);
+        }
+        Ok((appended, offset))
     }
 
+    /// Term and offset of the next record of a partition.
+    fn next_place(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+    ) -> Result<(Term, Offset), AppendError> {
+        if partition == PartitionId::META {
+            self.begin_term(now, partition)?;
+            let p = self.models.peek(partition);
+            return Ok((p.term, p.log_end));
+        }
+        // Requests are taken while every partition is led here.
+        self.engine().admit(partition, 1).map_err(|_| AppendError::Closed)
+    }
+
+    /// The first record of a run begins a new term in the partition of the node's own definitions.
     fn begin_term(&mut self, now: Now, partition: PartitionId) -> Result<(), AppendError> {
         let p = self.models.partition(partition);
         if p.term_started {
@@ -369,9 +388,7 @@ impl Shard {
         }
         let adds = ops.iter().any(|op| matches!(op, BatchOp::Put { .. }));
         let priority = if adds { Priority::User } else { Priority::Reserve };
-        let ready =
-            self.begin_term(now, partition).and_then(|()| self.log.reserve(bytes, priority));
-        if let Err(error) = ready {
+        if let Err(error) = self.log.reserve(bytes, priority) {
             return self.refuse_append(ask, error, fx);
         }
         let last = ops.len() - 1;

@@ -24,6 +24,7 @@ pub mod models;
 pub mod partition;
 pub mod pending;
 mod reads;
+mod roles;
 mod route;
 pub mod sessions;
 mod snapshot;
@@ -52,6 +53,7 @@ use meta_ops::MetaQueue;
 use models::Models;
 use partition::Space;
 use reads::Again;
+use roles::Roles;
 use topic_ops::Polls;
 use uploads::Uploads;
 
@@ -95,6 +97,8 @@ pub struct Shard {
     stop_wanted: bool,
     /// Reads that wait for records to be committed.
     again: Again,
+    /// Who leads what; nothing before recovery is over.
+    roles: Option<Roles>,
     started_at: Instant,
     /// A probe on its way, with the group that must be durable.
     probe: Option<(u64, GroupSeq)>,
@@ -133,6 +137,7 @@ impl Shard {
             expiry_cursor: (0, None),
             stop_wanted: false,
             again: Again::default(),
+            roles: None,
             started_at: Instant(0),
             probe: None,
             probe_done: 0,
@@ -205,6 +210,7 @@ impl Shard {
             Event::Message(message) => self.message(now, message, fx),
             Event::TurnEnd => {
                 self.advance_uploads(now, fx);
+                self.follow_roles(now);
                 self.make_room();
                 self.log.seal(now, &mut fx.io);
                 self.tell_log_space();
@@ -234,6 +240,9 @@ impl Shard {
         self.follow_status(now, fx);
         self.finish_reads(now, fx);
         self.commit(now, fx);
+        if self.phase == Phase::Opening {
+            self.follow_status(now, fx);
+        }
         if let Some((ticket, group)) = self.probe
             && group <= self.models.durable
         {
@@ -247,24 +256,19 @@ impl Shard {
         }
     }
 
-    /// Applies what has become committed, and answers who waited for it. Of a partition with one
-    /// replica that is what is durable.
+    /// Applies what has become committed, and answers who waited for it.
     fn commit(&mut self, now: Now, fx: &mut Effects) {
-        if self.models.touched.is_empty() {
-            return;
-        }
-        let mut touched = std::mem::take(&mut self.models.touched);
-        for partition in touched.drain(..) {
-            if partition == PartitionId::META {
-                continue;
-            }
-            let end = self.models.peek(partition).flushed_end;
+        let Some(roles) = &mut self.roles else { return };
+        roles.engine.flushed(now.mono, self.models.durable);
+        self.follow_roles(now);
+        let progress = self.engine().take_progress();
+        for partition in progress {
+            let end = self.engine().view(partition).high_watermark;
             self.models.commit(partition, end);
             while let Some(ack) = self.acks.pop_below(partition, end) {
                 self.acknowledge(now, &ack, fx);
             }
         }
-        self.models.touched = touched;
         self.tell_log_space();
     }
 
@@ -295,7 +299,7 @@ impl Shard {
     }
 
     fn tell_log_space(&mut self) {
-        if self.phase == Phase::Opening {
+        if self.roles.is_none() {
             // Counted once, from the state recovery ends with.
             self.models.space.clear();
             return;
@@ -310,11 +314,16 @@ impl Shard {
 
     fn follow_status(&mut self, now: Now, fx: &mut Effects) {
         match (self.phase, self.log.status()) {
-            (Phase::Opening, LogStatus::Open) if self.has_room_to_begin() => {
+            (Phase::Opening, LogStatus::Open)
+                if self.roles.is_none() && self.has_room_to_begin() =>
+            {
                 self.models.recovered();
                 self.models.durable = self.models.durable.max(self.log.durable());
-                self.phase = Phase::Serving;
+                self.begin_roles(now);
                 self.tell_log_space();
+            }
+            (Phase::Opening, LogStatus::Open) if self.leads_all() => {
+                self.phase = Phase::Serving;
                 self.counters.recovery_took = now.mono.since(self.started_at);
                 self.sweep_at = now.mono + SWEEP_EVERY;
                 self.retention_at = now.mono + RETENTION_EVERY;

@@ -66,8 +66,6 @@ pub struct Models {
     pub finished_reads: Vec<FinishedRead>,
     /// The newest durable group.
     pub durable: GroupSeq,
-    /// Partitions with records that became durable, not yet looked at.
-    pub touched: Vec<PartitionId>,
     /// Topic partitions with newly applied records.
     pub grown: Vec<(TopicId, u32)>,
     /// Durable metadata commands, not yet broadcast.
@@ -98,7 +96,6 @@ impl Models {
             space: Vec::new(),
             finished_reads: Vec::new(),
             durable: GroupSeq(0),
-            touched: Vec::new(),
             grown: Vec::new(),
             committed: Vec::new(),
             relocations: VecDeque::new(),
@@ -176,6 +173,12 @@ impl Models {
             if let Ok(command) = Command::decode(record.body) {
                 self.appended_meta.apply(&command);
             }
+            return;
+        }
+        if record.kind == RecordKind::Promise {
+            // Checkpoints hold the term; nothing refers to the record.
+            p.promised(record.term);
+            self.space.push(Space::Dead(at));
             return;
         }
         p.appended(at, record);
@@ -333,16 +336,8 @@ impl LogSink for Models {
                 // Referred to since it was staged; not worth a place in the cache.
                 continue;
             }
-            let Some(i) = self.index_of(record.partition) else { continue };
-            let p = match i {
-                usize::MAX => self.meta_partition.as_mut().expect("index_of found it"),
-                i => &mut self.partitions[i],
-            };
-            if p.flushed_end <= record.offset {
-                p.flushed_end = record.offset.next();
-                if self.touched.last() != Some(&record.partition) {
-                    self.touched.push(record.partition);
-                }
+            if self.index_of(record.partition).is_none() {
+                continue;
             }
             match record.kind {
                 RecordKind::Put | RecordKind::Chunk | RecordKind::TopicBatch => {
@@ -454,9 +449,8 @@ mod tests {
     /// The records of a group become durable and committed.
     fn settle(models: &mut Models, group: u64, records: &[(Location, Record<'_>)]) {
         models.flushed(GroupSeq(group), &mut records.iter().copied());
-        for id in std::mem::take(&mut models.touched) {
-            let end = models.peek(id).flushed_end;
-            models.commit(id, end);
+        for (_, record) in records {
+            models.commit(record.partition, record.offset.next());
         }
     }
 

@@ -42,14 +42,12 @@ pub enum Space {
 pub struct Partition {
     /// Which one.
     pub id: PartitionId,
-    /// Term of the newest record.
+    /// The newest term of a record: of an entry, or promised.
     pub term: Term,
-    /// Whether this run has begun its own term.
+    /// Whether this run has begun its own term; of the partition of the node's own definitions.
     pub term_started: bool,
     /// Offset of the next record.
     pub log_end: Offset,
-    /// One past the newest durable record.
-    pub flushed_end: Offset,
     /// One past the newest record that is applied: what readers see.
     pub applied_end: Offset,
     /// Records between `applied_end` and `log_end`.
@@ -80,7 +78,6 @@ impl Partition {
             term: Term(0),
             term_started: false,
             log_end: Offset::FIRST,
-            flushed_end: Offset::FIRST,
             applied_end: Offset::FIRST,
             pending: Pending::default(),
             keys: KeyIndex::new(),
@@ -122,6 +119,11 @@ impl Partition {
     pub fn appended(&mut self, at: Location, record: &Record<'_>) {
         self.note(record);
         self.pending.push(at, record);
+    }
+
+    /// A term was promised.
+    pub fn promised(&mut self, term: Term) {
+        self.term = self.term.max(term);
     }
 
     /// Takes up a record met in recovery, and applies it. Tells which places in the log became
@@ -174,6 +176,7 @@ impl Partition {
                 }
             }
             RecordKind::TermStart
+            | RecordKind::Promise
             | RecordKind::SessionMark
             | RecordKind::Meta
             | RecordKind::Raft
@@ -369,7 +372,6 @@ impl Partition {
     /// Recovery is over: what was recovered is durable, and uploads nobody will finish are dead.
     pub fn recovered(&mut self, space: &mut Vec<Space>) {
         self.recovering = false;
-        self.flushed_end = self.log_end;
         self.applied_end = self.log_end;
         if !self.has_tombstones && self.large.is_empty() {
             return;

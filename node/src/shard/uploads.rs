@@ -135,12 +135,9 @@ impl Shard {
     /// Appends one chunk; true when it was the last.
     fn next_chunk(&mut self, now: Now, upload: &mut Upload) -> Result<bool, AppendError> {
         let end = upload.value.len().min(upload.written + CHUNK_BYTES);
-        // The id is the offset the first chunk gets: the partition's log end, after the record
-        // that begins the term if this run has not written to the partition yet.
-        let p = self.models.peek(upload.partition);
+        // The id is the offset the first chunk gets: the partition's log end.
         let id = match upload.id {
-            Offset::NONE if p.term_started => p.log_end,
-            Offset::NONE => p.log_end.next(),
+            Offset::NONE => self.models.peek(upload.partition).log_end,
             id => id,
         };
         let key = chunk_key(id, upload.chunks);
