@@ -71,8 +71,7 @@ impl Shard {
             let p = self.models.peek(partition);
             return Ok((p.term, p.log_end));
         }
-        // Requests are taken while every partition is led here.
-        self.engine().admit(partition, 1).map_err(|_| AppendError::Closed)
+        self.engine().admit(partition, 1).map_err(|_| self.not_led())
     }
 
     /// The first record of a run begins a new term in the partition of the node's own definitions.

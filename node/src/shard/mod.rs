@@ -322,7 +322,7 @@ impl Shard {
                 self.begin_roles(now);
                 self.tell_log_space();
             }
-            (Phase::Opening, LogStatus::Open) if self.leads_all() => {
+            (Phase::Opening, LogStatus::Open) if self.may_serve() => {
                 self.phase = Phase::Serving;
                 self.counters.recovery_took = now.mono.since(self.started_at);
                 self.sweep_at = now.mono + SWEEP_EVERY;

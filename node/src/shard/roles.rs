@@ -25,6 +25,8 @@ pub(super) struct Roles {
     serving: usize,
     /// What the log did not take yet.
     retry: Vec<Effect>,
+    /// It had no space for something of it.
+    no_space: bool,
 }
 
 impl Roles {
@@ -36,7 +38,7 @@ impl Roles {
             engine.recovered(p.id, recovered(p));
             engine.record(now, p.id, &alone(run, Term(p.term.0 + 1)));
         }
-        Roles { engine, serving: 0, retry: Vec::new() }
+        Roles { engine, serving: 0, retry: Vec::new(), no_space: false }
     }
 }
 
@@ -80,15 +82,18 @@ impl Shard {
         self.follow_roles(now);
     }
 
-    /// Whether every partition of this shard is served.
-    pub(super) fn leads_all(&self) -> bool {
+    /// Whether every partition of this shard is served, or only space is missing for that: then
+    /// reads are answered, because nobody else can have written, and writes are refused.
+    pub(super) fn may_serve(&self) -> bool {
         let range = self.config.slices.range(self.id());
-        self.roles.as_ref().is_some_and(|roles| roles.serving == range.len())
+        let ready = |roles: &Roles| roles.serving == range.len() || roles.no_space;
+        self.roles.as_ref().is_some_and(ready)
     }
 
     /// Does what the engine asks for. What the log does not take is tried again with the next turn.
     pub(super) fn follow_roles(&mut self, now: Now) {
         let Some(roles) = &mut self.roles else { return };
+        roles.no_space = false;
         let mut effects = std::mem::take(&mut roles.retry);
         effects.extend(roles.engine.effects());
         for effect in effects {
@@ -99,7 +104,7 @@ impl Shard {
                             let engine = &mut self.engine();
                             engine.promise_staged(partition, term, appended.group);
                         }
-                        Err(_) => self.try_again(effect),
+                        Err(error) => self.try_again(effect, error),
                     }
                 }
                 Effect::StartTerm { partition, term, offset } => {
@@ -107,7 +112,7 @@ impl Shard {
                         Ok(appended) => {
                             self.engine().appended(partition, offset.next(), appended.group);
                         }
-                        Err(_) => self.try_again(effect),
+                        Err(error) => self.try_again(effect, error),
                     }
                 }
                 Effect::Serving { .. } => {
@@ -120,10 +125,17 @@ impl Shard {
         }
     }
 
-    fn try_again(&mut self, effect: Effect) {
+    fn try_again(&mut self, effect: Effect, error: AppendError) {
         if let Some(roles) = &mut self.roles {
+            roles.no_space |= error == AppendError::NoSpace;
             roles.retry.push(effect);
         }
+    }
+
+    /// Why a partition takes no records although the shard serves.
+    pub(super) fn not_led(&self) -> AppendError {
+        let full = self.roles.as_ref().is_some_and(|roles| roles.no_space);
+        if full { AppendError::NoSpace } else { AppendError::Closed }
     }
 
     /// The engine of a shard that has one.
