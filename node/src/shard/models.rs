@@ -297,6 +297,22 @@ impl Models {
         self.cache.insert_parts(at, &[&head[0], &head[1], record.body]);
     }
 
+    /// Keeps a flushed value for readers. Of a replica that commits alone the value it replaces is
+    /// as good as gone: its memory is used again. (Measured: new memory instead made a put cost a
+    /// quarter more.) Elsewhere readers may need that value for a while.
+    fn cache_put(&mut self, at: Location, record: &Record<'_>) {
+        let Some(p) = self.get(record.partition) else { return };
+        if p.commits_alone {
+            if p.pending.key(record.key).is_some_and(|newest| newest.offset != record.offset) {
+                return;
+            }
+            if let Some(old) = p.keys.get(record.key) {
+                self.cache.rekey(old.location, at);
+            }
+        }
+        self.cache_body(at, record);
+    }
+
     /// A cached record. `offset`: which one it has to be, where the reader knows.
     pub fn cached(&mut self, at: Location, offset: Option<Offset>) -> Option<CachedRecord<'_>> {
         let bytes = self.cache.get(at)?;
@@ -340,9 +356,8 @@ impl LogSink for Models {
                 continue;
             }
             match record.kind {
-                RecordKind::Put | RecordKind::Chunk | RecordKind::TopicBatch => {
-                    self.cache_body(at, &record);
-                }
+                RecordKind::Put => self.cache_put(at, &record),
+                RecordKind::Chunk | RecordKind::TopicBatch => self.cache_body(at, &record),
                 RecordKind::Meta => {
                     if let Ok(command) = Command::decode(record.body) {
                         if let Some(meta) = &mut self.meta {

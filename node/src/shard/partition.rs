@@ -63,6 +63,8 @@ pub struct Partition {
     /// Uploads that ended without a value, with the end of the log at that time: their chunks are
     /// dead when they are applied.
     aborted: BTreeMap<Offset, Offset>,
+    /// This replica is the only voter: what it has flushed is committed.
+    pub commits_alone: bool,
     /// Recovery is not over: a record may be older than one that was applied.
     recovering: bool,
     /// Whether recovery has met a delete, so that tombstones have to be looked for.
@@ -85,6 +87,7 @@ impl Partition {
             topics: BTreeMap::new(),
             sessions: SessionTable::default(),
             aborted: BTreeMap::new(),
+            commits_alone: false,
             recovering: true,
             has_tombstones: false,
         }

@@ -79,6 +79,7 @@ impl Shard {
         let partitions: Vec<&Partition> =
             self.models.iter().filter(|p| p.id != PartitionId::META).collect();
         self.roles = Some(Roles::new(now.mono, run, &partitions));
+        self.models.all().for_each(|p| p.commits_alone = true);
         self.follow_roles(now);
     }
 
