@@ -41,11 +41,32 @@ pub enum RecordKind {
     /// The partition's replica promises to take part in no term before the record's. No key, no
     /// body, and no offset: it is not an entry of the partition.
     Promise = 11,
+    /// Everything of the partition before the record's offset is committed. No key, no body; not an
+    /// entry.
+    Watermark = 12,
+    /// Entries at the record's offset and behind it, written before this record, are void. No key, no
+    /// body; not an entry.
+    Cut = 13,
+    /// The partition's replica begins a new life, without entries; the body says which (u64). Not an
+    /// entry.
+    Adopt = 14,
+    /// The upload named by the key will not become a value.
+    UploadAbort = 15,
     /// A change of the metadata group's own log, in a log of its own.
     Raft = 20,
 }
 
 impl RecordKind {
+    /// Whether it is an entry of its partition, with an offset of its own that replicas share; the
+    /// others are a replica's own notes.
+    #[must_use]
+    pub fn is_entry(self) -> bool {
+        !matches!(
+            self,
+            RecordKind::Promise | RecordKind::Watermark | RecordKind::Cut | RecordKind::Adopt
+        )
+    }
+
     /// The kind a stored byte names.
     #[must_use]
     pub fn from_u8(value: u8) -> Option<RecordKind> {
@@ -61,6 +82,10 @@ impl RecordKind {
             9 => RecordKind::SessionMark,
             10 => RecordKind::Meta,
             11 => RecordKind::Promise,
+            12 => RecordKind::Watermark,
+            13 => RecordKind::Cut,
+            14 => RecordKind::Adopt,
+            15 => RecordKind::UploadAbort,
             20 => RecordKind::Raft,
             _ => return None,
         })

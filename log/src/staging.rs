@@ -14,15 +14,23 @@ use ironring_core::io::{BufAlloc, IoBuf, IoOp};
 use ironring_core::limits::GROUP_BYTES_TARGET;
 use ironring_core::{FilePos, GroupSeq, SegmentId, SlotId};
 
-use crate::Record;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader};
 use crate::format::{IdentitySeed, align_up, record};
 use crate::segments::file_of;
+use crate::{Location, Record};
 
 /// Smallest staging buffer.
 const BUF_BYTES_MIN: usize = 64 << 10;
 /// Staging buffers kept for the next groups.
 const SPARE_MAX: usize = 4;
+
+/// A group that was written, in memory still.
+#[derive(Debug)]
+struct Written {
+    at: Place,
+    len: u32,
+    buf: IoBuf,
+}
 
 /// A position in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +101,10 @@ pub(crate) struct Staging {
     waiting: usize,
     spare: Vec<IoBuf>,
     last_len: usize,
+    /// The newest groups that are durable, oldest first.
+    recent: VecDeque<Written>,
+    recent_bytes: usize,
+    recent_bytes_max: usize,
 }
 
 impl Staging {
@@ -113,6 +125,9 @@ impl Staging {
             waiting: 0,
             spare: Vec::new(),
             last_len: BUF_BYTES_MIN,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            recent_bytes_max: 0,
         }
     }
 
@@ -304,6 +319,55 @@ impl Staging {
         self.durable = done.sequence;
         self.waiting -= done.len as usize;
         done
+    }
+
+    /// Keeps so many bytes of groups in memory that were written last.
+    pub fn set_recent_bytes_max(&mut self, bytes: usize) {
+        self.recent_bytes_max = bytes;
+        self.forget_recent();
+    }
+
+    /// Bytes of written groups in memory.
+    pub fn recent_bytes(&self) -> usize {
+        self.recent_bytes
+    }
+
+    /// A group was written from this buffer.
+    pub fn retire(&mut self, group: &InFlight, buf: IoBuf) {
+        if buf.len() > self.recent_bytes_max {
+            return self.keep_buffer(buf);
+        }
+        self.recent_bytes += buf.len();
+        self.recent.push_back(Written { at: group.at, len: group.len, buf });
+        self.forget_recent();
+    }
+
+    fn forget_recent(&mut self) {
+        while self.recent_bytes > self.recent_bytes_max
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= oldest.buf.len();
+            self.keep_buffer(oldest.buf);
+        }
+    }
+
+    /// The encoded record at a location, when its group is in memory: staged, or written lately.
+    /// O(log groups in memory).
+    pub fn in_memory(&self, at: Location) -> Option<&[u8]> {
+        let within = |place: &Place, len: u32| {
+            let begins = place.segment == at.segment && place.pos <= at.pos;
+            begins && u64::from(at.pos) + u64::from(at.len) <= u64::from(place.pos) + u64::from(len)
+        };
+        let staged = self.open.iter().chain(self.closed.iter().rev());
+        let mut found = staged.filter(|g| within(&g.at, g.len)).map(|g| (g.at, &g.buf));
+        let (place, buf) = found.next().or_else(|| {
+            let place = (at.segment, at.pos);
+            let after = self.recent.partition_point(|w| (w.at.segment, w.at.pos) <= place);
+            let w = self.recent.get(after.checked_sub(1)?)?;
+            within(&w.at, w.len).then_some((w.at, &w.buf))
+        })?;
+        let start = (at.pos - place.pos) as usize;
+        buf.get(start..start + at.len as usize)
     }
 
     /// Takes back a buffer for the next groups.

@@ -132,6 +132,40 @@ pub fn decode(
     Ok((record, len))
 }
 
+/// Turns an encoded record of our own memory that lies at `segment`, `pos` into one that lies
+/// nowhere: as nodes send it to each other, its checksum covers its bytes only.
+pub fn unplace(bytes: &mut [u8], segment: SegmentId, pos: u32) {
+    let covered = bytes.len() - 4;
+    let plain = if covered < COMBINE_BYTES_MIN {
+        crc32c(&bytes[4..])
+    } else {
+        // The checksum of two parts is that of the first, moved by the second's length, and that of
+        // the second, added; adding the first again takes it away.
+        crc32c_combine(place_checksum(segment, pos), get_u32(bytes, 0), covered)
+    };
+    put_u32(bytes, 0, plain);
+}
+
+/// Writes a record as nodes send it to each other, behind what is in `out`.
+pub fn encode_wire(record: &Record<'_>, out: &mut Vec<u8>) {
+    let at = out.len();
+    out.resize(at + encoded_len(record), 0);
+    encode(record, SegmentId(0), 0, &mut out[at..]);
+    unplace(&mut out[at..], SegmentId(0), 0);
+}
+
+/// The record at the beginning of `bytes`, as nodes send it to each other, and its length. Verified
+/// in full.
+pub fn decode_wire(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
+    let (record, len) = decode_unverified(bytes)?;
+    let expected = get_u32(bytes, 0);
+    let got = crc32c(&bytes[4..len]);
+    if expected != got {
+        return Err(RecordError::Checksum { expected, got });
+    }
+    Ok((record, len))
+}
+
 /// As [`decode`] without the checksum, for bytes that never left memory. Lengths are checked.
 pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
     if bytes.len() < RECORD_HEADER_BYTES {
@@ -162,4 +196,38 @@ pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<(Record<'_>, usize), Rec
         body: &bytes[body_at..len],
     };
     Ok((record, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_was_moved_verifies() {
+        let large = vec![8; 200 << 10];
+        for body in [&large[..], &large[..1000], &[]] {
+            let record = Record {
+                kind: RecordKind::Put,
+                flags: 3,
+                partition: PartitionId(1),
+                term: Term(2),
+                offset: Offset(3),
+                session: SessionId(4),
+                sequence: 5,
+                time: WallTime(6),
+                expires: WallTime(7),
+                key: b"key",
+                body,
+            };
+            let mut placed = vec![0; encoded_len(&record)];
+            encode(&record, SegmentId(9), 4096, &mut placed);
+            let mut wire = b"before".to_vec();
+            encode_wire(&record, &mut wire);
+            unplace(&mut placed, SegmentId(9), 4096);
+            assert_eq!(placed, wire[6..]);
+            assert_eq!(decode_wire(&placed), Ok((record, placed.len())));
+            placed[20] ^= 1;
+            assert!(matches!(decode_wire(&placed), Err(RecordError::Checksum { .. })));
+        }
+    }
 }

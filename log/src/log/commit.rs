@@ -139,7 +139,7 @@ impl Log {
         let mut records = GroupRecords::trusted(body, group.at.segment, body_pos)
             .map(|record| record.expect("the group was encoded from records"));
         sink.flushed(group.sequence, &mut records);
-        self.staging.keep_buffer(buf);
+        self.staging.retire(&group, buf);
         self.unpark_reads(io);
         // Groups that were closed do not wait for the end of the turn: nothing joins them.
         self.write_group(now, false, io);

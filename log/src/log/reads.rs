@@ -42,6 +42,28 @@ impl Log {
         self.parked.push((read, at));
     }
 
+    /// Appends the record at `at` to `out` as nodes send it to each other
+    /// ([`crate::format::record::decode_wire`]), when it is in memory: staged, or among the newest
+    /// groups ([`Log::keep_recent`]). False: it has to be read.
+    pub fn copy_wire(&self, at: Location, out: &mut Vec<u8>) -> bool {
+        let Some(bytes) = self.staging.in_memory(at) else { return false };
+        let start = out.len();
+        out.extend_from_slice(bytes);
+        record::unplace(&mut out[start..], at.segment, at.pos);
+        true
+    }
+
+    /// Keeps about so many bytes of the newest durable groups in memory, for [`Log::copy_wire`].
+    pub fn keep_recent(&mut self, bytes: usize) {
+        self.staging.set_recent_bytes_max(bytes);
+    }
+
+    /// Bytes of memory that takes at present.
+    #[must_use]
+    pub fn recent_bytes(&self) -> usize {
+        self.staging.recent_bytes()
+    }
+
     fn refuse_read(&mut self, read: ReadId, at: Location, detail: &str) {
         self.counters.reads_corrupt += 1;
         self.answers.push((read, at, ReadError::Corrupt { at, detail: detail.to_owned() }));

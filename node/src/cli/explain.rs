@@ -72,6 +72,14 @@ fn meaning(code: ErrorCode) -> &'static str {
         ErrorCode::Corrupt => {
             "Stored bytes do not match their checksum. They are not served, and not deleted."
         }
+        ErrorCode::NotLeader => {
+            "The node has a copy of the partition and does not lead it, or is about to. After a failure \
+             another replica leads within a second; a client library finds it by itself."
+        }
+        ErrorCode::TooFewReplicas => {
+            "So many replicas of the partition are down that a write would be on fewer disks than \
+             min_voters asks for. It was refused before anything was written."
+        }
         ErrorCode::WrongPartition => "The request names a partition that is served elsewhere.",
         ErrorCode::NotFound => "The key does not exist or has expired.",
         ErrorCode::ConditionFailed => "The key's version is not the one the request demands.",

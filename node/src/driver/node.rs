@@ -456,6 +456,8 @@ impl Node {
             cache_bytes: (self.settled.cache_bytes / shards) as usize,
             deadline_default: ms(config.limits.deadline_default_ms),
             deadline_max: ms(config.limits.deadline_max_ms),
+            alone: true,
+            replication: ironring_ring::replication::Settings::default(),
             map,
         }
     }

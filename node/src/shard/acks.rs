@@ -1,4 +1,4 @@
-//! Answers that wait for a record to be committed.
+//! Answers that wait for a record to be safe.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use ironring_net::message::{Receipt, Response};
 use super::event::Origin;
 use super::reads::AgainId;
 
-/// What to say when the record is committed.
+/// What to say when the record is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// A write.
@@ -35,7 +35,7 @@ pub enum Answer {
 pub struct Ack {
     /// The partition.
     pub partition: PartitionId,
-    /// The record that has to be committed.
+    /// The record that has to be safe.
     pub offset: Offset,
     /// Who waits; `None` when they were told the outcome is unknown.
     pub origin: Option<Origin>,
@@ -47,12 +47,25 @@ pub struct Ack {
     pub answer: Answer,
 }
 
-/// The waiting answers of a shard, per partition in the order of their records. Bounded by the log's
-/// limit on waiting bytes and the connections' limits on unanswered requests.
+/// How far a record has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Fsynced by the leader.
+    Flushed = 0,
+    /// Committed and applied.
+    Applied = 1,
+    /// Fsynced by every replica, and applied.
+    Everywhere = 2,
+}
+
+const LEVELS: usize = 3;
+
+/// The waiting answers of a shard, per partition and level in the order of their records. Bounded by
+/// the log's limit on waiting bytes and the connections' limits on unanswered requests.
 #[derive(Debug)]
 pub struct Acks {
     first: u32,
-    queues: Vec<VecDeque<Ack>>,
+    queues: Vec<[VecDeque<Ack>; LEVELS]>,
     count: usize,
 }
 
@@ -60,17 +73,17 @@ impl Acks {
     /// Of partitions `first..end`.
     #[must_use]
     pub fn new(first: u32, end: u32) -> Acks {
-        Acks { first, queues: (first..end).map(|_| VecDeque::new()).collect(), count: 0 }
+        Acks { first, queues: (first..end).map(|_| Default::default()).collect(), count: 0 }
     }
 
-    fn queue(&mut self, partition: PartitionId) -> &mut VecDeque<Ack> {
+    fn queues(&mut self, partition: PartitionId) -> &mut [VecDeque<Ack>; LEVELS] {
         &mut self.queues[(partition.0 - self.first) as usize]
     }
 
     /// Adds an answer.
-    pub fn push(&mut self, ack: Ack) {
+    pub fn push(&mut self, level: Level, ack: Ack) {
         self.count += 1;
-        let queue = self.queue(ack.partition);
+        let queue = &mut self.queues(ack.partition)[level as usize];
         // A read may wait for an earlier record than the last write does.
         let after = match queue.back() {
             Some(last) if last.offset > ack.offset => {
@@ -81,9 +94,9 @@ impl Acks {
         queue.insert(after, ack);
     }
 
-    /// Takes the oldest answer of a partition whose record lies before `end`.
-    pub fn pop_below(&mut self, partition: PartitionId, end: Offset) -> Option<Ack> {
-        let queue = self.queue(partition);
+    /// Takes the oldest answer of a partition and level whose record lies before `end`.
+    pub fn pop_below(&mut self, level: Level, partition: PartitionId, end: Offset) -> Option<Ack> {
+        let queue = &mut self.queues(partition)[level as usize];
         if queue.front()?.offset >= end {
             return None;
         }
@@ -92,16 +105,23 @@ impl Acks {
         ack
     }
 
+    /// Takes every answer of a partition, when its leader has lost its place.
+    pub fn take(&mut self, partition: PartitionId) -> Vec<Ack> {
+        let gone: Vec<Ack> = self.queues(partition).iter_mut().flat_map(std::mem::take).collect();
+        self.count -= gone.len();
+        gone
+    }
+
     /// Takes every answer, when the log has failed.
     pub fn drain(&mut self) -> impl Iterator<Item = Ack> {
         self.count = 0;
-        self.queues.iter_mut().flat_map(|queue| queue.drain(..))
+        self.queues.iter_mut().flatten().flat_map(|queue| queue.drain(..))
     }
 
     /// Tells `expired` about every answer whose deadline has passed, once, and forgets who waited
     /// for it. O(waiting).
     pub fn expire(&mut self, now: Instant, mut expired: impl FnMut(&Ack)) {
-        for ack in self.queues.iter_mut().flatten() {
+        for ack in self.queues.iter_mut().flatten().flatten() {
             if ack.deadline <= now && ack.origin.is_some() {
                 expired(ack);
                 ack.origin = None;

@@ -6,7 +6,8 @@
 //! piece as its last batches, so that no batch can fall between the two.
 //!
 //! Piece: tag u8, then little-endian fields:
-//! - 1 partition: id u32, term u64, log_end u64
+//! - 8 partition: id u32, life u64 (2^64 - 1: none), term u64, applied_end u64, log_end u64, then until
+//!   the end { term u64, first offset u64 }. As it was when the picture began; they come first
 //! - 2 keys: partition u32, then until the end { key (u32 length), location, version u64, expires
 //!   u64, flags u8 }
 //! - 3 topic batches: partition u32, topic u32, index u32, last u8, [start u64, end u64 when
@@ -23,10 +24,13 @@
 //!
 //! location: segment u32, pos u32, len u32.
 
+use std::collections::VecDeque;
+
 use ironring_core::limits::KEY_BYTES_MAX;
 use ironring_core::{Offset, PartitionId, SegmentId, SessionId, Term, TopicId, WallTime};
 use ironring_log::index::Entry;
 use ironring_log::{Location, Record, RecordKind};
+use ironring_ring::replication::TermStarts;
 
 use super::fields::{Malformed, Reader, Writer};
 use super::meta::Meta;
@@ -39,6 +43,9 @@ use super::topics::Batch;
 /// A piece is closed when it holds this many bytes.
 const PIECE_BYTES: usize = 128 << 10;
 
+/// The life of a replica that never was.
+const NO_LIFE: u64 = u64::MAX;
+
 /// How far the picture has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Stage {
@@ -46,7 +53,8 @@ enum Stage {
     Begin,
     /// The encoded metadata, and how much of them was told.
     Meta(Vec<u8>, usize),
-    Header,
+    Headers,
+    Partition,
     /// Sessions with greater ids.
     Sessions(Option<SessionId>),
     /// Uploads with greater ids.
@@ -65,7 +73,8 @@ enum Stage {
 pub struct Cursor {
     partition: usize,
     stage: Stage,
-    pending: std::collections::VecDeque<Vec<u8>>,
+    headers: VecDeque<Vec<u8>>,
+    pending: VecDeque<Vec<u8>>,
 }
 
 impl Cursor {
@@ -74,6 +83,9 @@ impl Cursor {
     pub fn begin(models: &Models) -> Cursor {
         let mut cursor = Cursor::default();
         for p in models.iter() {
+            let mut header = Vec::new();
+            header_piece(p, &mut header);
+            cursor.headers.push_back(header);
             let mut piece = Vec::new();
             for record in p.pending.iter() {
                 if piece.is_empty() {
@@ -103,7 +115,7 @@ impl Cursor {
                     models.appended_meta.encode(&mut bytes);
                     Stage::Meta(bytes, 0)
                 }
-                Stage::Begin => Stage::Header,
+                Stage::Begin => Stage::Headers,
                 stage => stage,
             };
             if let Stage::Meta(bytes, told) = stage {
@@ -112,8 +124,19 @@ impl Cursor {
                 out.push(4);
                 out.push(u8::from(last));
                 out.extend_from_slice(&bytes[told..end]);
-                self.stage = if last { Stage::Header } else { Stage::Meta(bytes, end) };
+                self.stage = if last { Stage::Headers } else { Stage::Meta(bytes, end) };
                 return true;
+            }
+            if stage == Stage::Headers {
+                match self.headers.pop_front() {
+                    Some(piece) => {
+                        self.stage = Stage::Headers;
+                        out.extend_from_slice(&piece);
+                        return true;
+                    }
+                    None => self.stage = Stage::Partition,
+                }
+                continue;
             }
             let Some(p) = models.iter().nth(self.partition) else {
                 let Some(piece) = self.pending.pop_front() else {
@@ -125,18 +148,16 @@ impl Cursor {
                 return true;
             };
             let made = match stage {
-                Stage::Begin | Stage::Meta(..) | Stage::Header => {
-                    header_piece(p, out);
-                    self.stage = Stage::Sessions(None);
-                    true
-                }
+                Stage::Partition => self.sessions_piece(p, None, out),
                 Stage::Sessions(after) => self.sessions_piece(p, after, out),
                 Stage::Uploads(after) => self.uploads_piece(p, after, out),
                 Stage::Keys(after) => self.keys_piece(p, after, out),
                 Stage::Topics(topic, index, first) => {
                     self.topic_piece(p, (topic, index), first, out)
                 }
-                Stage::Pending | Stage::Done => return false,
+                Stage::Begin | Stage::Meta(..) | Stage::Headers | Stage::Pending | Stage::Done => {
+                    return false;
+                }
             };
             if made {
                 return true;
@@ -246,7 +267,7 @@ impl Cursor {
     ) -> bool {
         let Some((&(topic, index), state)) = p.topics.range(from..).next() else {
             self.partition += 1;
-            self.stage = Stage::Header;
+            self.stage = Stage::Partition;
             return false;
         };
         let first = if (topic, index) == from { first } else { 0 };
@@ -285,17 +306,22 @@ impl Cursor {
 
 fn header_piece(p: &Partition, out: &mut Vec<u8>) {
     let mut w = Writer(out);
-    w.u8(1);
+    w.u8(8);
     w.u32(p.id.0);
+    w.u64(p.life.unwrap_or(NO_LIFE));
     w.u64(p.term.0);
+    w.u64(p.applied_end.0);
     w.u64(p.log_end.0);
+    for (term, first) in p.terms.pairs() {
+        w.u64(term.0);
+        w.u64(first.0);
+    }
 }
 
 /// Folds one piece into a shard's state. Pieces come in the order they were made.
 pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed> {
     let mut r = Reader::new(piece);
     match r.u8()? {
-        1 => restore_header(models, &mut r)?,
         2 => {
             let id = PartitionId(r.u32()?);
             let mut space = std::mem::take(&mut models.space);
@@ -326,6 +352,7 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
         5 => restore_sessions(models, &mut r)?,
         6 => restore_uploads(models, &mut r)?,
         7 => restore_pending(models, &mut r)?,
+        8 => restore_header(models, &mut r)?,
         _ => return Err(Malformed),
     }
     r.end()
@@ -349,7 +376,7 @@ fn pending_record(w: &mut Writer<'_>, partition: PartitionId, pending: &PendingR
 /// They were durable before the checkpoint counted.
 fn restore_pending(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
     let partition = PartitionId(r.u32()?);
-    models.owned(partition)?;
+    let p = models.owned(partition)?;
     while !r.is_empty() {
         let kind = RecordKind::from_u8(r.u8()?).ok_or(Malformed)?;
         let flags = r.u8()?;
@@ -374,7 +401,12 @@ fn restore_pending(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malfor
             key,
             body,
         };
-        models.fold(at, &record);
+        if offset >= p.applied_end && offset < p.log_end {
+            if p.pending.end().is_some_and(|end| end != offset) {
+                return Err(Malformed);
+            }
+            p.restore_pending(at, &record);
+        }
     }
     Ok(())
 }
@@ -382,8 +414,25 @@ fn restore_pending(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malfor
 fn restore_header(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
     let id = PartitionId(r.u32()?);
     let p = models.owned(id)?;
+    let life = r.u64()?;
+    p.life = (life != NO_LIFE).then_some(life);
     p.term = Term(r.u64()?);
+    p.applied_end = Offset(r.u64()?);
     p.log_end = Offset(r.u64()?);
+    let mut pairs: Vec<(Term, Offset)> = Vec::new();
+    while !r.is_empty() {
+        let pair = (Term(r.u64()?), Offset(r.u64()?));
+        if pairs.last().is_some_and(|last| last.0 >= pair.0 || last.1 >= pair.1) {
+            return Err(Malformed);
+        }
+        pairs.push(pair);
+    }
+    if p.applied_end < Offset::FIRST || p.applied_end > p.log_end {
+        return Err(Malformed);
+    }
+    p.noted = p.applied_end;
+    p.terms = TermStarts::from_pairs(pairs);
+    p.entries.begin(p.log_end);
     Ok(())
 }
 
@@ -499,6 +548,9 @@ mod tests {
             p.topics.entry((TopicId(1), 0)).or_default().put(batch);
         }
         p.log_end = Offset(1 << 20);
+        p.applied_end = p.log_end;
+        p.terms = TermStarts::from_pairs(vec![(Term(1), Offset(1)), (Term(3), Offset(70))]);
+        p.life = Some(4);
         for n in 0..4000 {
             let name = format!("topic-{n:0>100}");
             let made = models.appended_meta.create(&name, 1, Retention::default(), WallTime(1));
@@ -523,7 +575,8 @@ mod tests {
         assert!(pieces > 40, "only {pieces} pieces: the state does not test the bounds");
         assert_eq!(again.appended_meta, models.appended_meta);
         let (a, b) = (models.peek(PartitionId(1)), again.peek(PartitionId(1)));
-        assert_eq!(a.log_end, b.log_end);
+        assert_eq!((a.log_end, a.applied_end, a.life), (b.log_end, b.applied_end, b.life));
+        assert_eq!(a.terms, b.terms);
         assert!(a.keys.range_after(None).eq(b.keys.range_after(None)));
         assert!(a.large.iter().eq(b.large.iter()));
         assert!(a.sessions.export_after(None).eq(b.sessions.export_after(None)));
@@ -548,7 +601,7 @@ mod tests {
             restore_piece(&mut again, &piece).unwrap();
             piece.clear();
         }
-        let verdict = again.peek(PartitionId(0)).sessions.judge(SessionId(7), 1);
+        let verdict = again.peek(PartitionId(0)).sessions.judge(SessionId(7), 1, &[]);
         assert_eq!(verdict, super::super::sessions::Verdict::Duplicate(r));
     }
 }

@@ -6,6 +6,7 @@ use ironring_core::ShardId;
 use ironring_log::{Identity, LogConfig};
 use ironring_net::message::ClusterMap;
 use ironring_ring::Slices;
+use ironring_ring::replication::Settings;
 
 /// Everything a shard needs to know; it reads no configuration by itself.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct ShardConfig {
     pub deadline_default: Duration,
     /// Longer deadlines are shortened to this.
     pub deadline_max: Duration,
+    /// There is no metadata group: the shard leads every partition by itself.
+    pub alone: bool,
+    /// How replicas keep together.
+    pub replication: Settings,
     /// Answer to a client that asks for the map.
     pub map: ClusterMap,
 }

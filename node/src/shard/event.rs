@@ -1,9 +1,14 @@
 //! What goes into a shard and what comes out: the seam to drivers.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use ironring_core::io::{IoDone, IoQueue};
-use ironring_core::{Instant, ShardId};
+use ironring_core::{Instant, NodeId, PartitionId, ShardId};
 use ironring_net::message::Response;
 use ironring_net::{Header, codec};
+use ironring_ring::metadata::{Metadata, ReplicaId};
+use ironring_ring::replication::{Ack, Fence, FenceAnswer, Replicate, Request};
 
 use super::meta::MetaSnapshot;
 
@@ -47,6 +52,17 @@ pub enum Event<'a> {
     Closed(ConnId),
     /// Another shard of the node sent something.
     Message(ShardMessage),
+    /// The newest committed metadata this node knows.
+    Metadata(Arc<Metadata>),
+    /// A shard of another node, or the controller, says something about a partition of this shard.
+    Peer {
+        /// Which node.
+        node: NodeId,
+        /// What it says.
+        message: PeerMessage<'a>,
+    },
+    /// A connection to the shards of a node is there (again): what was sent before may be lost.
+    LinkUp(NodeId),
     /// The driver has handed over everything that was ready: seal what is staged.
     TurnEnd,
     /// [`super::Shard::next_deadline`] has passed.
@@ -59,6 +75,49 @@ pub enum Event<'a> {
     },
     /// Stop cleanly: refuse new requests, finish what was started, checkpoint.
     Stop,
+}
+
+/// What replicas, leaders and the controller say about a partition of the shard that hears it. Only
+/// members of the cluster get to say it: the driver has seen to that.
+#[derive(Clone, Copy, Debug)]
+pub enum PeerMessage<'a> {
+    /// A leader: entries, or a probe.
+    Replicate {
+        /// The message.
+        message: Replicate,
+        /// Its entries, one behind the other, as
+        /// [`ironring_log::format::record::decode_wire`] reads them.
+        records: &'a [u8],
+    },
+    /// A follower.
+    Ack(Ack),
+    /// The controller: an election has begun.
+    Fence(Fence),
+    /// The controller: let another voter lead.
+    HandOver {
+        /// The partition.
+        partition: PartitionId,
+        /// Who is to lead it.
+        to: ReplicaId,
+    },
+}
+
+/// What a shard says to a shard of another node: the one there with the partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToPeer {
+    /// Entries or a probe, with the entries' bytes.
+    Replicate(Replicate, Vec<u8>),
+    /// An answer to those.
+    Ack(Ack),
+}
+
+/// What a shard says to the controller, wherever that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToController {
+    /// A leader's or replica's request.
+    Ask(Request),
+    /// The answer to a fence.
+    Fenced(FenceAnswer),
 }
 
 /// From shard to shard of one node. How much is on its way is bounded by whoever sends requests: see
@@ -104,6 +163,13 @@ pub struct Effects {
     pub io: IoQueue,
     /// Messages to other shards, in order.
     pub messages: Vec<(ShardId, ShardMessage)>,
+    /// Messages to other nodes, in order.
+    pub peers: Vec<(NodeId, ToPeer)>,
+    /// Messages to the controller, in order.
+    pub controller: Vec<ToController>,
+    /// How many bytes of entries may be sent to each node before the next event; the driver says. A
+    /// node that is not here has room.
+    pub peer_room: BTreeMap<NodeId, usize>,
     replies: Vec<LocalReply>,
     frames: Vec<u8>,
     /// Bytes of the answers among `messages`.

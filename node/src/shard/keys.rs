@@ -8,12 +8,12 @@ use ironring_log::{AppendError, Appended, Priority, Record, RecordKind};
 use ironring_net::list::BatchList;
 use ironring_net::message::{BatchOp, Condition, Receipt, WriteOptions};
 
-use super::acks::Answer;
+use super::acks::{Answer, Level};
 use super::event::Effects;
 use super::meta::SESSIONS_PER_GRANT;
 use super::partition::MORE;
 use super::sessions::{Outcome, Remembered, Verdict};
-use super::{Ask, Shard};
+use super::{Ask, Phase, Shard};
 
 /// A record header and key take less than this; for reserving room in a group.
 const RECORD_OVERHEAD_BYTES: usize = 128;
@@ -71,7 +71,8 @@ impl Shard {
             let p = self.models.peek(partition);
             return Ok((p.term, p.log_end));
         }
-        self.engine().admit(partition, 1).map_err(|_| self.not_led())
+        // Whether it leads was asked when the request came, in this turn or, of a large value, before.
+        self.engine().admit(partition, 1).map_err(|_| AppendError::Closed)
     }
 
     /// The first record of a run begins a new term in the partition of the node's own definitions.
@@ -132,7 +133,7 @@ impl Shard {
             return None;
         }
         let (code, detail, why) =
-            match self.models.peek(partition).sessions.judge(options.session, options.sequence) {
+            match self.models.peek(partition).judge(options.session, options.sequence) {
                 Verdict::Evaluate => return Some(()),
                 Verdict::Duplicate(first) => {
                     self.answer_again(now, ask, partition, options, first, fx);
@@ -182,10 +183,11 @@ impl Shard {
                 Answer::Appended { receipt, index, first, count }
             }
         };
-        self.answer_after(now, (partition, first.offset), ask, answer, fx);
+        let level = level_of(receipt.durability);
+        self.answer_after(now, level, (partition, first.offset), ask, answer, fx);
     }
 
-    /// Answers a write: at once for `async`, else when its record is committed.
+    /// Answers a write when its record is as safe as was asked for: at once for `async`.
     pub(super) fn acknowledge_write(
         &mut self,
         now: Now,
@@ -196,7 +198,7 @@ impl Shard {
         fx: &mut Effects,
     ) {
         let offset = if durability == Durability::Async { Offset::NONE } else { offset };
-        self.answer_after(now, (partition, offset), ask, answer, fx);
+        self.answer_after(now, level_of(durability), (partition, offset), ask, answer, fx);
     }
 
     pub(super) fn receipt(
@@ -220,6 +222,7 @@ impl Shard {
             AppendError::Overloaded => (ErrorCode::Overloaded, 5),
             AppendError::NoSpace => (ErrorCode::NoSpace, 0),
             AppendError::TooLarge => (ErrorCode::TooLarge, 0),
+            AppendError::Closed if self.phase == Phase::Serving => (ErrorCode::NotLeader, 0),
             AppendError::Closed => (ErrorCode::ShardFenced, 0),
         };
         self.refuse(ask.origin, code, detail, &error.to_string(), fx);
@@ -248,7 +251,7 @@ impl Shard {
                 seen => seen,
             };
             let answer = Answer::ConditionFailed(seen);
-            return self.answer_after(now, (partition, after), ask, answer, fx);
+            return self.answer_after(now, Level::Applied, (partition, after), ask, answer, fx);
         }
         let body = seen.0.to_le_bytes();
         let draft = Draft {
@@ -263,7 +266,7 @@ impl Shard {
         match self.append(now, partition, &draft, Priority::Reserve) {
             Ok((_, offset)) => {
                 let answer = Answer::ConditionFailed(seen);
-                self.answer_after(now, (partition, offset), ask, answer, fx);
+                self.answer_after(now, Level::Applied, (partition, offset), ask, answer, fx);
             }
             Err(error) => self.refuse_append(ask, error, fx),
         }
@@ -457,6 +460,15 @@ impl Shard {
             return Err((ErrorCode::TooLarge, why));
         }
         Ok(bytes)
+    }
+}
+
+/// How far a record has to be for an answer of this level.
+fn level_of(durability: Durability) -> Level {
+    match durability {
+        Durability::Async | Durability::Local => Level::Flushed,
+        Durability::Quorum => Level::Applied,
+        Durability::All => Level::Everywhere,
     }
 }
 

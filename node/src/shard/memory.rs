@@ -67,6 +67,9 @@ impl Shard {
             + 2 * self.gathers.bytes()
             + self.log.waiting_bytes()
             + self.handed_bytes
+            + self.leases.bytes()
+            + self.chunks.bytes()
+            + self.log.recent_bytes()
             + self.memory.inboxes.get(mine).copied().unwrap_or(0)
             + self.memory.connections.input
             + self.memory.connections.output

@@ -12,6 +12,7 @@ pub mod acks;
 pub mod checkpoint;
 pub mod config;
 pub mod counters;
+pub mod entries;
 pub mod event;
 pub mod fields;
 pub mod gather;
@@ -24,36 +25,38 @@ pub mod models;
 pub mod partition;
 pub mod pending;
 mod reads;
-mod roles;
+mod replicas;
 mod route;
+mod sending;
 pub mod sessions;
 mod snapshot;
 mod topic_ops;
 pub mod topics;
 mod uploads;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ironring_core::io::BufAlloc;
-use ironring_core::{
-    ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, SessionId, ShardId, WallTime,
-};
-use ironring_log::{Log, LogFailure, LogStatus, Priority, RecordKind};
+use ironring_core::{ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, ShardId};
+use ironring_log::{Log, LogFailure, LogStatus};
 use ironring_net::message::Response;
+use ironring_ring::metadata::Metadata;
 
 pub use config::ShardConfig;
-pub use event::{ConnId, Effects, Event, Origin, ShardMessage};
+pub use event::{ConnId, Effects, Event, Origin, PeerMessage, ShardMessage, ToController, ToPeer};
 pub use memory::ConnectionBytes;
 
-use acks::{Ack, Acks, Answer};
+use acks::{Ack, Acks, Answer, Level};
 use counters::Counters;
 use gather::Gathers;
 use memory::Memory;
 use meta_ops::MetaQueue;
 use models::Models;
 use partition::Space;
-use reads::Again;
-use roles::Roles;
+use reads::{Again, Leases};
+use replicas::Replicas;
+use sending::Chunks;
 use topic_ops::Polls;
 use uploads::Uploads;
 
@@ -97,8 +100,14 @@ pub struct Shard {
     stop_wanted: bool,
     /// Reads that wait for records to be committed.
     again: Again,
+    /// Reads that wait to know that this replica leads still.
+    leases: Leases,
     /// Who leads what; nothing before recovery is over.
-    roles: Option<Roles>,
+    replicas: Option<Replicas>,
+    /// Metadata that came before.
+    pending_metadata: Option<Arc<Metadata>>,
+    /// Entries read for followers that are behind.
+    chunks: Chunks,
     started_at: Instant,
     /// A probe on its way, with the group that must be durable.
     probe: Option<(u64, GroupSeq)>,
@@ -137,7 +146,10 @@ impl Shard {
             expiry_cursor: (0, None),
             stop_wanted: false,
             again: Again::default(),
-            roles: None,
+            leases: Leases::default(),
+            replicas: None,
+            pending_metadata: None,
+            chunks: Chunks::default(),
             started_at: Instant(0),
             probe: None,
             probe_done: 0,
@@ -184,7 +196,8 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let mine = matches!(self.phase, Phase::Serving | Phase::Stopping).then_some(self.sweep_at);
-        [mine, self.log.next_deadline()].into_iter().flatten().min()
+        let replicas = self.replicas.as_ref().map(|replicas| replicas.engine.next_deadline());
+        [mine, replicas, self.log.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether the staged group is held back for more records: [`Event::TurnEnd`] is wanted when it
@@ -202,20 +215,38 @@ impl Shard {
                 self.log.start(format, &mut fx.io);
             }
             Event::Io(done) => {
+                self.send(now, fx);
                 self.log.on_io(now, done, &mut fx.io, &mut self.models);
                 self.after_log(now, fx);
             }
             Event::Request { conn, header, body } => self.request(now, conn, header, body, fx),
             Event::Closed(conn) => self.polls.forget(self.id(), conn),
             Event::Message(message) => self.message(now, message, fx),
+            Event::Metadata(metadata) => {
+                self.learn_metadata(now, metadata);
+                self.follow_replicas(now, fx);
+                self.commit(now, fx);
+                self.follow_status(now, fx);
+            }
+            Event::Peer { node, message } => self.peer(now, node, message, fx),
+            Event::LinkUp(node) => {
+                if let Some(replicas) = &mut self.replicas {
+                    replicas.engine.link_up(node);
+                }
+            }
             Event::TurnEnd => {
                 self.advance_uploads(now, fx);
-                self.follow_roles(now);
+                self.follow_replicas(now, fx);
+                self.send(now, fx);
                 self.make_room();
                 self.log.seal(now, &mut fx.io);
                 self.tell_log_space();
             }
             Event::Timer => {
+                if let Some(replicas) = &mut self.replicas {
+                    replicas.engine.tick(now.mono);
+                }
+                self.send(now, fx);
                 self.log.on_timer(now, &mut fx.io, &mut self.models);
                 self.after_log(now, fx);
                 if now.mono >= self.sweep_at {
@@ -239,6 +270,9 @@ impl Shard {
         self.tell_log_space();
         self.follow_status(now, fx);
         self.finish_reads(now, fx);
+        for (read, result) in std::mem::take(&mut self.models.read_entries) {
+            self.entry_read(read, result);
+        }
         self.commit(now, fx);
         if self.phase == Phase::Opening {
             self.follow_status(now, fx);
@@ -256,38 +290,13 @@ impl Shard {
         }
     }
 
-    /// Applies what has become committed, and answers who waited for it.
-    fn commit(&mut self, now: Now, fx: &mut Effects) {
-        let Some(roles) = &mut self.roles else { return };
-        roles.engine.flushed(now.mono, self.models.durable);
-        self.follow_roles(now);
-        let progress = self.engine().take_progress();
-        for partition in progress {
-            let end = self.engine().view(partition).high_watermark;
-            self.models.commit(partition, end);
-            while let Some(ack) = self.acks.pop_below(partition, end) {
-                self.acknowledge(now, &ack, fx);
-            }
-        }
-        self.tell_log_space();
-    }
-
     /// Appends a record nobody needs. A shard that takes no records leaves the probe unanswered.
     fn probe(&mut self, now: Now, ticket: u64) {
         if !self.serving() {
             return;
         }
         let partition = PartitionId(self.config.slices.range(self.id()).start);
-        let draft = keys::Draft {
-            kind: RecordKind::SessionMark,
-            flags: 0,
-            session: SessionId::NONE,
-            sequence: 0,
-            expires: WallTime(0),
-            key: &[],
-            body: &[],
-        };
-        if let Ok((appended, _)) = self.append(now, partition, &draft, Priority::Reserve) {
+        if let Ok(appended) = self.note_applied(now, partition) {
             self.probe = Some((ticket, appended.group));
         }
     }
@@ -299,7 +308,7 @@ impl Shard {
     }
 
     fn tell_log_space(&mut self) {
-        if self.roles.is_none() {
+        if self.replicas.is_none() {
             // Counted once, from the state recovery ends with.
             self.models.space.clear();
             return;
@@ -315,11 +324,12 @@ impl Shard {
     fn follow_status(&mut self, now: Now, fx: &mut Effects) {
         match (self.phase, self.log.status()) {
             (Phase::Opening, LogStatus::Open)
-                if self.roles.is_none() && self.has_room_to_begin() =>
+                if self.replicas.is_none() && self.has_room_to_begin() =>
             {
                 self.models.recovered();
                 self.models.durable = self.models.durable.max(self.log.durable());
-                self.begin_roles(now);
+                self.begin_replicas(now);
+                self.follow_replicas(now, fx);
                 self.tell_log_space();
             }
             (Phase::Opening, LogStatus::Open) if self.may_serve() => {
@@ -399,10 +409,11 @@ impl Shard {
         fx.reply(self.config.shard(), origin, &response);
     }
 
-    /// Answers when the record at `offset` of a partition is committed, or at once when it is.
+    /// Answers when the record at `offset` of a partition is safe, or at once when it is.
     fn answer_after(
         &mut self,
         now: Now,
+        level: Level,
         (partition, offset): (PartitionId, Offset),
         ask: Ask,
         answer: Answer,
@@ -416,11 +427,14 @@ impl Shard {
             deadline: ask.deadline,
             answer,
         };
-        if self.models.peek(partition).is_applied(offset) {
-            self.acknowledge(now, &ack, fx);
-        } else {
-            self.acks.push(ack);
-        }
+        let view = self.engine().view(partition);
+        let applied = self.models.peek(partition).applied_end;
+        let safe = match level {
+            Level::Flushed => view.flushed_end,
+            Level::Applied => applied,
+            Level::Everywhere => applied.min(view.all_end),
+        };
+        if offset < safe { self.acknowledge(now, &ack, fx) } else { self.acks.push(level, ack) }
     }
 
     fn refuse(
@@ -449,6 +463,8 @@ impl Shard {
             let why = "the deadline passed while the disk was read";
             self.refuse(origin, ErrorCode::DeadlineExceeded, 0, why, fx);
         }
+        self.expire_leases(now, fx);
+        self.chunks.expire(now.mono);
         self.expire_polls(now, fx);
         if now.mono >= self.retention_at {
             self.retention_at = now.mono + RETENTION_EVERY;

@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 
 use ironring_core::{GroupSeq, Offset, PartitionId, TopicId};
 use ironring_log::cache::RecordCache;
+use ironring_log::format::record::encode_wire;
 use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError};
 
 use super::checkpoint::{Cursor, restore_piece};
 use super::fields::Malformed;
 use super::meta::{Command, Meta};
 use super::partition::{Partition, Space, topic_name};
+use super::sending::Chunks;
 
 /// A record body with the time it was written, as reads return and the cache keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Models {
     pub space: Vec<Space>,
     /// Finished reads that have not been answered yet.
     pub finished_reads: Vec<FinishedRead>,
+    /// Entries read for followers that were not taken yet, as nodes send them.
+    pub read_entries: Vec<(ReadId, Result<Vec<u8>, ReadError>)>,
     /// The newest durable group.
     pub durable: GroupSeq,
     /// Topic partitions with newly applied records.
@@ -95,6 +99,7 @@ impl Models {
             cache: RecordCache::new(cache_bytes),
             space: Vec::new(),
             finished_reads: Vec::new(),
+            read_entries: Vec::new(),
             durable: GroupSeq(0),
             grown: Vec::new(),
             committed: Vec::new(),
@@ -164,66 +169,96 @@ impl Models {
 
     /// Takes up a record that was just appended: the log counts it as live by itself.
     pub fn appended(&mut self, at: Location, record: &Record<'_>) {
+        let mut space = std::mem::take(&mut self.space);
         let p = self.partition(record.partition);
-        if record.partition == PartitionId::META {
-            // Its commands are applied one at a time, when they are durable.
-            let mut space = Vec::new();
-            p.replayed(at, record, &mut space);
-            self.space.extend(space);
-            if let Ok(command) = Command::decode(record.body) {
-                self.appended_meta.apply(&command);
+        if record.kind.is_entry() {
+            p.appended(at, record);
+            if record.partition == PartitionId::META {
+                // Nobody else has a say in it, and its commands count when they are durable.
+                p.commit(p.log_end, &mut space, |_, _| {});
             }
-            return;
+        } else {
+            // Checkpoints hold what it says; nothing refers to the record.
+            match record.kind {
+                RecordKind::Promise => p.promised(record.term),
+                RecordKind::Watermark => p.noted = p.noted.max(record.offset),
+                RecordKind::Cut => p.cut(record.offset, &mut space),
+                _ => p.replayed(at, record, &mut space),
+            }
+            if record.kind != RecordKind::Adopt {
+                space.push(Space::Dead(at));
+            }
         }
-        if record.kind == RecordKind::Promise {
-            // Checkpoints hold the term; nothing refers to the record.
-            p.promised(record.term);
-            self.space.push(Space::Dead(at));
-            return;
+        self.space = space;
+        if record.partition == PartitionId::META
+            && let Ok(command) = Command::decode(record.body)
+        {
+            self.appended_meta.apply(&command);
         }
-        p.appended(at, record);
+        match record.kind {
+            RecordKind::Cut | RecordKind::Adopt => self.forget_dead(0),
+            _ => {}
+        }
+        if record.kind == RecordKind::Adopt {
+            self.note_key_memory();
+        }
+    }
+
+    /// Takes the records out of the cache that died with what `space` lists from `first` on.
+    fn forget_dead(&mut self, first: usize) {
+        for change in &self.space[first..] {
+            if let Space::Dead(old) = change {
+                self.cache.remove(*old);
+            }
+        }
     }
 
     /// Applies what is committed of a partition: everything below `end`. What it replaces leaves
     /// the cache.
     pub fn commit(&mut self, id: PartitionId, end: Offset) {
-        let Some(i) = self.index_of(id).filter(|i| *i != usize::MAX) else { return };
-        let p = &mut self.partitions[i];
+        let Some(i) = self.index_of(id) else { return };
+        let mut space = std::mem::take(&mut self.space);
+        let (meta, grown) = (self.meta.as_ref(), &mut self.grown);
+        let first = space.len();
+        let p = match i {
+            usize::MAX => self.meta_partition.as_mut().expect("index_of found it"),
+            i => &mut self.partitions[i],
+        };
         let before = p.keys.memory_bytes();
-        while let Some(pending) = p.pending.pop_below(end) {
+        let mut own = Vec::new();
+        let mut dropped = Vec::new();
+        p.commit(end, &mut space, |pending, changes| {
             let record = pending.record(id);
-            let at = pending.at;
-            let first = self.space.len();
-            if let Some(name) = dropped_topic(self.meta.as_ref(), &record) {
-                p.applied_end = record.offset.next();
-                self.space.push(Space::Dead(at));
-                debug_assert!(!p.topics.contains_key(&name), "its records were forgotten");
-                continue;
-            }
-            p.apply(at, &record, &mut self.space);
-            if record.kind == RecordKind::TopicBatch
-                && let Ok(name) = topic_name(record.key)
-            {
-                self.grown.push((name.topic, name.index));
-            }
-            let mut n = first;
-            while n < self.space.len() {
-                match self.space[n] {
-                    // Counted by the log when it was appended.
-                    Space::Live(new) if new == at => {
-                        self.space.remove(n);
-                        continue;
-                    }
-                    Space::Dead(old) => self.cache.remove(old),
-                    Space::Live(_) => {}
+            // Counted by the log when it was appended.
+            own.extend(changes.iter().filter(|c| **c == Space::Live(pending.at)).copied());
+            match dropped_topic(meta, &record) {
+                Some((topic, _)) => dropped.push(topic),
+                None if record.kind == RecordKind::TopicBatch => {
+                    grown.extend(topic_name(record.key).map(|name| (name.topic, name.index)));
                 }
-                n += 1;
+                None => {}
             }
+        });
+        for topic in dropped {
+            p.drop_topic(topic, &mut space);
         }
-        self.key_bytes = self.key_bytes + self.partitions[i].keys.memory_bytes() - before;
+        let after = p.keys.memory_bytes();
+        let mut own = own.into_iter().peekable();
+        let mut n = 0;
+        space.retain(|change| {
+            let counted = n >= first && own.peek() == Some(change);
+            if counted {
+                own.next();
+            }
+            n += 1;
+            !counted
+        });
+        self.space = space;
+        self.forget_dead(first);
+        self.key_bytes = self.key_bytes + after - before;
     }
 
-    /// Takes up a record that was replayed, and applies it.
+    /// Takes up a record that was replayed.
     pub fn fold(&mut self, at: Location, record: &Record<'_>) {
         let Some(i) = self.index_of(record.partition) else { return };
         if record.kind == RecordKind::Meta
@@ -276,6 +311,10 @@ impl Models {
     pub fn recovered(&mut self) {
         let mut space = std::mem::take(&mut self.space);
         for p in self.all() {
+            if p.id == PartitionId::META {
+                // Nobody else has a say in it.
+                p.commit(p.log_end, &mut space, |_, _| {});
+            }
             p.recovered(&mut space);
         }
         // What died on the way was never counted: only what is needed in the end is.
@@ -372,9 +411,17 @@ impl LogSink for Models {
     }
 
     fn read_done(&mut self, read: ReadId, at: Location, result: Result<Record<'_>, ReadError>) {
+        if Chunks::is_theirs(read) {
+            let result = result.map(|record| {
+                let mut wire = Vec::new();
+                encode_wire(&record, &mut wire);
+                wire
+            });
+            return self.read_entries.push((read, result));
+        }
         let result = result.map(|record| {
             // It may have been moved or replaced meanwhile.
-            if self.keep(at, &record) == Keep::Live {
+            if self.get(record.partition).is_none_or(|p| p.holds(at, &record)) {
                 self.cache_body(at, &record);
             }
             Stored { time: record.time.0, offset: record.offset, body: record.body.to_vec() }
@@ -383,9 +430,14 @@ impl LogSink for Models {
     }
 
     fn keep(&mut self, at: Location, record: &Record<'_>) -> Keep {
-        match self.get(record.partition) {
+        match self.find(record.partition) {
             Some(p) if p.holds(at, record) => Keep::Live,
-            Some(_) => Keep::Drop,
+            Some(p) => {
+                if record.kind.is_entry() {
+                    p.entries.lose(record.offset, at);
+                }
+                Keep::Drop
+            }
             // Not a partition of this shard: never dropped for being unknown.
             None => Keep::Live,
         }
@@ -398,7 +450,7 @@ impl LogSink for Models {
         self.cache.rekey(from, to);
         let mut space = std::mem::take(&mut self.space);
         if let Some(p) = self.find(record.partition) {
-            p.relocate(to, record, &mut space);
+            p.relocate((from, to), record, &mut space);
         }
         self.space = space;
     }

@@ -1,9 +1,9 @@
 //! One partition: everything its log records add up to.
 //!
 //! The state that readers see is the fold of the committed records, in order; what is in the log
-//! beyond them waits in [`Pending`]. Sessions alone are folded to the end of the log: a retry must
-//! find the first attempt while that is on its way. Applying a record twice, or records that the
-//! state already reflects, changes nothing: that is what makes fuzzy checkpoints right.
+//! beyond them waits in [`Pending`], and can be cut off again when another replica leads. Applying a
+//! record twice, or records that the state already reflects, changes nothing: that is what makes
+//! fuzzy checkpoints and snapshots right.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,13 @@ use ironring_core::{Offset, PartitionId, SessionId, Term, TopicId, WallTime};
 use ironring_log::index::{Entry, KeyIndex};
 use ironring_log::{Location, Record, RecordKind};
 
+use ironring_ring::replication::TermStarts;
+
+use super::entries::Entries;
 use super::fields::{Malformed, Reader, Writer};
 use super::large::LargeValues;
-use super::pending::Pending;
-use super::sessions::{Outcome, Remembered, SessionTable};
+use super::pending::{Next, Pending, PendingRecord, receipt_of};
+use super::sessions::{Remembered, SessionTable, Verdict};
 use super::topics::{Batch, TopicPartition};
 
 /// [`Entry::flags`]: the key was deleted, by a record met in recovery. Dropped when that is over.
@@ -42,8 +45,12 @@ pub enum Space {
 pub struct Partition {
     /// Which one.
     pub id: PartitionId,
+    /// Which of its lives the replica is in; none when there never was a replica here.
+    pub life: Option<u64>,
     /// The newest term of a record: of an entry, or promised.
     pub term: Term,
+    /// In which terms the entries were written.
+    pub terms: TermStarts,
     /// Whether this run has begun its own term; of the partition of the node's own definitions.
     pub term_started: bool,
     /// Offset of the next record.
@@ -52,6 +59,12 @@ pub struct Partition {
     pub applied_end: Offset,
     /// Records between `applied_end` and `log_end`.
     pub pending: Pending,
+    /// Where the newest entries lie, of a partition with other replicas.
+    pub entries: Entries,
+    /// How many of them are kept; 0: no other replica will ask.
+    pub entries_max: usize,
+    /// The newest end of what is committed that the log says.
+    pub noted: Offset,
     /// Keys.
     pub keys: KeyIndex,
     /// Where the chunks of large values lie.
@@ -60,9 +73,6 @@ pub struct Partition {
     pub topics: BTreeMap<(TopicId, u32), TopicPartition>,
     /// Recent requests of sessions.
     pub sessions: SessionTable,
-    /// Uploads that ended without a value, with the end of the log at that time: their chunks are
-    /// dead when they are applied.
-    aborted: BTreeMap<Offset, Offset>,
     /// This replica is the only voter: what it has flushed is committed.
     pub commits_alone: bool,
     /// Recovery is not over: a record may be older than one that was applied.
@@ -77,16 +87,20 @@ impl Partition {
     pub fn new(id: PartitionId) -> Partition {
         Partition {
             id,
+            life: None,
             term: Term(0),
+            terms: TermStarts::default(),
             term_started: false,
             log_end: Offset::FIRST,
             applied_end: Offset::FIRST,
             pending: Pending::default(),
+            entries: Entries::default(),
+            entries_max: 0,
+            noted: Offset::FIRST,
             keys: KeyIndex::new(),
             large: LargeValues::default(),
             topics: BTreeMap::new(),
             sessions: SessionTable::default(),
-            aborted: BTreeMap::new(),
             commits_alone: false,
             recovering: true,
             has_tombstones: false,
@@ -118,9 +132,15 @@ impl Partition {
         }
     }
 
-    /// Takes up a record that was just appended: it waits until it is committed.
+    /// Judges a request of a session. O(window + pending of the session).
+    #[must_use]
+    pub fn judge(&self, session: SessionId, sequence: u64) -> Verdict {
+        self.sessions.judge(session, sequence, &self.pending.receipts(session))
+    }
+
+    /// Takes up an entry that was just appended: it waits until it is committed.
     pub fn appended(&mut self, at: Location, record: &Record<'_>) {
-        self.note(record);
+        self.take_up(at, record);
         self.pending.push(at, record);
     }
 
@@ -129,25 +149,119 @@ impl Partition {
         self.term = self.term.max(term);
     }
 
-    /// Takes up a record met in recovery, and applies it. Tells which places in the log became
-    /// needed or dead.
-    pub fn replayed(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
-        self.note(record);
-        self.apply(at, record, space);
+    /// Entries from `end` on are void: their leader lost its place before they were committed.
+    pub fn cut(&mut self, end: Offset, space: &mut Vec<Space>) {
+        assert!(end >= self.applied_end, "{}: a cut at {end} of what is committed", self.id);
+        self.pending.truncate(end, |at| space.push(Space::Dead(at)));
+        self.entries.truncate(end);
+        self.terms.truncate(end);
+        self.log_end = self.log_end.min(end);
     }
 
-    /// What follows from a record's being in the log.
-    fn note(&mut self, record: &Record<'_>) {
-        self.log_end = self.log_end.max(record.offset.next());
+    /// The replica begins a new life: nothing it has counts any more.
+    pub fn adopt(&mut self, life: u64, space: &mut Vec<Space>) {
+        self.live_places(|at| space.push(Space::Dead(at)));
+        *self = Partition {
+            life: Some(life),
+            term: self.term,
+            entries_max: self.entries_max,
+            commits_alone: self.commits_alone,
+            recovering: self.recovering,
+            ..Partition::new(self.id)
+        };
+    }
+
+    /// Takes up a record met in recovery. Tells which places in the log became needed or dead.
+    pub fn replayed(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        match record.kind {
+            RecordKind::Promise => self.promised(record.term),
+            RecordKind::Watermark => {
+                self.noted = self.noted.max(record.offset);
+                self.commit(record.offset, space, |_, _| {});
+            }
+            RecordKind::Cut => self.cut(record.offset.max(self.applied_end), space),
+            RecordKind::Adopt => self.adopt(Reader::new(record.body).u64().unwrap_or(0), space),
+            _ => return self.replayed_entry(at, record, space),
+        }
+        space.push(Space::Dead(at));
+    }
+
+    fn replayed_entry(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        let offset = record.offset;
+        if offset < self.applied_end {
+            // Reflected by the checkpoint, or a copy made by compaction.
+            return self.apply(at, record, space);
+        }
+        if offset < self.log_end {
+            match self.pending.term_at(offset) {
+                Some(term) if term == record.term => {
+                    if let Some(from) = self.pending.relocate(offset, at) {
+                        self.entries.relocate(offset, from, at);
+                    }
+                    return;
+                }
+                Some(term) if term > record.term => return space.push(Space::Dead(at)),
+                // The cut before it was written down in a segment that is gone.
+                _ => self.cut(offset, space),
+            }
+        } else if offset > self.log_end {
+            // Compaction has dropped what was between, which it does only to what is committed.
+            self.commit(self.log_end, space, |_, _| {});
+            self.applied_end = offset;
+        }
+        self.take_up(at, record);
+        self.pending.push(at, record);
+    }
+
+    /// Takes up an entry that a checkpoint holds: in the log, and not committed when that began.
+    pub fn restore_pending(&mut self, at: Location, record: &Record<'_>) {
+        if self.entries_max > 0 {
+            self.entries.push(record.offset, at, self.entries_max);
+        }
+        self.pending.push(at, record);
+    }
+
+    /// What follows from an entry's being in the log.
+    fn take_up(&mut self, at: Location, record: &Record<'_>) {
+        self.log_end = record.offset.next();
         self.term = self.term.max(record.term);
-        if record.session != SessionId::NONE && record.flags & MORE == 0 {
-            self.fold_session(record);
+        self.terms.append(record.term, record.offset);
+        if self.entries_max > 0 {
+            self.entries.push(record.offset, at, self.entries_max);
+        }
+    }
+
+    /// Applies what is committed: everything before `end`. Tells each record that takes effect, with
+    /// where in `space` begins what follows from it.
+    pub fn commit(
+        &mut self,
+        end: Offset,
+        space: &mut Vec<Space>,
+        mut applied: impl FnMut(&PendingRecord, &mut [Space]),
+    ) {
+        while let Some(next) = self.pending.next(end) {
+            let (Next::Apply(count) | Next::Void(count)) = next;
+            for _ in 0..count {
+                let Some(pending) = self.pending.pop_below(end) else { break };
+                let first = space.len();
+                match next {
+                    Next::Apply(_) => self.apply(pending.at, &pending.record(self.id), space),
+                    Next::Void(_) => {
+                        space.push(Space::Dead(pending.at));
+                        self.applied_end = pending.offset.next();
+                    }
+                }
+                applied(&pending, &mut space[first..]);
+            }
         }
     }
 
     /// Applies a committed record. A record that is older than the state changes nothing.
     pub fn apply(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
         self.applied_end = self.applied_end.max(record.offset.next());
+        if let Some(receipt) = receipt_of(record) {
+            self.sessions.fold(record.session, receipt);
+        }
         match record.kind {
             RecordKind::Put => self.fold_put(at, record, 0, space),
             RecordKind::PutChunked => self.fold_put_chunked(at, record, space),
@@ -156,9 +270,6 @@ impl Partition {
                 self.fold_delete(at, record, space);
             }
             RecordKind::Chunk => match chunk_name(record.key) {
-                Ok((upload, _)) if self.aborted.contains_key(&upload) => {
-                    space.push(Space::Dead(at));
-                }
                 Ok((upload, index)) => {
                     if self.large.holds(upload, index, at) {
                         return;
@@ -178,8 +289,21 @@ impl Partition {
                     topic.trim(name.first, |gone| space.push(Space::Dead(gone)));
                 }
             }
-            RecordKind::TermStart
-            | RecordKind::Promise
+            RecordKind::TermStart => {
+                space.push(Space::Dead(at));
+                // Only the leader of an earlier term could have finished them.
+                self.abort_uploads_before(record.offset, space);
+            }
+            RecordKind::UploadAbort => {
+                space.push(Space::Dead(at));
+                if let Ok((upload, _)) = chunk_name(record.key) {
+                    space.extend(self.large.abort(upload).into_iter().map(Space::Dead));
+                }
+            }
+            RecordKind::Promise
+            | RecordKind::Watermark
+            | RecordKind::Cut
+            | RecordKind::Adopt
             | RecordKind::SessionMark
             | RecordKind::Meta
             | RecordKind::Raft
@@ -187,18 +311,16 @@ impl Partition {
                 space.push(Space::Dead(at));
             }
         }
-        if !self.aborted.is_empty() {
-            let end = self.applied_end;
-            self.aborted.retain(|_, log_end| *log_end > end);
-        }
     }
 
-    /// An upload ended without a value. Tells the places of its chunks that were applied; those that
-    /// are on their way are dead when they are.
-    pub fn abort_upload(&mut self, upload: Offset, space: &mut Vec<Space>) {
-        space.extend(self.large.abort(upload).into_iter().map(Space::Dead));
-        if upload != Offset::NONE && self.applied_end < self.log_end {
-            self.aborted.insert(upload, self.log_end);
+    /// Forgets the uploads that began before `offset` and are no value.
+    fn abort_uploads_before(&mut self, offset: Offset, space: &mut Vec<Space>) {
+        let unfinished = |&(upload, version, _): &(Offset, Offset, &[Location])| {
+            version == Offset::NONE && upload < offset
+        };
+        let gone: Vec<Offset> = self.large.iter().filter(unfinished).map(|u| u.0).collect();
+        for upload in gone {
+            space.extend(self.large.abort(upload).into_iter().map(Space::Dead));
         }
     }
 
@@ -271,27 +393,6 @@ impl Partition {
         }
     }
 
-    fn fold_session(&mut self, record: &Record<'_>) {
-        let outcome = match record.kind {
-            RecordKind::SessionMark => {
-                let version = Reader::new(record.body).u64().unwrap_or(0);
-                Outcome::ConditionFailed(Offset(version))
-            }
-            RecordKind::TopicBatch => match topic_name(record.key) {
-                Ok(n) => Outcome::Appended { index: n.index, first: n.first, count: n.count },
-                Err(Malformed) => Outcome::Written,
-            },
-            _ => Outcome::Written,
-        };
-        let remembered = Remembered {
-            sequence: record.sequence,
-            offset: record.offset,
-            term: record.term,
-            outcome,
-        };
-        self.sessions.fold(record.session, remembered);
-    }
-
     /// What an entry that is replaced or removed leaves behind.
     pub fn superseded(&mut self, old: &Entry, space: &mut Vec<Space>) {
         if old.flags & TOMBSTONE == 0 {
@@ -302,10 +403,21 @@ impl Partition {
         }
     }
 
-    /// A live record has a copy at `to`: refer to it from here on, if it is still needed.
+    /// A live record at `from` has a copy at `to`: refer to it from here on, if it is still needed.
     /// The log has moved its count of live bytes to `to` already.
-    pub fn relocate(&mut self, to: Location, record: &Record<'_>, space: &mut Vec<Space>) {
-        if record.offset >= self.applied_end && self.pending.relocate(record.offset, to) {
+    pub fn relocate(
+        &mut self,
+        (from, to): (Location, Location),
+        record: &Record<'_>,
+        space: &mut Vec<Space>,
+    ) {
+        self.entries.relocate(record.offset, from, to);
+        if record.offset >= self.applied_end {
+            if self.pending.holds(from, record.offset) {
+                self.pending.relocate(record.offset, to);
+            } else {
+                space.push(Space::Dead(to));
+            }
             return;
         }
         if !self.needs(record) {
@@ -372,10 +484,9 @@ impl Partition {
         }
     }
 
-    /// Recovery is over: what was recovered is durable, and uploads nobody will finish are dead.
+    /// Recovery is over. What is not known to be committed stays pending.
     pub fn recovered(&mut self, space: &mut Vec<Space>) {
         self.recovering = false;
-        self.applied_end = self.log_end;
         if !self.has_tombstones && self.large.is_empty() {
             return;
         }
@@ -392,12 +503,12 @@ impl Partition {
         for key in gone {
             self.keys.remove(&key);
         }
-        // Uploads nobody will finish, and those whose value was replaced while the checkpoint was
-        // being made.
+        // Those whose value was replaced while the checkpoint was being made. Others become a value
+        // yet, or are forgotten when the next term begins.
         let orphans: Vec<Offset> = self
             .large
             .iter()
-            .filter(|(_, version, _)| !chunked.contains(version))
+            .filter(|(_, version, _)| *version != Offset::NONE && !chunked.contains(version))
             .map(|(upload, _, _)| upload)
             .collect();
         for upload in orphans {
@@ -418,6 +529,9 @@ impl Partition {
         for batch in self.topics.values().flat_map(TopicPartition::batches) {
             live(batch.at);
         }
+        for record in self.pending.iter() {
+            live(record.at);
+        }
     }
 
     /// A committed command dropped this topic: forget its records.
@@ -437,6 +551,7 @@ impl Partition {
         self.topics.values().map(TopicPartition::memory_bytes).sum::<usize>()
             + self.sessions.count() * SESSION_MEMORY_BYTES
             + self.large.memory_bytes()
+            + self.entries.memory_bytes()
     }
 }
 

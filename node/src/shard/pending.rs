@@ -4,12 +4,15 @@
 //! a topic partition) looks here first: a record that is on its way counts as if it were applied,
 //! because it lies before the new one in the log.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use ironring_core::{Offset, PartitionId, SessionId, StableMap, Term, TopicId, WallTime};
 use ironring_log::{Location, Record, RecordKind};
 
-use super::partition::topic_name;
+use super::fields::Reader;
+use super::partition::{MORE, topic_name};
+use super::sessions::{Outcome, Remembered};
 
 /// One record, with as much of it as applying it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,16 +81,116 @@ pub struct PendingKey {
     pub expires: WallTime,
 }
 
+/// So many records are looked through one by one; more have an [`Index`].
+const SCANNED_MAX: usize = 24;
+
 /// The pending records of one partition. Bounded by what the log lets wait.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
     /// With consecutive offsets.
     records: VecDeque<PendingRecord>,
+    index: Option<Box<Index>>,
+}
+
+/// What is newest of many records.
+#[derive(Clone, Debug, Default)]
+struct Index {
     keys: StableMap<Box<[u8]>, PendingKey>,
     /// By topic partition: its next offset, and the record that makes it so.
     topics: StableMap<(TopicId, u32), (u64, Offset)>,
     /// By topic partition: the newest record that trims it.
     trims: StableMap<(TopicId, u32), Offset>,
+    /// Receipts by session, in order of their records.
+    sessions: StableMap<SessionId, Vec<Remembered>>,
+}
+
+/// What can be applied next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// So many records, which belong together.
+    Apply(usize),
+    /// So many records of a batch whose end was never written: its leader lost its place. They never
+    /// take effect, on no replica.
+    Void(usize),
+}
+
+/// The receipt a record is for its session. The last record of a batch is that of the batch.
+#[must_use]
+pub fn receipt_of(record: &Record<'_>) -> Option<Remembered> {
+    if record.session == SessionId::NONE || record.flags & MORE != 0 {
+        return None;
+    }
+    let outcome = match record.kind {
+        RecordKind::SessionMark => {
+            Outcome::ConditionFailed(Offset(Reader::new(record.body).u64().unwrap_or(0)))
+        }
+        RecordKind::TopicBatch => match topic_name(record.key) {
+            Ok(n) => Outcome::Appended { index: n.index, first: n.first, count: n.count },
+            Err(_) => Outcome::Written,
+        },
+        _ => Outcome::Written,
+    };
+    let Record { sequence, offset, term, .. } = *record;
+    Some(Remembered { sequence, offset, term, outcome })
+}
+
+impl PendingRecord {
+    fn is_about_key(&self) -> bool {
+        matches!(self.kind, RecordKind::Put | RecordKind::PutChunked | RecordKind::Delete)
+    }
+
+    fn as_newest(&self) -> PendingKey {
+        let exists = self.kind != RecordKind::Delete;
+        PendingKey { offset: self.offset, exists, expires: self.expires }
+    }
+
+    /// The topic partition it is about, and the end it gives it.
+    fn topic(&self, kind: RecordKind) -> Option<((TopicId, u32), u64)> {
+        let name = topic_name(&self.key).ok().filter(|_| self.kind == kind)?;
+        Some(((name.topic, name.index), name.first + u64::from(name.count)))
+    }
+}
+
+impl Index {
+    fn note(&mut self, pending: &PendingRecord) {
+        let offset = pending.offset;
+        if let Some(receipt) = receipt_of(&pending.record(PartitionId(0))) {
+            self.sessions.entry(pending.session).or_default().push(receipt);
+        }
+        if pending.is_about_key() {
+            self.keys.insert(pending.key.clone(), pending.as_newest());
+        } else if let Some((topic, end)) = pending.topic(RecordKind::TopicBatch) {
+            self.topics.insert(topic, (end, offset));
+        } else if let Some((topic, _)) = pending.topic(RecordKind::TopicTrim) {
+            self.trims.insert(topic, offset);
+        }
+    }
+
+    /// The oldest record is taken.
+    fn forget(&mut self, pending: &PendingRecord) {
+        let offset = pending.offset;
+        if let Some(receipts) = self.sessions.get_mut(&pending.session)
+            && receipts.first().is_some_and(|first| first.offset == offset)
+        {
+            receipts.remove(0);
+            if receipts.is_empty() {
+                self.sessions.remove(&pending.session);
+            }
+        }
+        if pending.is_about_key() {
+            if self.keys.get(&pending.key).is_some_and(|newest| newest.offset == offset) {
+                self.keys.remove(&pending.key);
+            }
+        } else if let Some((topic, _)) = pending.topic(RecordKind::TopicBatch) {
+            if self.topics.get(&topic).is_some_and(|newest| newest.1 == offset) {
+                self.topics.remove(&topic);
+            }
+        } else if let Some((topic, _)) = pending.topic(RecordKind::TopicTrim)
+            && self.trims.get(&topic) == Some(&offset)
+        {
+            self.trims.remove(&topic);
+        }
+    }
 }
 
 impl Pending {
@@ -97,61 +200,120 @@ impl Pending {
         self.records.is_empty()
     }
 
+    /// Behind the newest.
+    #[must_use]
+    pub fn end(&self) -> Option<Offset> {
+        self.records.back().map(|last| last.offset.next())
+    }
+
     /// All records, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &PendingRecord> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &PendingRecord> {
         self.records.iter()
     }
 
     /// The newest record about a key. O(1), and free when nothing is pending.
     #[must_use]
-    pub fn key(&self, key: &[u8]) -> Option<&PendingKey> {
-        if self.keys.is_empty() { None } else { self.keys.get(key) }
+    pub fn key(&self, key: &[u8]) -> Option<PendingKey> {
+        if let Some(index) = &self.index {
+            return index.keys.get(key).copied();
+        }
+        let mut about = self.iter().rev().filter(|r| r.is_about_key() && *r.key == *key);
+        about.next().map(PendingRecord::as_newest)
     }
 
-    /// The newest record about a key with this prefix. O(pending keys).
+    /// The newest record about a key with this prefix. O(pending).
     #[must_use]
     pub fn newest_with_prefix(&self, prefix: &[u8]) -> Option<Offset> {
-        let about = self.keys.iter().filter(|(key, _)| key.starts_with(prefix));
-        about.map(|(_, pending)| pending.offset).max()
+        let mut about = self.iter().rev().filter(|r| r.is_about_key() && r.key.starts_with(prefix));
+        about.next().map(|r| r.offset)
     }
 
     /// The next offset of a topic partition, when records for it are pending.
     #[must_use]
     pub fn topic_end(&self, topic: TopicId, index: u32) -> Option<u64> {
-        self.topics.get(&(topic, index)).map(|(end, _)| *end)
+        let wanted = (topic, index);
+        if let Some(index) = &self.index {
+            return index.topics.get(&wanted).map(|(end, _)| *end);
+        }
+        let mut batches = self.iter().rev().filter_map(|r| r.topic(RecordKind::TopicBatch));
+        batches.find(|(topic, _)| *topic == wanted).map(|(_, end)| end)
     }
 
     /// The newest record that trims a topic partition.
     #[must_use]
     pub fn trim(&self, topic: TopicId, index: u32) -> Option<Offset> {
-        if self.trims.is_empty() { None } else { self.trims.get(&(topic, index)).copied() }
+        let wanted = (topic, index);
+        if let Some(index) = &self.index {
+            return index.trims.get(&wanted).copied();
+        }
+        let trims = |r: &&PendingRecord| {
+            r.topic(RecordKind::TopicTrim).is_some_and(|(topic, _)| topic == wanted)
+        };
+        self.iter().rev().find(trims).map(|r| r.offset)
+    }
+
+    /// Receipts of a session's records, oldest first. O(1), or O(pending) of a few.
+    #[must_use]
+    pub fn receipts(&self, session: SessionId) -> Cow<'_, [Remembered]> {
+        if let Some(index) = &self.index {
+            return index.sessions.get(&session).map_or(&[][..], Vec::as_slice).into();
+        }
+        let of_session = self.iter().filter(|r| r.session == session);
+        let receipts = of_session.filter_map(|r| receipt_of(&r.record(PartitionId(0))));
+        receipts.collect::<Vec<_>>().into()
+    }
+
+    /// The term of a record.
+    #[must_use]
+    pub fn term_at(&self, offset: Offset) -> Option<Term> {
+        self.get(offset).map(|record| record.term)
     }
 
     /// Adds a record that was appended behind all others.
     pub fn push(&mut self, at: Location, record: &Record<'_>) {
         debug_assert!(self.records.back().is_none_or(|last| last.offset.next() == record.offset));
         let pending = PendingRecord::new(at, record);
-        let offset = record.offset;
-        match record.kind {
-            RecordKind::Put | RecordKind::PutChunked | RecordKind::Delete => {
-                let exists = record.kind != RecordKind::Delete;
-                let newest = PendingKey { offset, exists, expires: record.expires };
-                self.keys.insert(pending.key.clone(), newest);
+        match &mut self.index {
+            Some(index) => index.note(&pending),
+            None if self.records.len() >= SCANNED_MAX => {
+                let mut index = Box::<Index>::default();
+                self.records.iter().chain([&pending]).for_each(|record| index.note(record));
+                self.index = Some(index);
             }
-            RecordKind::TopicBatch => {
-                if let Ok(name) = topic_name(record.key) {
-                    let end = name.first + u64::from(name.count);
-                    self.topics.insert((name.topic, name.index), (end, offset));
-                }
-            }
-            RecordKind::TopicTrim => {
-                if let Ok(name) = topic_name(record.key) {
-                    self.trims.insert((name.topic, name.index), offset);
-                }
-            }
-            _ => {}
+            None => {}
         }
         self.records.push_back(pending);
+    }
+
+    /// Forgets the records from `end` on; tells where they lie. O(pending).
+    pub fn truncate(&mut self, end: Offset, mut cut: impl FnMut(Location)) {
+        while self.records.back().is_some_and(|last| last.offset >= end) {
+            cut(self.records.pop_back().expect("just seen").at);
+        }
+        if self.index.is_some() {
+            let mut index = Box::<Index>::default();
+            self.records.iter().for_each(|record| index.note(record));
+            self.index = Some(index);
+        }
+    }
+
+    /// What can be applied when everything before `end` is committed: batches whole or not at all.
+    /// O(records of the batch).
+    #[must_use]
+    pub fn next(&self, end: Offset) -> Option<Next> {
+        let first = self.records.front().filter(|first| first.offset < end)?;
+        for (n, record) in self.records.iter().enumerate() {
+            if record.offset >= end {
+                break;
+            }
+            if record.term != first.term {
+                return Some(Next::Void(n));
+            }
+            if record.flags & MORE == 0 {
+                return Some(Next::Apply(n + 1));
+            }
+        }
+        None
     }
 
     /// Takes the oldest record, when its offset is below `end`.
@@ -160,55 +322,35 @@ impl Pending {
             return None;
         }
         let record = self.records.pop_front()?;
-        match record.kind {
-            RecordKind::Put | RecordKind::PutChunked | RecordKind::Delete
-                if self.keys.get(&record.key).is_some_and(|k| k.offset == record.offset) =>
-            {
-                self.keys.remove(&record.key);
+        if let Some(index) = &mut self.index {
+            index.forget(&record);
+            if self.records.is_empty() {
+                self.index = None;
             }
-            RecordKind::TopicBatch => {
-                if let Ok(name) = topic_name(&record.key) {
-                    let name = (name.topic, name.index);
-                    if self.topics.get(&name).is_some_and(|(_, o)| *o == record.offset) {
-                        self.topics.remove(&name);
-                    }
-                }
-            }
-            RecordKind::TopicTrim => {
-                if let Ok(name) = topic_name(&record.key) {
-                    let name = (name.topic, name.index);
-                    if self.trims.get(&name) == Some(&record.offset) {
-                        self.trims.remove(&name);
-                    }
-                }
-            }
-            _ => {}
         }
         Some(record)
     }
 
-    /// The record with an offset.
-    fn get_mut(&mut self, offset: Offset) -> Option<&mut PendingRecord> {
+    fn number(&self, offset: Offset) -> Option<usize> {
         let first = self.records.front()?.offset;
-        self.records.get_mut(offset.0.checked_sub(first.0)? as usize)
+        Some(offset.0.checked_sub(first.0)? as usize)
+    }
+
+    fn get(&self, offset: Offset) -> Option<&PendingRecord> {
+        self.records.get(self.number(offset)?)
     }
 
     /// Whether the copy of a record at `at` is the one that will be applied.
     #[must_use]
     pub fn holds(&self, at: Location, offset: Offset) -> bool {
-        let Some(first) = self.records.front() else { return false };
-        let number = offset.0.checked_sub(first.offset.0);
-        number.and_then(|n| self.records.get(n as usize)).is_some_and(|record| record.at == at)
+        self.get(offset).is_some_and(|record| record.at == at)
     }
 
-    /// A copy of a record was made at `to`. False: the record is not pending.
-    pub fn relocate(&mut self, offset: Offset, to: Location) -> bool {
-        let found = self.get_mut(offset);
-        let is = found.is_some();
-        if let Some(record) = found {
-            record.at = to;
-        }
-        is
+    /// A copy of a record lies at `to`: says where it lay before. Nothing: it is not pending.
+    pub fn relocate(&mut self, offset: Offset, to: Location) -> Option<Location> {
+        let number = self.number(offset)?;
+        let record = self.records.get_mut(number)?;
+        Some(std::mem::replace(&mut record.at, to))
     }
 }
 
@@ -247,12 +389,12 @@ mod tests {
         p.push(at(3), &record(RecordKind::Delete, 9, b"a"));
         let expires = WallTime(9);
         let deleted = PendingKey { offset: Offset(9), exists: false, expires };
-        assert_eq!(p.key(b"a"), Some(&deleted));
+        assert_eq!(p.key(b"a"), Some(deleted));
         assert_eq!(p.newest_with_prefix(b"ab"), Some(Offset(8)));
         assert_eq!(p.newest_with_prefix(b"a"), Some(Offset(9)));
         assert_eq!(p.pop_below(Offset(7)), None);
         assert_eq!(p.pop_below(Offset(8)).map(|r| r.offset), Some(Offset(7)));
-        assert_eq!(p.key(b"a"), Some(&deleted), "taking the older one leaves the newer");
+        assert_eq!(p.key(b"a"), Some(deleted), "taking the older one leaves the newer");
         while p.pop_below(Offset(100)).is_some() {}
         assert!(p.is_empty() && p.key(b"a").is_none());
     }
@@ -281,10 +423,79 @@ mod tests {
         p.push(at(2), &record(RecordKind::Put, 8, b"b"));
         assert!(p.holds(at(2), Offset(8)) && !p.holds(at(1), Offset(8)));
         assert!(!p.holds(at(1), Offset(6)) && !p.holds(at(1), Offset(9)));
-        assert!(p.relocate(Offset(8), at(9)) && !p.relocate(Offset(9), at(9)));
+        assert_eq!(p.relocate(Offset(8), at(9)), Some(at(2)));
+        assert_eq!(p.relocate(Offset(9), at(9)), None);
         assert!(p.holds(at(9), Offset(8)));
         let taken = p.pop_below(Offset(8)).unwrap();
         assert_eq!(taken.record(PartitionId(0)).key, b"a");
         assert!(taken.record(PartitionId(0)).body.is_empty(), "a value is read by its place");
+    }
+
+    /// Few records and many are looked up in different ways.
+    #[test]
+    fn many_records_are_found_as_few_are() {
+        let mut p = Pending::default();
+        for n in 0..100 {
+            let key = [b'k', n as u8 % 40];
+            let of_session = Record {
+                session: SessionId(n % 3 + 1),
+                sequence: n / 3 + 1,
+                ..record(RecordKind::Put, 7 + n, &key)
+            };
+            p.push(at(n as u32), &of_session);
+            assert_eq!(p.key(&key).map(|k| k.offset), Some(Offset(7 + n)));
+            assert_eq!(p.receipts(SessionId(n % 3 + 1)).len() as u64, n / 3 + 1);
+        }
+        for n in 0..100 {
+            assert_eq!(p.pop_below(Offset(200)).map(|r| r.offset), Some(Offset(7 + n)));
+            let newest = p.key(&[b'k', n as u8 % 40]).map(|k| k.offset);
+            let next = (n + 40 < 100).then(|| Offset(7 + n + (99 - n) / 40 * 40));
+            assert_eq!(newest, next, "after {n}");
+        }
+    }
+
+    #[test]
+    fn a_cut_restores_what_was_newest_before() {
+        let mut p = Pending::default();
+        let of_session = |offset, sequence| Record {
+            session: SessionId(5),
+            sequence,
+            ..record(RecordKind::Put, offset, b"a")
+        };
+        p.push(at(1), &of_session(7, 1));
+        p.push(at(2), &of_session(8, 2));
+        assert_eq!(p.receipts(SessionId(5)).len(), 2);
+        let mut gone = Vec::new();
+        p.truncate(Offset(8), |place| gone.push(place));
+        assert_eq!(gone, [at(2)]);
+        assert_eq!(p.key(b"a").map(|k| k.offset), Some(Offset(7)));
+        assert_eq!(p.receipts(SessionId(5)).iter().map(|r| r.sequence).collect::<Vec<_>>(), [1]);
+        p.push(at(3), &of_session(8, 2));
+        while p.pop_below(Offset(9)).is_some() {}
+        assert!(p.receipts(SessionId(5)).is_empty() && p.is_empty());
+    }
+
+    #[test]
+    fn batches_are_applied_whole_or_void() {
+        let mut p = Pending::default();
+        let part = |offset, term, flags| Record {
+            term: Term(term),
+            flags,
+            ..record(RecordKind::Put, offset, b"a")
+        };
+        p.push(at(1), &part(1, 1, 0));
+        p.push(at(2), &part(2, 1, MORE));
+        p.push(at(3), &part(3, 1, MORE));
+        assert_eq!(p.next(Offset(1)), None);
+        assert_eq!(p.next(Offset(9)), Some(Next::Apply(1)));
+        p.pop_below(Offset(2));
+        assert_eq!(p.next(Offset(9)), None, "its end may come");
+        p.push(at(4), &part(4, 1, 0));
+        assert_eq!(p.next(Offset(4)), None, "its end is not committed");
+        assert_eq!(p.next(Offset(5)), Some(Next::Apply(3)));
+        p.truncate(Offset(4), |_| {});
+        p.push(at(4), &part(4, 2, 0));
+        assert_eq!(p.next(Offset(4)), None);
+        assert_eq!(p.next(Offset(5)), Some(Next::Void(2)), "another leader's term began");
     }
 }

@@ -15,8 +15,10 @@ use ironring_net::list::{
     AppendList, KeyList, RecordListBuilder, ScanListBuilder, ValueListBuilder,
 };
 use ironring_net::message::{ReadFrom, Response, ScanEntry, TopicRecord, ValueRef};
+use ironring_net::{Header, decode_request};
+use ironring_ring::replication::ReadTicket;
 
-use super::acks::Answer;
+use super::acks::{Answer, Level};
 use super::event::{Effects, Origin};
 use super::gather::{GATHERS_MAX, Gather, GatherId, Item, Kind, Part};
 use super::memory::fits;
@@ -60,6 +62,28 @@ impl Again {
     }
 }
 
+/// Reads that wait for a round of probes to say that this replica leads still, at most
+/// [`GATHERS_MAX`].
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    waiting: BTreeMap<ReadTicket, (Ask, PartitionId, Header, Vec<u8>)>,
+    last: u64,
+    bytes: usize,
+}
+
+impl Leases {
+    /// Bytes of the requests that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn take(&mut self, ticket: ReadTicket) -> Option<(Ask, PartitionId, Header, Vec<u8>)> {
+        let taken = self.waiting.remove(&ticket)?;
+        self.bytes -= taken.3.len();
+        Some(taken)
+    }
+}
+
 /// Whether a read still has to wait for records that are on their way. It does so once: what is
 /// committed then is new enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +93,66 @@ pub(super) enum Turn {
 }
 
 impl Shard {
+    /// Whether a read may be answered from what is applied here. If not, it was answered, or waits to
+    /// be begun again.
+    pub(super) fn may_read(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        (header, body): (Header, &[u8]),
+        fx: &mut Effects,
+    ) -> bool {
+        let ticket = ReadTicket(self.leases.last + 1);
+        match self.engine().read(now.mono, partition, ticket) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(why) => {
+                let (code, detail, why) = self.not_serving(why);
+                self.refuse(ask.origin, code, detail, &why, fx);
+                return false;
+            }
+        }
+        self.leases.last += 1;
+        let room = self.request_bytes_max();
+        if self.leases.waiting.len() >= GATHERS_MAX || !fits(self.leases.bytes, body.len(), room) {
+            let why = "too many reads wait for the other replicas";
+            self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
+            return false;
+        }
+        self.leases.bytes += body.len();
+        self.leases.waiting.insert(ticket, (ask, partition, header, body.to_vec()));
+        false
+    }
+
+    /// A round of probes has ended, or the leadership has.
+    pub(super) fn read_decided(
+        &mut self,
+        now: Now,
+        ticket: ReadTicket,
+        confirmed: bool,
+        fx: &mut Effects,
+    ) {
+        let Some((ask, partition, header, body)) = self.leases.take(ticket) else { return };
+        if !confirmed {
+            let why = "another replica leads by now";
+            return self.refuse(ask.origin, ErrorCode::NotLeader, 0, why, fx);
+        }
+        let request = decode_request(&header, &body).expect("it was a request when it came");
+        self.execute(now, ask, partition, &request, fx);
+    }
+
+    /// Refuses the reads whose deadline has passed while they waited.
+    pub(super) fn expire_leases(&mut self, now: Now, fx: &mut Effects) {
+        let late = |(_, (ask, ..)): &(&ReadTicket, &(Ask, _, _, _))| ask.deadline <= now.mono;
+        let late: Vec<ReadTicket> = self.leases.waiting.iter().filter(late).map(|w| *w.0).collect();
+        for ticket in late {
+            let Some((ask, ..)) = self.leases.take(ticket) else { continue };
+            let why = "the deadline passed before a majority of the replicas answered";
+            self.refuse(ask.origin, ErrorCode::DeadlineExceeded, 0, why, fx);
+        }
+    }
+
     /// Lets a read wait until the record at `offset` is committed.
     pub(super) fn wait_to_read(
         &mut self,
@@ -86,7 +170,8 @@ impl Shard {
         self.again.last += 1;
         let id = AgainId(self.again.last);
         self.again.waiting.insert(id, (ask, partition, waiting));
-        self.answer_after(now, (partition, offset), ask, Answer::Again(id), fx);
+        let again = Answer::Again(id);
+        self.answer_after(now, Level::Applied, (partition, offset), ask, again, fx);
     }
 
     /// What a read waited for is committed.

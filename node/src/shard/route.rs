@@ -88,7 +88,10 @@ impl Shard {
             Err((code, message)) => return self.refuse(ask.origin, code, 0, &message, fx),
         };
         if owner == self.id() {
-            return self.execute(now, ask, partition, &request, fx);
+            if self.may_execute(now, ask, partition, &request, (header, body), fx) {
+                self.execute(now, ask, partition, &request, fx);
+            }
+            return;
         }
         let mut origin = ask.origin;
         if origin.shard == self.id() {
@@ -154,8 +157,40 @@ impl Shard {
         })
     }
 
+    /// Whether this replica may take a request about a partition. If not, the request was answered, or
+    /// waits.
+    fn may_execute(
+        &mut self,
+        now: Now,
+        ask: Ask,
+        partition: PartitionId,
+        request: &Request<'_>,
+        frame: (Header, &[u8]),
+        fx: &mut Effects,
+    ) -> bool {
+        if partition == PartitionId::META {
+            return true;
+        }
+        let writes = matches!(
+            request,
+            Request::Put { .. }
+                | Request::Delete { .. }
+                | Request::Batch { .. }
+                | Request::TopicAppend { .. }
+                | Request::TopicTrim { .. }
+        );
+        if !writes {
+            return self.may_read(now, ask, partition, frame, fx);
+        }
+        let min_voters = self.min_voters();
+        let Err(why) = self.engine().admit(partition, min_voters) else { return true };
+        let (code, detail, why) = self.not_serving(why);
+        self.refuse(ask.origin, code, detail, &why, fx);
+        false
+    }
+
     /// Executes a request whose data this shard owns; those of keys are in `partition`.
-    fn execute(
+    pub(super) fn execute(
         &mut self,
         now: Now,
         ask: Ask,

@@ -1,7 +1,8 @@
 //! Retries applied once: per partition, the receipts of each session's recent requests.
 //!
-//! The table is a pure fold of the partition's log, so it survives restarts with the log and its
-//! checkpoint. `admitted` runs ahead of the fold while a request is on its way to the log.
+//! The table is a pure fold of the partition's committed records, so it survives restarts with the
+//! log and its checkpoint; receipts of records that are not committed wait beside them
+//! ([`super::pending`]). `admitted` runs ahead of both while a request is on its way to the log.
 //!
 //! A session's requests to one partition are numbered 1, 2, 3, ... A number is
 //! - *next* (one more than the highest admitted): evaluated;
@@ -67,7 +68,7 @@ pub enum Verdict {
 struct Session {
     /// Highest number evaluated or being evaluated in this run.
     admitted: u64,
-    /// Highest number in the log.
+    /// Highest number that is committed.
     last: u64,
     /// In order of sequence, at most [`SESSION_WINDOW`].
     recent: VecDeque<Remembered>,
@@ -86,36 +87,34 @@ pub struct SessionTable {
 }
 
 impl SessionTable {
-    /// Judges a request; it changes nothing. O(window).
+    /// Judges a request; it changes nothing. `pending`: receipts of the session that are in the log and
+    /// not committed, in order of their records. O(window + pending).
     #[must_use]
-    pub fn judge(&self, session: SessionId, sequence: u64) -> Verdict {
-        let Some(known) = self.sessions.get(&session) else {
-            // Not forgotten, so never heard of: nothing of it was applied here.
-            return if session <= self.expired_to {
-                Verdict::Expired
-            } else if sequence == 1 {
-                Verdict::Evaluate
-            } else {
-                Verdict::Gap(1)
-            };
+    pub fn judge(&self, session: SessionId, sequence: u64, pending: &[Remembered]) -> Verdict {
+        let none = Session::default();
+        let known = match self.sessions.get(&session) {
+            Some(known) => known,
+            // Forgotten; what is pending says that it was not when that was written.
+            None if session <= self.expired_to && pending.is_empty() => return Verdict::Expired,
+            // Never heard of: nothing of it was applied here.
+            None => &none,
         };
-        if sequence == known.admitted + 1 {
+        let newest = pending.iter().map(|r| r.sequence).max().unwrap_or(0);
+        let (admitted, last) = (known.admitted.max(newest), known.last.max(newest));
+        if sequence == admitted + 1 {
             return Verdict::Evaluate;
         }
-        if sequence > known.admitted {
-            return Verdict::Gap(known.admitted + 1);
+        if sequence > admitted {
+            return Verdict::Gap(admitted + 1);
         }
         if known.in_progress.contains(&sequence) {
             return Verdict::InProgress;
         }
-        if let Some(found) = known.recent.iter().rev().find(|r| r.sequence == sequence) {
+        let receipts = pending.iter().rev().chain(known.recent.iter().rev());
+        if let Some(found) = receipts.into_iter().find(|r| r.sequence == sequence) {
             return Verdict::Duplicate(*found);
         }
-        if sequence + SESSION_WINDOW as u64 <= known.last {
-            Verdict::TooOld
-        } else {
-            Verdict::Evaluate
-        }
+        if sequence + SESSION_WINDOW as u64 <= last { Verdict::TooOld } else { Verdict::Evaluate }
     }
 
     /// A request of several turns begins: later numbers are welcome meanwhile.
@@ -232,27 +231,40 @@ mod tests {
     #[test]
     fn each_verdict() {
         let mut t = SessionTable::default();
-        assert_eq!(t.judge(S, 1), Verdict::Evaluate);
-        assert_eq!(t.judge(S, 2), Verdict::Gap(1), "number 1 may have been refused");
+        assert_eq!(t.judge(S, 1, &[]), Verdict::Evaluate);
+        assert_eq!(t.judge(S, 2, &[]), Verdict::Gap(1), "number 1 may have been refused");
         t.fold(S, written(1, 10));
-        assert_eq!(t.judge(S, 1), Verdict::Duplicate(written(1, 10)));
-        assert_eq!(t.judge(S, 2), Verdict::Evaluate);
-        assert_eq!(t.judge(S, 3), Verdict::Gap(2));
+        assert_eq!(t.judge(S, 1, &[]), Verdict::Duplicate(written(1, 10)));
+        assert_eq!(t.judge(S, 2, &[]), Verdict::Evaluate);
+        assert_eq!(t.judge(S, 3, &[]), Verdict::Gap(2));
         t.begin(S, 2);
-        assert_eq!(t.judge(S, 2), Verdict::InProgress);
-        assert_eq!(t.judge(S, 3), Verdict::Evaluate);
+        assert_eq!(t.judge(S, 2, &[]), Verdict::InProgress);
+        assert_eq!(t.judge(S, 3, &[]), Verdict::Evaluate);
         t.fold(S, written(3, 11));
         t.end(S, 2);
         assert_eq!(
-            t.judge(S, 2),
+            t.judge(S, 2, &[]),
             Verdict::Evaluate,
             "refused before evaluation: a retry is welcome"
         );
         for i in 4..=(3 + SESSION_WINDOW as u64) {
             t.fold(S, written(i, 20 + i));
         }
-        assert_eq!(t.judge(S, 2), Verdict::TooOld);
-        assert_eq!(t.judge(S, 3), Verdict::TooOld);
+        assert_eq!(t.judge(S, 2, &[]), Verdict::TooOld);
+        assert_eq!(t.judge(S, 3, &[]), Verdict::TooOld);
+    }
+
+    #[test]
+    fn what_is_pending_counts() {
+        let mut t = SessionTable::default();
+        let pending = [written(1, 10), written(2, 11)];
+        assert_eq!(t.judge(S, 1, &pending), Verdict::Duplicate(written(1, 10)));
+        assert_eq!(t.judge(S, 3, &pending), Verdict::Evaluate);
+        assert_eq!(t.judge(S, 4, &pending), Verdict::Gap(3));
+        assert_eq!(t.judge(S, 1, &[]), Verdict::Evaluate, "it was cut off");
+        t.fold(S, written(1, 10));
+        assert_eq!(t.judge(S, 1, &pending[1..]), Verdict::Duplicate(written(1, 10)));
+        assert_eq!(t.judge(S, 2, &[]), Verdict::Evaluate);
     }
 
     #[test]
@@ -265,8 +277,8 @@ mod tests {
         }
         t.fold(S, written(2, 900));
         t.end(S, 2);
-        assert_eq!(t.judge(S, 3), Verdict::Duplicate(written(3, 3)));
-        assert_eq!(t.judge(S, 2), Verdict::TooOld);
+        assert_eq!(t.judge(S, 3, &[]), Verdict::Duplicate(written(3, 3)));
+        assert_eq!(t.judge(S, 2, &[]), Verdict::TooOld);
     }
 
     #[test]
@@ -291,8 +303,8 @@ mod tests {
             t.fold(SessionId(id), written(1, id));
         }
         assert_eq!(t.count(), SESSIONS_PER_PARTITION_MAX);
-        assert_eq!(t.judge(SessionId(1), 1), Verdict::Expired);
-        assert_eq!(t.judge(SessionId(1), 2), Verdict::Expired);
-        assert_eq!(t.judge(SessionId(2), 2), Verdict::Evaluate);
+        assert_eq!(t.judge(SessionId(1), 1, &[]), Verdict::Expired);
+        assert_eq!(t.judge(SessionId(1), 2, &[]), Verdict::Expired);
+        assert_eq!(t.judge(SessionId(2), 2, &[]), Verdict::Evaluate);
     }
 }

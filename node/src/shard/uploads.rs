@@ -108,7 +108,7 @@ impl Shard {
             let Some(mut upload) = self.uploads.queue.pop_front() else { return };
             if upload.ask.deadline <= now.mono {
                 self.uploads.bytes -= upload.value.len();
-                self.abandon(&upload);
+                self.abandon(now, &upload);
                 let why = "the deadline passed before all of the value was written";
                 self.refuse(upload.ask.origin, ErrorCode::DeadlineExceeded, 0, why, fx);
                 continue;
@@ -125,7 +125,7 @@ impl Shard {
                 }
                 Err(error) => {
                     self.uploads.bytes -= upload.value.len();
-                    self.abandon(&upload);
+                    self.abandon(now, &upload);
                     self.refuse_append(upload.ask, error, fx);
                 }
             }
@@ -163,7 +163,7 @@ impl Shard {
         let Upload { ask, partition, put, .. } = upload;
         let seen = self.current_version(now, partition, &upload.key);
         if !holds(put.condition, seen) {
-            self.abandon(&upload);
+            self.abandon(now, &upload);
             return self.condition_failed(now, ask, &put.options, partition, seen, fx);
         }
         let body = ChunkedBody {
@@ -189,18 +189,44 @@ impl Shard {
                 self.acknowledge_write(now, ask, put.options.durability, place, answer, fx);
             }
             Err(error) => {
-                self.abandon(&upload);
+                self.abandon(now, &upload);
                 self.refuse_append(ask, error, fx);
             }
         }
     }
 
-    /// Lets go of an upload that will not become a value.
-    fn abandon(&mut self, upload: &Upload) {
+    /// Lets go of an upload that will not become a value. Other replicas have its chunks too: the
+    /// record says so to all. Where it does not fit, the next term's first record ends the upload.
+    fn abandon(&mut self, now: Now, upload: &Upload) {
         self.end_in_session(upload);
-        let mut space = std::mem::take(&mut self.models.space);
-        self.models.partition(upload.partition).abort_upload(upload.id, &mut space);
-        self.models.space = space;
+        if upload.chunks == 0 {
+            return;
+        }
+        let key = chunk_key(upload.id, upload.chunks);
+        let draft = Draft {
+            kind: RecordKind::UploadAbort,
+            flags: 0,
+            session: SessionId::NONE,
+            sequence: 0,
+            expires: WallTime(0),
+            key: &key,
+            body: &[],
+        };
+        let _ = self.append(now, upload.partition, &draft, Priority::Reserve);
+    }
+
+    /// This replica leads the partition no more: nothing more can be written for its uploads.
+    pub(super) fn abandon_uploads(&mut self, partition: PartitionId, fx: &mut Effects) {
+        let (gone, kept) =
+            self.uploads.queue.drain(..).partition(|upload| upload.partition == partition);
+        self.uploads.queue = kept;
+        let gone: VecDeque<Upload> = gone;
+        for upload in gone {
+            self.uploads.bytes -= upload.value.len();
+            self.end_in_session(&upload);
+            let why = "another replica leads by now; nothing was written";
+            self.refuse(upload.ask.origin, ErrorCode::NotLeader, 0, why, fx);
+        }
     }
 
     fn end_in_session(&mut self, upload: &Upload) {

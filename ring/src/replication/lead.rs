@@ -180,6 +180,7 @@ impl Replicator {
         if count == 0 && !peer.probe_due {
             return None;
         }
+        let probe = peer.probe_due;
         let message = Replicate {
             partition,
             to: peer.id,
@@ -191,7 +192,7 @@ impl Replicator {
             high_watermark,
             probe: now,
         };
-        Some(Section { message })
+        Some(Section { message, probe })
     }
 
     /// A message of [`Replicator::next_section`] was sent with that many entries.
@@ -201,6 +202,9 @@ impl Replicator {
         let end = self.replicas[i].end;
         let Role::Leader(leader) = &mut self.replicas[i].role else { return };
         let Some(peer) = leader.peers.iter_mut().find(|p| p.node == node) else { return };
+        if count == 0 && !section.probe {
+            return;
+        }
         peer.probe_due = false;
         peer.next = Offset(section.message.first.0 + u64::from(count)).max(peer.next);
         if peer.matched && peer.next < end && !peer.noted && count > 0 {

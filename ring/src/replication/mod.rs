@@ -191,6 +191,8 @@ pub enum Verdict {
 pub struct Section {
     /// The message; its `count` is how many entries there may be, at most.
     pub message: Replicate,
+    /// It is due even without entries.
+    pub probe: bool,
 }
 
 /// Where a replica is, for answers and metrics.
@@ -307,6 +309,12 @@ impl Replicator {
         (fresh.progress_noted, fresh.ack_noted) = (r.progress_noted, r.ack_noted);
         *r = fresh;
         self.try_to_lead(now, partition);
+    }
+
+    /// Entries before `start` can not be sent any more; with a lower one than before nothing happens.
+    pub fn forget_before(&mut self, partition: PartitionId, start: Offset) {
+        let r = self.replica_mut(partition);
+        r.start = r.start.max(start.min(r.end));
     }
 
     fn index(&self, partition: PartitionId) -> usize {

@@ -100,6 +100,8 @@ impl Profile {
         let mut codes = vec![
             ErrorCode::Overloaded,
             ErrorCode::NotReady,
+            // A partition begins its term when there is space for it.
+            ErrorCode::NotLeader,
             ErrorCode::DeadlineExceeded,
             ErrorCode::Unknown,
         ];

@@ -78,6 +78,8 @@ impl Node for ShardNode {
             cache_bytes: self.cache_bytes,
             deadline_default: self.deadline,
             deadline_max: self.deadline,
+            alone: true,
+            replication: ironring_ring::replication::Settings::default(),
             map,
         };
         Simulated { shard: Shard::new(config, Box::new(HeapAlloc)), fx: shard::Effects::default() }

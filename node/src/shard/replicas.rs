@@ -1,0 +1,446 @@
+//! The shard's replicas: the replication engine, and what it asks of the log, of clients and of
+//! other nodes.
+//!
+//! The engine decides; here its effects become records, answers and messages. Order matters in one
+//! place: what is staged is offered to followers before the log can write it and let go of its
+//! memory, so that the leader's own write and the followers' start together.
+
+use std::sync::Arc;
+
+use ironring_core::{
+    ErrorCode, GroupSeq, Incarnation, NodeId, Now, Offset, PartitionId, SessionId, Term, WallTime,
+};
+use ironring_log::format::record::decode_wire;
+use ironring_log::{AppendError, Appended, Priority, Record, RecordKind};
+use ironring_ring::metadata::{Metadata, PartitionRecord, Replica, ReplicaId, Wish};
+use ironring_ring::replication::{
+    AckState, Effect, NotServing, Recovered, Replicate, Replicator, Run, Stage, Verdict,
+};
+
+use super::acks::Level;
+use super::entries::entries_max;
+use super::event::{Effects, PeerMessage, ToController};
+use super::partition::Partition;
+use super::{Phase, Shard};
+
+/// The node of a replica that has no others.
+const ALONE: NodeId = NodeId(1);
+/// The log says what is committed once per so many entries: recovery applies the others only when
+/// their leader says so.
+const NOTE_EVERY: u64 = 1024;
+/// Written groups kept in memory for followers that are a little late, in bytes.
+const RECENT_BYTES: usize = 8 << 20;
+/// Most entries of one message.
+pub(super) const SECTION_ENTRIES: u32 = 4096;
+
+/// The engine of a shard, from the end of recovery on.
+#[derive(Debug)]
+pub(super) struct Replicas {
+    pub engine: Replicator,
+    run: Run,
+    /// What metadata said last, by partition: told again only when it changes.
+    metadata: Option<Arc<Metadata>>,
+    /// What the log did not take yet.
+    retry: Vec<Effect>,
+    /// It had no space for something of it.
+    no_space: bool,
+}
+
+impl Shard {
+    /// Recovery is over: from here on the engine says what each replica does.
+    pub(super) fn begin_replicas(&mut self, now: Now) {
+        let run = Run {
+            storage: self.config.identity.storage,
+            incarnation: Incarnation(u64::from(self.log.run())),
+        };
+        let range = self.config.slices.range(self.id());
+        let (first, end) = (PartitionId(range.start), PartitionId(range.end));
+        let mut engine = Replicator::new(run, self.config.replication, now.mono, first, end);
+        for id in (first.0..end.0).map(PartitionId) {
+            engine.recovered(id, recovered(self.models.peek(id)));
+        }
+        self.replicas =
+            Some(Replicas { engine, run, metadata: None, retry: Vec::new(), no_space: false });
+        match self.pending_metadata.take() {
+            Some(metadata) => self.learn_metadata(now, metadata),
+            None if self.config.alone => self.lead_alone(now),
+            None => {}
+        }
+    }
+
+    /// There is no cluster: every partition has one replica, which leads a new term.
+    fn lead_alone(&mut self, now: Now) {
+        let Some(replicas) = &self.replicas else { return };
+        let run = replicas.run;
+        for id in self.config.slices.range(self.id()).map(PartitionId) {
+            let p = self.models.peek(id);
+            let life = p.life.unwrap_or(0);
+            let me = ReplicaId { storage: run.storage, life };
+            let leader =
+                ironring_ring::metadata::LeaderId { replica: me, incarnation: run.incarnation };
+            let record = PartitionRecord {
+                replicas: vec![Replica { node: ALONE, id: me, wish: Wish::Voter }],
+                voters: vec![me],
+                term: Term(p.term.0 + 1),
+                leader: Some(leader),
+                last_leader: Some(me),
+                version: 0,
+            };
+            self.learn_record(now, id, &record);
+        }
+    }
+
+    /// The newest metadata are here.
+    pub(super) fn learn_metadata(&mut self, now: Now, metadata: Arc<Metadata>) {
+        let Some(replicas) = &mut self.replicas else {
+            self.pending_metadata = Some(metadata);
+            return;
+        };
+        let before = replicas.metadata.replace(Arc::clone(&metadata));
+        for id in self.config.slices.range(self.id()).map(PartitionId) {
+            let Some(record) = metadata.partition(id) else { continue };
+            let known = before.as_ref().and_then(|before| before.partition(id));
+            if known != Some(record) {
+                self.learn_record(now, id, record);
+            }
+        }
+    }
+
+    fn learn_record(&mut self, now: Now, id: PartitionId, record: &PartitionRecord) {
+        let storage = self.config.identity.storage;
+        let partitions = self.config.slices.range(self.id()).len();
+        let p = self.models.partition(id);
+        let others = record.replicas.iter().any(|r| r.id.storage != storage);
+        p.commits_alone = record.voters.iter().all(|voter| voter.storage == storage);
+        if !others {
+            p.entries_max = 0;
+            p.entries.begin(p.log_end);
+        } else if p.entries_max == 0 {
+            p.entries_max = entries_max(partitions);
+            p.entries.begin(p.log_end);
+            self.log.keep_recent(RECENT_BYTES);
+        }
+        let (first, end) = (p.entries.first(), p.entries.end());
+        debug_assert_eq!(end, p.log_end);
+        let engine = self.engine();
+        engine.forget_before(id, first);
+        engine.record(now.mono, id, record);
+    }
+
+    /// How many voters a partition must have to take writes.
+    pub(super) fn min_voters(&self) -> usize {
+        let metadata = self.replicas.as_ref().and_then(|r| r.metadata.as_ref());
+        metadata.map_or(1, |metadata| usize::from(metadata.min_voters().max(1)))
+    }
+
+    /// Whether requests may come: everything is known, and what nobody else can lead is led here; or
+    /// only space is missing for that, which reads need not wait for.
+    pub(super) fn may_serve(&self) -> bool {
+        let Some(replicas) = &self.replicas else { return false };
+        if replicas.metadata.is_none() && !self.config.alone {
+            return false;
+        }
+        if replicas.no_space {
+            return true;
+        }
+        let mine = |id: &PartitionId| self.models.peek(*id).commits_alone;
+        let served = |id| replicas.engine.view(id).leads == Some(Stage::Serving);
+        let storage = self.config.identity.storage;
+        let known = |id: &PartitionId| replicas.engine.known(*id).replica_on(storage).is_some();
+        let range = self.config.slices.range(self.id());
+        range.map(PartitionId).filter(mine).filter(known).all(served)
+    }
+
+    /// The engine of a shard that has one.
+    pub(super) fn engine(&mut self) -> &mut Replicator {
+        let replicas = self.replicas.as_mut().expect("records are appended after recovery");
+        &mut replicas.engine
+    }
+
+    /// Does what the engine asks for. What the log does not take is tried again with the next turn.
+    pub(super) fn follow_replicas(&mut self, now: Now, fx: &mut Effects) {
+        let Some(replicas) = &mut self.replicas else { return };
+        replicas.no_space = false;
+        let mut effects = std::mem::take(&mut replicas.retry);
+        effects.extend(replicas.engine.effects());
+        while !effects.is_empty() {
+            for effect in std::mem::take(&mut effects) {
+                self.perform(now, effect, fx);
+            }
+            effects.extend(self.engine().effects());
+        }
+    }
+
+    fn perform(&mut self, now: Now, effect: Effect, fx: &mut Effects) {
+        match effect {
+            Effect::Promise { partition, term } => {
+                let note = Note { kind: RecordKind::Promise, term, offset: Offset::NONE };
+                match self.append_note(now, partition, note, &[]) {
+                    Ok(appended) => {
+                        self.engine().promise_staged(partition, term, appended.group);
+                    }
+                    Err(error) => self.try_again(effect, error),
+                }
+            }
+            Effect::Adopt { partition, life } => {
+                let storage = self.config.identity.storage;
+                let known = self.engine().known(partition).replica_on(storage);
+                if known.map(|r| r.id.life) != Some(life) {
+                    return;
+                }
+                let term = self.models.peek(partition).term;
+                let note = Note { kind: RecordKind::Adopt, term, offset: Offset::NONE };
+                match self.append_note(now, partition, note, &life.to_le_bytes()) {
+                    Ok(_) => {
+                        let first = self.models.peek(partition).log_end;
+                        let engine = self.engine();
+                        engine.adopted(now.mono, partition, life);
+                        engine.forget_before(partition, first);
+                    }
+                    Err(error) => self.try_again(effect, error),
+                }
+            }
+            Effect::StartTerm { partition, term, offset } => {
+                let view = self.engine().view(partition);
+                if view.leads != Some(Stage::Starting) || view.term != term {
+                    return;
+                }
+                let note = Note { kind: RecordKind::TermStart, term, offset };
+                match self.append_note(now, partition, note, &[]) {
+                    Ok(appended) => {
+                        self.engine().appended(partition, offset.next(), appended.group);
+                    }
+                    Err(error) => self.try_again(effect, error),
+                }
+            }
+            Effect::Serving { .. } => {}
+            Effect::SteppedDown { partition, .. } => self.lose_place(partition, fx),
+            Effect::Ask(request) => fx.controller.push(ToController::Ask(request)),
+            Effect::Fenced(answer) => fx.controller.push(ToController::Fenced(answer)),
+            Effect::ReadDecided { ticket, confirmed } => {
+                self.read_decided(now, ticket, confirmed, fx);
+            }
+            Effect::NeedsSnapshot { .. } | Effect::Repaired { .. } => {}
+        }
+    }
+
+    fn try_again(&mut self, effect: Effect, error: AppendError) {
+        if let Some(replicas) = &mut self.replicas {
+            replicas.no_space |= error == AppendError::NoSpace;
+            replicas.retry.push(effect);
+        }
+    }
+
+    /// This replica led a partition, and does no more: nobody who waits will hear of it here.
+    fn lose_place(&mut self, partition: PartitionId, fx: &mut Effects) {
+        self.abandon_uploads(partition, fx);
+        for ack in self.acks.take(partition) {
+            self.give_up(&ack, ErrorCode::NotLeader, "another replica leads by now", fx);
+        }
+    }
+
+    /// Applies what has become committed, and answers who waited for it.
+    pub(super) fn commit(&mut self, now: Now, fx: &mut Effects) {
+        let durable = self.models.durable;
+        let Some(replicas) = &mut self.replicas else { return };
+        replicas.engine.flushed(now.mono, durable);
+        self.follow_replicas(now, fx);
+        let progress = self.engine().take_progress();
+        for partition in progress {
+            let view = self.engine().view(partition);
+            self.models.commit(partition, view.high_watermark);
+            let applied = self.models.peek(partition).applied_end;
+            let ends = [
+                (Level::Flushed, view.flushed_end),
+                (Level::Applied, applied),
+                (Level::Everywhere, applied.min(view.all_end)),
+            ];
+            for (level, end) in ends {
+                while let Some(ack) = self.acks.pop_below(level, partition, end) {
+                    self.acknowledge(now, &ack, fx);
+                }
+            }
+            self.note_watermark(now, partition);
+        }
+        self.tell_log_space();
+    }
+
+    /// Says in the log what is committed, now and then.
+    fn note_watermark(&mut self, now: Now, partition: PartitionId) {
+        let p = self.models.peek(partition);
+        if p.applied_end.0 >= p.noted.0 + NOTE_EVERY {
+            // Without room for it recovery has a little more to wait for.
+            let _ = self.note_applied(now, partition);
+        }
+    }
+
+    /// Says in the log what is committed.
+    pub(super) fn note_applied(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+    ) -> Result<Appended, AppendError> {
+        let p = self.models.peek(partition);
+        let note = Note { kind: RecordKind::Watermark, term: p.term, offset: p.applied_end };
+        self.append_note(now, partition, note, &[])
+    }
+
+    /// Why a partition takes no request although the shard serves.
+    pub(super) fn not_serving(&self, why: NotServing) -> (ErrorCode, u64, String) {
+        match why {
+            NotServing::FewVoters { .. } => (ErrorCode::TooFewReplicas, 0, why.to_string()),
+            NotServing::Changing if self.replicas.as_ref().is_some_and(|r| r.no_space) => {
+                (ErrorCode::NoSpace, 0, AppendError::NoSpace.to_string())
+            }
+            NotServing::Changing => (ErrorCode::NotLeader, 0, why.to_string()),
+            NotServing::Elsewhere(leader) => {
+                let metadata = self.replicas.as_ref().and_then(|r| r.metadata.as_ref());
+                let member = leader.zip(metadata).and_then(|(l, m)| m.member_on(l.replica.storage));
+                let node = member.map_or(0, |member| member.id.0);
+                (ErrorCode::NotLeader, u64::from(node), why.to_string())
+            }
+        }
+    }
+
+    /// A shard of another node, or the controller, says something.
+    pub(super) fn peer(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        message: PeerMessage<'_>,
+        fx: &mut Effects,
+    ) {
+        let partition = match &message {
+            PeerMessage::Replicate { message, .. } => message.partition,
+            PeerMessage::Ack(ack) => ack.partition,
+            PeerMessage::Fence(fence) => fence.partition,
+            PeerMessage::HandOver { partition, .. } => *partition,
+        };
+        let mine = self.config.slices.range(self.id()).contains(&partition.0);
+        let open = !matches!(self.phase, Phase::Failed | Phase::Stopped);
+        if !mine || !open || self.replicas.is_none() {
+            // Said again by whoever needs an answer.
+            return;
+        }
+        match message {
+            PeerMessage::Replicate { message, records } => {
+                self.take_entries(now, node, &message, records);
+            }
+            PeerMessage::Ack(ack) => {
+                if self.is_of_our_log(&ack) {
+                    self.engine().ack(now.mono, &ack);
+                }
+            }
+            PeerMessage::Fence(fence) => self.engine().fence(now.mono, &fence),
+            PeerMessage::HandOver { partition, to } => {
+                // What speaks against it the controller sees, and asks again.
+                let _ = self.engine().hand_over(now.mono, partition, Some(to));
+            }
+        }
+        self.follow_replicas(now, fx);
+        self.commit(now, fx);
+    }
+
+    /// Whether an ack can be true: it speaks of no more than was sent.
+    fn is_of_our_log(&mut self, ack: &ironring_ring::replication::Ack) -> bool {
+        let end = self.engine().view(ack.partition).end;
+        !matches!(ack.state, AckState::Flushed { end: theirs } if theirs > end)
+    }
+
+    /// Entries from a leader.
+    fn take_entries(&mut self, now: Now, node: NodeId, message: &Replicate, bytes: &[u8]) {
+        let Some(records) = decode_entries(message, bytes) else { return };
+        if message.term == self.engine().view(message.partition).term
+            && self.engine().view(message.partition).leads.is_some()
+        {
+            // Two leaders in one term: metadata never name two, so the message is not what it says.
+            return;
+        }
+        let term_of = |number: u32| records[number as usize].term;
+        let verdict = self.engine().judge(now.mono, node, message, &term_of);
+        let Verdict::Append { skip, cut } = verdict else { return };
+        let partition = message.partition;
+        if let Some(end) = cut {
+            let term = message.term;
+            let note = Note { kind: RecordKind::Cut, term, offset: end };
+            if self.append_note(now, partition, note, &[]).is_err() {
+                return;
+            }
+            self.engine().cut(partition, end);
+        }
+        let mut group: Option<GroupSeq> = None;
+        let mut end = Offset(message.first.0 + u64::from(skip));
+        for record in &records[skip as usize..] {
+            // The leader sends again what does not fit now.
+            let Ok(appended) = self.log.append(record, Priority::Reserve) else { break };
+            self.models.appended(appended.location, record);
+            group = Some(appended.group);
+            end = end.next();
+        }
+        self.engine().took(message, end, &term_of, group);
+    }
+
+    /// Appends a record of the engine's own, which no user wrote.
+    fn append_note(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+        note: Note,
+        body: &[u8],
+    ) -> Result<Appended, AppendError> {
+        let record = Record {
+            kind: note.kind,
+            flags: 0,
+            partition,
+            term: note.term,
+            offset: note.offset,
+            session: SessionId::NONE,
+            sequence: 0,
+            time: now.wall,
+            expires: WallTime(0),
+            key: &[],
+            body,
+        };
+        let appended = self.log.append(&record, Priority::Reserve)?;
+        self.models.appended(appended.location, &record);
+        Ok(appended)
+    }
+}
+
+struct Note {
+    kind: RecordKind,
+    term: Term,
+    offset: Offset,
+}
+
+/// The entries of a message, when they are what it says.
+fn decode_entries<'a>(message: &Replicate, mut bytes: &'a [u8]) -> Option<Vec<Record<'a>>> {
+    let mut records = Vec::with_capacity(message.count as usize);
+    for number in 0..message.count {
+        let (record, len) = decode_wire(bytes).ok()?;
+        let offset = Offset(message.first.0 + u64::from(number));
+        let fits = record.partition == message.partition
+            && record.offset == offset
+            && record.term <= message.term
+            && record.kind.is_entry();
+        if !fits {
+            return None;
+        }
+        records.push(record);
+        bytes = &bytes[len..];
+    }
+    bytes.is_empty().then_some(records)
+}
+
+/// What a partition's log holds.
+fn recovered(p: &Partition) -> Recovered {
+    Recovered {
+        life: p.life,
+        start: p.log_end,
+        end: p.log_end,
+        terms: p.terms.clone(),
+        promised: p.term,
+        high_watermark: p.applied_end,
+        damaged_below: None,
+    }
+}
