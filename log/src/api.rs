@@ -52,6 +52,12 @@ pub enum RecordKind {
     Adopt = 14,
     /// The upload named by the key will not become a value.
     UploadAbort = 15,
+    /// Part of a partition's state as another replica sent it; see the shard's `state` module. Not an
+    /// entry.
+    State = 16,
+    /// Everything before the record's offset is in the state: entries go on there. The body is the
+    /// term of the entry before it (u64). Not an entry.
+    Jump = 17,
     /// A change of the metadata group's own log, in a log of its own.
     Raft = 20,
 }
@@ -63,7 +69,12 @@ impl RecordKind {
     pub fn is_entry(self) -> bool {
         !matches!(
             self,
-            RecordKind::Promise | RecordKind::Watermark | RecordKind::Cut | RecordKind::Adopt
+            RecordKind::Promise
+                | RecordKind::Watermark
+                | RecordKind::Cut
+                | RecordKind::Adopt
+                | RecordKind::State
+                | RecordKind::Jump
         )
     }
 
@@ -86,6 +97,8 @@ impl RecordKind {
             13 => RecordKind::Cut,
             14 => RecordKind::Adopt,
             15 => RecordKind::UploadAbort,
+            16 => RecordKind::State,
+            17 => RecordKind::Jump,
             20 => RecordKind::Raft,
             _ => return None,
         })

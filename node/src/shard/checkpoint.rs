@@ -171,34 +171,13 @@ impl Cursor {
         after: Option<SessionId>,
         out: &mut Vec<u8>,
     ) -> bool {
-        let begin = out.len();
         let mut w = Writer(out);
         w.u8(5);
         w.u32(p.id.0);
-        w.u64(p.sessions.expired_to().0);
-        self.stage = Stage::Uploads(Offset::NONE);
-        for (id, recent) in p.sessions.export_after(after) {
-            w.u64(id.0);
-            w.u32(recent.len() as u32);
-            for r in recent {
-                w.u64(r.sequence);
-                w.u64(r.offset.0);
-                w.u64(r.term.0);
-                let (kind, a, b, c) = match r.outcome {
-                    Outcome::Written => (0, 0, 0, 0),
-                    Outcome::ConditionFailed(version) => (1, version.0, 0, 0),
-                    Outcome::Appended { index, first, count } => (2, first, count, index),
-                };
-                w.u8(kind);
-                w.u64(a);
-                w.u32(b);
-                w.u32(c);
-            }
-            if w.0.len() - begin >= PIECE_BYTES {
-                self.stage = Stage::Sessions(Some(id));
-                break;
-            }
-        }
+        self.stage = match write_sessions(&mut w, p, after) {
+            Some(last) => Stage::Sessions(Some(last)),
+            None => Stage::Uploads(Offset::NONE),
+        };
         true
     }
 
@@ -436,9 +415,41 @@ fn restore_header(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malform
     Ok(())
 }
 
-fn restore_sessions(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
-    let id = PartitionId(r.u32()?);
-    let p = models.owned(id)?;
+/// Writes the sessions of a partition behind `after`: `expired_to`, then each with its receipts. Returns
+/// the last one, when there may be more.
+pub fn write_sessions(
+    w: &mut Writer<'_>,
+    p: &Partition,
+    after: Option<SessionId>,
+) -> Option<SessionId> {
+    let begin = w.0.len();
+    w.u64(p.sessions.expired_to().0);
+    for (id, recent) in p.sessions.export_after(after) {
+        w.u64(id.0);
+        w.u32(recent.len() as u32);
+        for r in recent {
+            w.u64(r.sequence);
+            w.u64(r.offset.0);
+            w.u64(r.term.0);
+            let (kind, a, b, c) = match r.outcome {
+                Outcome::Written => (0, 0, 0, 0),
+                Outcome::ConditionFailed(version) => (1, version.0, 0, 0),
+                Outcome::Appended { index, first, count } => (2, first, count, index),
+            };
+            w.u8(kind);
+            w.u64(a);
+            w.u32(b);
+            w.u32(c);
+        }
+        if w.0.len() - begin >= PIECE_BYTES {
+            return Some(id);
+        }
+    }
+    None
+}
+
+/// The opposite of [`write_sessions`], into a partition.
+pub fn read_sessions(r: &mut Reader<'_>, p: &mut Partition) -> Result<(), Malformed> {
     let expired_to = SessionId(r.u64()?);
     while !r.is_empty() {
         let session = SessionId(r.u64()?);
@@ -456,6 +467,11 @@ fn restore_sessions(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malfo
     }
     p.sessions.set_expired_to(expired_to);
     Ok(())
+}
+
+fn restore_sessions(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {
+    let id = PartitionId(r.u32()?);
+    read_sessions(r, models.owned(id)?)
 }
 
 fn restore_uploads(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malformed> {

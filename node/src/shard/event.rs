@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ironring_core::io::{IoDone, IoQueue};
 use ironring_core::{Instant, NodeId, PartitionId, ShardId};
 use ironring_net::message::Response;
+use ironring_net::peer::message::{SnapshotAnswer, SnapshotBegin, SnapshotPiece};
 use ironring_net::{Header, codec};
 use ironring_ring::metadata::{Metadata, ReplicaId};
 use ironring_ring::replication::{Ack, Fence, FenceAnswer, Replicate, Request};
@@ -93,6 +94,22 @@ pub enum PeerMessage<'a> {
     Ack(Ack),
     /// The controller: an election has begun.
     Fence(Fence),
+    /// A leader: it begins to send its state.
+    SnapshotBegin(SnapshotBegin),
+    /// A leader: a piece of it. The frame names the transfer only; the driver knows the partition.
+    SnapshotPiece {
+        /// The partition.
+        partition: PartitionId,
+        /// The piece.
+        piece: SnapshotPiece<'a>,
+    },
+    /// A follower: how it stands to it.
+    SnapshotAnswer {
+        /// The partition.
+        partition: PartitionId,
+        /// The answer.
+        answer: SnapshotAnswer,
+    },
     /// The controller: let another voter lead.
     HandOver {
         /// The partition.
@@ -109,6 +126,28 @@ pub enum ToPeer {
     Replicate(Replicate, Vec<u8>),
     /// An answer to those.
     Ack(Ack),
+    /// A state begins to come.
+    SnapshotBegin(SnapshotBegin),
+    /// A piece of it.
+    SnapshotPiece {
+        /// The partition.
+        partition: PartitionId,
+        /// The transfer.
+        transfer: u64,
+        /// 0, 1, 2, ...
+        number: u32,
+        /// Whether no more follow.
+        last: bool,
+        /// Records.
+        payload: Vec<u8>,
+    },
+    /// An answer to those.
+    SnapshotAnswer {
+        /// The partition.
+        partition: PartitionId,
+        /// The answer.
+        answer: SnapshotAnswer,
+    },
 }
 
 /// What a shard says to the controller, wherever that is.

@@ -69,6 +69,7 @@ impl Shard {
             + self.handed_bytes
             + self.leases.bytes()
             + self.chunks.bytes()
+            + self.transfers.bytes()
             + self.log.recent_bytes()
             + self.memory.inboxes.get(mine).copied().unwrap_or(0)
             + self.memory.connections.input

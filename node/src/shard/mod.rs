@@ -30,8 +30,10 @@ mod route;
 mod sending;
 pub mod sessions;
 mod snapshot;
+pub mod state;
 mod topic_ops;
 pub mod topics;
+mod transfer;
 mod uploads;
 
 use std::sync::Arc;
@@ -58,6 +60,7 @@ use reads::{Again, Leases};
 use replicas::Replicas;
 use sending::Chunks;
 use topic_ops::Polls;
+use transfer::Transfers;
 use uploads::Uploads;
 
 /// How often deadlines, retention and expiry are looked after.
@@ -108,6 +111,8 @@ pub struct Shard {
     pending_metadata: Option<Arc<Metadata>>,
     /// Entries read for followers that are behind.
     chunks: Chunks,
+    /// States on their way to and from other nodes.
+    transfers: Transfers,
     started_at: Instant,
     /// A probe on its way, with the group that must be durable.
     probe: Option<(u64, GroupSeq)>,
@@ -150,6 +155,7 @@ impl Shard {
             replicas: None,
             pending_metadata: None,
             chunks: Chunks::default(),
+            transfers: Transfers::default(),
             started_at: Instant(0),
             probe: None,
             probe_done: 0,
@@ -238,6 +244,7 @@ impl Shard {
                 self.advance_uploads(now, fx);
                 self.follow_replicas(now, fx);
                 self.send(now, fx);
+                self.advance_transfers(now, fx);
                 self.make_room();
                 self.log.seal(now, &mut fx.io);
                 self.tell_log_space();
@@ -271,7 +278,9 @@ impl Shard {
         self.follow_status(now, fx);
         self.finish_reads(now, fx);
         for (read, result) in std::mem::take(&mut self.models.read_entries) {
-            self.entry_read(read, result);
+            if !self.piece_read(read, &result) {
+                self.entry_read(read, result);
+            }
         }
         self.commit(now, fx);
         if self.phase == Phase::Opening {

@@ -13,7 +13,7 @@ use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKin
 use super::checkpoint::{Cursor, restore_piece};
 use super::fields::Malformed;
 use super::meta::{Command, Meta};
-use super::partition::{Partition, Space, topic_name};
+use super::partition::{MERGED, Partition, Space, topic_name};
 use super::sending::Chunks;
 
 /// A record body with the time it was written, as reads return and the cache keeps it.
@@ -171,7 +171,15 @@ impl Models {
     pub fn appended(&mut self, at: Location, record: &Record<'_>) {
         let mut space = std::mem::take(&mut self.space);
         let p = self.partition(record.partition);
-        if record.kind.is_entry() {
+        let first = space.len();
+        let before = p.keys.memory_bytes();
+        if record.flags & MERGED != 0 {
+            p.merge(at, record, &mut space);
+            // Counted by the log when it was appended.
+            if let Some(own) = space[first..].iter().position(|c| *c == Space::Live(at)) {
+                space.remove(first + own);
+            }
+        } else if record.kind.is_entry() {
             p.appended(at, record);
             if record.partition == PartitionId::META {
                 // Nobody else has a say in it, and its commands count when they are durable.
@@ -185,22 +193,20 @@ impl Models {
                 RecordKind::Cut => p.cut(record.offset, &mut space),
                 _ => p.replayed(at, record, &mut space),
             }
-            if record.kind != RecordKind::Adopt {
+            if !matches!(record.kind, RecordKind::Adopt | RecordKind::Jump) {
                 space.push(Space::Dead(at));
             }
         }
+        let after = p.keys.memory_bytes();
+        self.key_bytes = self.key_bytes + after - before;
         self.space = space;
         if record.partition == PartitionId::META
             && let Ok(command) = Command::decode(record.body)
         {
             self.appended_meta.apply(&command);
         }
-        match record.kind {
-            RecordKind::Cut | RecordKind::Adopt => self.forget_dead(0),
-            _ => {}
-        }
-        if record.kind == RecordKind::Adopt {
-            self.note_key_memory();
+        if record.flags & MERGED != 0 || !record.kind.is_entry() {
+            self.forget_dead(first);
         }
     }
 
@@ -433,7 +439,7 @@ impl LogSink for Models {
         match self.find(record.partition) {
             Some(p) if p.holds(at, record) => Keep::Live,
             Some(p) => {
-                if record.kind.is_entry() {
+                if record.kind.is_entry() && record.flags & MERGED == 0 {
                     p.entries.lose(record.offset, at);
                 }
                 Keep::Drop

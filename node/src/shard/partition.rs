@@ -18,6 +18,7 @@ use super::fields::{Malformed, Reader, Writer};
 use super::large::LargeValues;
 use super::pending::{Next, Pending, PendingRecord, receipt_of};
 use super::sessions::{Remembered, SessionTable, Verdict};
+use super::state::{Says, merge_sessions, read_says};
 use super::topics::{Batch, TopicPartition};
 
 /// [`Entry::flags`]: the key was deleted, by a record met in recovery. Dropped when that is over.
@@ -27,6 +28,9 @@ pub const CHUNKED: u8 = 2;
 
 /// [`Record::flags`]: more records of the same atomic batch follow in this group.
 pub const MORE: u8 = 1;
+
+/// [`Record::flags`]: part of the state another replica sent, not an entry of this log.
+pub const MERGED: u8 = 2;
 
 /// What a session's receipts take in memory, about.
 const SESSION_MEMORY_BYTES: usize = 256 + 64 * std::mem::size_of::<Remembered>();
@@ -63,6 +67,8 @@ pub struct Partition {
     pub entries: Entries,
     /// How many of them are kept; 0: no other replica will ask.
     pub entries_max: usize,
+    /// Entries from here on are kept for a follower that is being sent the state.
+    pub pinned: Option<Offset>,
     /// The newest end of what is committed that the log says.
     pub noted: Offset,
     /// Keys.
@@ -96,6 +102,7 @@ impl Partition {
             pending: Pending::default(),
             entries: Entries::default(),
             entries_max: 0,
+            pinned: None,
             noted: Offset::FIRST,
             keys: KeyIndex::new(),
             large: LargeValues::default(),
@@ -181,9 +188,44 @@ impl Partition {
             }
             RecordKind::Cut => self.cut(record.offset.max(self.applied_end), space),
             RecordKind::Adopt => self.adopt(Reader::new(record.body).u64().unwrap_or(0), space),
+            RecordKind::Jump => {
+                let term = Term(Reader::new(record.body).u64().unwrap_or(0));
+                self.jump(record.offset, term, space);
+            }
+            _ if record.flags & MERGED != 0 => return self.merge(at, record, space),
             _ => return self.replayed_entry(at, record, space),
         }
         space.push(Space::Dead(at));
+    }
+
+    /// Takes up part of the state another replica sent.
+    pub fn merge(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
+        if record.kind != RecordKind::State {
+            return self.apply(at, record, space);
+        }
+        space.push(Space::Dead(at));
+        match read_says(record.body) {
+            Ok(Says::Topic(topic, index, start, end)) => {
+                let topic = self.topics.entry((topic, index)).or_default();
+                topic.trim(start, |gone| space.push(Space::Dead(gone)));
+                topic.restore_bounds(start, end);
+            }
+            Ok(Says::Sessions) => {
+                // What does not parse was not made by this code; the receipts before it count.
+                let _ = merge_sessions(self, record.body);
+            }
+            Ok(Says::Keys(..)) | Err(Malformed) => {}
+        }
+    }
+
+    /// The whole state that another replica sent is here: entries go on at `end`. `term` is that of the
+    /// entry before.
+    pub fn jump(&mut self, end: Offset, term: Term, space: &mut Vec<Space>) {
+        self.pending.truncate(Offset::NONE, |at| space.push(Space::Dead(at)));
+        (self.log_end, self.applied_end, self.noted) = (end, end, end);
+        self.entries.begin(end);
+        self.terms = TermStarts::from_pairs(vec![(term, Offset(end.0 - 1))]);
+        self.term = self.term.max(term);
     }
 
     fn replayed_entry(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
@@ -227,7 +269,12 @@ impl Partition {
         self.term = self.term.max(record.term);
         self.terms.append(record.term, record.offset);
         if self.entries_max > 0 {
-            self.entries.push(record.offset, at, self.entries_max);
+            // A follower that does not keep up with its own rebuilding begins anew.
+            let most = match self.pinned {
+                Some(_) => 16 * self.entries_max,
+                None => self.entries_max,
+            };
+            self.entries.push(record.offset, at, most);
         }
     }
 
@@ -246,19 +293,16 @@ impl Partition {
                 let first = space.len();
                 match next {
                     Next::Apply(_) => self.apply(pending.at, &pending.record(self.id), space),
-                    Next::Void(_) => {
-                        space.push(Space::Dead(pending.at));
-                        self.applied_end = pending.offset.next();
-                    }
+                    Next::Void(_) => space.push(Space::Dead(pending.at)),
                 }
+                self.applied_end = pending.offset.next();
                 applied(&pending, &mut space[first..]);
             }
         }
     }
 
-    /// Applies a committed record. A record that is older than the state changes nothing.
+    /// Applies a committed record, or part of a state. A record that is older than the state changes nothing.
     pub fn apply(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
-        self.applied_end = self.applied_end.max(record.offset.next());
         if let Some(receipt) = receipt_of(record) {
             self.sessions.fold(record.session, receipt);
         }
@@ -304,6 +348,8 @@ impl Partition {
             | RecordKind::Watermark
             | RecordKind::Cut
             | RecordKind::Adopt
+            | RecordKind::State
+            | RecordKind::Jump
             | RecordKind::SessionMark
             | RecordKind::Meta
             | RecordKind::Raft
@@ -411,8 +457,10 @@ impl Partition {
         record: &Record<'_>,
         space: &mut Vec<Space>,
     ) {
-        self.entries.relocate(record.offset, from, to);
-        if record.offset >= self.applied_end {
+        if record.flags & MERGED == 0 {
+            self.entries.relocate(record.offset, from, to);
+        }
+        if record.offset >= self.applied_end && record.flags & MERGED == 0 {
             if self.pending.holds(from, record.offset) {
                 self.pending.relocate(record.offset, to);
             } else {
@@ -466,7 +514,7 @@ impl Partition {
     /// Whether the copy of the record at `at` is the one the state refers to.
     #[must_use]
     pub fn holds(&self, at: Location, record: &Record<'_>) -> bool {
-        if record.offset >= self.applied_end {
+        if record.offset >= self.applied_end && record.flags & MERGED == 0 {
             return self.pending.holds(at, record.offset);
         }
         match record.kind {

@@ -20,7 +20,7 @@ use ironring_ring::replication::{
 use super::acks::Level;
 use super::entries::entries_max;
 use super::event::{Effects, PeerMessage, ToController};
-use super::partition::Partition;
+use super::partition::{MERGED, Partition};
 use super::{Phase, Shard};
 
 /// The node of a replica that has no others.
@@ -192,6 +192,7 @@ impl Shard {
                 let note = Note { kind: RecordKind::Adopt, term, offset: Offset::NONE };
                 match self.append_note(now, partition, note, &life.to_le_bytes()) {
                     Ok(_) => {
+                        self.transfers.forget_install(partition);
                         let first = self.models.peek(partition).log_end;
                         let engine = self.engine();
                         engine.adopted(now.mono, partition, life);
@@ -220,7 +221,8 @@ impl Shard {
             Effect::ReadDecided { ticket, confirmed } => {
                 self.read_decided(now, ticket, confirmed, fx);
             }
-            Effect::NeedsSnapshot { .. } | Effect::Repaired { .. } => {}
+            Effect::NeedsSnapshot { partition, node, .. } => self.begin_transfer(partition, node),
+            Effect::Repaired { .. } => {}
         }
     }
 
@@ -314,7 +316,10 @@ impl Shard {
             PeerMessage::Replicate { message, .. } => message.partition,
             PeerMessage::Ack(ack) => ack.partition,
             PeerMessage::Fence(fence) => fence.partition,
-            PeerMessage::HandOver { partition, .. } => *partition,
+            PeerMessage::SnapshotBegin(begin) => begin.partition,
+            PeerMessage::HandOver { partition, .. }
+            | PeerMessage::SnapshotPiece { partition, .. }
+            | PeerMessage::SnapshotAnswer { partition, .. } => *partition,
         };
         let mine = self.config.slices.range(self.id()).contains(&partition.0);
         let open = !matches!(self.phase, Phase::Failed | Phase::Stopped);
@@ -332,6 +337,11 @@ impl Shard {
                 }
             }
             PeerMessage::Fence(fence) => self.engine().fence(now.mono, &fence),
+            PeerMessage::SnapshotBegin(begin) => self.snapshot_begin(node, begin, fx),
+            PeerMessage::SnapshotPiece { partition, piece } => {
+                self.snapshot_piece(now, node, partition, piece, fx);
+            }
+            PeerMessage::SnapshotAnswer { answer, .. } => self.snapshot_answer(now, node, answer),
             PeerMessage::HandOver { partition, to } => {
                 // What speaks against it the controller sees, and asks again.
                 let _ = self.engine().hand_over(now.mono, partition, Some(to));
@@ -381,7 +391,7 @@ impl Shard {
     }
 
     /// Appends a record of the engine's own, which no user wrote.
-    fn append_note(
+    pub(super) fn append_note(
         &mut self,
         now: Now,
         partition: PartitionId,
@@ -407,10 +417,11 @@ impl Shard {
     }
 }
 
-struct Note {
-    kind: RecordKind,
-    term: Term,
-    offset: Offset,
+/// A record of a replica's own.
+pub(super) struct Note {
+    pub kind: RecordKind,
+    pub term: Term,
+    pub offset: Offset,
 }
 
 /// The entries of a message, when they are what it says.
@@ -422,7 +433,8 @@ fn decode_entries<'a>(message: &Replicate, mut bytes: &'a [u8]) -> Option<Vec<Re
         let fits = record.partition == message.partition
             && record.offset == offset
             && record.term <= message.term
-            && record.kind.is_entry();
+            && record.kind.is_entry()
+            && record.flags & MERGED == 0;
         if !fits {
             return None;
         }

@@ -24,7 +24,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS_MAX: usize = 8;
 /// A chunk nobody was sent for so long is given up.
 const CHUNK_KEPT: std::time::Duration = std::time::Duration::from_secs(2);
-/// Reads of entries have this bit in their id; those of answers do not.
+/// Reads for other replicas have this bit in their id; those for answers do not.
 const READ_BIT: u64 = 1 << 63;
 
 /// Consecutive entries read from the disk, as they are sent.
@@ -57,7 +57,13 @@ impl Chunks {
         chunks.flat_map(|c| c.entries.iter().flatten()).map(Vec::capacity).sum()
     }
 
-    /// Whether a read is one of these.
+    /// A name for a read of entries or pieces.
+    pub(super) fn next_read(&mut self) -> ReadId {
+        self.last += 1;
+        ReadId(self.last | READ_BIT)
+    }
+
+    /// Whether a read is of entries or pieces.
     pub(super) fn is_theirs(read: ReadId) -> bool {
         read.0 & READ_BIT != 0
     }
@@ -161,8 +167,7 @@ impl Shard {
         let chunk = Chunk { first, entries, missing: places.len(), since: now.mono };
         chunks.by_partition.insert(partition, chunk);
         for (offset, at) in places {
-            chunks.last += 1;
-            let read = ReadId(chunks.last | READ_BIT);
+            let read = chunks.next_read();
             chunks.reads.insert(read, (partition, offset));
             self.log.read(read, at, &mut fx.io);
         }

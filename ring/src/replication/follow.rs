@@ -4,7 +4,7 @@ use ironring_core::{GroupSeq, Instant, NodeId, Offset, PartitionId, Term};
 
 use super::message::{Ack, AckState, Replicate};
 use super::replica::{Follower, Heard, Role};
-use super::{Effect, Replicator, Verdict};
+use super::{Effect, Replicator, TermStarts, Verdict};
 
 impl Replicator {
     /// Judges entries that arrived from a node. `term_of`: the term of the message's entry with that
@@ -122,6 +122,55 @@ impl Replicator {
         }
         self.look_at_repair(partition);
         self.note_ack(partition);
+    }
+
+    /// A message of a leader's term came that is no [`Replicate`]: what is lower has no effect any more.
+    pub fn hear(&mut self, term: Term, partition: PartitionId) {
+        if term > self.replica(partition).promised {
+            self.promise(partition, term);
+        }
+    }
+
+    /// Whether this log cannot be brought to the leader's by entries from `end` on: it ends before, or
+    /// the entry before `end` has another term than the leader's. Then nothing it has from there on
+    /// was committed; otherwise nothing of it may be given up for a state.
+    #[must_use]
+    pub fn needs_state(&self, partition: PartitionId, end: Offset, end_term: Term) -> bool {
+        let r = self.replica(partition);
+        let has = r.end >= end && r.terms.at(Offset(end.0 - 1)) == end_term;
+        end > r.high_watermark && !has && r.leader().is_none()
+    }
+
+    /// The state of a leader of `term` is in the log, up to `end`, by records staged in `group` and
+    /// before; no entry is. `terms`: that of the one before `end`.
+    ///
+    /// # Panics
+    /// When the term is over, or [`Replicator::needs_state`] says no.
+    pub fn installed(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        end: Offset,
+        terms: TermStarts,
+        group: GroupSeq,
+    ) {
+        self.staged
+            .retain(|(_, id, what)| *id != partition || matches!(what, super::Staged::Promise(_)));
+        let r = self.replica_mut(partition);
+        assert_eq!(r.promised, term, "the owner asked for the term before it appended");
+        assert!(end > r.high_watermark, "a state that is not newer is refused");
+        // What is fsynced and known to be the leader's; the rest of the log is gone.
+        r.flushed_end = r.flushed_end.min(r.high_watermark);
+        (r.start, r.end, r.high_watermark) = (end, end, end);
+        r.terms = terms;
+        let Role::Follower(follower) = &mut r.role else {
+            panic!("{partition}: a leader was sent a state in its own term")
+        };
+        follower.verified = follower.verified.max(end);
+        follower.answer = None;
+        self.stage_end(partition, end, group);
+        self.note_progress(partition);
+        self.look_at_repair(partition);
     }
 
     /// A damaged log counts again once what was damaged is filled and fsynced.

@@ -311,6 +311,12 @@ impl Replicator {
         self.try_to_lead(now, partition);
     }
 
+    /// Who this storage's replica of a partition is, in this run.
+    #[must_use]
+    pub fn me(&self, partition: PartitionId) -> LeaderId {
+        self.replica(partition).me
+    }
+
     /// Entries before `start` can not be sent any more; with a lower one than before nothing happens.
     pub fn forget_before(&mut self, partition: PartitionId, start: Offset) {
         let r = self.replica_mut(partition);

@@ -1,0 +1,463 @@
+//! States on their way to followers that cannot be sent entries: see [`super::state`].
+//!
+//! Leader: one piece is read at a time, and at most [`PIECES_AHEAD`] are sent that the follower has
+//! not answered. Follower: pieces become records as they come; the one that ends it all makes the
+//! log go on where the picture began.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ironring_core::{Instant, NodeId, Now, Offset, PartitionId, Term};
+use ironring_log::format::record::{decode_wire, encode_wire};
+use ironring_log::{AppendError, Priority, ReadError, ReadId, Record, RecordKind};
+use ironring_net::peer::message::{
+    SnapshotAnswer, SnapshotBegin, SnapshotPiece, SnapshotRefusal, SnapshotState,
+};
+use ironring_ring::metadata::ReplicaId;
+use ironring_ring::replication::Stage;
+
+use super::Shard;
+use super::event::{Effects, ToPeer};
+use super::partition::MERGED;
+use super::replicas::Note;
+use super::state::{Says, StateCursor, read_says};
+use crate::peer::convert::{from_replica, to_leader, to_replica};
+
+/// Most transfers a shard makes at a time; others wait for their turn.
+const TRANSFERS_MAX: usize = 2;
+/// Most pieces sent and not answered.
+const PIECES_AHEAD: u32 = 2;
+/// What is not answered for so long is begun again.
+const SILENT_MAX: Duration = Duration::from_secs(2);
+
+/// A transfer to one follower.
+#[derive(Debug)]
+struct Transfer {
+    id: u64,
+    to: ReplicaId,
+    term: Term,
+    /// Entries go on here.
+    end: Offset,
+    cursor: Option<StateCursor>,
+    /// Pieces sent, and answered.
+    sent: u32,
+    taken: u32,
+    piece: Option<Piece>,
+    heard: Instant,
+}
+
+/// A piece being read.
+#[derive(Debug)]
+struct Piece {
+    says: Vec<Vec<u8>>,
+    records: Vec<Option<Vec<u8>>>,
+    missing: usize,
+    /// A place was freed meanwhile: look it up again.
+    stale: bool,
+    next: Option<StateCursor>,
+}
+
+/// A state that comes in.
+#[derive(Debug)]
+struct Install {
+    begin: SnapshotBegin,
+    from: NodeId,
+    next: u32,
+}
+
+/// All of a shard's transfers.
+#[derive(Debug, Default)]
+pub(super) struct Transfers {
+    out: BTreeMap<(PartitionId, NodeId), Transfer>,
+    /// Followers whose turn has not come.
+    waiting: Vec<(PartitionId, NodeId)>,
+    reads: BTreeMap<ReadId, (PartitionId, NodeId, u64, usize)>,
+    installs: BTreeMap<PartitionId, Install>,
+    last: u64,
+}
+
+impl Transfers {
+    /// Bytes of pieces being read.
+    pub(super) fn bytes(&self) -> usize {
+        let pieces = self.out.values().filter_map(|t| t.piece.as_ref());
+        pieces.flat_map(|piece| piece.records.iter().flatten()).map(Vec::capacity).sum()
+    }
+
+    /// The partition has another life or leader: what comes in counts no more.
+    pub(super) fn forget_install(&mut self, partition: PartitionId) {
+        self.installs.remove(&partition);
+    }
+}
+
+impl Shard {
+    /// A follower cannot be sent entries.
+    pub(super) fn begin_transfer(&mut self, partition: PartitionId, node: NodeId) {
+        let to = (partition, node);
+        if !self.transfers.out.contains_key(&to) && !self.transfers.waiting.contains(&to) {
+            self.transfers.waiting.push(to);
+        }
+    }
+
+    /// Sends what can be sent, at the end of a turn.
+    pub(super) fn advance_transfers(&mut self, now: Now, fx: &mut Effects) {
+        if self.transfers.out.is_empty() && self.transfers.waiting.is_empty() {
+            return;
+        }
+        for to in std::mem::take(&mut self.transfers.waiting) {
+            if self.transfers.out.len() < TRANSFERS_MAX {
+                self.start_transfer(now, to, fx);
+            } else {
+                self.transfers.waiting.push(to);
+            }
+        }
+        let all: Vec<(PartitionId, NodeId)> = self.transfers.out.keys().copied().collect();
+        for to in all {
+            if !self.is_wanted(to) {
+                self.end_transfer(to);
+                continue;
+            }
+            self.advance_transfer(now, to, fx);
+        }
+    }
+
+    /// Whether the follower still needs it and this replica still leads.
+    fn is_wanted(&mut self, to: (PartitionId, NodeId)) -> bool {
+        let (partition, node) = to;
+        let Some(transfer) = self.transfers.out.get(&to) else { return false };
+        let (term, id) = (transfer.term, transfer.to);
+        let engine = self.engine();
+        let view = engine.view(partition);
+        let known = engine.known(partition).replica(id).is_some_and(|r| r.node == node);
+        view.leads.is_some() && view.term == term && known
+    }
+
+    fn end_transfer(&mut self, to: (PartitionId, NodeId)) {
+        self.transfers.out.remove(&to);
+        let partition = to.0;
+        if !self.transfers.out.keys().any(|(other, _)| *other == partition) {
+            self.models.partition(partition).pinned = None;
+        }
+    }
+
+    fn start_transfer(&mut self, now: Now, to: (PartitionId, NodeId), fx: &mut Effects) {
+        let (partition, node) = to;
+        let engine = self.engine();
+        let view = engine.view(partition);
+        let replica = engine.known(partition).replicas.iter().find(|r| r.node == node).copied();
+        let serving = matches!(view.leads, Some(Stage::Serving | Stage::HandingOver { .. }));
+        let Some(replica) = replica.filter(|_| view.leads.is_some()) else { return };
+        let p = self.models.partition(partition);
+        if !serving || p.applied_end < p.entries.first() {
+            // Entries that are not committed are not part of the state, and have to be at hand.
+            self.transfers.waiting.push(to);
+            return;
+        }
+        p.pinned = Some(p.pinned.map_or(p.applied_end, |pinned| pinned.min(p.applied_end)));
+        self.transfers.last += 1;
+        // Unique among runs, so that a late answer to an earlier run names nothing.
+        let id = (u64::from(self.log.run()) << 32) | self.transfers.last;
+        let end = self.models.peek(partition).applied_end;
+        let transfer = Transfer {
+            id,
+            to: replica.id,
+            term: view.term,
+            end,
+            cursor: Some(StateCursor::begin()),
+            sent: 0,
+            taken: 0,
+            piece: None,
+            heard: now.mono,
+        };
+        self.transfers.out.insert(to, transfer);
+        self.send_begin(to, fx);
+    }
+
+    fn send_begin(&mut self, to: (PartitionId, NodeId), fx: &mut Effects) {
+        let (partition, node) = to;
+        let me = self.engine().me(partition);
+        let Some(transfer) = self.transfers.out.get(&to) else { return };
+        let p = self.models.peek(partition);
+        let before = Offset(transfer.end.0 - 1);
+        let begin = SnapshotBegin {
+            transfer: transfer.id,
+            partition,
+            to: to_replica(transfer.to),
+            from: to_leader(me),
+            term: transfer.term,
+            start: Offset::FIRST,
+            end: transfer.end,
+            end_term: p.terms.at(before),
+            total_bytes: 0,
+        };
+        fx.peers.push((node, ToPeer::SnapshotBegin(begin)));
+    }
+
+    fn advance_transfer(&mut self, now: Now, to: (PartitionId, NodeId), fx: &mut Effects) {
+        let (partition, node) = to;
+        let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
+        if now.mono.since(transfer.heard) > SILENT_MAX {
+            // From the beginning: the other side may have restarted.
+            self.end_transfer(to);
+            return self.begin_transfer(partition, node);
+        }
+        if let Some(piece) = transfer.piece.take_if(|piece| piece.missing == 0) {
+            if piece.stale {
+                return self.read_piece(to, fx);
+            }
+            let mut payload = Vec::new();
+            let state = Record {
+                kind: RecordKind::State,
+                flags: MERGED,
+                partition,
+                term: transfer.term,
+                offset: Offset::NONE,
+                session: ironring_core::SessionId::NONE,
+                sequence: 0,
+                time: now.wall,
+                expires: ironring_core::WallTime(0),
+                key: &[],
+                body: &[],
+            };
+            for body in &piece.says {
+                encode_wire(&Record { body, ..state }, &mut payload);
+            }
+            piece.records.iter().flatten().for_each(|bytes| payload.extend_from_slice(bytes));
+            let last = piece.next.is_none();
+            let number = transfer.sent;
+            transfer.cursor = piece.next;
+            transfer.sent += 1;
+            let piece =
+                ToPeer::SnapshotPiece { partition, transfer: transfer.id, number, last, payload };
+            fx.peers.push((node, piece));
+        }
+        let Some(transfer) = self.transfers.out.get(&to) else { return };
+        let ahead = transfer.sent - transfer.taken;
+        if transfer.piece.is_none() && transfer.cursor.is_some() && ahead < PIECES_AHEAD {
+            self.read_piece(to, fx);
+        }
+    }
+
+    /// Collects the records of the next piece.
+    fn read_piece(&mut self, to: (PartitionId, NodeId), fx: &mut Effects) {
+        let (partition, node) = to;
+        let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
+        let Some(cursor) = &transfer.cursor else { return };
+        let found = cursor.piece(self.models.peek(partition));
+        let mut piece = Piece {
+            says: found.says,
+            records: vec![None; found.places.len()],
+            missing: 0,
+            stale: false,
+            next: found.next,
+        };
+        for (number, at) in found.places.iter().enumerate() {
+            let mut bytes = Vec::new();
+            if self.log.copy_wire(*at, &mut bytes) {
+                piece.records[number] = merged(&bytes);
+                continue;
+            }
+            piece.missing += 1;
+            let read = self.chunks.next_read();
+            self.transfers.reads.insert(read, (partition, node, transfer.id, number));
+            self.log.read(read, *at, &mut fx.io);
+        }
+        transfer.piece = Some(piece);
+    }
+
+    /// A record of a piece was read, or cannot be. False: it was asked for by somebody else.
+    pub(super) fn piece_read(&mut self, read: ReadId, result: &Result<Vec<u8>, ReadError>) -> bool {
+        let Some((partition, node, id, number)) = self.transfers.reads.remove(&read) else {
+            return false;
+        };
+        let transfer = self.transfers.out.get_mut(&(partition, node)).filter(|t| t.id == id);
+        if let Some(piece) = transfer.and_then(|t| t.piece.as_mut())
+            && let Some(record) = piece.records.get_mut(number)
+        {
+            piece.missing -= 1;
+            match result {
+                Ok(bytes) => *record = merged(bytes),
+                Err(_) => piece.stale = true,
+            }
+        }
+        true
+    }
+
+    /// A follower says how it stands.
+    pub(super) fn snapshot_answer(&mut self, now: Now, node: NodeId, answer: SnapshotAnswer) {
+        let named =
+            |(to, t): &(&(PartitionId, NodeId), &Transfer)| to.1 == node && t.id == answer.transfer;
+        let Some(to) = self.transfers.out.iter().find(named).map(|(to, _)| *to) else { return };
+        let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
+        match answer.state {
+            SnapshotState::Resume { number } if number >= transfer.taken => {
+                transfer.heard = now.mono;
+                transfer.taken = number.min(transfer.sent);
+            }
+            SnapshotState::Complete => {
+                let end = transfer.end;
+                self.end_transfer(to);
+                self.engine().snapshot_sent(to.0, node, end);
+            }
+            // Asked again after a while, by the engine or by silence.
+            SnapshotState::Resume { .. } | SnapshotState::Refused(_) => {}
+        }
+    }
+
+    /// A leader begins to send its state.
+    pub(super) fn snapshot_begin(&mut self, node: NodeId, begin: SnapshotBegin, fx: &mut Effects) {
+        let partition = begin.partition;
+        let view = self.engine().view(partition);
+        let me = self.engine().me(partition).replica;
+        let answer = |state| ToPeer::SnapshotAnswer {
+            partition,
+            answer: SnapshotAnswer { transfer: begin.transfer, state },
+        };
+        let refusal = if from_replica(begin.to) != me {
+            Some(SnapshotRefusal::NotAReplica)
+        } else if begin.term < view.term {
+            Some(SnapshotRefusal::OldTerm)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return fx.peers.push((node, answer(SnapshotState::Refused(refusal))));
+        }
+        self.engine().hear(begin.term, partition);
+        if !self.engine().needs_state(partition, begin.end, begin.end_term) {
+            return fx.peers.push((node, answer(SnapshotState::Complete)));
+        }
+        let install = Install { begin, from: node, next: 0 };
+        self.transfers.installs.insert(partition, install);
+        fx.peers.push((node, answer(SnapshotState::Resume { number: 0 })));
+    }
+
+    /// A piece of a leader's state.
+    pub(super) fn snapshot_piece(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        partition: PartitionId,
+        piece: SnapshotPiece<'_>,
+        fx: &mut Effects,
+    ) {
+        let answer = |state| ToPeer::SnapshotAnswer {
+            partition,
+            answer: SnapshotAnswer { transfer: piece.transfer, state },
+        };
+        let known = self.transfers.installs.get(&partition);
+        let Some(install) = known.filter(|i| i.begin.transfer == piece.transfer && i.from == node)
+        else {
+            let refused = SnapshotState::Refused(SnapshotRefusal::UnknownTransfer);
+            return fx.peers.push((node, answer(refused)));
+        };
+        let (begin, next) = (install.begin, install.next);
+        if piece.number != next {
+            return fx.peers.push((node, answer(SnapshotState::Resume { number: next })));
+        }
+        if self.engine().view(partition).term != begin.term {
+            self.transfers.forget_install(partition);
+            let refused = SnapshotState::Refused(SnapshotRefusal::OldTerm);
+            return fx.peers.push((node, answer(refused)));
+        }
+        if !self.engine().needs_state(partition, begin.end, begin.end_term) {
+            self.transfers.forget_install(partition);
+            return fx.peers.push((node, answer(SnapshotState::Complete)));
+        }
+        match self.merge_piece(now, &begin, piece.payload) {
+            Ok(()) => {}
+            // It is sent again.
+            Err(AppendError::Overloaded | AppendError::Closed) => return,
+            Err(AppendError::NoSpace | AppendError::TooLarge) => {
+                let refused = SnapshotState::Refused(SnapshotRefusal::NoSpace);
+                return fx.peers.push((node, answer(refused)));
+            }
+        }
+        if !piece.last {
+            if let Some(install) = self.transfers.installs.get_mut(&partition) {
+                install.next += 1;
+            }
+            return fx.peers.push((node, answer(SnapshotState::Resume { number: next + 1 })));
+        }
+        let note = Note { kind: RecordKind::Jump, term: begin.term, offset: begin.end };
+        let Ok(appended) = self.append_note(now, partition, note, &begin.end_term.0.to_le_bytes())
+        else {
+            return;
+        };
+        self.transfers.forget_install(partition);
+        self.chunks.forget(partition);
+        let terms = self.models.peek(partition).terms.clone();
+        self.engine().installed(partition, begin.term, begin.end, terms, appended.group);
+        fx.peers.push((node, answer(SnapshotState::Complete)));
+    }
+
+    /// Appends the records of a piece, and deletes what the piece shows to be gone.
+    fn merge_piece(
+        &mut self,
+        now: Now,
+        begin: &SnapshotBegin,
+        mut bytes: &[u8],
+    ) -> Result<(), AppendError> {
+        let partition = begin.partition;
+        // Damaged or foreign bytes are not taken; the frame's checksum held, so it is a bug of the
+        // sender, and its next attempt may do better.
+        let mut records = Vec::new();
+        while !bytes.is_empty() {
+            let Ok((record, len)) = decode_wire(bytes) else { return Err(AppendError::Closed) };
+            if record.partition != partition || record.flags & MERGED == 0 {
+                return Err(AppendError::Closed);
+            }
+            records.push(record);
+            bytes = &bytes[len..];
+        }
+        let values = records.iter().filter(|r| r.kind != RecordKind::State);
+        let keys: BTreeSet<&[u8]> = values.map(|r| r.key).collect();
+        let mut gone = Vec::new();
+        for record in records.iter().filter(|r| r.kind == RecordKind::State) {
+            if let Ok(Says::Keys(after, last)) = read_says(record.body) {
+                let p = self.models.peek(partition);
+                let range = p.keys.range_after(after);
+                let within = range.take_while(|(key, _)| last.is_none_or(|last| *key <= last));
+                let older = within.filter(|(_, entry)| entry.version < begin.end);
+                gone.extend(
+                    older.filter(|(key, _)| !keys.contains(key)).map(|(key, _)| key.to_vec()),
+                );
+            }
+        }
+        for record in &records {
+            if matches!(read_says(record.body), Ok(Says::Keys(..)))
+                && record.kind == RecordKind::State
+            {
+                continue;
+            }
+            let appended = self.log.append(record, Priority::User)?;
+            self.models.appended(appended.location, record);
+        }
+        for key in gone {
+            let record = Record {
+                kind: RecordKind::Delete,
+                flags: MERGED,
+                partition,
+                term: begin.term,
+                offset: Offset(begin.end.0 - 1),
+                session: ironring_core::SessionId::NONE,
+                sequence: 0,
+                time: now.wall,
+                expires: ironring_core::WallTime(0),
+                key: &key,
+                body: &[],
+            };
+            let appended = self.log.append(&record, Priority::Reserve)?;
+            self.models.appended(appended.location, &record);
+        }
+        self.tell_log_space();
+        Ok(())
+    }
+}
+
+/// A record as it is sent in a piece. It was verified when it was read.
+fn merged(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (record, _) = decode_wire(bytes).ok()?;
+    let mut out = Vec::with_capacity(bytes.len());
+    encode_wire(&Record { flags: record.flags | MERGED, ..record }, &mut out);
+    Some(out)
+}
