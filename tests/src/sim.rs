@@ -12,6 +12,7 @@
 
 pub mod bench;
 pub mod client;
+pub mod cluster;
 pub mod crash;
 pub mod disk;
 pub mod log_alone;

@@ -457,6 +457,7 @@ impl Node {
             deadline_default: ms(config.limits.deadline_default_ms),
             deadline_max: ms(config.limits.deadline_max_ms),
             alone: true,
+            incarnation: None,
             replication: ironring_ring::replication::Settings::default(),
             map,
         }

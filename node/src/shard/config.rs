@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ironring_core::ShardId;
+use ironring_core::{Incarnation, ShardId};
 use ironring_log::{Identity, LogConfig};
 use ironring_net::message::ClusterMap;
 use ironring_ring::Slices;
@@ -25,6 +25,8 @@ pub struct ShardConfig {
     pub deadline_default: Duration,
     /// Longer deadlines are shortened to this.
     pub deadline_max: Duration,
+    /// Which run of the node this is; nothing: the log counts its own.
+    pub incarnation: Option<Incarnation>,
     /// There is no metadata group: the shard leads every partition by itself.
     pub alone: bool,
     /// How replicas keep together.

@@ -44,6 +44,7 @@ use ironring_core::{ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, Shar
 use ironring_log::{Log, LogFailure, LogStatus};
 use ironring_net::message::Response;
 use ironring_ring::metadata::Metadata;
+use ironring_ring::replication::View;
 
 pub use config::ShardConfig;
 pub use event::{ConnId, Effects, Event, Origin, PeerMessage, ShardMessage, ToController, ToPeer};
@@ -539,6 +540,12 @@ impl Shard {
             Some(newest) => newest.exists.then_some(newest.offset),
             None => p.keys.get(key).map(|e| e.version),
         }
+    }
+
+    /// Where this shard's replica of a partition is; nothing before recovery is over.
+    #[must_use]
+    pub fn replica(&self, partition: PartitionId) -> Option<View> {
+        self.replicas.as_ref().map(|replicas| replicas.engine.view(partition))
     }
 
     /// The counters.

@@ -49,10 +49,9 @@ pub(super) struct Replicas {
 impl Shard {
     /// Recovery is over: from here on the engine says what each replica does.
     pub(super) fn begin_replicas(&mut self, now: Now) {
-        let run = Run {
-            storage: self.config.identity.storage,
-            incarnation: Incarnation(u64::from(self.log.run())),
-        };
+        let of_log = Incarnation(u64::from(self.log.run()));
+        let incarnation = self.config.incarnation.unwrap_or(of_log);
+        let run = Run { storage: self.config.identity.storage, incarnation };
         let range = self.config.slices.range(self.id());
         let (first, end) = (PartitionId(range.start), PartitionId(range.end));
         let mut engine = Replicator::new(run, self.config.replication, now.mono, first, end);

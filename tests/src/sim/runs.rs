@@ -6,6 +6,7 @@ use ironring_core::prng::Prng;
 use ironring_log::{CompactionConfig, LogConfig, ScrubConfig};
 use ironring_ring::Slices;
 
+use crate::sim::cluster;
 use crate::sim::log_alone::LogNode;
 use crate::sim::profile::{Profile, Trouble};
 use crate::sim::replicas;
@@ -24,15 +25,18 @@ pub enum Target {
     Node,
     /// The replication engines of a cluster.
     Replicas,
+    /// The shards of a cluster.
+    Cluster,
 }
 
 impl Target {
     /// Every target, by name.
-    pub const ALL: [(&'static str, Target); 4] = [
+    pub const ALL: [(&'static str, Target); 5] = [
         ("log", Target::Log),
         ("shard", Target::Shard),
         ("node", Target::Node),
         ("replicas", Target::Replicas),
+        ("cluster", Target::Cluster),
     ];
 
     /// The target of that name.
@@ -53,6 +57,7 @@ pub fn run(target: Target, trouble: Trouble, seed: u64, print: bool) -> Report {
     let config = log_config(trouble, disk_bytes, &mut rng);
     match target {
         Target::Replicas => replicas::world::run(trouble, seed, print),
+        Target::Cluster => cluster::world::run(trouble, config, seed, print),
         Target::Log => {
             let profile = Profile::draw(trouble, Mix::KEYS, disk_bytes, &mut rng);
             World::run(LogNode { config }, profile, rng.next_u64(), print)

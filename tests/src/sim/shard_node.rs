@@ -79,6 +79,7 @@ impl Node for ShardNode {
             deadline_default: self.deadline,
             deadline_max: self.deadline,
             alone: true,
+            incarnation: None,
             replication: ironring_ring::replication::Settings::default(),
             map,
         };

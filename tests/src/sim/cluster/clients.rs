@@ -1,0 +1,246 @@
+//! Clients: what they ask, whom, and what they hear.
+
+use std::collections::BTreeMap;
+
+use ironring_core::prng::Prng;
+use ironring_core::{Durability, PartitionId, Token};
+
+use crate::linear::{Answer, Call, Cell, Change, Condition, Level, Operation};
+use crate::sim::op::{self, Intent, Key, KeyOp, Op, Outcome, RequestId, WriteId};
+
+/// Keys per partition.
+const KEYS: usize = 3;
+
+/// A client: one request at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    /// What it waits for, and where: the request, its operation in the history, and the node.
+    pub waits: Option<(RequestId, usize, usize)>,
+    /// When it asks next.
+    pub asks_at: u64,
+    /// When it stops to wait.
+    pub until: u64,
+}
+
+/// All clients and what they did.
+#[derive(Debug)]
+pub struct Clients {
+    /// The clients.
+    pub all: Vec<Client>,
+    /// What they did.
+    pub history: Vec<Operation>,
+    keys: Vec<Vec<Key>>,
+    /// The last version anybody heard of, by key, to make conditions that sometimes hold.
+    versions: BTreeMap<Vec<u8>, u64>,
+    next_write: u64,
+    next_request: u64,
+    /// Writes that were acked, and reads that were answered.
+    pub acked: u64,
+    pub read: u64,
+}
+
+impl Clients {
+    /// So many clients of a cluster with so many partitions.
+    pub fn new(count: usize, partitions: u32) -> Clients {
+        let mut keys: Vec<Vec<Key>> = vec![Vec::new(); partitions as usize];
+        let mut n = 0;
+        while keys.iter().any(|keys| keys.len() < KEYS) {
+            let key = format!("k{n:03}");
+            let home = Token::of_key(key.as_bytes()).partition(partitions);
+            let room = &mut keys[home.0 as usize];
+            if room.len() < KEYS {
+                room.push(Key::from(key.as_bytes()));
+            }
+            n += 1;
+        }
+        Clients {
+            all: vec![Client::default(); count],
+            history: Vec::new(),
+            keys,
+            versions: BTreeMap::new(),
+            next_write: 0,
+            next_request: 0,
+            acked: 0,
+            read: 0,
+        }
+    }
+
+    /// Something to ask about a partition.
+    pub fn draw(&mut self, partition: PartitionId, rng: &mut Prng) -> Op {
+        let keys = &self.keys[partition.0 as usize];
+        let key = keys[rng.below(keys.len() as u64) as usize].clone();
+        if rng.chance(2, 5) {
+            return Op::Get { key };
+        }
+        if rng.chance(1, 20) {
+            let prefix = b"k".to_vec();
+            return Op::Scan { partition, prefix, after: Vec::new(), limit: 100, values: true };
+        }
+        self.next_write += 1;
+        let level = match rng.below(10) {
+            0 => Durability::All,
+            _ => Durability::Quorum,
+        };
+        let id = WriteId(self.next_write);
+        let intent = Intent { id, partition, level, session: None };
+        let condition = match (rng.below(8), self.versions.get(&key[..])) {
+            (0, Some(version)) => op::Condition::Version(*version),
+            (1, _) => op::Condition::Absent,
+            _ => op::Condition::None,
+        };
+        let change = |rng: &mut Prng| match rng.below(6) {
+            0 => op::Change::Delete,
+            1 => op::Change::Put { len: 200 + rng.below(6000) as u32, ttl_ms: 0 },
+            _ => op::Change::Put { len: 16 + rng.below(100) as u32, ttl_ms: 0 },
+        };
+        if rng.chance(1, 6) {
+            let ops = keys.iter().map(|key| {
+                let condition = op::Condition::None;
+                KeyOp { key: key.clone(), change: change(rng), condition }
+            });
+            return Op::Write { intent, ops: ops.collect(), batch: true };
+        }
+        Op::Write { intent, ops: vec![KeyOp { key, change: change(rng), condition }], batch: false }
+    }
+
+    /// A client asks a node about a partition at `time`.
+    pub fn ask(
+        &mut self,
+        client: usize,
+        (time, patience): (u64, u64),
+        node: usize,
+        (partition, op): (PartitionId, &Op),
+    ) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        let at = self.history.len();
+        self.history.push(Operation {
+            client: client as u32,
+            start: time,
+            end: None,
+            age: None,
+            call: call(partition, op),
+            answer: Answer::Unknown,
+        });
+        let c = &mut self.all[client];
+        c.waits = Some((request, at, node));
+        c.until = time + patience;
+        request
+    }
+
+    /// A client heard the answer to what it waits for.
+    pub fn hear(&mut self, client: usize, time: u64, outcome: &Outcome) -> Result<(), String> {
+        let Some((_, at, _)) = self.all[client].waits.take() else { return Ok(()) };
+        let operation = &mut self.history[at];
+        let heard = answer(&operation.call, outcome)?;
+        match &heard {
+            Answer::Receipt { version: Some(version), .. } => {
+                self.acked += 1;
+                if let Call::Write { changes, .. } = &operation.call
+                    && let [change] = &changes[..]
+                {
+                    self.versions.insert(change.key.clone().into_bytes(), *version);
+                }
+            }
+            Answer::Cells(_) | Answer::Page { .. } => self.read += 1,
+            _ => {}
+        }
+        if heard != Answer::Unknown {
+            operation.end = Some(time);
+        }
+        operation.answer = heard;
+        Ok(())
+    }
+
+    /// A get of every key, to end with.
+    pub fn audit(&self) -> Vec<(PartitionId, Op)> {
+        let keys = self.keys.iter().enumerate();
+        let gets = keys.flat_map(|(p, keys)| {
+            keys.iter().map(move |key| (PartitionId(p as u32), Op::Get { key: key.clone() }))
+        });
+        gets.collect()
+    }
+}
+
+fn text(key: &[u8]) -> String {
+    String::from_utf8(key.to_vec()).expect("simulated keys are text")
+}
+
+/// The number of a value: that of its write and which of its changes it is.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
+}
+
+fn call(partition: PartitionId, op: &Op) -> Call {
+    match op {
+        Op::Get { key } => Call::Get { partition: partition.0, keys: vec![text(key)] },
+        Op::Scan { partition, prefix, after, .. } => {
+            Call::Scan { partition: partition.0, prefix: text(prefix), after: text(after) }
+        }
+        Op::Write { intent, ops, .. } => {
+            let changes = ops.iter().enumerate().map(|(i, op)| Change {
+                key: text(&op.key),
+                value: match op.change {
+                    op::Change::Put { len, .. } => Some(number(&op::payload(intent.id, i, len))),
+                    op::Change::Delete => None,
+                },
+                condition: match op.condition {
+                    op::Condition::None => Condition::None,
+                    op::Condition::Absent => Condition::Absent,
+                    op::Condition::Version(version) => Condition::Version(version),
+                },
+                ttl_ms: 0,
+            });
+            Call::Write { partition: intent.partition.0, changes: changes.collect() }
+        }
+        other => panic!("clients of a cluster do not ask {other:?}"),
+    }
+}
+
+fn answer(call: &Call, outcome: &Outcome) -> Result<Answer, String> {
+    use ironring_core::ErrorCode as Code;
+    let cell = |value: &op::Value| Cell {
+        version: Some(value.version),
+        value: Some(number(&value.bytes)),
+    };
+    Ok(match outcome {
+        Outcome::Receipt(receipt) => {
+            let level = match receipt.level {
+                Durability::Async => Level::Async,
+                Durability::Local => Level::Local,
+                Durability::Quorum => Level::Quorum,
+                Durability::All => Level::All,
+            };
+            Answer::Receipt { level, version: Some(receipt.offset) }
+        }
+        Outcome::Value(value) => Answer::Cells(vec![Some(cell(value))]),
+        Outcome::Page { entries, more } => {
+            let entries = entries.iter().map(|e| {
+                let value = e.value.as_deref().map(number);
+                (text(&e.key), Cell { version: Some(e.version), value })
+            });
+            Answer::Page { entries: entries.collect(), more: *more }
+        }
+        Outcome::Error { code: Code::NotFound, .. } if !call.is_write() => {
+            Answer::Cells(vec![None])
+        }
+        Outcome::Error { code: Code::ConditionFailed, detail } => {
+            Answer::ConditionFailed { found: *detail }
+        }
+        Outcome::Error { code: Code::Unknown, .. } => Answer::Unknown,
+        Outcome::Error {
+            code:
+                Code::NotLeader
+                | Code::NotReady
+                | Code::Overloaded
+                | Code::DeadlineExceeded
+                | Code::TooFewReplicas
+                | Code::NoSpace
+                | Code::ShardFenced,
+            ..
+        } => Answer::Failed,
+        other => return Err(format!("{call:?} was answered {other:?}")),
+    })
+}

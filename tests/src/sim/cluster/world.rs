@@ -1,0 +1,780 @@
+//! The loop: messages, disks, clients, the controller and everything that goes wrong, by seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ironring_core::prng::Prng;
+use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid};
+use ironring_log::LogConfig;
+use ironring_net::decode_header;
+use ironring_net::frame::HEADER_BYTES;
+use ironring_node::shard::{ConnId, Event as ShardEvent, Phase, ToController};
+use ironring_ring::Slices;
+use ironring_ring::controller::{self, Effect, Ticket as Proposal};
+use ironring_ring::metadata::{Command, MemberState, Metadata, Outcome};
+use ironring_ring::replication::Settings;
+
+use super::clients::Clients;
+use super::node::{Making, Message, Node};
+use crate::linear::{History, Rules, Verdict, check};
+use crate::sim::disk::faults::FaultPlan;
+use crate::sim::disk::{Latency, SimDisk, Ticket};
+use crate::sim::profile::Trouble;
+use crate::sim::replicas::metadata::{ControllerNumber, Group, facts, join};
+use crate::sim::replicas::node::Clock;
+use crate::sim::shard_node::{decode, encode};
+use crate::sim::trace::{Coverage, Trace};
+use crate::sim::world::Report;
+
+const MS: u64 = 1_000_000;
+/// Trouble lasts so long; then everything heals and has to work again.
+const TROUBLE_NS: u64 = 8_000 * MS;
+/// How long the healed cluster has until clients stop, and until everything they asked is answered.
+const HEALED_NS: u64 = 8_000 * MS;
+const QUIET_NS: u64 = 3_000 * MS;
+/// The pace of controllers, clients and troubles.
+const TICK_NS: u64 = 10 * MS;
+/// How often each node looks at its timers.
+const TIMER_NS: u64 = 2 * MS;
+/// A client waits so long for an answer.
+const PATIENCE_NS: u64 = 2_500 * MS;
+const DISK_BYTES: u64 = 48 << 20;
+const CLIENTS: usize = 6;
+
+#[derive(Debug)]
+enum Event {
+    Arrives { from: NodeId, to: usize, run: Incarnation, message: Message },
+    Io { node: usize, run: Incarnation, ticket: Ticket },
+    Timer { node: usize, run: Incarnation },
+    TurnEnd { node: usize, run: Incarnation },
+    LinkUp { node: usize, to: NodeId },
+    Metadata { node: usize, run: Incarnation },
+    ToController(ToController),
+    Alive { node: usize, run: Incarnation },
+    Commits { by: Option<(ControllerNumber, Proposal)>, command: Box<Command> },
+    Gone { node: NodeId },
+    Asks { node: usize, run: Incarnation, frame: Vec<u8>, client: usize },
+    Answered { client: usize, frame: Vec<u8> },
+    Tick,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// How much goes wrong: of 1000 ticks.
+#[derive(Clone, Copy, Debug)]
+struct Odds {
+    crash: u64,
+    power_loss: u64,
+    pause: u64,
+    cut_link: u64,
+    wipe: u64,
+    election: u64,
+    hand_over: u64,
+    operate: u64,
+}
+
+impl Odds {
+    fn draw(trouble: Trouble, rng: &mut Prng) -> Odds {
+        let mut some = |max: u64| if rng.chance(1, 2) { rng.below(max + 1) } else { 0 };
+        let calm = Odds {
+            crash: 0,
+            power_loss: 0,
+            pause: 0,
+            cut_link: 0,
+            wipe: 0,
+            election: some(3),
+            hand_over: some(5),
+            operate: some(6),
+        };
+        let rough = Odds {
+            crash: some(12),
+            power_loss: some(12),
+            pause: some(6),
+            cut_link: some(10),
+            election: some(6),
+            ..calm
+        };
+        match trouble {
+            Trouble::Calm => calm,
+            Trouble::Crash | Trouble::Full | Trouble::DiskFaults => rough,
+            Trouble::Corruption => Odds { wipe: some(4), ..rough },
+        }
+    }
+}
+
+struct World {
+    rng: Prng,
+    trace: Trace,
+    coverage: Coverage,
+    time: u64,
+    order: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    making: Making,
+    nodes: Vec<Node>,
+    group: Group,
+    published: Arc<Metadata>,
+    metadata_clock: Clock,
+    odds: Odds,
+    latency: Latency,
+    /// Until when messages from one to another are lost.
+    cut: Vec<Vec<u64>>,
+    /// When the last message between two nodes arrives.
+    channel: BTreeMap<(usize, usize), u64>,
+    clients: Clients,
+    partitions: u32,
+    next_storage: u128,
+    healed: bool,
+    acked_before_healing: u64,
+    /// Keys to be read at the end, once clients are done.
+    audit: Vec<(PartitionId, crate::sim::op::Op)>,
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn run(trouble: Trouble, log: LogConfig, seed: u64, print: bool) -> Report {
+    let mut world = World::new(trouble, log, Prng::new(seed ^ 0xC1_0570), print);
+    let failure = world.live().err();
+    Report {
+        hash: world.trace.hash(),
+        steps: world.trace.steps(),
+        time_ns: world.time,
+        coverage: world.coverage,
+        failure,
+    }
+}
+
+impl World {
+    fn new(trouble: Trouble, log: LogConfig, mut rng: Prng, print: bool) -> World {
+        let n = 3 + rng.below(3) as usize;
+        let partitions = 1 << rng.below(3);
+        let rf = if rng.chance(3, 4) { 3 } else { 1 + rng.below(n as u64) as u8 };
+        let replication = Settings {
+            replica_timeout: Duration::from_millis(300 + rng.below(1500)),
+            resend_after: Duration::from_millis(200 + rng.below(800)),
+            ..Settings::default()
+        };
+        // The fastest clock and the slowest are as far apart as is promised.
+        let half = u64::from(replication.drift_permille) / 2;
+        let clock = |rng: &mut Prng| Clock {
+            permille: 1000 - half + half * rng.below(3),
+            begin: rng.below(1 << 40),
+        };
+        let latency =
+            Latency { stall_one_in: [0, 200][rng.below(2) as usize], ..Latency::default() };
+        let nodes: Vec<Node> = (0..n)
+            .map(|i| Node {
+                id: NodeId(u64::from(i == 0)),
+                storage: StorageUuid(i as u128 + 1),
+                incarnation: Incarnation(0),
+                clock: clock(&mut rng),
+                disk: SimDisk::new(rng.next_u64(), DISK_BYTES, latency, FaultPlan::none()),
+                blank: true,
+                shard: None,
+                fx: ironring_node::shard::Effects::default(),
+                paused_until: 0,
+            })
+            .collect();
+        let patience = controller::Settings {
+            session_timeout: Duration::from_millis(1000 + rng.below(2000)),
+            rebalance_grace: Duration::from_millis(rng.below(3000)),
+            balance_every: Duration::from_millis(100 + rng.below(900)),
+            ..controller::Settings::default()
+        };
+        let first = facts(0, nodes[0].storage, Incarnation(0));
+        let group = Group::new(partitions, rf, first, patience);
+        let making = Making {
+            slices: Slices::new(partitions, 1).expect("at least one partition"),
+            log,
+            cache_bytes: [0, 16 << 10, 1 << 20][rng.below(3) as usize],
+            replication,
+        };
+        let clients = Clients::new(CLIENTS, partitions);
+        World {
+            trace: Trace::new(print),
+            coverage: Coverage::default(),
+            time: MS,
+            order: 0,
+            queue: BinaryHeap::new(),
+            published: Arc::new(group.state.clone()),
+            group,
+            making,
+            metadata_clock: clock(&mut rng),
+            odds: Odds::draw(trouble, &mut rng),
+            latency,
+            cut: vec![vec![0; n]; n],
+            channel: BTreeMap::new(),
+            audit: clients.audit(),
+            clients,
+            partitions,
+            next_storage: n as u128,
+            healed: false,
+            acked_before_healing: 0,
+            nodes,
+            rng,
+        }
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        let now = self.metadata_clock.at(self.time);
+        self.group.new_controller(now);
+        for i in 0..self.nodes.len() {
+            self.start(i);
+        }
+        self.schedule(TICK_NS, Event::Tick);
+        while let Some(Reverse(next)) = self.queue.pop() {
+            if next.at > TROUBLE_NS + HEALED_NS + QUIET_NS {
+                break;
+            }
+            self.time = next.at;
+            if self.time > TROUBLE_NS && !self.healed {
+                self.heal();
+            }
+            self.handle(next.event)?;
+        }
+        self.judge_the_end()
+    }
+
+    fn schedule(&mut self, after: u64, event: Event) {
+        self.order += 1;
+        self.queue.push(Reverse(Scheduled { at: self.time + after, order: self.order, event }));
+    }
+
+    fn note(&mut self, words: &[u64], text: impl FnOnce() -> String) {
+        self.trace.note(self.time, words, text);
+    }
+
+    /// Puts an event off when its node does not handle any now. Nothing: its process is gone.
+    fn awake(&mut self, node: usize, run: Incarnation, event: Event) -> Option<Event> {
+        let n = &self.nodes[node];
+        if n.incarnation != run || n.shard.is_none() {
+            return None;
+        }
+        if n.paused_until > self.time {
+            let wait = n.paused_until - self.time;
+            self.schedule(wait, event);
+            return None;
+        }
+        Some(event)
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Tick => {
+                self.schedule(TICK_NS, Event::Tick);
+                return self.tick();
+            }
+            Event::ToController(said) => {
+                let now = self.metadata_clock.at(self.time);
+                self.note(&[4], || format!("-> controller: {said:?}"));
+                match said {
+                    ToController::Fenced(answer) => self.group.answer(now, &answer),
+                    ToController::Ask(request) => self.group.request(now, &request, &mut self.rng),
+                }
+                return Ok(());
+            }
+            Event::Commits { by, command } => {
+                self.commits(by, &command);
+                return Ok(());
+            }
+            Event::Gone { node } => {
+                self.group.gone(node);
+                return Ok(());
+            }
+            Event::LinkUp { node, to } => {
+                if self.nodes[node].is_awake(self.time) {
+                    self.nodes[node].handle(self.time, ShardEvent::LinkUp(to));
+                }
+                return Ok(());
+            }
+            Event::Answered { client, frame } => {
+                let (request, outcome) = decode(&frame);
+                let waits = self.clients.all[client].waits;
+                if waits.is_some_and(|(wanted, ..)| wanted == request) {
+                    self.note(&[5, client as u64, request.0], || {
+                        format!("client {client} hears {request:?}: {outcome:?}")
+                    });
+                    self.clients.hear(client, self.time, &outcome)?;
+                }
+                return Ok(());
+            }
+            Event::Alive { node, run } => {
+                let Some(event) = self.awake(node, run, Event::Alive { node, run }) else {
+                    return Ok(());
+                };
+                let now = self.metadata_clock.at(self.time);
+                self.group.heard(now, self.nodes[node].id, run);
+                let delay = 50 * MS + self.rng.below(100 * MS);
+                self.schedule(delay, event);
+                return Ok(());
+            }
+            event => self.handle_at_node(event),
+        }
+    }
+
+    fn handle_at_node(&mut self, event: Event) -> Result<(), String> {
+        let (node, run) = match &event {
+            Event::Arrives { to, run, .. } => (*to, *run),
+            Event::Io { node, run, .. }
+            | Event::Timer { node, run }
+            | Event::TurnEnd { node, run }
+            | Event::Metadata { node, run }
+            | Event::Asks { node, run, .. } => (*node, *run),
+            other => unreachable!("handled elsewhere: {other:?}"),
+        };
+        let Some(event) = self.awake(node, run, event) else { return Ok(()) };
+        let time = self.time;
+        match event {
+            Event::Arrives { from, message, .. } => {
+                let id = self.nodes[node].id;
+                self.note(&[3, id.0, from.0], || format!("{from} -> {id}: {}", short(&message)));
+                self.nodes[node].receive(time, from, &message);
+            }
+            Event::Io { ticket, .. } => {
+                let done = self.nodes[node].disk.complete(ticket);
+                self.nodes[node].handle(time, ShardEvent::Io(done));
+            }
+            Event::Timer { .. } => {
+                self.schedule(TIMER_NS, Event::Timer { node, run });
+                let n = &mut self.nodes[node];
+                let now = n.now(time).mono;
+                let due = n.shard.as_ref().and_then(|shard| shard.next_deadline());
+                if due.is_some_and(|due| due <= now) {
+                    n.handle(time, ShardEvent::Timer);
+                }
+            }
+            Event::Metadata { .. } => {
+                let metadata = Arc::clone(&self.published);
+                self.nodes[node].handle(time, ShardEvent::Metadata(metadata));
+            }
+            Event::Asks { frame, client, .. } => {
+                let header = decode_header(&frame).expect("a frame we encoded has a header");
+                let conn = ConnId(client as u64);
+                let body = &frame[HEADER_BYTES..];
+                self.nodes[node].handle(time, ShardEvent::Request { conn, header, body });
+            }
+            Event::TurnEnd { .. } => {}
+            other => unreachable!("handled elsewhere: {other:?}"),
+        }
+        if self.rng.chance(3, 4) {
+            self.nodes[node].handle(time, ShardEvent::TurnEnd);
+        } else {
+            let delay = self.rng.below(100_000);
+            self.schedule(delay, Event::TurnEnd { node, run });
+        }
+        self.carry_out(node)
+    }
+
+    /// What a node wants done is done, or on its way.
+    fn carry_out(&mut self, node: usize) -> Result<(), String> {
+        let run = self.nodes[node].incarnation;
+        while let Some(request) = self.nodes[node].fx.io.pop() {
+            let (due, ticket) = self.nodes[node].disk.submit(Instant(self.time), request);
+            self.schedule(due.0 - self.time, Event::Io { node, run, ticket });
+        }
+        let id = self.nodes[node].id;
+        for (to, message) in std::mem::take(&mut self.nodes[node].fx.peers) {
+            self.send(id, node, to, Message::Peer(message));
+        }
+        for said in std::mem::take(&mut self.nodes[node].fx.controller) {
+            let delay = 50_000 + self.rng.below(2 * MS);
+            self.schedule(delay, Event::ToController(said));
+        }
+        let mut replies = Vec::new();
+        self.nodes[node].fx.take_replies(|conn, frame| replies.push((conn, frame.to_vec())));
+        for (conn, frame) in replies {
+            let delay = 20_000 + self.rng.below(MS);
+            self.schedule(delay, Event::Answered { client: conn.0 as usize, frame });
+        }
+        if let Some(why) = self.nodes[node].failure() {
+            return Err(format!("node {} fails, and nothing explains it: {why}", node + 1));
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: NodeId, sender: usize, to: NodeId, message: Message) {
+        let Some(to) = self.nodes.iter().position(|n| n.id == to) else { return };
+        if self.cut[sender][to] > self.time {
+            self.coverage.add("messages over cut links", 1);
+            return;
+        }
+        let run = self.nodes[to].incarnation;
+        let last = self.channel.get(&(sender, to)).copied().unwrap_or(0);
+        let at = (self.time + 20_000 + self.rng.below(MS)).max(last + 1);
+        self.channel.insert((sender, to), at);
+        self.schedule(at - self.time, Event::Arrives { from, to, run, message });
+    }
+
+    fn start(&mut self, node: usize) {
+        let making = self.making.clone();
+        let n = &mut self.nodes[node];
+        n.start(&making);
+        let (run, storage, format) = (n.incarnation, n.storage, n.blank);
+        n.blank = false;
+        let time = self.time;
+        self.note(&[1, node as u64], || format!("node {} starts", node + 1));
+        self.nodes[node].handle(time, ShardEvent::Start { format });
+        self.schedule(TIMER_NS, Event::Timer { node, run });
+        self.schedule(MS, Event::TurnEnd { node, run });
+        self.schedule(2 * MS, Event::Alive { node, run });
+        let delay = MS + self.rng.below(20 * MS);
+        self.schedule(delay, Event::Metadata { node, run });
+        let command = Box::new(join(facts(node, storage, run)));
+        let delay = MS + self.rng.below(20 * MS);
+        self.schedule(delay, Event::Commits { by: None, command });
+        self.links_up(node);
+    }
+
+    /// Connections of a node are there again, both ways.
+    fn links_up(&mut self, node: usize) {
+        for other in 0..self.nodes.len() {
+            for (a, b) in [(node, other), (other, node)] {
+                if a != b {
+                    let delay = MS + self.rng.below(20 * MS);
+                    let to = self.nodes[b].id;
+                    self.schedule(delay, Event::LinkUp { node: a, to });
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize, power_loss: bool) {
+        self.note(&[2, node as u64, u64::from(power_loss)], || {
+            format!("node {} dies{}", node + 1, if power_loss { " with its machine" } else { "" })
+        });
+        let n = &mut self.nodes[node];
+        n.shard = None;
+        if power_loss {
+            n.disk.power_loss()
+        } else {
+            n.disk.kill()
+        }
+        if !power_loss {
+            let delay = self.rng.below(20 * MS);
+            self.schedule(delay, Event::Gone { node: self.nodes[node].id });
+        }
+        self.coverage.add("crashes", 1);
+    }
+
+    fn tick(&mut self) -> Result<(), String> {
+        self.controllers();
+        self.ask()?;
+        if !self.healed {
+            self.troubles();
+        }
+        Ok(())
+    }
+
+    fn controllers(&mut self) {
+        if self.rng.chance(1, 5) {
+            self.group.retire_old();
+        }
+        let now = self.metadata_clock.at(self.time);
+        for (number, effect) in self.group.step(now) {
+            match effect {
+                Effect::Propose(ticket, command) => {
+                    let delay = 200_000 + self.rng.below(5 * MS);
+                    let by = Some((number, ticket));
+                    self.schedule(delay, Event::Commits { by, command });
+                }
+                Effect::Fence(node, fences) => {
+                    for fence in fences {
+                        self.order_to(node, Message::Fence(fence));
+                    }
+                }
+                Effect::HandOver { node, partition, to } => {
+                    self.order_to(node, Message::HandOver(partition, to));
+                }
+            }
+        }
+    }
+
+    fn order_to(&mut self, node: NodeId, message: Message) {
+        let Some(to) = self.nodes.iter().position(|n| n.id == node) else { return };
+        let run = self.nodes[to].incarnation;
+        let delay = 50_000 + self.rng.below(2 * MS);
+        self.schedule(delay, Event::Arrives { from: NodeId(0), to, run, message });
+    }
+
+    /// A command is committed, and nodes begin to hear of it.
+    fn commits(&mut self, by: Option<(ControllerNumber, Proposal)>, command: &Command) {
+        let now = self.metadata_clock.at(self.time);
+        self.note(&[6], || format!("commit: {command:?}"));
+        let (outcome, _) = self.group.commit(now, command, by, true);
+        self.published = Arc::new(self.group.state.clone());
+        if let (Outcome::Joined { node, .. }, Command::Join { node: facts, .. }) =
+            (&outcome, command)
+            && let Some(joined) = self.nodes.iter().position(|n| n.storage == facts.storage)
+        {
+            self.nodes[joined].id = *node;
+            self.links_up(joined);
+        }
+        for node in 0..self.nodes.len() {
+            let run = self.nodes[node].incarnation;
+            let delay = 100_000 + self.rng.below(5 * MS);
+            self.schedule(delay, Event::Metadata { node, run });
+        }
+    }
+
+    /// Clients ask for what comes to their minds.
+    fn ask(&mut self) -> Result<(), String> {
+        for client in 0..CLIENTS {
+            let c = &self.clients.all[client];
+            if c.waits.is_some() && self.time < c.until {
+                continue;
+            }
+            if c.waits.is_some() {
+                self.clients.all[client].waits = None;
+                self.coverage.add("requests never answered", 1);
+            }
+            if self.clients.all[client].asks_at > self.time {
+                continue;
+            }
+            let over = self.time > TROUBLE_NS + HEALED_NS;
+            let (partition, op) = match over {
+                true => match self.audit.pop() {
+                    Some(read) => read,
+                    None => continue,
+                },
+                false => {
+                    let partition = PartitionId(self.rng.below(u64::from(self.partitions)) as u32);
+                    (partition, self.clients.draw(partition, &mut self.rng))
+                }
+            };
+            self.clients.all[client].asks_at = self.time + self.rng.below(30 * MS);
+            let leader = self.published.partition(partition).and_then(|r| r.leader);
+            let leads = |n: &Node| leader.is_some_and(|l| l.replica.storage == n.storage);
+            let node = match self.nodes.iter().position(leads) {
+                Some(node) if over || !self.rng.chance(1, 10) => node,
+                _ => self.rng.below(self.nodes.len() as u64) as usize,
+            };
+            let times = (self.time, PATIENCE_NS);
+            let request = self.clients.ask(client, times, node, (partition, &op));
+            self.note(&[7, client as u64, request.0], || {
+                format!("client {client} asks node {}: {request:?} {op:?}", node + 1)
+            });
+            let frame = encode(request, &op);
+            let run = self.nodes[node].incarnation;
+            let delay = 20_000 + self.rng.below(MS);
+            self.schedule(delay, Event::Asks { node, run, frame, client });
+        }
+        Ok(())
+    }
+
+    fn troubles(&mut self) {
+        let odds = self.odds;
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].shard.is_none() && self.rng.chance(1, 30) {
+                self.start(i);
+            }
+        }
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        if self.nodes[node].shard.is_some() {
+            if self.rng.chance(odds.crash, 1000) {
+                self.crash(node, false);
+            } else if self.rng.chance(odds.power_loss, 1000) {
+                self.crash(node, true);
+            }
+        }
+        if self.rng.chance(odds.pause, 1000) {
+            self.coverage.add("pauses", 1);
+            let length = self.rng.below(3000 * MS);
+            self.nodes[node].paused_until = self.time + length;
+        }
+        if self.rng.chance(odds.cut_link, 1000) {
+            self.coverage.add("links cut", 1);
+            let other = self.rng.below(self.nodes.len() as u64) as usize;
+            let length = self.rng.below(3000 * MS);
+            let mut cuts = vec![(node, other)];
+            if self.rng.chance(1, 2) {
+                cuts.push((other, node));
+            }
+            if self.rng.chance(1, 3) {
+                let all = 0..self.nodes.len();
+                cuts = all.flat_map(|other| [(node, other), (other, node)]).collect();
+            }
+            for (a, b) in cuts {
+                self.cut[a][b] = self.time + length;
+                let to = self.nodes[b].id;
+                self.schedule(length + MS, Event::LinkUp { node: a, to });
+            }
+        }
+        if self.rng.chance(odds.wipe, 1000) {
+            self.wipe(node);
+        }
+        if self.rng.chance(odds.election, 1000) {
+            let p = self.rng.below(u64::from(self.partitions)) as usize;
+            let seen = self.group.state.partitions()[p].term;
+            self.commits(None, &Command::Elect { partitions: vec![(PartitionId(p as u32), seen)] });
+        }
+        if self.rng.chance(odds.hand_over, 1000) {
+            let p = PartitionId(self.rng.below(u64::from(self.partitions)) as u32);
+            let record = &self.group.state.partitions()[p.0 as usize];
+            let to = record.voters[self.rng.below(record.voters.len() as u64) as usize];
+            let leader = record.leader.and_then(|l| record.replica(l.replica));
+            if let Some(leader) = leader.map(|r| r.node) {
+                self.order_to(leader, Message::HandOver(p, to));
+            }
+        }
+        if self.rng.chance(odds.election, 1000) {
+            let now = self.metadata_clock.at(self.time);
+            self.group.new_controller(now);
+        }
+        if self.rng.chance(odds.operate, 1000) {
+            let node = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
+            let state = [MemberState::Active, MemberState::Draining][self.rng.below(2) as usize];
+            let command = if self.rng.chance(1, 2) {
+                Command::SetMember { node, state }
+            } else {
+                let rf = 1 + self.rng.below(self.nodes.len() as u64) as u8;
+                Command::SetKeyspace { rf, min_voters: 1 }
+            };
+            self.commits(None, &command);
+        }
+    }
+
+    /// A node loses its disk and comes back with an empty one, when enough others have everything.
+    fn wipe(&mut self, node: usize) {
+        let storage = self.nodes[node].storage;
+        let can_lose = |p: u32| {
+            let record = &self.group.state.partitions()[p as usize];
+            let id = PartitionId(p);
+            let view = |n: &Node| n.shard.as_ref().and_then(|shard| shard.replica(id));
+            let most = self.nodes.iter().filter_map(view).map(|v| v.high_watermark).max();
+            let whole = |voter: StorageUuid| {
+                let of = self.nodes.iter().find(|n| n.storage == voter);
+                of.and_then(view).is_some_and(|v| Some(v.flushed_end) >= most)
+            };
+            let others = record.voters.iter().filter(|v| v.storage != storage);
+            record.replica_on(storage).is_none()
+                || (others.clone().count() >= 2 && others.clone().all(|v| whole(v.storage)))
+        };
+        if !(0..self.partitions).all(can_lose) {
+            return;
+        }
+        self.coverage.add("disks wiped", 1);
+        if self.nodes[node].shard.is_some() {
+            self.crash(node, false);
+        }
+        self.next_storage += 1;
+        let seed = self.rng.next_u64();
+        let n = &mut self.nodes[node];
+        let old = n.id;
+        n.storage = StorageUuid(self.next_storage);
+        n.disk = SimDisk::new(seed, DISK_BYTES, self.latency, FaultPlan::none());
+        (n.blank, n.id) = (true, NodeId(0));
+        self.note(&[8, node as u64], || format!("node {} loses its disk", node + 1));
+        self.commits(None, &Command::SetMember { node: old, state: MemberState::Lost });
+    }
+
+    fn heal(&mut self) {
+        self.healed = true;
+        self.acked_before_healing = self.clients.acked;
+        self.note(&[9], || "everything heals".to_owned());
+        for row in &mut self.cut {
+            row.fill(0);
+        }
+        for i in 0..self.nodes.len() {
+            self.nodes[i].paused_until = 0;
+            if self.nodes[i].shard.is_none() {
+                self.start(i);
+            }
+            self.links_up(i);
+        }
+        let members: Vec<NodeId> = self.group.state.members().map(|m| m.id).collect();
+        for node in members {
+            if self.nodes.iter().any(|n| n.id == node) {
+                self.commits(None, &Command::SetMember { node, state: MemberState::Active });
+            }
+        }
+        let rf = self.nodes.len().min(3) as u8;
+        self.commits(None, &Command::SetKeyspace { rf, min_voters: 1 });
+    }
+
+    /// A healed cluster serves, its replicas are equal, and what clients saw was possible.
+    fn judge_the_end(&mut self) -> Result<(), String> {
+        self.coverage.add("writes acked", self.clients.acked);
+        self.coverage.add("reads answered", self.clients.read);
+        let history = History::new(std::mem::take(&mut self.clients.history));
+        let rules = Rules::default();
+        let report = check(&history, &rules);
+        if let Verdict::Refused(violation) = &report.verdict {
+            return Err(format!("not linearizable: {violation:?}"));
+        }
+        if self.clients.acked == self.acked_before_healing {
+            let records = self.group.state.partitions();
+            return Err(format!("nothing is written after healing: {records:?}"));
+        }
+        if !self.audit.is_empty() {
+            return Err(format!("{} keys could not be read at the end", self.audit.len()));
+        }
+        for p in 0..self.partitions {
+            self.judge_partition(PartitionId(p))?;
+        }
+        Ok(())
+    }
+
+    fn judge_partition(&self, id: PartitionId) -> Result<(), String> {
+        let record = &self.group.state.partitions()[id.0 as usize];
+        let rf = self.nodes.len().min(3);
+        if record.replicas.len() != rf || record.voters.len() != rf {
+            return Err(format!("{id} does not have {rf} voters after healing: {record:?}"));
+        }
+        let mut states = Vec::new();
+        for replica in &record.replicas {
+            let node = self.nodes.iter().find(|n| n.storage == replica.id.storage);
+            let shard = node.and_then(|n| n.shard.as_ref());
+            let Some(shard) = shard.filter(|shard| shard.phase() == Phase::Serving) else {
+                return Err(format!("{:?} of {id} does not run after healing", replica.id));
+            };
+            let p = shard.models().peek(id);
+            let keys: Vec<(Vec<u8>, u64)> = p
+                .keys
+                .range_after(None)
+                .map(|(key, entry)| (key.to_vec(), entry.version.0))
+                .collect();
+            states.push((p.applied_end, keys));
+        }
+        let (end, keys) = &states[0];
+        for (other_end, other) in &states[1..] {
+            if end != other_end || keys != other {
+                return Err(format!("12: replicas of {id} differ: {states:?} {record:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn short(message: &Message) -> String {
+    use ironring_node::shard::ToPeer;
+    match message {
+        Message::Peer(ToPeer::Replicate(head, bytes)) => format!("{head:?}, {} bytes", bytes.len()),
+        Message::Peer(ToPeer::SnapshotPiece { partition, number, last, payload, .. }) => {
+            format!("piece {number} of {partition}, last: {last}, {} bytes", payload.len())
+        }
+        other => format!("{other:?}"),
+    }
+}
