@@ -11,6 +11,7 @@ use ironring_log::format::record::encode_wire;
 use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError};
 
 use super::checkpoint::{Cursor, restore_piece};
+use super::entries::entries_max;
 use super::fields::Malformed;
 use super::meta::{Command, Meta};
 use super::partition::{MERGED, Partition, Space, topic_name};
@@ -89,9 +90,15 @@ impl Models {
     #[must_use]
     pub fn new(first: u32, end: u32, cache_bytes: usize) -> Models {
         let holds_meta = first == 0;
+        let most = entries_max((end - first) as usize);
+        let partition = |id| {
+            let mut p = Partition::new(PartitionId(id));
+            p.entries_max = most;
+            p
+        };
         Models {
             first,
-            partitions: (first..end).map(|p| Partition::new(PartitionId(p))).collect(),
+            partitions: (first..end).map(partition).collect(),
             meta_partition: holds_meta.then(|| Partition::new(PartitionId::META)),
             meta: holds_meta.then(Meta::default),
             appended_meta: Meta::default(),

@@ -255,6 +255,18 @@ impl Partition {
         self.pending.push(at, record);
     }
 
+    /// Keeps the places of so many of the newest entries; 0: of none.
+    pub fn keep_entries(&mut self, most: usize) {
+        let begins = self.entries_max == 0 && most > 0;
+        self.entries_max = most;
+        if most == 0 {
+            self.entries.begin(self.log_end);
+        } else if begins {
+            self.entries.begin(self.applied_end);
+            self.pending.iter().for_each(|r| self.entries.push(r.offset, r.at, most));
+        }
+    }
+
     /// Takes up an entry that a checkpoint holds: in the log, and not committed when that began.
     pub fn restore_pending(&mut self, at: Location, record: &Record<'_>) {
         if self.entries_max > 0 {

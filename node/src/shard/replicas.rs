@@ -111,14 +111,13 @@ impl Shard {
         let p = self.models.partition(id);
         let others = record.replicas.iter().any(|r| r.id.storage != storage);
         p.commits_alone = record.voters.iter().all(|voter| voter.storage == storage);
-        if !others {
-            p.entries_max = 0;
-            p.entries.begin(p.log_end);
-        } else if p.entries_max == 0 {
-            p.entries_max = entries_max(partitions);
-            p.entries.begin(p.log_end);
+        if others {
+            p.keep_entries(entries_max(partitions));
             self.log.keep_recent(RECENT_BYTES);
+        } else {
+            p.keep_entries(0);
         }
+        let p = self.models.peek(id);
         let (first, end) = (p.entries.first(), p.entries.end());
         debug_assert_eq!(end, p.log_end);
         let engine = self.engine();
@@ -447,7 +446,7 @@ fn decode_entries<'a>(message: &Replicate, mut bytes: &'a [u8]) -> Option<Vec<Re
 fn recovered(p: &Partition) -> Recovered {
     Recovered {
         life: p.life,
-        start: p.log_end,
+        start: p.entries.first(),
         end: p.log_end,
         terms: p.terms.clone(),
         promised: p.term,
