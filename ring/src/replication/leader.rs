@@ -215,7 +215,8 @@ impl Leader {
                 // again does no harm.
                 peer.next = end.min(log.terms.end_of(term, log.end)).max(Offset::FIRST);
                 peer.matched = false;
-                peer.probe_due = true;
+                // One that waits for a snapshot is asked again with the next beat.
+                peer.probe_due |= !peer.snapshot;
                 false
             }
             AckState::Promised { .. } => false,

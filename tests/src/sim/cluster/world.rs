@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use ironring_core::prng::Prng;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid};
-use ironring_log::LogConfig;
+use ironring_log::{LogConfig, LogStatus};
 use ironring_net::decode_header;
 use ironring_net::frame::HEADER_BYTES;
-use ironring_node::shard::{ConnId, Event as ShardEvent, Phase, ToController};
+use ironring_node::shard::{ConnId, Event as ShardEvent, Phase, Shard, ToController};
 use ironring_ring::Slices;
 use ironring_ring::controller::{self, Effect, Ticket as Proposal};
 use ironring_ring::metadata::{Command, MemberState, Metadata, Outcome};
@@ -433,7 +433,6 @@ impl World {
         let n = &mut self.nodes[node];
         n.start(&making);
         let (run, storage, format) = (n.incarnation, n.storage, n.blank);
-        n.blank = false;
         let time = self.time;
         self.note(&[1, node as u64], || format!("node {} starts", node + 1));
         self.nodes[node].handle(time, ShardEvent::Start { format });
@@ -466,6 +465,9 @@ impl World {
             format!("node {} dies{}", node + 1, if power_loss { " with its machine" } else { "" })
         });
         let n = &mut self.nodes[node];
+        // Until then there was nothing to lose.
+        let opened = |shard: &Shard| *shard.log().status() == LogStatus::Open;
+        n.blank &= !n.shard.as_ref().is_some_and(opened);
         n.shard = None;
         if power_loss {
             n.disk.power_loss()
@@ -668,9 +670,12 @@ impl World {
                 let of = self.nodes.iter().find(|n| n.storage == voter);
                 of.and_then(view).is_some_and(|v| Some(v.flushed_end) >= most)
             };
+            let Some(replica) = record.replica_on(storage) else { return true };
+            // A learner may become one of two voters meanwhile, and be missed for good.
             let others = record.voters.iter().filter(|v| v.storage != storage);
-            record.replica_on(storage).is_none()
-                || (others.clone().count() >= 2 && others.clone().all(|v| whole(v.storage)))
+            record.is_voter(replica.id)
+                && others.clone().count() >= 2
+                && others.clone().all(|v| whole(v.storage))
         };
         if !(0..self.partitions).all(can_lose) {
             return;
