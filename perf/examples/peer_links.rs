@@ -14,7 +14,7 @@ use ironring_core::{
 };
 use ironring_net::peer::hello::ClusterUuid;
 use ironring_net::peer::message::{Ack, AckState, LeaderId, ReplicaId, Replicate};
-use ironring_net::peer::{Frame, Member, Message};
+use ironring_net::peer::{Frame, Hello, Member, Message};
 use ironring_node::driver::glommio::Glommio;
 use ironring_node::driver::monoio::Monoio;
 use ironring_node::driver::peers::serve::serve;
@@ -146,9 +146,10 @@ fn peers(node: u64) -> Rc<Peers> {
 
 async fn answer<R: Runtime>(runtime: Rc<R>, door: socket2::Socket) -> Result<(), String> {
     let peers = peers(2);
-    let admit = |node: NodeId| Admission {
-        member: Some(Member { storage: StorageUuid(node.0.into()), removed: false }),
-        ..Admission::default()
+    let admit = |hello: &Hello<'_>| Admission {
+        member: Some(Member { storage: StorageUuid(hello.identity.node.0.into()), removed: false }),
+        token_refused: None,
+        stopping: false,
     };
     peers.listen(door, Box::new(admit)).map_err(|e| e.to_string())?;
     let owner = Rc::new(RefCell::new(Answerer(Rc::clone(&peers))));

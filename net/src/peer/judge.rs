@@ -29,8 +29,8 @@ pub struct Policy<'a> {
     pub clock_skew_max_ms: u64,
     /// The member with the id of the node that dialled; none: there is no such member.
     pub member: Option<Member>,
-    /// The token that lets nodes join; none: nobody may.
-    pub token: Option<&'a [u8]>,
+    /// Whether the token it showed lets a node join, and why not.
+    pub token: Result<(), &'a str>,
     /// It is about to stop.
     pub stopping: bool,
     /// Payload bytes to let the dialler send.
@@ -187,18 +187,9 @@ fn membership(
             let message = format!("node {} is not a member and has no token to join", them.node);
             Err((Refusal::UnknownNode, message))
         }
-        (None, Some(token)) if same_secret(token, theirs.token) => Ok(()),
-        (None, _) => {
-            let message = "the token does not let a node join this cluster".to_owned();
-            Err((Refusal::BadToken, message))
-        }
+        (None, Ok(())) => Ok(()),
+        (None, Err(why)) => Err((Refusal::BadToken, why.to_owned())),
     }
-}
-
-/// Takes as long for every token of the right length, so that none can be found byte by byte.
-fn same_secret(secret: &[u8], token: &[u8]) -> bool {
-    let differs = secret.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b));
-    !secret.is_empty() && secret.len() == token.len() && std::hint::black_box(differs) == 0
 }
 
 fn refused(refusal: Refusal, versions: (u16, u16), message: String) -> Refused<'static> {

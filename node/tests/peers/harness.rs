@@ -226,9 +226,12 @@ impl Spec {
 
     fn admit(&self) -> Admit {
         let (members, token, stopping) = (self.members.clone(), self.token.clone(), self.stopping);
-        Box::new(move |node| Admission {
-            member: members.iter().find(|(id, _)| *id == node.0).map(|(_, member)| *member),
-            token: token.clone(),
+        Box::new(move |hello| Admission {
+            member: members
+                .iter()
+                .find(|(id, _)| *id == hello.identity.node.0)
+                .map(|(_, member)| *member),
+            token_refused: (token.as_deref() != Some(hello.token)).then(|| "no".to_owned()),
             stopping,
         })
     }

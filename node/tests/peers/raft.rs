@@ -16,7 +16,7 @@ use ironring_node::driver::glommio::Glommio;
 use ironring_node::driver::monoio::Monoio;
 use ironring_node::driver::peers::serve::serve;
 use ironring_node::driver::peers::{
-    Admission, Down, Handover, LinkId, PeerOwner, PeerShard, PeerTarget, PeerTargets, Peers,
+    Admission, Admit, Down, Handover, LinkId, PeerOwner, PeerShard, PeerTarget, PeerTargets, Peers,
     Remote, Side, listen,
 };
 use ironring_node::driver::runtime::{Join, Runtime};
@@ -44,9 +44,9 @@ const LOOK: Duration = Duration::from_millis(2);
 struct Sum(u64);
 
 impl MetaMachine for Sum {
-    fn apply(&mut self, _index: u64, command: &[u8]) -> Vec<u8> {
+    fn apply(&mut self, _index: u64, command: &[u8]) -> Result<Vec<u8>, String> {
         self.0 += command.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        self.0.to_le_bytes().to_vec()
+        Ok(self.0.to_le_bytes().to_vec())
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -103,11 +103,12 @@ struct NodeStart {
     board: Arc<Mutex<Board>>,
 }
 
-fn admit_all() -> Box<dyn Fn(NodeId) -> Admission> {
+fn admit_all() -> Admit {
     let storage = |node: NodeId| Spec::new(node.0).local.storage;
-    Box::new(move |node| Admission {
-        member: Some(Member { storage: storage(node), removed: false }),
-        ..Admission::default()
+    Box::new(move |hello| Admission {
+        member: Some(Member { storage: storage(hello.identity.node), removed: false }),
+        token_refused: None,
+        stopping: false,
     })
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use ironring_core::{Instant, NodeId, Now, ShardId};
+use ironring_core::{Instant, Now, ShardId};
 use ironring_net::peer::frame::{HANDSHAKE_BYTES_MAX, HEADER_BYTES};
 use ironring_net::peer::judge::malformed;
 use ironring_net::peer::{
@@ -31,18 +31,18 @@ const ACCEPT_NAP: std::time::Duration = std::time::Duration::from_millis(50);
 const GUEST_BYTES: usize = HEADER_BYTES + HANDSHAKE_BYTES_MAX as usize;
 
 /// What the metadata say of a node at the door.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Admission {
     /// The member with its id.
     pub member: Option<Member>,
-    /// The token that lets nodes join; none: nobody may.
-    pub token: Option<Vec<u8>>,
+    /// Why the token it showed does not let it join; none: it does.
+    pub token_refused: Option<String>,
     /// This node is about to stop.
     pub stopping: bool,
 }
 
-/// Says who is let in, by the id of the node.
-pub type Admit = Box<dyn Fn(NodeId) -> Admission>;
+/// Says who is let in.
+pub type Admit = Box<dyn Fn(&Hello<'_>) -> Admission>;
 
 /// A socket that was accepted and not judged.
 struct Guest {
@@ -179,12 +179,12 @@ impl Peers {
         hello: &Hello<'_>,
         admit: &Admit,
     ) -> Result<(ShardId, Remote), Refused<'static>> {
-        let admission = admit(hello.identity.node);
+        let admission = admit(hello);
         let policy = Policy {
             versions: VERSIONS,
             clock_skew_max_ms: self.settings.clock_skew_max_ms,
             member: admission.member,
-            token: admission.token.as_deref(),
+            token: admission.token_refused.as_deref().map_or(Ok(()), Err),
             stopping: admission.stopping,
             credits: self.settings.window_bytes,
         };
