@@ -1,6 +1,7 @@
 //! The node: shards composed from the pure crates, their driver, and the operator's surface.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod diskprobe;
 pub mod doctor;

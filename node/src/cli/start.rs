@@ -145,9 +145,10 @@ fn serve(prepared: Prepared) -> Result<(), CliError> {
         let view = std::sync::Arc::clone(shared);
         let started = Server::start(http, view)
             .map_err(|source| NodeError::Listen { address: http, source })?;
-        tracing::info!("http on {}", started.address());
+        let address = started.address();
+        tracing::info!("http on {address}");
         server = Some(started);
-        Ok(())
+        Ok(Some(address))
     });
     if let Some(server) = server {
         server.stop();

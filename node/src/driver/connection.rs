@@ -91,6 +91,9 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
         if messages.is_empty() {
             executor.mesh.take(&mut messages);
         }
+        if let Some(metadata) = executor.mesh.take_metadata() {
+            executor.handle(Event::Metadata(metadata));
+        }
         let now = clock::now().mono;
         if ready.is_empty() && again.is_empty() && messages.is_empty() {
             if executor.holds_group(now) {

@@ -3,15 +3,18 @@
 //! ```text
 //! DIR/lock          flock held while a node runs; its content is the process id
 //! DIR/node.toml     identity, written once: format, storage uuid, cluster, node, partitions, shards
+//! DIR/cluster.toml  which cluster and which of its nodes, written when it is founded or joined
+//! DIR/run           how often a node was started here; its number is the incarnation
 //! DIR/probe         4 KiB of zeros, read first by every executor (see `glommio`)
 //! DIR/shard-000/    files of shard 0: superblock, segments, checkpoints
+//! DIR/meta/         files of the metadata group: the same, and snapshots
 //! ```
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use ironring_core::StorageUuid;
+use ironring_core::{Incarnation, StorageUuid};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +101,8 @@ pub struct DataDir {
     pub identity: Identity,
     /// True when this start made it.
     pub fresh: bool,
+    /// This run of a node here: higher than any before.
+    pub incarnation: Incarnation,
     _lock: Flock<File>,
 }
 
@@ -143,14 +148,61 @@ impl DataDir {
             }
             Err(e) => return Err(io("cannot read", &file)(e)),
         };
-        let dir = DataDir { path: path.to_owned(), identity, fresh, _lock: lock };
+        let incarnation = Incarnation(0);
+        let mut dir = DataDir { path: path.to_owned(), identity, fresh, incarnation, _lock: lock };
         dir.compare(wanted)?;
         dir.make_probe()?;
         for shard in 0..dir.identity.shards {
             let sub = dir.shard_dir(shard);
             fs::create_dir_all(&sub).map_err(io("cannot make", &sub))?;
         }
+        let meta = dir.meta_dir();
+        fs::create_dir_all(&meta).map_err(io("cannot make", &meta))?;
+        dir.incarnation = next_run(path)?;
         Ok(dir)
+    }
+
+    /// Where it is; an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of the metadata group.
+    #[must_use]
+    pub fn meta_dir(&self) -> PathBuf {
+        self.path.join("meta")
+    }
+
+    /// Whether its shards have written nothing yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        is_first_start(&self.path)
+    }
+
+    /// Takes over how many partitions the cluster has, which a directory that has nothing in it may
+    /// still change.
+    ///
+    /// # Errors
+    /// When it cannot be written, or holds data of another number of partitions.
+    pub fn adopt_partitions(&mut self, partitions: u32) -> Result<(), DataDirError> {
+        if self.identity.partitions == partitions {
+            return Ok(());
+        }
+        if !self.is_empty() {
+            return Err(DataDirError::Mismatch {
+                path: self.path.clone(),
+                why: format!(
+                    "was made with {} partitions, and the cluster has {partitions}: start the node \
+                     with an empty directory",
+                    self.identity.partitions
+                ),
+            });
+        }
+        let identity = Identity { partitions, ..self.identity.clone() };
+        write_identity(&self.path, &identity)?;
+        self.identity = identity;
+        Ok(())
     }
 
     /// The directory of one shard.
@@ -294,21 +346,43 @@ fn draw_identity(wanted: &Wanted<'_>) -> Identity {
     }
 }
 
-/// Whole or not at all: written beside, synced, renamed, directory synced.
 fn write_identity(path: &Path, identity: &Identity) -> Result<(), DataDirError> {
     let text = toml::to_string(identity).expect("plain fields always serialise");
-    let text = format!("# Made once by ironring. Do not edit.\n{text}");
-    let (file, beside) = (path.join("node.toml"), path.join("node.toml.new"));
+    write_whole(path, "node.toml", &format!("# Made once by ironring. Do not edit.\n{text}"))
+}
+
+/// Writes a file of the directory, whole or not at all: written beside, synced, renamed, directory
+/// synced.
+///
+/// # Errors
+/// When the system refuses.
+pub fn write_whole(dir: &Path, name: &str, text: &str) -> Result<(), DataDirError> {
+    let (file, beside) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || -> std::io::Result<()> {
         let mut out = File::create(&beside)?;
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
         fs::rename(&beside, &file)?;
-        let dir = File::open(path)?;
+        let dir = File::open(dir)?;
         nix::unistd::fsync(&dir).map_err(std::io::Error::from)?;
         Ok(())
     };
     write().map_err(io("cannot write", &file))
+}
+
+/// Counts this run, durably.
+fn next_run(path: &Path) -> Result<Incarnation, DataDirError> {
+    let file = path.join("run");
+    let last = match fs::read_to_string(&file) {
+        Ok(text) => text.trim().parse::<u64>().map_err(|_| DataDirError::BadIdentity {
+            path: file.clone(),
+            message: format!("`{}` is no number of a run", text.trim()),
+        })?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(e) => return Err(io("cannot read", &file)(e)),
+    };
+    write_whole(path, "run", &format!("{}\n", last + 1))?;
+    Ok(Incarnation(last + 1))
 }
 
 #[cfg(test)]
@@ -331,13 +405,13 @@ mod tests {
     fn identity_is_drawn_once_and_differences_are_named() {
         let tmp = tempfile::tempdir().unwrap();
         let first = DataDir::open(tmp.path(), &wanted(&[], None)).unwrap();
-        assert!(first.fresh);
+        assert!(first.fresh && first.incarnation == Incarnation(1));
         let uuid = first.identity.uuid();
         let again = DataDir::open(tmp.path(), &wanted(&[], None)).map(|_| ()).unwrap_err();
         assert!(again.to_string().contains("in use by process"), "{again}");
         drop(first);
         let second = DataDir::open(tmp.path(), &wanted(&[], Some(2))).unwrap();
-        assert!(!second.fresh);
+        assert!(!second.fresh && second.incarnation > Incarnation(1));
         assert_eq!(second.identity.uuid(), uuid);
         drop(second);
         let other = Wanted { cluster: "d", ..wanted(&["cluster"], None) };

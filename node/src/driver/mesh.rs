@@ -1,4 +1,5 @@
-//! Messages between the shards of one node: an inbox for each, filled by all others.
+//! Messages between the shards of one node: an inbox for each, filled by all others, with a place for the
+//! newest metadata.
 //!
 //! A shard looks into its inbox once a round and takes all there is. One that sleeps is woken by a
 //! descriptor in its epoll set; one that is awake is not, so under load a message costs its sender
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ironring_core::ShardId;
+use ironring_ring::metadata::Metadata;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::shard::ShardMessage;
@@ -21,6 +23,10 @@ use crate::shard::ShardMessage;
 /// What waits for one shard.
 struct Inbox {
     waiting: Mutex<VecDeque<ShardMessage>>,
+    /// The newest metadata, when the shard has not taken them: older ones need nobody's attention.
+    metadata: Mutex<Option<Arc<Metadata>>>,
+    /// There may be such.
+    news: AtomicBool,
     /// Bytes of answers that wait, here or with the shard that took them and did not yet pass them on.
     bytes: AtomicUsize,
     /// The shard sleeps, or is about to and will look once more.
@@ -32,6 +38,15 @@ struct Inbox {
 impl Inbox {
     fn waiting(&self) -> MutexGuard<'_, VecDeque<ShardMessage>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the shard when it sleeps. Whoever is about to sleep says so before it looks for the last
+    /// time: it sees what was put here, or is seen.
+    fn ring(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // Fails only when the counter is full, and then the bell has rung.
+            let _ = self.bell.write(1);
+        }
     }
 }
 
@@ -57,6 +72,8 @@ impl Mesh {
         let inbox = |_| -> std::io::Result<Inbox> {
             Ok(Inbox {
                 waiting: Mutex::default(),
+                metadata: Mutex::default(),
+                news: AtomicBool::new(false),
                 bytes: AtomicUsize::new(0),
                 asleep: AtomicBool::new(false),
                 bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
@@ -78,12 +95,28 @@ impl Mesh {
         let inbox = &self.inboxes[usize::from(to.0)];
         inbox.bytes.fetch_add(answer_bytes(&message), Ordering::Relaxed);
         inbox.waiting().push_back(message);
-        // Whoever is about to sleep says so before it looks for the last time: it sees the message
-        // or is seen here.
-        if inbox.asleep.swap(false, Ordering::SeqCst) {
-            // Fails only when the counter is full, and then the bell has rung.
-            let _ = inbox.bell.write(1);
+        inbox.ring();
+    }
+
+    /// Tells every shard, this one too, the newest metadata.
+    pub fn publish(&self, metadata: &Arc<Metadata>) {
+        for inbox in &*self.inboxes {
+            let mut slot = inbox.metadata.lock().unwrap_or_else(PoisonError::into_inner);
+            *slot = Some(Arc::clone(metadata));
+            drop(slot);
+            inbox.news.store(true, Ordering::SeqCst);
+            inbox.ring();
         }
+    }
+
+    /// The newest metadata, when there are newer ones than were taken before.
+    pub fn take_metadata(&self) -> Option<Arc<Metadata>> {
+        let inbox = self.inbox();
+        if !inbox.news.load(Ordering::Relaxed) {
+            return None;
+        }
+        inbox.news.store(false, Ordering::SeqCst);
+        inbox.metadata.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes what has come, in the order in which each shard sent it. `taken` must be empty.
@@ -106,7 +139,7 @@ impl Mesh {
     #[must_use]
     pub fn may_sleep(&self) -> bool {
         self.inbox().asleep.store(true, Ordering::SeqCst);
-        self.inbox().waiting().is_empty()
+        self.inbox().waiting().is_empty() && !self.inbox().news.load(Ordering::SeqCst)
     }
 
     /// The shard looks by itself again.
@@ -153,6 +186,23 @@ mod tests {
         meshes[0].send(ShardId(1), message(3));
         assert!(rang(&meshes[1]));
         assert!(!rang(&meshes[0]));
+    }
+
+    #[test]
+    fn the_newest_metadata_reach_everybody_once() {
+        let meshes = Mesh::all(2).unwrap();
+        assert!(meshes[1].may_sleep());
+        let (older, newer) = (Arc::new(Metadata::default()), Arc::new(Metadata::default()));
+        meshes[0].publish(&older);
+        meshes[0].publish(&newer);
+        assert!(rang(&meshes[1]) && !rang(&meshes[0]));
+        for mesh in &meshes {
+            assert!(!mesh.may_sleep());
+            mesh.awake();
+            let taken = mesh.take_metadata().unwrap();
+            assert!(Arc::ptr_eq(&taken, &newer));
+            assert!(mesh.take_metadata().is_none() && mesh.may_sleep());
+        }
     }
 
     #[test]

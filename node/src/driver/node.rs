@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ironring_core::ShardId;
+use ironring_core::{NodeId, ShardId};
 use ironring_log::Identity as LogIdentity;
 use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_ring::Slices;
+use ironring_ring::metadata::{COMMAND_FORMAT, Facts};
+use tokio::sync::oneshot;
 
 use super::buffers::Alloc;
 use super::connection::{Terms, accept, rounds};
@@ -23,10 +25,13 @@ use super::mesh::Mesh;
 use super::monoio::Monoio;
 use super::poller::Poller;
 use super::runtime::{Join, Runtime, Seat};
+use crate::cluster::identity::draw_uuid;
+use crate::cluster::{Board, ClusterIdentity, IdentityError, Member, Place, Stage};
 use crate::config::settle::RING_DEPTH_MAX;
 use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
+use crate::raft::RaftConfig;
 use crate::shard::{Event, Phase, Shard, ShardConfig};
 
 /// Why a node cannot start, or ended badly.
@@ -43,6 +48,12 @@ pub enum NodeError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// Its place in a cluster cannot be told.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It cannot be, or no longer be, a member of its cluster.
+    #[error("{0}")]
+    Cluster(String),
     /// The settings contradict each other.
     #[error("{0}")]
     Settings(String),
@@ -116,6 +127,8 @@ pub struct Shared {
     pub topics: AtomicU64,
     /// The newest probe of readiness asked for.
     pub probe_wanted: AtomicU64,
+    /// The cluster as this node knows it.
+    pub board: Arc<Board>,
     base: NodeSnapshot,
     started: std::time::Instant,
     shards: Vec<Mutex<ShardSnapshot>>,
@@ -234,13 +247,13 @@ struct Listeners {
 
 impl Node {
     /// Runs the node until it is stopped. `started` is called once with its addresses when the
-    /// sockets are bound, and with what the control thread needs.
+    /// sockets are bound, and with what the control thread needs; it returns where that listens.
     ///
     /// # Errors
     /// When it cannot start, or a shard's disk failed ([`NodeError::Shard`]).
     pub fn run(
         self,
-        started: impl FnOnce(&Addresses, &Arc<Shared>) -> Result<(), NodeError>,
+        started: impl FnOnce(&Addresses, &Arc<Shared>) -> Result<Option<SocketAddr>, NodeError>,
     ) -> Result<(), NodeError> {
         let config = &self.loaded.config;
         let dir = self.open_data_dir()?;
@@ -248,14 +261,27 @@ impl Node {
         let slices = Slices::new(dir.identity.partitions, shards)
             .map_err(|e| NodeError::Settings(e.to_string()))?;
         let log = self.log_config(&dir)?;
+        let identity = self.cluster_identity(&dir)?;
         raise_descriptor_limit();
         let listeners = listen(config, shards)?;
         let shared = Arc::new(self.shared(&dir, &listeners.addresses));
         let map = cluster_map(&slices, config, &listeners.addresses);
         self.announce(&dir, &listeners.addresses);
-        started(&listeners.addresses, &shared)?;
+        let http = started(&listeners.addresses, &shared)?;
+        let place = Place {
+            facts: self.facts(&dir, &listeners.addresses, http),
+            identity,
+            data_dir: dir.path().to_owned(),
+            meta_dir: dir.meta_dir(),
+            partitions: dir.identity.partitions,
+            raft: RaftConfig {
+                cluster_name: dir.identity.cluster.clone(),
+                ..RaftConfig::default()
+            },
+            board: Arc::clone(&shared.board),
+        };
 
-        let config = (log, map);
+        let config = (log, map, place);
         match self.settled.runtime {
             RuntimeName::Glommio => {
                 self.run_shards::<Glommio>(&dir, slices, config, listeners, &shared)
@@ -271,7 +297,7 @@ impl Node {
         &self,
         dir: &DataDir,
         slices: Slices,
-        (log, map): (ironring_log::LogConfig, ClusterMap),
+        (log, map, place): (ironring_log::LogConfig, ClusterMap, Place),
         listeners: Listeners,
         shared: &Arc<Shared>,
     ) -> Result<(), NodeError> {
@@ -279,6 +305,7 @@ impl Node {
         let meshes = Mesh::all(shards)
             .map_err(|source| NodeError::System { what: "no descriptors for shards", source })?;
         let mut threads = Vec::new();
+        let mut place = Some(place);
         let sockets = listeners.common.into_iter().zip(listeners.own);
         for ((shard, mesh), sockets) in (0..shards).zip(meshes).zip(sockets) {
             let start = ShardStart {
@@ -288,6 +315,7 @@ impl Node {
                 terms: terms(&self.loaded.config, dir, shard),
                 mesh,
                 sockets,
+                place: place.take(),
                 shared: Arc::clone(shared),
                 _node: NodeEndsToo(Arc::clone(shared)),
             };
@@ -309,7 +337,42 @@ impl Node {
                 }
             }
         }
-        worst
+        worst.and_then(|()| {
+            shared.board.failure().map_or(Ok(()), |why| Err(NodeError::Cluster(why)))
+        })
+    }
+
+    /// Which node of which cluster this is. One that has no cluster founds one.
+    fn cluster_identity(&self, dir: &DataDir) -> Result<ClusterIdentity, NodeError> {
+        if let Some(identity) = ClusterIdentity::load(dir.path(), &dir.identity)? {
+            return Ok(identity);
+        }
+        let first = NodeId(1);
+        let uuid = draw_uuid();
+        let identity =
+            ClusterIdentity::new(&dir.identity, uuid, first, Stage::Founding, Vec::new());
+        identity.save(dir.path())?;
+        Ok(identity)
+    }
+
+    /// What this node says of itself to the cluster.
+    fn facts(&self, dir: &DataDir, addresses: &Addresses, http: Option<SocketAddr>) -> Facts {
+        let advertised = advertised(&self.loaded.config, addresses.clients);
+        Facts {
+            name: dir.identity.node.clone(),
+            storage: dir.identity.uuid(),
+            incarnation: dir.incarnation,
+            addresses: ironring_ring::metadata::Addresses {
+                client: advertised,
+                node: String::new(),
+                http: http.map_or_else(String::new, |address| address.to_string()),
+            },
+            rack: String::new(),
+            region: String::new(),
+            weight: 100,
+            shards: dir.identity.shards,
+            format: COMMAND_FORMAT,
+        }
     }
 
     fn open_data_dir(&self) -> Result<DataDir, NodeError> {
@@ -353,6 +416,7 @@ impl Node {
             spin_max: Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)),
             topics: AtomicU64::new(0),
             probe_wanted: AtomicU64::new(0),
+            board: Arc::default(),
             base: NodeSnapshot {
                 node: dir.identity.node.clone(),
                 cluster: dir.identity.cluster.clone(),
@@ -499,6 +563,8 @@ struct ShardStart {
     terms: Terms,
     mesh: Mesh,
     sockets: (socket2::Socket, socket2::Socket),
+    /// On core 0: the node's place in its cluster.
+    place: Option<Place>,
     shared: Arc<Shared>,
     _node: NodeEndsToo,
 }
@@ -531,15 +597,47 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
         let listener = runtime.listener(socket).map_err(|e| e.to_string())?;
         runtime.spawn(accept(Rc::clone(&executor), listener, start.terms.clone()));
     }
+    let member = start.place.map(|place| run_member(&runtime, &executor, place));
     let phase = Rc::clone(&executor).timer().await;
+    if phase == Phase::Failed {
+        executor.shared.stop();
+    }
+    if let Some((member, ended)) = member {
+        member.stop();
+        // A sender that is gone has ended as well.
+        let _ = ended.await;
+    }
     if phase == Phase::Failed {
         let shard = executor.shard.borrow();
         let failure = shard.failure().map_or_else(|| "failed".to_owned(), ToString::to_string);
         tracing::error!(shard = shard.id().0, "{failure}");
-        executor.shared.stop();
         return Err(failure);
     }
     Ok(())
+}
+
+/// Starts the node's part of the metadata group; what is returned besides is told its end.
+fn run_member<R: Runtime>(
+    runtime: &Rc<R>,
+    executor: &Rc<Executor<R>>,
+    place: Place,
+) -> (Rc<Member<R>>, oneshot::Receiver<()>) {
+    let board = Arc::clone(&place.board);
+    let mesh = Rc::clone(executor);
+    let publish = Box::new(move |metadata: &Arc<_>| mesh.mesh.publish(metadata));
+    let member = Member::new(Rc::clone(runtime), place, publish);
+    let (ends, ended) = oneshot::channel();
+    let (running, shared) = (Rc::clone(&member), Arc::clone(&executor.shared));
+    member.spawn(async move {
+        if let Err(error) = running.live().await {
+            tracing::error!("{error}");
+            board.fail(error.to_string());
+            shared.stop();
+        }
+        // Nobody waits when the shard's thread has ended first.
+        let _ = ends.send(());
+    });
+    (member, ended)
 }
 
 fn terms(config: &Config, dir: &DataDir, shard: u16) -> Terms {
@@ -560,14 +658,19 @@ fn cluster_map(slices: &Slices, config: &Config, addresses: &Addresses) -> Clust
     let shards = addresses.shards.iter().enumerate().map(|(shard, address)| {
         let shard = shard as u16;
         let range = slices.range(ShardId(shard));
-        let address = if config.listen.advertise.is_empty() {
-            address.to_string()
-        } else {
-            format!("{}:{}", config.listen.advertise, address.port())
-        };
+        let address = advertised(config, *address);
         ShardAddress { shard, address, first: range.start, end: range.end }
     });
     ClusterMap { epoch: 1, partitions: slices.partitions(), shards: shards.collect() }
+}
+
+/// Where clients are told to connect for a socket on `address`.
+fn advertised(config: &Config, address: SocketAddr) -> String {
+    if config.listen.advertise.is_empty() {
+        address.to_string()
+    } else {
+        format!("{}:{}", config.listen.advertise, address.port())
+    }
 }
 
 /// Binds the sockets of every shard: one on the common address, which the kernel spreads new

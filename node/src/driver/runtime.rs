@@ -50,6 +50,8 @@ pub trait Runtime: Sized + 'static {
     type Listener: 'static;
     /// A descriptor to wait for.
     type Waiter: 'static;
+    /// A queue of tasks.
+    type Queue: 'static;
 
     /// Starts a thread with a runtime on it, which runs `life` to its end.
     ///
@@ -62,6 +64,13 @@ pub trait Runtime: Sized + 'static {
 
     /// Runs a task beside this one. When it is polled first is the runtime's choice.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Makes a queue of tasks beside that of all others, so that neither keeps the other waiting for
+    /// long. A runtime that has one queue only gives that.
+    fn queue(&self, name: &'static str) -> Self::Queue;
+
+    /// Runs a task beside this one, in a queue.
+    fn spawn_into(&self, queue: &Self::Queue, task: impl Future<Output = ()> + 'static);
 
     /// Waits.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;

@@ -58,9 +58,10 @@ pub fn current() -> Rc<dyn Host> {
     HOST.with(|slot| slot.borrow().clone()).expect("a host is installed before a group starts")
 }
 
-/// A shard's thread as a host.
+/// A shard's thread as a host. The group's tasks have a queue of their own.
 pub struct OnDriver<R: Runtime> {
     runtime: Rc<R>,
+    queue: R::Queue,
     random: RefCell<Prng>,
 }
 
@@ -68,13 +69,14 @@ impl<R: Runtime> OnDriver<R> {
     /// The thread `runtime` runs on. `seed` should differ between nodes, or their elections tie.
     #[must_use]
     pub fn new(runtime: Rc<R>, seed: u64) -> OnDriver<R> {
-        OnDriver { runtime, random: RefCell::new(Prng::new(seed)) }
+        let queue = runtime.queue("metadata");
+        OnDriver { runtime, queue, random: RefCell::new(Prng::new(seed)) }
     }
 }
 
 impl<R: Runtime> Host for OnDriver<R> {
     fn spawn(&self, task: Local<'static, ()>) {
-        self.runtime.spawn(task);
+        self.runtime.spawn_into(&self.queue, task);
     }
 
     fn now(&self) -> Instant {

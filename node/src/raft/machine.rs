@@ -19,7 +19,10 @@ use super::types::{LogId, LogPoint, Outcome, SnapshotMeta, StoredMembership, Typ
 /// state, answers and snapshots on every node.
 pub trait MetaMachine: 'static {
     /// Applies the command of the entry with this index, and says what came of it.
-    fn apply(&mut self, index: u64, command: &[u8]) -> Vec<u8>;
+    ///
+    /// # Errors
+    /// When this code does not understand the command; the node then stops instead of guessing.
+    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Vec<u8>, String>;
 
     /// All of the state.
     fn snapshot(&self) -> Vec<u8>;
@@ -63,7 +66,14 @@ impl<M> Shared<M> {
     }
 
     fn fail(&self, why: String) -> io::Error {
-        let error = StoreError::Snapshot(why);
+        self.fail_with(StoreError::Snapshot(why))
+    }
+
+    fn fail_apply(&self, index: u64, why: String) -> io::Error {
+        self.fail_with(StoreError::Command { index, why })
+    }
+
+    fn fail_with(&self, error: StoreError) -> io::Error {
         self.store.fail(error.clone());
         error.into()
     }
@@ -129,7 +139,8 @@ impl<M: MetaMachine> RaftStateMachine<Types> for Machine<M> {
                     shared.bytes.set(shared.bytes.get() + command.0.len() as u64);
                     shared.commands.set(shared.commands.get() + 1);
                     let index = LogPoint::from(entry.log_id).index;
-                    shared.machine.borrow_mut().apply(index, &command.0)
+                    let applied = shared.machine.borrow_mut().apply(index, &command.0);
+                    applied.map_err(|why| shared.fail_apply(index, why))?
                 }
                 EntryPayload::Membership(membership) => {
                     let stored = StoredMembership::new(Some(entry.log_id), membership);

@@ -73,7 +73,7 @@ impl RealNode {
         let thread = std::thread::spawn(move || {
             node.run(|addresses, _| {
                 let _ = sender.send(addresses.clone());
-                Ok(())
+                Ok(None)
             })
         });
         let Ok(addresses) = addresses.recv() else {

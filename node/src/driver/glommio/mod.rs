@@ -23,7 +23,7 @@ use std::time::Duration;
 use futures_lite::AsyncRead;
 use glommio::io::{Directory, DmaFile};
 use glommio::net::{TcpListener, TcpStream};
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 use ironring_core::Instant;
 use ironring_core::io::IoError;
 
@@ -35,6 +35,9 @@ use super::runtime::{Join, OpenMode, Runtime, Seat};
 const REACTOR_PASS: Duration = Duration::from_nanos(500);
 /// How long to wait for a descriptor when there is none left to wait with.
 const NO_DESCRIPTOR_NAP: Duration = Duration::from_millis(1);
+
+/// How long a queue of its own waits for the others.
+const QUEUE_LATENCY: Duration = Duration::from_millis(10);
 
 /// A pass of the reactor takes some microseconds: while there is always something to do, one is made
 /// this often. It serves timers and new connections.
@@ -52,6 +55,7 @@ impl Runtime for Glommio {
     type File = RingFile;
     type Listener = TcpListener;
     type Waiter = OwnedFd;
+    type Queue = TaskQueueHandle;
 
     fn start<L, F>(seat: Seat, life: L) -> Result<Join, String>
     where
@@ -90,6 +94,18 @@ impl Runtime for Glommio {
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         glommio::spawn_local(task).detach();
+    }
+
+    /// Its tasks get as much time as all others when both have much to do, and wait at most
+    /// [`QUEUE_LATENCY`] for the task that runs to end.
+    fn queue(&self, name: &'static str) -> TaskQueueHandle {
+        let latency = Latency::Matters(QUEUE_LATENCY);
+        glommio::executor().create_task_queue(Shares::default(), latency, name)
+    }
+
+    fn spawn_into(&self, queue: &TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
+        let task = glommio::spawn_local_into(task, *queue);
+        task.expect("queues live as long as their executor").detach();
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -96,6 +96,7 @@ impl Runtime for Monoio {
     type File = DirectFile;
     type Listener = TcpListener;
     type Waiter = Waiter;
+    type Queue = ();
 
     fn start<L, F>(seat: Seat, life: L) -> Result<Join, String>
     where
@@ -138,6 +139,13 @@ impl Runtime for Monoio {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         // The handle is only for who wants to wait for the task: it runs without.
         drop(monoio::spawn(task));
+    }
+
+    /// monoio has one queue, in which every task that is ready has its turn.
+    fn queue(&self, _name: &'static str) {}
+
+    fn spawn_into(&self, (): &(), task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
     }
 
     async fn sleep(&self, duration: Duration) {

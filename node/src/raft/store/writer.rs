@@ -74,6 +74,14 @@ pub enum StoreError {
     /// The snapshots cannot be read or written.
     #[error("the metadata group's snapshots: {0}")]
     Snapshot(String),
+    /// A committed command cannot be applied.
+    #[error("entry {index} of the metadata group cannot be applied: {why}")]
+    Command {
+        /// The entry's index.
+        index: u64,
+        /// Why, and what to do.
+        why: String,
+    },
     /// The store was stopped.
     #[error("the metadata group's store has stopped")]
     Stopped,

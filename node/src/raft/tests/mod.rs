@@ -106,9 +106,9 @@ fn openraft_runs_on_monoio() {
 struct Sum(u64);
 
 impl MetaMachine for Sum {
-    fn apply(&mut self, _index: u64, command: &[u8]) -> Vec<u8> {
+    fn apply(&mut self, _index: u64, command: &[u8]) -> Result<Vec<u8>, String> {
         self.0 += command.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        self.0.to_le_bytes().to_vec()
+        Ok(self.0.to_le_bytes().to_vec())
     }
 
     fn snapshot(&self) -> Vec<u8> {

@@ -29,11 +29,11 @@ pub struct Journal {
 }
 
 impl MetaMachine for Journal {
-    fn apply(&mut self, index: u64, command: &[u8]) -> Vec<u8> {
+    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Vec<u8>, String> {
         let last = self.commands.last().map(|(index, _)| *index);
         assert!(last < Some(index), "entry {index} is applied after {last:?}");
         self.commands.push((index, command.to_vec()));
-        (self.commands.len() as u64).to_le_bytes().to_vec()
+        Ok((self.commands.len() as u64).to_le_bytes().to_vec())
     }
 
     fn snapshot(&self) -> Vec<u8> {

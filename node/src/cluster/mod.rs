@@ -1,0 +1,22 @@
+//! This node's place in the cluster: founding and joining, and its part of the metadata group.
+//!
+//! Core 0 of a node runs a [`Member`]: the metadata group ([`crate::raft`]) with the cluster's
+//! metadata ([`ironring_ring::metadata`]) as its state machine. What the group has committed is
+//! published to every shard and to the [`Board`], from which other threads read it.
+//!
+//! - A directory belongs to one node of one cluster for ever ([`identity`]).
+//! - A node without a cluster founds one, and is then its only member.
+//! - Only the thread of the group writes the board, and only with what is committed.
+
+mod board;
+mod catalog;
+pub mod identity;
+mod member;
+
+#[cfg(test)]
+mod tests;
+
+pub use board::Board;
+pub use catalog::{Catalog, decode_outcome};
+pub use identity::{ClusterIdentity, IdentityError, Stage};
+pub use member::{ClusterError, Member, Place, Publish};

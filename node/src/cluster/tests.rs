@@ -1,0 +1,134 @@
+//! What the tests of this folder share, and a member's life in a real directory.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ironring_core::{Incarnation, NodeId, StorageUuid};
+use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata};
+
+use super::*;
+use crate::driver::data_dir;
+use crate::driver::glommio::Glommio;
+use crate::driver::monoio::Monoio;
+use crate::driver::runtime::{Runtime, Seat};
+use crate::raft::RaftConfig;
+
+/// What a node says of itself.
+pub fn facts(name: &str, incarnation: u64) -> Facts {
+    Facts {
+        name: name.to_owned(),
+        storage: StorageUuid(0x77),
+        incarnation: Incarnation(incarnation),
+        addresses: Addresses { node: "127.0.0.1:1".to_owned(), ..Addresses::default() },
+        rack: String::new(),
+        region: String::new(),
+        weight: 100,
+        shards: 2,
+        format: COMMAND_FORMAT,
+    }
+}
+
+/// What its directory says of itself.
+pub fn directory() -> data_dir::Identity {
+    data_dir::Identity {
+        format: 1,
+        storage_uuid: format!("{:032x}", 0x77),
+        cluster: "c".to_owned(),
+        node: "a".to_owned(),
+        partitions: 8,
+        shards: 2,
+        segment_bytes: 1 << 22,
+    }
+}
+
+/// The place of a node in `dir`, which is founded there when it says nothing yet.
+fn place(dir: &Path, incarnation: u64) -> Place {
+    let identity = ClusterIdentity::load(dir, &directory()).unwrap();
+    let found = || {
+        let uuid = identity::draw_uuid();
+        let mine = ClusterIdentity::new(&directory(), uuid, NodeId(1), Stage::Founding, vec![]);
+        mine.save(dir).unwrap();
+        mine
+    };
+    Place {
+        identity: identity.unwrap_or_else(found),
+        data_dir: dir.to_owned(),
+        meta_dir: dir.join("meta"),
+        facts: facts("a", incarnation),
+        partitions: 8,
+        raft: RaftConfig::default(),
+        board: Arc::default(),
+    }
+}
+
+/// Runs a member until the metadata it publishes are as wanted, and stops it.
+async fn run_until<R: Runtime>(
+    runtime: Rc<R>,
+    place: Place,
+    wanted: fn(&Metadata) -> bool,
+) -> Result<(), String> {
+    let board = Arc::clone(&place.board);
+    let slot: Rc<RefCell<Option<Rc<Member<R>>>>> = Rc::default();
+    let mine = Rc::clone(&slot);
+    let publish = move |metadata: &Arc<Metadata>| {
+        if wanted(metadata)
+            && let Some(member) = &*mine.borrow()
+        {
+            member.stop();
+        }
+    };
+    let member = Member::new(runtime, place, Box::new(publish));
+    *slot.borrow_mut() = Some(Rc::clone(&member));
+    let ended = member.live().await.map_err(|error| error.to_string());
+    slot.borrow_mut().take();
+    ended?;
+    assert!(wanted(&board.metadata()), "the board has what was published");
+    Ok(())
+}
+
+fn founds_once<R: Runtime>() {
+    let tmp = tempfile::tempdir().expect("there is room");
+    let dir = tmp.path().to_owned();
+    std::fs::create_dir(dir.join("meta")).expect("there is room");
+    let probe = dir.join("probe");
+    std::fs::write(&probe, vec![1; 4096]).expect("the directory is there");
+    let run = |incarnation: u64, wanted: fn(&Metadata) -> bool| {
+        let (dir, probe): (PathBuf, PathBuf) = (dir.clone(), probe.clone());
+        let seat = Seat { shard: 0, cpu: None, memlock_tight_bytes: None, ring_depth: 64, probe };
+        let life = move |runtime: Rc<R>| run_until(runtime, place(&dir, incarnation), wanted);
+        R::start(seat, life).expect("it starts")().expect("the thread ends").expect("it lives");
+    };
+    run(1, |metadata| metadata.identity().is_some());
+    let founded = ClusterIdentity::load(&dir, &directory()).unwrap().unwrap();
+    assert_eq!(founded.stage, Stage::Member);
+    // The next run says that it is another one.
+    run(2, |metadata| {
+        let member = metadata.member(NodeId(1));
+        member.is_some_and(|member| member.facts.incarnation == Incarnation(2))
+    });
+    assert_eq!(ClusterIdentity::load(&dir, &directory()).unwrap().unwrap(), founded);
+    // A member whose metadata are gone does not make new ones.
+    std::fs::remove_dir_all(dir.join("meta")).unwrap();
+    std::fs::create_dir(dir.join("meta")).unwrap();
+    let (path, probe) = (dir.clone(), probe.clone());
+    let seat = Seat { shard: 0, cpu: None, memlock_tight_bytes: None, ring_depth: 64, probe };
+    let life = move |runtime: Rc<R>| async move {
+        let member = Member::new(runtime, place(&path, 3), Box::new(|_| ()));
+        let error = member.live().await.expect_err("the log is gone");
+        assert!(matches!(error, ClusterError::Start(_)), "{error}");
+        Ok(())
+    };
+    R::start(seat, life).expect("it starts")().expect("the thread ends").expect("it lives");
+}
+
+#[test]
+fn a_cluster_is_founded_once_on_glommio() {
+    founds_once::<Glommio>();
+}
+
+#[test]
+fn a_cluster_is_founded_once_on_monoio() {
+    founds_once::<Monoio>();
+}
