@@ -140,6 +140,9 @@ fn errors_lists_every_code() {
         HttpError::no_such_route("PATH"),
         HttpError::method_not_allowed("METHOD", "PATH"),
         HttpError::internal("what failed"),
+        HttpError::unavailable("what is missing"),
+        HttpError::refused("why"),
+        HttpError::unknown("what is not known"),
     ] {
         let (status, retry) = (error.status.as_u16(), retry(error.retriable));
         writeln!(

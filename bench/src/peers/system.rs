@@ -168,6 +168,7 @@ impl Installed {
                 command.arg("start").arg("--data-dir").arg(folder.join("data"));
                 command.args(["--listen", &format!("127.0.0.1:{port}"), "--shards", "1"]);
                 command.args(["--http", &format!("127.0.0.1:{}", free_port()?)]);
+                command.args(["--peers", "127.0.0.1:0"]);
                 if self.system == System::IronringMonoio {
                     command.args(["--set", "driver.runtime=monoio"]);
                 }

@@ -103,7 +103,9 @@ impl Node {
         let addr = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(&setup.program);
         command.current_dir(scratch.path()).arg("start").arg("--data-dir").arg(&data);
-        command.args(["--listen", &addr, "--http", "127.0.0.1:0"]).args(setup.arguments());
+        command
+            .args(["--listen", &addr, "--http", "127.0.0.1:0", "--peers", "127.0.0.1:0"])
+            .args(setup.arguments());
         let began = Instant::now();
         let mut server = Server::start(command, scratch, &setup.cpus)?;
         server.wait_ready(READY_TIMEOUT, || ironring::ready(&addr))?;

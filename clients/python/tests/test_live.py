@@ -53,7 +53,7 @@ class Node:
 
     def start(self):
         command = [BINARY, "start", "--data-dir", str(self.data_dir)]
-        command += ["--listen", self.address, "--shards", "1"]
+        command += ["--listen", self.address, "--peers", "127.0.0.1:0", "--shards", "1"]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         until = time.monotonic() + START_SECONDS
         while True:

@@ -29,8 +29,9 @@ pub struct Policy<'a> {
     pub clock_skew_max_ms: u64,
     /// The member with the id of the node that dialled; none: there is no such member.
     pub member: Option<Member>,
-    /// Whether the token it showed lets a node join, and why not.
-    pub token: Result<(), &'a str>,
+    /// Whether the token it showed lets a node join, and why not: [`Refusal::BadToken`], or
+    /// [`Refusal::UnknownNode`] when a token may exist that has not arrived yet.
+    pub token: Result<(), (Refusal, &'a str)>,
     /// It is about to stop.
     pub stopping: bool,
     /// Payload bytes to let the dialler send.
@@ -188,7 +189,7 @@ fn membership(
             Err((Refusal::UnknownNode, message))
         }
         (None, Ok(())) => Ok(()),
-        (None, Err(why)) => Err((Refusal::BadToken, why.to_owned())),
+        (None, Err((refusal, why))) => Err((refusal, why.to_owned())),
     }
 }
 

@@ -114,12 +114,10 @@ fn a_stranger_needs_the_token() {
     assert_eq!(refusal(&hello(), &unknown), Some(Refusal::UnknownNode));
     let joins = with(|hello| hello.token = b"let me in");
     assert_eq!(refusal(&joins, &unknown), None);
-    let expired = Policy { token: Err("the join token has expired"), ..unknown };
+    let why = "the join token has expired";
+    let expired = Policy { token: Err((Refusal::BadToken, why)), ..unknown };
     let refused = judge_hello(&identity(1), &joins, &expired).unwrap_err();
-    assert_eq!(
-        (refused.refusal, &*refused.message),
-        (Refusal::BadToken, "the join token has expired")
-    );
+    assert_eq!((refused.refusal, &*refused.message), (Refusal::BadToken, why));
     assert_eq!(refusal(&hello(), &expired), Some(Refusal::UnknownNode));
 }
 

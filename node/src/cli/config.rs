@@ -24,7 +24,7 @@ pub enum ConfigCommand {
     Show {
         /// The flags that would be given to `start`.
         #[command(flatten)]
-        settings: SettingsArgs,
+        settings: Box<SettingsArgs>,
         /// Say where each value comes from
         #[arg(long)]
         origin: bool,

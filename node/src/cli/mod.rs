@@ -5,11 +5,13 @@
 //! wrongly, 10 not healthy, 11 `doctor` found something fatal.
 
 pub mod arguments;
+pub mod cluster;
 pub mod config;
 pub mod connect;
 pub mod demo;
 pub mod error;
 pub mod explain;
+pub mod http;
 pub mod inspect;
 pub mod kv;
 pub mod load;
@@ -59,6 +61,8 @@ pub enum Command {
     Doctor(settings::SettingsArgs),
     /// Measure the disk under the data directory and keep the result for `start`
     Diskprobe(machine::DiskprobeArgs),
+    /// Show the cluster, and let nodes into it
+    Cluster(cluster::ClusterArgs),
     /// Read and write keys
     Kv(kv::KvArgs),
     /// Define, fill and read topics
@@ -108,6 +112,7 @@ fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
         Command::Demo(args) => demo::run(args, output)?,
         Command::Doctor(settings) => return machine::doctor(settings, output),
         Command::Diskprobe(args) => machine::diskprobe(args, output)?,
+        Command::Cluster(args) => return cluster::run(args, output),
         Command::Kv(args) => kv::run(args, output)?,
         Command::Topic(args) => topic::run(args, output)?,
         Command::Stats(connect) => stats::run(connect, output)?,

@@ -19,6 +19,27 @@ pub struct SettingsArgs {
     /// Set any key, e.g. `--set log.segment_bytes=128MiB` (repeatable)
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
+    /// Name of the cluster (cluster.name)
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Name of the node, unique in the cluster (node.name)
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Nodes of the cluster to join by, with commas between them (cluster.seeds)
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub seeds: Option<String>,
+    /// Lets the node join: see `ironring cluster token create` (cluster.token)
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// What fails together with the node (node.rack)
+    #[arg(long, value_name = "RACK")]
+    pub rack: Option<String>,
+    /// The site the node is at (node.region)
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// How much the node should hold, 1 for as much as others (node.weight)
+    #[arg(long, value_name = "WEIGHT")]
+    pub weight: Option<String>,
     /// Directory of everything the node stores (node.data_dir)
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
@@ -28,6 +49,9 @@ pub struct SettingsArgs {
     /// Where clients connect (listen.clients)
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<String>,
+    /// Where other nodes connect (listen.peers)
+    #[arg(long, value_name = "IP:PORT")]
+    pub peers: Option<String>,
     /// Where health and metrics are served (listen.http)
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<String>,
@@ -59,7 +83,15 @@ impl SettingsArgs {
             ("--data-dir", "node.data_dir", &self.data_dir),
             ("--shards", "node.shards", &self.shards),
             ("--listen", "listen.clients", &self.listen),
+            ("--peers", "listen.peers", &self.peers),
             ("--http", "listen.http", &self.http),
+            ("--cluster", "cluster.name", &self.cluster),
+            ("--node", "node.name", &self.node),
+            ("--seeds", "cluster.seeds", &self.seeds),
+            ("--token", "cluster.token", &self.token),
+            ("--rack", "node.rack", &self.rack),
+            ("--region", "node.region", &self.region),
+            ("--weight", "node.weight", &self.weight),
             ("--log-level", "trace.level", &self.log_level),
         ];
         let mut flags = Vec::new();

@@ -161,18 +161,20 @@ fn serve(prepared: Prepared) -> Result<(), CliError> {
 
 /// Lines of the node's log go to stderr, one event a line.
 fn trace_to_stderr(level: TraceLevel) {
-    let level = match level {
-        TraceLevel::Error => tracing::Level::ERROR,
-        TraceLevel::Warn => tracing::Level::WARN,
-        TraceLevel::Info => tracing::Level::INFO,
-        TraceLevel::Debug => tracing::Level::DEBUG,
-        TraceLevel::Trace => tracing::Level::TRACE,
+    // openraft tells at each level what this program tells at the next.
+    let (ours, openraft) = match level {
+        TraceLevel::Error => ("error", "error"),
+        TraceLevel::Warn => ("warn", "error"),
+        TraceLevel::Info => ("info", "error"),
+        TraceLevel::Debug => ("debug", "info"),
+        TraceLevel::Trace => ("trace", "trace"),
     };
+    let filter = tracing_subscriber::EnvFilter::new(format!("{ours},openraft={openraft}"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr())
         && std::env::var_os("NO_COLOR").is_none();
     // A second node in the same process (tests) keeps the first one's.
     let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(ansi)
         .with_target(false)

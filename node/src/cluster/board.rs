@@ -1,14 +1,34 @@
-//! What every thread of a node may look at: the newest metadata and how the metadata group is.
+//! What every thread of a node may look at: the newest metadata and how the metadata group is; and where
+//! they lay down what they want of it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ironring_ring::metadata::Metadata;
+use tokio::sync::oneshot;
 
+use super::plane::{Answer, Ask, Failure};
 use crate::raft::GroupStatus;
 
-/// Written by the thread of the metadata group, read by all.
-#[derive(Debug, Default)]
+/// Orders that may wait to be looked at.
+const ORDERS_MAX: usize = 256;
+
+/// What somebody wants of the metadata group.
+#[derive(Debug)]
+pub struct Order {
+    /// What.
+    pub ask: Ask,
+    /// Who is told what came of it.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// Makes the thread of the metadata group look at the board.
+type Caller = Box<dyn Fn() + Send + Sync>;
+
+/// Written by the thread of the metadata group, read by all; orders go the other way.
+#[derive(Default)]
 pub struct Board {
+    orders: Mutex<Vec<Order>>,
+    caller: OnceLock<Caller>,
     metadata: Mutex<Arc<Metadata>>,
     group: Mutex<Option<GroupStatus>>,
     failure: Mutex<Option<String>>,
@@ -16,6 +36,12 @@ pub struct Board {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").field("group", &self.group).finish_non_exhaustive()
+    }
 }
 
 impl Board {
@@ -40,6 +66,34 @@ impl Board {
     /// The node is no member any more.
     pub fn fail(&self, why: String) {
         *locked(&self.failure) = Some(why);
+    }
+
+    /// How the thread of the group is made to look, once it can be.
+    pub fn set_caller(&self, caller: impl Fn() + Send + Sync + 'static) {
+        // A node has one thread of the group.
+        let _ = self.caller.set(Box::new(caller));
+    }
+
+    /// Lays an order down. What comes of it is told once; when nothing is, the node has stopped.
+    pub fn order(&self, ask: Ask) -> oneshot::Receiver<Answer> {
+        let (answer, told) = oneshot::channel();
+        let mut orders = locked(&self.orders);
+        if orders.len() < ORDERS_MAX {
+            orders.push(Order { ask, answer });
+        } else {
+            let why = format!("{ORDERS_MAX} requests wait already");
+            // The other end is right here.
+            let _ = answer.send(Answer::Failed(Failure::Unavailable(why)));
+        }
+        drop(orders);
+        if let Some(call) = self.caller.get() {
+            call();
+        }
+        told
+    }
+
+    pub(super) fn orders(&self) -> Vec<Order> {
+        std::mem::take(&mut locked(&self.orders))
     }
 
     pub(super) fn set_metadata(&self, metadata: &Arc<Metadata>) {

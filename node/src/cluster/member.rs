@@ -9,33 +9,40 @@ use std::time::Duration;
 use futures_lite::future;
 use ironring_core::{Instant, ShardId};
 use ironring_log::Identity as LogIdentity;
+use ironring_net::peer::message::{Half, Raft};
 use ironring_ring::metadata::{Command, Facts, Metadata, Outcome, Rejected};
 use tokio::sync::Notify;
 
 use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
-use super::identity::{ClusterIdentity, IdentityError, Stage};
+use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
+use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
+use super::steward::{self, Step};
+use super::{roster, token};
 use crate::driver::clock;
+use crate::driver::peers::{Down, LinkId, Remote, Side};
 use crate::driver::runtime::Runtime;
 use crate::raft::host::{Host, Local, OnDriver};
 use crate::raft::store::StoreConfig;
 use crate::raft::{
-    DriverDisk, GroupError, LinkError, MetaGroup, Peer, RaftConfig, RaftLink, Role, StartError,
-    Surroundings,
+    DriverDisk, GroupError, GroupStatus, LinkError, MetaGroup, Peer, RaftCalls, RaftConfig,
+    RaftLink, Role, StartError, Surroundings,
 };
 
 /// The log of the metadata group is no shard's.
 const META_SHARD: ShardId = ShardId(u16::MAX);
 /// How many replicas a partition should have in a new cluster. There are no more than nodes.
 const RF: u8 = 3;
-/// How long a command of this node may take.
+/// How long a request may take.
 const WITHIN: Duration = Duration::from_secs(5);
 /// How often to look when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Wait before a command that was not taken is sent again.
+/// Wait before what was not taken is sent again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Wait for a leader that is just being elected.
 const ELECTION_NAP: Duration = Duration::from_millis(2);
+/// How long a leader that stops waits for another to lead.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// Called with the newest metadata, on the thread of the group.
 pub type Publish = Box<dyn Fn(&Arc<Metadata>)>;
@@ -82,9 +89,12 @@ pub enum ClusterError {
 pub struct Member<R: Runtime> {
     runtime: Rc<R>,
     host: Rc<OnDriver<R>>,
+    calls: Rc<RaftCalls<R>>,
     place: Place,
     publish: Publish,
-    stage: Cell<Stage>,
+    /// Which node this is, as its directory says.
+    identity: RefCell<ClusterIdentity>,
+    group: RefCell<Option<MetaGroup<Catalog>>>,
     /// Something happened that [`Member::look`] should see.
     poke: Rc<Notify>,
     stopping: Cell<bool>,
@@ -93,31 +103,46 @@ pub struct Member<R: Runtime> {
     tell_at: Cell<Instant>,
     telling: Cell<bool>,
     rejected: RefCell<Option<Rejected>>,
+    /// A change of the group's members is under way, or was tried a moment ago.
+    changing: Cell<bool>,
 }
 
 impl<R: Runtime> Member<R> {
     /// A member that does nothing before [`Member::live`].
     #[must_use]
-    pub fn new(runtime: Rc<R>, place: Place, publish: Publish) -> Rc<Member<R>> {
+    pub fn new(
+        runtime: Rc<R>,
+        calls: Rc<RaftCalls<R>>,
+        place: Place,
+        publish: Publish,
+    ) -> Rc<Member<R>> {
         let seed = place.identity.storage.0 as u64 ^ place.facts.incarnation.0;
         Rc::new(Member {
             host: Rc::new(OnDriver::new(Rc::clone(&runtime), seed)),
             runtime,
-            stage: Cell::new(place.identity.stage),
+            calls,
+            identity: RefCell::new(place.identity.clone()),
             place,
             publish,
+            group: RefCell::default(),
             poke: Rc::default(),
             stopping: Cell::new(false),
             published: RefCell::default(),
             tell_at: Cell::new(Instant(0)),
             telling: Cell::new(false),
             rejected: RefCell::default(),
+            changing: Cell::new(false),
         })
     }
 
     /// Ends [`Member::live`].
     pub fn stop(&self) {
         self.stopping.set(true);
+        self.poke.notify_one();
+    }
+
+    /// Something may be on the board's desk.
+    pub fn poke(&self) {
         self.poke.notify_one();
     }
 
@@ -132,7 +157,12 @@ impl<R: Runtime> Member<R> {
     /// Why it cannot, or can no longer.
     pub async fn live(self: Rc<Self>) -> Result<(), ClusterError> {
         let group = self.start().await?;
+        *self.group.borrow_mut() = Some(group.clone());
         let lived = self.lead_life(&group).await;
+        if lived.is_ok() {
+            self.hand_over(&group).await;
+        }
+        *self.group.borrow_mut() = None;
         let ended = group.shutdown().await;
         lived?;
         Ok(ended?)
@@ -145,7 +175,7 @@ impl<R: Runtime> Member<R> {
         let around = Surroundings {
             host: Rc::clone(&self.host) as Rc<dyn Host>,
             disk: Rc::new(DriverDisk::new(Rc::clone(&self.runtime), &self.place.meta_dir)?),
-            link: Rc::new(Nobody),
+            link: Rc::new(GroupLink(Rc::clone(&self.calls))),
         };
         let catalog = Catalog::new(Rc::clone(&self.poke));
         let id = identity.node.0;
@@ -153,7 +183,7 @@ impl<R: Runtime> Member<R> {
     }
 
     async fn lead_life(self: &Rc<Self>, group: &MetaGroup<Catalog>) -> Result<(), ClusterError> {
-        if self.stage.get() == Stage::Founding {
+        if self.identity.borrow().stage == Stage::Founding {
             self.found(group).await?;
         }
         while !self.stopping.get() {
@@ -200,17 +230,26 @@ impl<R: Runtime> Member<R> {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.become_member()
+        Ok(())
     }
 
-    /// The cluster has this node among its members: from here on a directory of the metadata group
-    /// that is gone is a loss.
-    fn become_member(&self) -> Result<(), ClusterError> {
-        if self.stage.replace(Stage::Member) != Stage::Member {
-            let identity = ClusterIdentity { stage: Stage::Member, ..self.place.identity.clone() };
-            identity.save(&self.place.data_dir).map_err(IdentityError::from)?;
+    /// A leader that stops lets another lead, so that nobody has to notice that it is gone.
+    async fn hand_over(&self, group: &MetaGroup<Catalog>) {
+        let status = group.status();
+        if status.role != Role::Leader {
+            return;
         }
-        Ok(())
+        // Whoever has the most entries has the least to wait for.
+        let others = status.voters.iter().filter(|id| **id != status.id);
+        let Some(to) = others.max_by_key(|id| status.matched.get(id).copied().flatten()) else {
+            return;
+        };
+        let hand_over = async {
+            if let Err(error) = group.transfer_leadership(*to).await {
+                tracing::info!("the metadata group is left without another leader: {error}");
+            }
+        };
+        future::or(hand_over, self.runtime.sleep(HAND_OVER_MAX)).await;
     }
 
     /// Looks at everything there is, and does what is due.
@@ -219,36 +258,64 @@ impl<R: Runtime> Member<R> {
         if let (Role::Stopped, Some(failure)) = (status.role, &status.failure) {
             return Err(GroupError::Stopped(failure.clone()).into());
         }
-        self.place.board.set_group(status);
         let newest = group.read(|catalog| Arc::clone(catalog.newest()));
         if !Arc::ptr_eq(&newest, &self.published.borrow()) {
             self.place.board.set_metadata(&newest);
             (self.publish)(&newest);
+            self.remember(&newest)?;
             *self.published.borrow_mut() = Arc::clone(&newest);
         }
-        self.tell_facts(group, &newest);
+        self.tell_facts(&newest);
+        if status.role == Role::Leader {
+            self.change_members(group, &status, &newest);
+        }
+        self.place.board.set_group(status);
+        for order in self.place.board.orders() {
+            let me = Rc::clone(self);
+            self.spawn(async move {
+                let answer = me.ask(Letter { ask: order.ask, forwarded: false }).await;
+                // Who asked may have given up.
+                let _ = order.answer.send(answer);
+            });
+        }
         match self.rejected.borrow_mut().take() {
             Some(why) => Err(ClusterError::Rejected(why)),
             None => Ok(()),
         }
     }
 
+    /// Keeps what the directory has to say in step with the metadata. That is once per change of the
+    /// members, and the only write to a disk this thread waits for.
+    fn remember(&self, metadata: &Metadata) -> Result<(), ClusterError> {
+        let mut identity = self.identity.borrow_mut();
+        if metadata.member(identity.node).is_none() {
+            return Ok(());
+        }
+        // From here on a directory of the metadata group that is gone is a loss.
+        let known = roster::known(metadata, identity.node);
+        let next = ClusterIdentity { stage: Stage::Member, known, ..identity.clone() };
+        if next != *identity {
+            next.save(&self.place.data_dir).map_err(IdentityError::from)?;
+            *identity = next;
+        }
+        Ok(())
+    }
+
     /// Tells the cluster what this node is like in this run, until the metadata say the same.
-    fn tell_facts(self: &Rc<Self>, group: &MetaGroup<Catalog>, metadata: &Metadata) {
+    fn tell_facts(self: &Rc<Self>, metadata: &Metadata) {
         let known = metadata.member(self.place.identity.node);
         let now = clock::now();
         let due = known.is_some_and(|member| member.facts != self.place.facts);
         if !due || now.mono < self.tell_at.get() || self.telling.replace(true) {
             return;
         }
-        let command =
-            Command::Join { node: self.place.facts.clone(), token: None, at: now.wall }.encode();
-        let (me, group) = (Rc::clone(self), group.clone());
+        let node = self.place.facts.clone();
+        let command = Command::Join { node, token: None, at: now.wall };
+        let me = Rc::clone(self);
         self.spawn(async move {
-            let told = group.propose(command, WITHIN).await;
-            if let Ok(outcome) = told
-                && let Ok(Outcome::Rejected(why)) = decode_outcome(&outcome)
-            {
+            let ask = Ask::Change(Box::new(command));
+            let told = me.ask(Letter { ask, forwarded: false }).await;
+            if let Answer::Applied(Outcome::Rejected(why)) = told {
                 *me.rejected.borrow_mut() = Some(why);
             }
             me.telling.set(false);
@@ -256,19 +323,161 @@ impl<R: Runtime> Member<R> {
             me.poke.notify_one();
         });
     }
+
+    /// Takes the next step that makes the members of the group those of the cluster.
+    fn change_members(
+        self: &Rc<Self>,
+        group: &MetaGroup<Catalog>,
+        status: &GroupStatus,
+        metadata: &Metadata,
+    ) {
+        let Some(step) = steward::next_step(status, metadata) else { return };
+        if self.changing.replace(true) {
+            return;
+        }
+        let (me, group) = (Rc::clone(self), group.clone());
+        self.spawn(async move {
+            let done = match step.clone() {
+                Step::Add(id, address) => group.add_learner(id, address, false).await,
+                Step::Promote(ids) => group.promote(ids).await,
+                Step::Remove(id) => group.remove([id].into()).await,
+            };
+            match done {
+                Ok(()) => tracing::info!("metadata group: {step}"),
+                Err(error) => {
+                    tracing::debug!("metadata group, {step}: {error}");
+                    me.runtime.sleep(AGAIN_AFTER).await;
+                }
+            }
+            me.changing.set(false);
+            me.poke.notify_one();
+        });
+    }
+
+    /// A request of this node or another; the leader takes it, and who does not lead sends it on to
+    /// the leader, once.
+    pub async fn ask(&self, letter: Letter) -> Answer {
+        let Some(group) = self.group.borrow().clone() else {
+            return Answer::Failed(Failure::Unavailable("it is not running here".to_owned()));
+        };
+        let status = group.status();
+        if status.leader != Some(status.id) {
+            let leader = status.leader.filter(|_| !letter.forwarded);
+            return match leader {
+                Some(leader) => self.send_on(leader, letter.ask).await,
+                None => Answer::Failed(Failure::NoLeader),
+            };
+        }
+        match self.command(&group, &letter.ask) {
+            Ok(command) => match group.propose(command.encode(), WITHIN).await {
+                Ok(outcome) => self.answer(&group, &letter.ask, &outcome),
+                Err(error) => Answer::Failed(error.into()),
+            },
+            Err(failure) => Answer::Failed(failure),
+        }
+    }
+
+    /// The command a request comes to, by the clock of this node, which leads.
+    fn command(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
+        let now = clock::now().wall;
+        match ask {
+            Ask::Change(command) => Ok((**command).clone()),
+            Ask::Join { facts, secret } => {
+                let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
+                let node = (**facts).clone();
+                if metadata.member_on(node.storage).is_some() {
+                    return Ok(Command::Join { node, token: None, at: now });
+                }
+                let token = token::shown(&metadata, secret.as_bytes(), now)
+                    .map_err(|why| Failure::Refused(why.to_string()))?;
+                Ok(Command::Join { node, token: Some(token.id.clone()), at: now })
+            }
+        }
+    }
+
+    fn answer(&self, group: &MetaGroup<Catalog>, ask: &Ask, outcome: &[u8]) -> Answer {
+        match (decode_outcome(outcome), ask) {
+            (Ok(Outcome::Joined { node, .. }), Ask::Join { .. }) => {
+                let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
+                Answer::Joined(Admitted {
+                    node,
+                    cluster: self.place.identity.uuid,
+                    partitions: metadata.partitions().len() as u32,
+                    members: roster::known(&metadata, node),
+                })
+            }
+            (Ok(outcome), _) => Answer::Applied(outcome),
+            (Err(error), _) => Answer::Failed(Failure::Refused(error)),
+        }
+    }
+
+    async fn send_on(&self, leader: u64, ask: Ask) -> Answer {
+        let peer = Peer { id: leader, address: String::new() };
+        let request = plane::request(&Letter { ask, forwarded: true });
+        match self.calls.call(&peer, request, WITHIN).await {
+            Ok(answer) => plane::read_answer(&answer)
+                .unwrap_or_else(|error| Answer::Failed(Failure::Refused(error))),
+            Err(LinkError::Timeout) => Answer::Failed(Failure::Unknown),
+            Err(LinkError::Unreachable(why)) => {
+                Answer::Failed(Failure::Unavailable(format!("node {leader}, which leads: {why}")))
+            }
+        }
+    }
+
+    /// A call of another node, or the answer to one of this.
+    pub fn call(self: &Rc<Self>, link: LinkId, remote: &Remote, raft: &Raft<'_>) {
+        if raft.half == Half::Answer {
+            return self.calls.answered(link, raft);
+        }
+        // Who is no member may ask to be one, and nothing else.
+        let stranger = is_provisional(remote.peer.node);
+        let me = Rc::clone(self);
+        self.calls.requested(link, raft, |request| async move {
+            match plane::Message::of(&request) {
+                Some(plane::Message::Group(message)) if !stranger => {
+                    let group = me.group.borrow().clone();
+                    match group {
+                        Some(group) => group.handle(message).await,
+                        // The group's protocol takes no answer for one that never comes.
+                        None => Vec::new(),
+                    }
+                }
+                Some(plane::Message::Request(body)) => {
+                    let answer = match plane::read_request(body) {
+                        Ok(Letter { ask: Ask::Change(_), .. }) if stranger => {
+                            let why = "a node that is no member changes nothing".to_owned();
+                            Answer::Failed(Failure::Refused(why))
+                        }
+                        Ok(letter) => me.ask(letter).await,
+                        Err(error) => Answer::Failed(Failure::Refused(error)),
+                    };
+                    plane::answer(&answer)
+                }
+                _ => plane::answer(&Answer::Failed(Failure::Refused(
+                    "a message of another version".to_owned(),
+                ))),
+            }
+        });
+    }
+
+    /// A connection to or from another node's core 0 is no more.
+    pub fn down(&self, link: LinkId, side: Side, reason: &Down) {
+        if side == Side::Dialled {
+            self.calls.down(link, reason);
+        }
+    }
 }
 
-/// The way of a group of one to its other members.
-struct Nobody;
+/// The way of the metadata group to its other members.
+struct GroupLink<R: Runtime>(Rc<RaftCalls<R>>);
 
-impl RaftLink for Nobody {
+impl<R: Runtime> RaftLink for GroupLink<R> {
     fn call(
         &self,
         to: &Peer,
-        _request: Vec<u8>,
-        _timeout: Duration,
+        request: Vec<u8>,
+        timeout: Duration,
     ) -> Local<'static, Result<Vec<u8>, LinkError>> {
-        let why = format!("node {} is not a member", to.id);
-        Box::pin(async { Err(LinkError::Unreachable(why)) })
+        self.0.call(to, plane::group(request), timeout)
     }
 }

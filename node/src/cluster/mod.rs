@@ -5,18 +5,29 @@
 //! published to every shard and to the [`Board`], from which other threads read it.
 //!
 //! - A directory belongs to one node of one cluster for ever ([`identity`]).
-//! - A node without a cluster founds one, and is then its only member.
+//! - A node without a cluster founds one, and is then its only member; with seeds it joins that of the
+//!   seeds before anything of it runs ([`join`]).
+//! - Members of the cluster become members of the group by what its leader does ([`steward`]); requests
+//!   go to the leader from wherever they come ([`plane`]).
+//! - Who may connect follows from the metadata, and before a node has any from what its directory
+//!   remembers ([`roster`], [`token`]).
 //! - Only the thread of the group writes the board, and only with what is committed.
 
 mod board;
 mod catalog;
 pub mod identity;
+pub mod join;
 mod member;
+pub mod plane;
+pub mod roster;
+pub mod status;
+pub mod steward;
+pub mod token;
 
 #[cfg(test)]
 mod tests;
 
-pub use board::Board;
+pub use board::{Board, Order};
 pub use catalog::{Catalog, decode_outcome};
 pub use identity::{ClusterIdentity, IdentityError, Stage};
 pub use member::{ClusterError, Member, Place, Publish};

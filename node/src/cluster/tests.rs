@@ -6,14 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ironring_core::{Incarnation, NodeId, StorageUuid};
+use ironring_net::peer::hello::ClusterUuid;
 use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata};
 
 use super::*;
 use crate::driver::data_dir;
 use crate::driver::glommio::Glommio;
 use crate::driver::monoio::Monoio;
+use crate::driver::peers::{Handover, Local, PeerSettings, Peers};
 use crate::driver::runtime::{Runtime, Seat};
-use crate::raft::RaftConfig;
+use crate::raft::{RaftCalls, RaftConfig};
 
 /// What a node says of itself.
 pub fn facts(name: &str, incarnation: u64) -> Facts {
@@ -63,6 +65,23 @@ fn place(dir: &Path, incarnation: u64) -> Place {
     }
 }
 
+/// The way to nobody.
+fn calls<R: Runtime>(runtime: Rc<R>) -> Rc<RaftCalls<R>> {
+    let local = Local {
+        cluster_name: "c".to_owned(),
+        cluster: ClusterUuid::NONE,
+        node: NodeId(1),
+        node_name: "a".to_owned(),
+        storage: StorageUuid(0x77),
+        incarnation: Incarnation(1),
+        shard_count: 1,
+        token: Vec::new(),
+    };
+    let handover = Handover::all(1).unwrap().pop().unwrap();
+    let peers = Peers::new(local, PeerSettings::default(), handover, 1).unwrap();
+    RaftCalls::new(runtime, peers)
+}
+
 /// Runs a member until the metadata it publishes are as wanted, and stops it.
 async fn run_until<R: Runtime>(
     runtime: Rc<R>,
@@ -79,7 +98,7 @@ async fn run_until<R: Runtime>(
             member.stop();
         }
     };
-    let member = Member::new(runtime, place, Box::new(publish));
+    let member = Member::new(Rc::clone(&runtime), calls(runtime), place, Box::new(publish));
     *slot.borrow_mut() = Some(Rc::clone(&member));
     let ended = member.live().await.map_err(|error| error.to_string());
     slot.borrow_mut().take();
@@ -115,7 +134,8 @@ fn founds_once<R: Runtime>() {
     let (path, probe) = (dir.clone(), probe.clone());
     let seat = Seat { shard: 0, cpu: None, memlock_tight_bytes: None, ring_depth: 64, probe };
     let life = move |runtime: Rc<R>| async move {
-        let member = Member::new(runtime, place(&path, 3), Box::new(|_| ()));
+        let calls = calls(Rc::clone(&runtime));
+        let member = Member::new(runtime, calls, place(&path, 3), Box::new(|_| ()));
         let error = member.live().await.expect_err("the log is gone");
         assert!(matches!(error, ClusterError::Start(_)), "{error}");
         Ok(())

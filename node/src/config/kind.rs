@@ -258,6 +258,150 @@ impl Kind for Name {
     }
 }
 
+/// What a node has in common with others: a word as names have, or nothing.
+pub struct Label;
+
+impl Kind for Label {
+    type Value = String;
+
+    fn read(&self, input: Input<'_>) -> Result<String, String> {
+        let text =
+            input.text().ok_or_else(|| format!("must be a string, found {}", input.found()))?;
+        let letter = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+        if text.len() > 64 || !text.bytes().all(letter) {
+            return Err(format!("is {text:?}; use up to 64 letters, digits, '.', '_' or '-'"));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn render(&self, value: &String) -> String {
+        toml_string(value)
+    }
+
+    fn allowed(&self) -> String {
+        "up to 64 letters, digits, `.`, `_`, `-`, or empty".to_owned()
+    }
+}
+
+/// Addresses of other nodes: a TOML list `["a:7412", "b:7412"]`, or text with commas between them.
+pub struct Seeds;
+
+/// More seeds than anybody needs.
+const SEEDS_MAX: usize = 64;
+
+impl Kind for Seeds {
+    type Value = Vec<String>;
+
+    fn read(&self, input: Input<'_>) -> Result<Vec<String>, String> {
+        let found = || format!("must be a list of HOST:PORT, found {}", input.found());
+        let words: Vec<&str> = match (input, input.text()) {
+            (Input::Toml(DeValue::Array(items)), _) => {
+                let text = |item: &'_ toml::Spanned<DeValue<'_>>| match item.get_ref() {
+                    DeValue::String(text) => Some(text.to_string()),
+                    _ => None,
+                };
+                let words: Option<Vec<String>> = items.iter().map(text).collect();
+                return checked_seeds(words.ok_or_else(found)?);
+            }
+            (_, Some(text)) => text.split(',').map(str::trim).filter(|w| !w.is_empty()).collect(),
+            _ => return Err(found()),
+        };
+        checked_seeds(words.into_iter().map(str::to_owned).collect())
+    }
+
+    fn render(&self, value: &Vec<String>) -> String {
+        let seeds: Vec<String> = value.iter().map(|seed| toml_string(seed)).collect();
+        format!("[{}]", seeds.join(", "))
+    }
+
+    fn allowed(&self) -> String {
+        "a list of `HOST:PORT`, or empty".to_owned()
+    }
+}
+
+fn checked_seeds(seeds: Vec<String>) -> Result<Vec<String>, String> {
+    if seeds.len() > SEEDS_MAX {
+        return Err(format!("names {} nodes; {SEEDS_MAX} are allowed", seeds.len()));
+    }
+    for seed in &seeds {
+        let port = seed.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return Err(format!("names {seed:?}, which is not HOST:PORT"));
+        }
+    }
+    Ok(seeds)
+}
+
+/// A word nobody but its owner should read: it is never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl Secret {
+    fn shown(&self) -> &'static str {
+        if self.0.is_empty() { "" } else { "(not shown)" }
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({:?})", self.shown())
+    }
+}
+
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.shown())
+    }
+}
+
+/// A secret, or nothing.
+pub struct Password;
+
+/// Longest secret: what a handshake has room for.
+const SECRET_BYTES_MAX: usize = 256;
+
+impl Kind for Password {
+    type Value = Secret;
+
+    fn read(&self, input: Input<'_>) -> Result<Secret, String> {
+        let text = input.text().ok_or_else(|| "must be a string".to_owned())?;
+        if text.len() > SECRET_BYTES_MAX {
+            return Err(format!("is longer than {SECRET_BYTES_MAX} bytes"));
+        }
+        Ok(Secret(text.to_owned()))
+    }
+
+    fn render(&self, value: &Secret) -> String {
+        toml_string(value.shown())
+    }
+
+    fn allowed(&self) -> String {
+        "a token, or empty".to_owned()
+    }
+}
+
+/// A directory, or none.
+pub struct OptionalDirectory;
+
+impl Kind for OptionalDirectory {
+    type Value = PathBuf;
+
+    fn read(&self, input: Input<'_>) -> Result<PathBuf, String> {
+        match input.text() {
+            Some("") => Ok(PathBuf::new()),
+            _ => Directory.read(input),
+        }
+    }
+
+    fn render(&self, value: &PathBuf) -> String {
+        Directory.render(value)
+    }
+
+    fn allowed(&self) -> String {
+        "a path, or empty".to_owned()
+    }
+}
+
 /// A directory.
 pub struct Directory;
 

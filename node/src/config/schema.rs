@@ -8,7 +8,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::kind::{Choice, Cpus, Directory, Host, Input, Kind, Listen, Name, Share, Size, Whole};
+use super::kind::{
+    Choice, Cpus, Directory, Host, Input, Kind, Label, Listen, Name, OptionalDirectory, Password,
+    Secret, Seeds, Share, Size, Whole,
+};
 use super::size::{GIB, MIB, TIB};
 
 /// One configuration key.
@@ -116,6 +119,13 @@ schema! {
         shards: u16 = 0, Whole::<u16>::zero_or("one per CPU the process may use", 1, 1024);
         /// The CPUs to pin shards to, one each, in this order.
         cpus: Vec<u16> = Vec::new(), Cpus;
+        /// What fails together with this node, such as its rack: replicas of a partition are spread
+        /// over racks first.
+        rack: String = String::new(), Label;
+        /// The site the node is at: replicas are spread over regions before racks.
+        region: String = String::new(), Label;
+        /// How much of the data the node should hold, compared to a usual node. 0: none.
+        weight: f64 = 1.0, Share { min_percent: 0, max_percent: 10_000 };
     }
 
     /// The cluster the node belongs to.
@@ -125,6 +135,11 @@ schema! {
         /// How many partitions the token ring is cut into: a power of two, fixed when the data
         /// directory is made.
         partitions: u32 = 256, Whole::<u32>::within(1, 65_536);
+        /// Nodes of the cluster to join by (`listen.peers` of each), asked in this order. Without
+        /// seeds a node that has no cluster founds one. A node that has one needs none.
+        seeds: Vec<String> = Vec::new(), Seeds;
+        /// Lets the node join; made by `ironring cluster token create`.
+        token: Secret = Secret::default(), Password;
     }
 
     /// Addresses. There is no authentication or encryption: anything but loopback must be a
@@ -135,6 +150,11 @@ schema! {
         /// First of the ports on which each shard listens by itself, so that clients can connect
         /// to the shard that owns a key: shard `i` listens on this port + `i`.
         shard_port_base: u16 = 0, Whole::<u16>::zero_or("free ports, named to clients in the cluster map", 1024, 65_535);
+        /// Where other nodes of the cluster connect.
+        peers: SocketAddr = loopback(7412), Listen;
+        /// The host other nodes are told to connect to, resolved when the node starts; empty for the
+        /// address of `peers`. Required when `peers` is an unspecified address such as 0.0.0.0.
+        peers_advertise: String = String::new(), Host;
         /// Where health, metrics and the JSON status are served.
         http: SocketAddr = loopback(7413), Listen;
         /// The host clients are told to connect to; empty for the address of `clients`.
@@ -167,6 +187,39 @@ schema! {
         /// Days within which every stored byte is read again and verified, at no more than a tenth
         /// of the read bandwidth `ironring diskprobe` measured (64 MiB/s when it did not).
         scrub_period_days: u32 = 14, Whole::<u32>::within(1, 365);
+    }
+
+    /// The metadata group, which decides who is a member and who leads what.
+    metadata: MetadataConfig {
+        /// Directory of its files, for a disk of their own; empty for one in `node.data_dir`.
+        dir: PathBuf = PathBuf::new(), OptionalDirectory;
+        /// Milliseconds between two signs of life of its leader.
+        heartbeat_interval_ms: u32 = 100, Whole::<u32>::within(1, 60_000);
+        /// A leader that is silent is replaced no earlier than after so many milliseconds,
+        election_timeout_min_ms: u32 = 1000, Whole::<u32>::within(100, 300_000);
+        /// and no later than after so many; at least twice as many.
+        election_timeout_max_ms: u32 = 2000, Whole::<u32>::within(200, 600_000);
+        /// Changes from one snapshot of the metadata to the next.
+        snapshot_entries: u32 = 8192, Whole::<u32>::within(1, 16_383);
+        /// Seconds after which a snapshot is taken when anything has changed.
+        snapshot_interval_s: u32 = 1800, Whole::<u32>::within(1, 604_800);
+        /// Snapshots kept, so that an older one can be used when the newest is damaged.
+        snapshot_retain_count: u32 = 3, Whole::<u32>::within(2, 100);
+        /// Changes kept behind a snapshot, for members that are a little late.
+        entries_kept: u32 = 1000, Whole::<u32>::within(0, 1_000_000);
+        /// Changes forgotten in one step.
+        purge_batch_size: u32 = 100, Whole::<u32>::within(1, 100_000);
+    }
+
+    /// Connections between nodes.
+    peers: PeersConfig {
+        /// Milliseconds by which the clocks of two nodes may differ: a node that differs more is not
+        /// let in.
+        clock_skew_max_ms: u32 = 60_000, Whole::<u32>::within(1, 3_600_000);
+        /// Milliseconds a connection may take until both sides know each other.
+        handshake_timeout_ms: u32 = 10_000, Whole::<u32>::within(100, 600_000);
+        /// Bytes that may wait to be sent on one connection.
+        output_bytes_max: u64 = 8 * MIB, Size::within(MIB, GIB);
     }
 
     /// Memory of the process.

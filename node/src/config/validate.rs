@@ -1,11 +1,13 @@
 //! Checks between keys. What one key alone may hold is in [`super::schema`].
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ironring_core::limits::BLOCK_BYTES;
 
 use super::schema::Config;
 use super::size;
+use crate::raft::RaftConfig;
 
 /// Keys that do not fit each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,18 +105,59 @@ impl Config {
                 "lower the default or raise the maximum".to_owned(),
             );
         }
+        if let Err(error) = self.raft().validate() {
+            found.push(Conflict {
+                keys: metadata_key(error.field),
+                message: format!("metadata.{}: {}", error.field, error.problem),
+                hint: "see the keys of [metadata]".to_owned(),
+            });
+        }
         found.extend(self.listen_conflicts());
         found
+    }
+
+    /// The settings of the metadata group.
+    #[must_use]
+    pub fn raft(&self) -> RaftConfig {
+        let metadata = &self.metadata;
+        let ms = |n: u32| Duration::from_millis(u64::from(n));
+        RaftConfig {
+            cluster_name: self.cluster.name.clone(),
+            heartbeat_interval: ms(metadata.heartbeat_interval_ms),
+            election_timeout_min: ms(metadata.election_timeout_min_ms),
+            election_timeout_max: ms(metadata.election_timeout_max_ms),
+            snapshot_entries: u64::from(metadata.snapshot_entries),
+            snapshot_interval: Duration::from_secs(u64::from(metadata.snapshot_interval_s)),
+            snapshot_retain: metadata.snapshot_retain_count as usize,
+            entries_kept: u64::from(metadata.entries_kept),
+            purge_batch: u64::from(metadata.purge_batch_size),
+            ..RaftConfig::default()
+        }
     }
 
     fn listen_conflicts(&self) -> Vec<Conflict> {
         let mut found = Vec::new();
         let listen = &self.listen;
-        if listen.clients.port() != 0 && overlap(listen.clients, listen.http) {
+        let pairs: [(&'static [&'static str], _, _); 3] = [
+            (&["listen.http", "listen.clients"], listen.http, listen.clients),
+            (&["listen.peers", "listen.clients"], listen.peers, listen.clients),
+            (&["listen.peers", "listen.http"], listen.peers, listen.http),
+        ];
+        for (keys, one, other) in pairs {
+            if one.port() != 0 && overlap(one, other) {
+                found.push(Conflict {
+                    keys,
+                    message: format!("{} and {} are both {one}", keys[0], keys[1]),
+                    hint: "give them different ports".to_owned(),
+                });
+            }
+        }
+        if listen.peers.ip().is_unspecified() && listen.peers_advertise.is_empty() {
             found.push(Conflict {
-                keys: &["listen.http", "listen.clients"],
-                message: format!("listen.http and listen.clients are both {}", listen.http),
-                hint: "give them different ports".to_owned(),
+                keys: &["listen.peers", "listen.peers_advertise"],
+                message: format!("listen.peers is {}, which nodes cannot connect to", listen.peers),
+                hint: "set listen.peers_advertise to the host name or address nodes should use"
+                    .to_owned(),
             });
         }
         if listen.clients.ip().is_unspecified() && listen.advertise.is_empty() {
@@ -140,10 +183,19 @@ impl Config {
                 hint: format!("use at most {}", 65_536 - u32::from(self.node.shards.max(1))),
             });
         }
-        for (name, address) in [("listen.clients", listen.clients), ("listen.http", listen.http)] {
+        for (name, address) in [
+            ("listen.clients", listen.clients),
+            ("listen.peers", listen.peers),
+            ("listen.http", listen.http),
+        ] {
             if base != 0 && (base..end).contains(&u32::from(address.port())) {
                 found.push(Conflict {
-                    keys: &["listen.shard_port_base", "listen.clients", "listen.http"],
+                    keys: &[
+                        "listen.shard_port_base",
+                        "listen.clients",
+                        "listen.peers",
+                        "listen.http",
+                    ],
                     message: format!(
                         "the shards' ports {base} to {} include the port of {name} ({})",
                         end - 1,
@@ -160,9 +212,11 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for (name, address) in
-            [("listen.clients", self.listen.clients), ("listen.http", self.listen.http)]
-        {
+        for (name, address) in [
+            ("listen.clients", self.listen.clients),
+            ("listen.peers", self.listen.peers),
+            ("listen.http", self.listen.http),
+        ] {
             if !address.ip().is_loopback() {
                 found.push(format!(
                     "{name} is {address}: there is no authentication or encryption, so every host that reaches it must be trusted"
@@ -170,6 +224,17 @@ impl Config {
             }
         }
         found
+    }
+}
+
+/// The key a setting of the metadata group comes from.
+fn metadata_key(field: &str) -> &'static [&'static str] {
+    match field {
+        "heartbeat_interval_ms" => {
+            &["metadata.heartbeat_interval_ms", "metadata.election_timeout_min_ms"]
+        }
+        "election_timeout_min_ms" => &["metadata.election_timeout_min_ms"],
+        _ => &["metadata.election_timeout_max_ms", "metadata.election_timeout_min_ms"],
     }
 }
 

@@ -305,13 +305,18 @@ fn device_facts(class: &Path) -> Option<DeviceFacts> {
 
 /// Binding is the only way to know; the socket is closed at once and nothing was connected.
 fn ports_taken(config: &Config) -> Vec<(String, String)> {
-    [("listen.clients", config.listen.clients), ("listen.http", config.listen.http)]
-        .into_iter()
-        .filter_map(|(key, address)| {
-            let error = TcpListener::bind(address).err()?;
-            Some((format!("{key} {address}"), error.to_string()))
-        })
-        .collect()
+    let listen = &config.listen;
+    [
+        ("listen.clients", listen.clients),
+        ("listen.peers", listen.peers),
+        ("listen.http", listen.http),
+    ]
+    .into_iter()
+    .filter_map(|(key, address)| {
+        let error = TcpListener::bind(address).err()?;
+        Some((format!("{key} {address}"), error.to_string()))
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -348,6 +353,7 @@ mod tests {
         let mut config = Config::default();
         config.listen.clients = taken.local_addr().unwrap();
         config.listen.http.set_port(0);
+        config.listen.peers.set_port(0);
         let found = ports_taken(&config);
         assert_eq!(found.len(), 1);
         assert!(found[0].0.starts_with("listen.clients 127.0.0.1:"), "{found:?}");

@@ -23,6 +23,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::clock;
 use super::executor::Executor;
+use super::poller::NODES;
 use super::receive::{Given, Receive};
 use super::runtime::Runtime;
 use crate::shard::{ConnId, ConnectionBytes, Event};
@@ -91,8 +92,8 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
         if messages.is_empty() {
             executor.mesh.take(&mut messages);
         }
-        if let Some(metadata) = executor.mesh.take_metadata() {
-            executor.handle(Event::Metadata(metadata));
+        if executor.mesh.has_news() {
+            executor.take_news();
         }
         let now = clock::now().mono;
         if ready.is_empty() && again.is_empty() && messages.is_empty() {
@@ -127,6 +128,11 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
         }
         let mut read = 0;
         while let Some(event) = ready.pop_front() {
+            if event.conn == NODES {
+                executor.nodes.round();
+                executor.want_turn();
+                continue;
+            }
             let conn = executor.conns.borrow().get(&event.conn).cloned();
             let Some(conn) = conn else { continue };
             if event.writable && conn.blocked.get() {

@@ -18,6 +18,8 @@ use ironring_core::{Incarnation, StorageUuid};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::identity as cluster;
+
 /// Version of the directory's layout.
 const FORMAT: u32 = 1;
 
@@ -137,7 +139,18 @@ impl DataDir {
         let lock = lock(path)?;
         let file = path.join("node.toml");
         let (identity, fresh) = match fs::read_to_string(&file) {
-            Ok(text) => (read_identity(&file, &text)?, false),
+            Ok(text) => {
+                let identity = read_identity(&file, &text)?;
+                // A node that never got into a cluster may be started with other settings.
+                if is_first_start(path) && !path.join(cluster::FILE).exists() {
+                    let storage_uuid = identity.storage_uuid;
+                    let identity = Identity { storage_uuid, ..draw_identity(wanted) };
+                    write_identity(path, &identity)?;
+                    (identity, true)
+                } else {
+                    (identity, false)
+                }
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if path.join("shard-000").exists() && !is_first_start(path) {
                     return Err(DataDirError::NoIdentity(path.to_owned()));
@@ -410,6 +423,10 @@ mod tests {
         let again = DataDir::open(tmp.path(), &wanted(&[], None)).map(|_| ()).unwrap_err();
         assert!(again.to_string().contains("in use by process"), "{again}");
         drop(first);
+        // Nothing has been written here: what was wanted first binds nobody.
+        drop(DataDir::open(tmp.path(), &wanted(&[], Some(3))).unwrap());
+        drop(DataDir::open(tmp.path(), &wanted(&[], Some(2))).unwrap());
+        fs::write(tmp.path().join(cluster::FILE), "x").unwrap();
         let second = DataDir::open(tmp.path(), &wanted(&[], Some(2))).unwrap();
         assert!(!second.fresh && second.incarnation > Incarnation(1));
         assert_eq!(second.identity.uuid(), uuid);

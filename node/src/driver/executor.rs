@@ -26,6 +26,7 @@ use super::files::Files;
 use super::idle::Idle;
 use super::mesh::Mesh;
 use super::node::Shared;
+use super::nodes::Nodes;
 use super::poller::Poller;
 use super::receive::Receive;
 use super::runtime::Runtime;
@@ -52,6 +53,8 @@ pub struct Executor<R: Runtime> {
     pub files: Files<R>,
     /// The way to the other shards.
     pub mesh: Mesh,
+    /// The way to other nodes.
+    pub nodes: Nodes<R>,
     /// What all shards share.
     pub shared: Arc<Shared>,
     /// Which sockets are ready.
@@ -84,6 +87,7 @@ impl<R: Runtime> Executor<R> {
         shard: Shard,
         files: Files<R>,
         mesh: Mesh,
+        nodes: Nodes<R>,
         poller: Poller<R>,
         shared: Arc<Shared>,
     ) -> Rc<Executor<R>> {
@@ -98,6 +102,7 @@ impl<R: Runtime> Executor<R> {
             effects: RefCell::default(),
             files,
             mesh,
+            nodes,
             shared,
             conns: RefCell::default(),
             next_conn: Cell::new(0),
@@ -136,6 +141,15 @@ impl<R: Runtime> Executor<R> {
         self.want_turn();
     }
 
+    /// Looks at what somebody has published: the newest metadata, or that something waits on the board.
+    pub fn take_news(self: &Rc<Self>) {
+        if let Some(metadata) = self.mesh.take_metadata() {
+            self.nodes.follow(&metadata);
+            self.handle(Event::Metadata(metadata));
+        }
+        self.nodes.poke();
+    }
+
     /// Asks for a turn after the tasks that are ready.
     pub fn want_turn(&self) {
         if !self.turn_wanted.replace(true)
@@ -170,6 +184,7 @@ impl<R: Runtime> Executor<R> {
                 self.runtime.submit().await;
             }
             self.write_answers();
+            self.nodes.peers.flush();
             if self.holds_group(clock::now().mono) {
                 // Nothing else tells the rounds, which may be about to sleep.
                 self.poller.wake();
@@ -346,6 +361,7 @@ impl<R: Runtime> Executor<R> {
         }
         let conns = self.conns.borrow();
         snapshot.clients.connections = conns.len() as u64;
+        snapshot.peers.connections = self.nodes.peers.links() as u64;
         snapshot.clients.in_flight =
             conns.values().map(|c| u64::from(c.protocol.borrow_mut().output().in_flight())).sum();
         let sockets = &self.shared.sockets[usize::from(snapshot.shard)];

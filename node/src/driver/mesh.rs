@@ -109,14 +109,25 @@ impl Mesh {
         }
     }
 
+    /// Whether something was published, or a shard was called, since this was asked last.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        let news = &self.inbox().news;
+        news.load(Ordering::Relaxed) && news.swap(false, Ordering::SeqCst)
+    }
+
     /// The newest metadata, when there are newer ones than were taken before.
     pub fn take_metadata(&self) -> Option<Arc<Metadata>> {
-        let inbox = self.inbox();
-        if !inbox.news.load(Ordering::Relaxed) {
-            return None;
+        self.inbox().metadata.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What calls a shard from any thread: it finds that there are news.
+    pub fn caller(&self, shard: ShardId) -> impl Fn() + Send + Sync + 'static {
+        let (shard, inboxes) = (usize::from(shard.0), Arc::clone(&self.inboxes));
+        move || {
+            inboxes[shard].news.store(true, Ordering::SeqCst);
+            inboxes[shard].ring();
         }
-        inbox.news.store(false, Ordering::SeqCst);
-        inbox.metadata.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes what has come, in the order in which each shard sent it. `taken` must be empty.
@@ -199,10 +210,13 @@ mod tests {
         for mesh in &meshes {
             assert!(!mesh.may_sleep());
             mesh.awake();
+            assert!(mesh.has_news() && !mesh.has_news());
             let taken = mesh.take_metadata().unwrap();
             assert!(Arc::ptr_eq(&taken, &newer));
             assert!(mesh.take_metadata().is_none() && mesh.may_sleep());
         }
+        meshes[0].caller(ShardId(1))();
+        assert!(!meshes[1].may_sleep() && meshes[1].has_news());
     }
 
     #[test]

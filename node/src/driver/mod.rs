@@ -15,10 +15,14 @@ pub mod idle;
 pub mod mesh;
 pub mod monoio;
 pub mod node;
+pub mod nodes;
 pub mod peers;
+mod place;
 pub mod poller;
 pub mod receive;
 pub mod runtime;
 pub mod signals;
+mod sockets;
 
-pub use node::{Addresses, Node, NodeError, Shared};
+pub use node::{Node, NodeError, Shared};
+pub use sockets::Addresses;

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ironring_core::{NodeId, ShardId};
+use ironring_core::ShardId;
 use ironring_log::Identity as LogIdentity;
 use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
+use ironring_net::peer::Hello;
 use ironring_ring::Slices;
-use ironring_ring::metadata::{COMMAND_FORMAT, Facts};
 use tokio::sync::oneshot;
 
 use super::buffers::Alloc;
@@ -23,15 +23,19 @@ use super::files::Files;
 use super::glommio::Glommio;
 use super::mesh::Mesh;
 use super::monoio::Monoio;
+use super::nodes::Nodes;
+use super::peers::{Handover, Local, PeerSettings, Peers};
+use super::place;
 use super::poller::Poller;
 use super::runtime::{Join, Runtime, Seat};
-use crate::cluster::identity::draw_uuid;
-use crate::cluster::{Board, ClusterIdentity, IdentityError, Member, Place, Stage};
+use super::sockets::{Addresses, Listeners, advertised, listen};
+use crate::cluster::roster::{self, Moment};
+use crate::cluster::{Board, ClusterIdentity, IdentityError, Member, Place};
 use crate::config::settle::RING_DEPTH_MAX;
 use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
-use crate::raft::RaftConfig;
+use crate::raft::{RaftCalls, RaftConfig};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
 
 /// Why a node cannot start, or ended badly.
@@ -187,6 +191,10 @@ impl NodeView for Shared {
         node
     }
 
+    fn board(&self) -> &Board {
+        &self.board
+    }
+
     /// Asks every shard for a durable write and waits for all of them.
     fn probe_ready(&self, timeout: Duration) -> Result<(), Vec<String>> {
         let ticket = self.probe_wanted.fetch_add(1, Ordering::Relaxed) + 1;
@@ -216,10 +224,6 @@ const NO_MEMORY: &str = "(os error 12)";
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
 const PROBE_NAP: Duration = Duration::from_millis(5);
-/// How long a start waits for an address that is in use, and how often it tries.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
-const ADDRESS_NAP: Duration = Duration::from_millis(10);
-
 /// A node to run.
 pub struct Node {
     /// Its settings.
@@ -228,21 +232,6 @@ pub struct Node {
     pub settled: Settled,
     /// Set from outside to stop it.
     pub stop: Arc<AtomicBool>,
-}
-
-/// Where a running node can be reached.
-#[derive(Clone, Debug)]
-pub struct Addresses {
-    /// Where clients connect first.
-    pub clients: SocketAddr,
-    /// One per shard.
-    pub shards: Vec<SocketAddr>,
-}
-
-struct Listeners {
-    common: Vec<socket2::Socket>,
-    own: Vec<socket2::Socket>,
-    addresses: Addresses,
 }
 
 impl Node {
@@ -256,28 +245,25 @@ impl Node {
         started: impl FnOnce(&Addresses, &Arc<Shared>) -> Result<Option<SocketAddr>, NodeError>,
     ) -> Result<(), NodeError> {
         let config = &self.loaded.config;
-        let dir = self.open_data_dir()?;
+        let mut dir = self.open_data_dir()?;
         let shards = dir.identity.shards;
-        let slices = Slices::new(dir.identity.partitions, shards)
-            .map_err(|e| NodeError::Settings(e.to_string()))?;
         let log = self.log_config(&dir)?;
-        let identity = self.cluster_identity(&dir)?;
         raise_descriptor_limit();
         let listeners = listen(config, shards)?;
+        let identity = place::settle(config, &mut dir, &listeners.addresses, &self.stop)?;
+        let slices = Slices::new(dir.identity.partitions, shards)
+            .map_err(|e| NodeError::Settings(e.to_string()))?;
         let shared = Arc::new(self.shared(&dir, &listeners.addresses));
         let map = cluster_map(&slices, config, &listeners.addresses);
         self.announce(&dir, &listeners.addresses);
         let http = started(&listeners.addresses, &shared)?;
         let place = Place {
-            facts: self.facts(&dir, &listeners.addresses, http),
+            facts: place::facts(config, &dir, &listeners.addresses, http)?,
             identity,
             data_dir: dir.path().to_owned(),
-            meta_dir: dir.meta_dir(),
+            meta_dir: place::meta_dir(config, &dir)?,
             partitions: dir.identity.partitions,
-            raft: RaftConfig {
-                cluster_name: dir.identity.cluster.clone(),
-                ..RaftConfig::default()
-            },
+            raft: RaftConfig { cluster_name: dir.identity.cluster.clone(), ..config.raft() },
             board: Arc::clone(&shared.board),
         };
 
@@ -302,20 +288,29 @@ impl Node {
         shared: &Arc<Shared>,
     ) -> Result<(), NodeError> {
         let shards = dir.identity.shards;
-        let meshes = Mesh::all(shards)
-            .map_err(|source| NodeError::System { what: "no descriptors for shards", source })?;
+        let system = |source| NodeError::System { what: "no descriptors for shards", source };
+        let meshes = Mesh::all(shards).map_err(system)?;
+        let handovers = Handover::all(shards).map_err(system)?;
+        shared.board.set_caller(meshes[0].caller(ShardId(0)));
+        let local = place::local(dir, Some(&place.identity));
+        let identity = place.identity.clone();
         let mut threads = Vec::new();
-        let mut place = Some(place);
+        let mut core_0 = Some((place, listeners.peers));
         let sockets = listeners.common.into_iter().zip(listeners.own);
-        for ((shard, mesh), sockets) in (0..shards).zip(meshes).zip(sockets) {
+        let ways = meshes.into_iter().zip(handovers);
+        for ((shard, (mesh, handover)), sockets) in (0..shards).zip(ways).zip(sockets) {
             let start = ShardStart {
                 config: self.shard_config(dir, slices, shard, (log.clone(), map.clone())),
                 dir: dir.shard_dir(shard),
                 format: true,
                 terms: terms(&self.loaded.config, dir, shard),
                 mesh,
+                handover,
+                local: local.clone(),
+                peers: place::peer_settings(&self.loaded.config),
+                identity: identity.clone(),
                 sockets,
-                place: place.take(),
+                core_0: core_0.take(),
                 shared: Arc::clone(shared),
                 _node: NodeEndsToo(Arc::clone(shared)),
             };
@@ -340,39 +335,6 @@ impl Node {
         worst.and_then(|()| {
             shared.board.failure().map_or(Ok(()), |why| Err(NodeError::Cluster(why)))
         })
-    }
-
-    /// Which node of which cluster this is. One that has no cluster founds one.
-    fn cluster_identity(&self, dir: &DataDir) -> Result<ClusterIdentity, NodeError> {
-        if let Some(identity) = ClusterIdentity::load(dir.path(), &dir.identity)? {
-            return Ok(identity);
-        }
-        let first = NodeId(1);
-        let uuid = draw_uuid();
-        let identity =
-            ClusterIdentity::new(&dir.identity, uuid, first, Stage::Founding, Vec::new());
-        identity.save(dir.path())?;
-        Ok(identity)
-    }
-
-    /// What this node says of itself to the cluster.
-    fn facts(&self, dir: &DataDir, addresses: &Addresses, http: Option<SocketAddr>) -> Facts {
-        let advertised = advertised(&self.loaded.config, addresses.clients);
-        Facts {
-            name: dir.identity.node.clone(),
-            storage: dir.identity.uuid(),
-            incarnation: dir.incarnation,
-            addresses: ironring_ring::metadata::Addresses {
-                client: advertised,
-                node: String::new(),
-                http: http.map_or_else(String::new, |address| address.to_string()),
-            },
-            rack: String::new(),
-            region: String::new(),
-            weight: 100,
-            shards: dir.identity.shards,
-            format: COMMAND_FORMAT,
-        }
     }
 
     fn open_data_dir(&self) -> Result<DataDir, NodeError> {
@@ -453,13 +415,14 @@ impl Node {
         let depth = self.settled.ring_depth;
         let least = if depth < RING_DEPTH_MAX { " (ulimit -l allows no more)" } else { "" };
         tracing::info!(
-            "node {} of cluster {} (storage {}): clients on {}, {} shards, {} partitions; runtime \
+            "node {} of cluster {} (storage {}): clients on {}, nodes on {}, {} shards, {} partitions; runtime \
              {}, O_DIRECT {direct}, rings of {depth} entries{least}, registered buffers no, polling no, sync \
              O_DSYNC, spin at most {} us",
             dir.identity.node,
             dir.identity.cluster,
             dir.identity.uuid(),
             addresses.clients,
+            addresses.peers,
             dir.identity.shards,
             dir.identity.partitions,
             self.settled.runtime.name(),
@@ -562,9 +525,13 @@ struct ShardStart {
     format: bool,
     terms: Terms,
     mesh: Mesh,
+    handover: Handover,
+    local: Local,
+    peers: PeerSettings,
+    identity: ClusterIdentity,
     sockets: (socket2::Socket, socket2::Socket),
-    /// On core 0: the node's place in its cluster.
-    place: Option<Place>,
+    /// On core 0: the node's place in its cluster, and the door for other nodes.
+    core_0: Option<(Place, socket2::Socket)>,
     shared: Arc<Shared>,
     _node: NodeEndsToo,
 }
@@ -587,8 +554,13 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
         poller.add_wake(completions).map_err(|e| e.to_string())?;
     }
     let files = Files::new(Rc::clone(&runtime), &start.dir);
+    let seed = start.identity.storage.0 as u64 ^ u64::from(shard.id().0);
+    let peers = Peers::new(start.local, start.peers, start.handover, seed);
+    let peers = peers.map_err(|e| e.to_string())?;
+    poller.add_nodes(peers.descriptor()).map_err(|e| e.to_string())?;
+    let nodes = Nodes::new(peers, start.identity);
     let executor =
-        Executor::new(Rc::clone(&runtime), shard, files, start.mesh, poller, start.shared);
+        Executor::new(Rc::clone(&runtime), shard, files, start.mesh, nodes, poller, start.shared);
     // Before anything of the other shards is taken.
     executor.handle(Event::Start { format: start.format });
     runtime.spawn(Rc::clone(&executor).turns());
@@ -597,7 +569,10 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
         let listener = runtime.listener(socket).map_err(|e| e.to_string())?;
         runtime.spawn(accept(Rc::clone(&executor), listener, start.terms.clone()));
     }
-    let member = start.place.map(|place| run_member(&runtime, &executor, place));
+    let member = match start.core_0 {
+        Some((place, door)) => Some(run_member(&runtime, &executor, place, door)?),
+        None => None,
+    };
     let phase = Rc::clone(&executor).timer().await;
     if phase == Phase::Failed {
         executor.shared.stop();
@@ -607,6 +582,7 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
         // A sender that is gone has ended as well.
         let _ = ended.await;
     }
+    executor.nodes.stop();
     if phase == Phase::Failed {
         let shard = executor.shard.borrow();
         let failure = shard.failure().map_or_else(|| "failed".to_owned(), ToString::to_string);
@@ -616,16 +592,30 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
     Ok(())
 }
 
-/// Starts the node's part of the metadata group; what is returned besides is told its end.
+/// Opens the door for other nodes and starts the node's part of the metadata group; what is returned
+/// besides is told its end.
 fn run_member<R: Runtime>(
     runtime: &Rc<R>,
     executor: &Rc<Executor<R>>,
     place: Place,
-) -> (Rc<Member<R>>, oneshot::Receiver<()>) {
+    door: socket2::Socket,
+) -> Result<(Rc<Member<R>>, oneshot::Receiver<()>), String> {
+    let peers = &executor.nodes.peers;
+    let (identity, shared) = (place.identity.clone(), Arc::clone(&executor.shared));
+    let admit = move |hello: &Hello<'_>| {
+        let (metadata, now) = (shared.board.metadata(), super::clock::now().wall);
+        let leads = shared.board.group().is_some_and(|group| group.leader == Some(group.id));
+        let moment = Moment { leads, stopping: shared.stop_wanted() };
+        roster::admission(&identity, &metadata, hello, now, moment)
+    };
+    peers.listen(door, Box::new(admit)).map_err(|e| e.to_string())?;
+    let publisher = Rc::clone(executor);
+    let publish = Box::new(move |metadata: &Arc<_>| publisher.mesh.publish(metadata));
+    let calls = RaftCalls::new(Rc::clone(runtime), Rc::clone(peers));
     let board = Arc::clone(&place.board);
-    let mesh = Rc::clone(executor);
-    let publish = Box::new(move |metadata: &Arc<_>| mesh.mesh.publish(metadata));
-    let member = Member::new(Rc::clone(runtime), place, publish);
+    let member = Member::new(Rc::clone(runtime), calls, place, publish);
+    // It is set here only.
+    let _ = executor.nodes.member.set(Rc::clone(&member));
     let (ends, ended) = oneshot::channel();
     let (running, shared) = (Rc::clone(&member), Arc::clone(&executor.shared));
     member.spawn(async move {
@@ -637,7 +627,7 @@ fn run_member<R: Runtime>(
         // Nobody waits when the shard's thread has ended first.
         let _ = ends.send(());
     });
-    (member, ended)
+    Ok((member, ended))
 }
 
 fn terms(config: &Config, dir: &DataDir, shard: u16) -> Terms {
@@ -662,91 +652,6 @@ fn cluster_map(slices: &Slices, config: &Config, addresses: &Addresses) -> Clust
         ShardAddress { shard, address, first: range.start, end: range.end }
     });
     ClusterMap { epoch: 1, partitions: slices.partitions(), shards: shards.collect() }
-}
-
-/// Where clients are told to connect for a socket on `address`.
-fn advertised(config: &Config, address: SocketAddr) -> String {
-    if config.listen.advertise.is_empty() {
-        address.to_string()
-    } else {
-        format!("{}:{}", config.listen.advertise, address.port())
-    }
-}
-
-/// Binds the sockets of every shard: one on the common address, which the kernel spreads new
-/// connections over, and one of its own, so that a client can choose its shard.
-fn listen(config: &Config, shards: u16) -> Result<Listeners, NodeError> {
-    let clients = config.listen.clients;
-    // A socket without SO_REUSEPORT first: it fails when anybody else listens there, whereas the
-    // shards' own sockets would quietly share the port with another process. A port the kernel
-    // chooses is nobody else's, and stays ours: it is never let go between two sockets.
-    if clients.port() != 0 {
-        bind(clients, false)?;
-    }
-    let first = listener(clients, true)?;
-    let clients = address_of(&first);
-    let mut listeners = Listeners {
-        common: vec![first],
-        own: Vec::new(),
-        addresses: Addresses { clients, shards: Vec::new() },
-    };
-    for _ in 1..shards {
-        listeners.common.push(listener(clients, true)?);
-    }
-    for shard in 0..shards {
-        let port = match config.listen.shard_port_base {
-            0 => 0,
-            base => base.checked_add(shard).ok_or_else(|| {
-                NodeError::Settings(format!("listen.shard_port_base {base} + {shard} is no port"))
-            })?,
-        };
-        let own = listener(SocketAddr::new(clients.ip(), port), false)?;
-        listeners.addresses.shards.push(address_of(&own));
-        listeners.own.push(own);
-    }
-    Ok(listeners)
-}
-
-fn listener(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
-    let socket = bind(address, share)?;
-    socket.listen(1024).map_err(|source| NodeError::Listen { address, source })?;
-    Ok(socket)
-}
-
-fn address_of(socket: &socket2::Socket) -> SocketAddr {
-    let address = socket.local_addr().ok().and_then(|a| a.as_socket());
-    address.expect("the socket was bound to an internet address")
-}
-
-/// A socket on `address`. Waits a little for an address in use: the kernel closes the sockets of a
-/// process that was killed only when it has taken its rings down, behind the end of the process.
-fn bind(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
-    let begin = std::time::Instant::now();
-    loop {
-        match bind_now(address, share) {
-            Err(NodeError::Listen { source, .. })
-                if source.kind() == std::io::ErrorKind::AddrInUse
-                    && begin.elapsed() < ADDRESS_PATIENCE =>
-            {
-                std::thread::sleep(ADDRESS_NAP);
-            }
-            bound => return bound,
-        }
-    }
-}
-
-fn bind_now(address: SocketAddr, share: bool) -> Result<socket2::Socket, NodeError> {
-    let make = || -> std::io::Result<socket2::Socket> {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        if share {
-            socket.set_reuse_port(true)?;
-        }
-        socket.bind(&address.into())?;
-        Ok(socket)
-    };
-    make().map_err(|source| NodeError::Listen { address, source })
 }
 
 /// As many descriptors as the system lets us have: each connection takes two.

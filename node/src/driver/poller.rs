@@ -23,6 +23,8 @@ const EVENTS_PER_ROUND: usize = 512;
 
 /// The name no connection has: they are counted from 1.
 const NO_CONNECTION: u64 = 0;
+/// In [`Ready`]: other nodes want something. No connection is ever counted this far.
+pub const NODES: ConnId = ConnId(u64::MAX);
 
 /// The sockets of one executor.
 pub struct Poller<R: Runtime> {
@@ -81,6 +83,14 @@ impl<R: Runtime> Poller<R> {
     /// When the system refuses.
     pub fn add_wake(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
         Ok(self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, NO_CONNECTION))?)
+    }
+
+    /// Adds the descriptor of the connections to other nodes, reported as [`NODES`].
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn add_nodes(&self, descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, NODES.0))?)
     }
 
     /// Changes what is waited for. With neither, only errors are reported.

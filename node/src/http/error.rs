@@ -5,6 +5,16 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+/// Every code a refusal can have.
+pub const CODES: &[&str] = &[
+    "no_such_route",
+    "method_not_allowed",
+    "cluster_unavailable",
+    "refused",
+    "outcome_unknown",
+    "internal",
+];
+
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HttpError {
@@ -41,7 +51,43 @@ impl HttpError {
             status: StatusCode::METHOD_NOT_ALLOWED,
             code: "method_not_allowed",
             message: format!("{path} does not take {method}"),
-            hint: "use GET",
+            hint: "see /v1/openapi.json for what it takes",
+            retriable: false,
+        }
+    }
+
+    /// The metadata group does not take a change now.
+    #[must_use]
+    pub fn unavailable(message: impl Into<String>) -> HttpError {
+        HttpError {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: "cluster_unavailable",
+            message: message.into(),
+            hint: "nothing was changed: ask again a little later",
+            retriable: true,
+        }
+    }
+
+    /// The metadata group refuses a change.
+    #[must_use]
+    pub fn refused(message: impl Into<String>) -> HttpError {
+        HttpError {
+            status: StatusCode::BAD_REQUEST,
+            code: "refused",
+            message: message.into(),
+            hint: "nothing was changed: see the message",
+            retriable: false,
+        }
+    }
+
+    /// A change may have been made.
+    #[must_use]
+    pub fn unknown(message: impl Into<String>) -> HttpError {
+        HttpError {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            code: "outcome_unknown",
+            message: message.into(),
+            hint: "look whether it was made before asking again",
             retriable: false,
         }
     }

@@ -2,12 +2,13 @@
 //!
 //! One OS thread of its own with a single-threaded runtime. It sees the node only through
 //! [`NodeView`], so a slow scrape costs a shard nothing, and a shard that hangs still has a process
-//! that says so. There is no authentication: it listens on loopback unless told otherwise, and
-//! nothing it serves changes the node, apart from the small durable write readiness asks for.
+//! that says so. There is no authentication: it listens on loopback unless told otherwise, and whoever
+//! reaches it may let nodes into the cluster.
 //!
-//! - [`routes`]: what is served; [`ready`]: readiness; [`error`]: refusals.
+//! - [`routes`]: what is served; [`ready`]: readiness; [`cluster`]: the cluster; [`error`]: refusals.
 //! - [`listener`]: connections, how many and how long.
 
+pub mod cluster;
 pub mod error;
 pub mod listener;
 pub mod ready;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::cluster::Board;
 use crate::metrics::NodeSnapshot;
 
 /// How long a stopping server waits for answers that were begun.
@@ -40,6 +42,9 @@ pub trait NodeView: Send + Sync + 'static {
     /// # Errors
     /// A sentence for each shard that did not.
     fn probe_ready(&self, timeout: Duration) -> Result<(), Vec<String>>;
+
+    /// The cluster as this node knows it, and where requests to it are laid down.
+    fn board(&self) -> &Board;
 }
 
 /// A running HTTP thread. Dropping it stops the thread without waiting for it.

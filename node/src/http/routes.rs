@@ -10,9 +10,10 @@ use axum::{Json, Router};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::NodeView;
 use super::error::HttpError;
 use super::ready::Prober;
+use super::{NodeView, cluster};
+use crate::cluster::Board;
 use crate::metrics::{NodeSnapshot, ProcessCounters, exposition};
 
 /// The description of every route, for machines. Written by hand; a test holds it to [`routes`].
@@ -26,6 +27,10 @@ pub struct Shared {
 }
 
 impl Shared {
+    pub(super) fn board(&self) -> &Board {
+        self.view.board()
+    }
+
     fn snapshot(&self) -> NodeSnapshot {
         NodeSnapshot { process: ProcessCounters::read(), ..self.view.snapshot() }
     }
@@ -38,6 +43,12 @@ pub fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/health/live", get(live)),
         ("/health/ready", get(ready)),
         ("/metrics", get(metrics)),
+        ("/v1/cluster/members", get(cluster::members)),
+        ("/v1/cluster/status", get(cluster::status)),
+        (
+            "/v1/cluster/tokens",
+            get(cluster::tokens).post(cluster::create_token).delete(cluster::revoke_token),
+        ),
         ("/v1/node", get(node)),
         ("/v1/openapi.json", get(openapi)),
     ]

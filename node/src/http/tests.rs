@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::routes::{OPENAPI, routes};
 use super::{NodeView, Server};
+use crate::cluster::Board;
 use crate::metrics::{NodeSnapshot, ShardSnapshot, ShardState};
 
 /// A node with two shards in a state, and a prepared answer to the probe.
@@ -17,6 +18,7 @@ struct MadeUp {
     states: Mutex<[ShardState; 2]>,
     probe: Mutex<Result<(), Vec<String>>>,
     probes: AtomicUsize,
+    board: Board,
 }
 
 impl MadeUp {
@@ -25,6 +27,7 @@ impl MadeUp {
             states: Mutex::new([ShardState::Ready, second]),
             probe: Mutex::new(Ok(())),
             probes: AtomicUsize::new(0),
+            board: Board::default(),
         })
     }
 }
@@ -47,6 +50,10 @@ impl NodeView for MadeUp {
     fn probe_ready(&self, _timeout: Duration) -> Result<(), Vec<String>> {
         self.probes.fetch_add(1, Ordering::SeqCst);
         self.probe.lock().unwrap().clone()
+    }
+
+    fn board(&self) -> &Board {
+        &self.board
     }
 }
 

@@ -14,5 +14,5 @@ pub use histogram::LatencyHistogram;
 pub use process::{ProcessCounters, resident_bytes};
 pub use snapshot::{
     BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, NodeSnapshot,
-    RecoveryReport, ShardSnapshot, ShardState,
+    PeerCounters, RecoveryReport, ShardSnapshot, ShardState,
 };

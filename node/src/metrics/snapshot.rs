@@ -35,6 +35,15 @@ pub struct ShardSnapshot {
     pub background: BackgroundCounters,
     /// How the shard came up.
     pub recovery: RecoveryReport,
+    /// Connections to other nodes.
+    pub peers: PeerCounters,
+}
+
+/// Connections to other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PeerCounters {
+    /// Connections there are, attempts included.
+    pub connections: u64,
 }
 
 /// What a shard is doing. A node is ready when all its shards are.

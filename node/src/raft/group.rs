@@ -137,21 +137,15 @@ impl<M: MetaMachine> MetaGroup<M> {
     pub async fn bootstrap(&self, members: BTreeMap<u64, String>) -> Result<(), GroupError> {
         let nodes: BTreeMap<u64, BasicNode> =
             members.into_iter().map(|(id, address)| (id, BasicNode::new(address))).collect();
-        let alone = nodes.len() == 1;
+        // It asks for votes at once.
         match self.raft.initialize(nodes).await {
-            Ok(()) => {}
+            Ok(()) => Ok(()),
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                return Err(GroupError::Bootstrapped);
+                Err(GroupError::Bootstrapped)
             }
-            Err(RaftError::APIError(error)) => {
-                return Err(GroupError::Membership(error.to_string()));
-            }
-            Err(RaftError::Fatal(fatal)) => return Err(fatal.into()),
+            Err(RaftError::APIError(error)) => Err(GroupError::Membership(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(fatal.into()),
         }
-        if alone {
-            self.raft.trigger().elect(false).await?;
-        }
-        Ok(())
     }
 
     /// Proposes a command, waits until it is committed and applied here, and returns what the state

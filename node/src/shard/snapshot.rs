@@ -1,8 +1,8 @@
 //! A shard's counters as everybody else sees them.
 
 use crate::metrics::{
-    BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, RecoveryReport,
-    ShardSnapshot, ShardState,
+    BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, PeerCounters,
+    RecoveryReport, ShardSnapshot, ShardState,
 };
 
 use super::{Phase, Shard};
@@ -79,6 +79,8 @@ impl Shard {
                 scrub_rounds: log.scrub_rounds,
                 damages: log.damage,
             },
+            // The driver has them.
+            peers: PeerCounters::default(),
             recovery: RecoveryReport {
                 seconds: self.counters.recovery_took.as_secs_f64(),
                 bytes_read: log.recovery.bytes_scanned + log.recovery.checkpoint_bytes,

@@ -18,7 +18,7 @@ use ironring_core::{
 };
 use ironring_net::peer::hello::ClusterUuid;
 use ironring_net::peer::message::{Ack, AckState, LeaderId, ReplicaId, Replicate};
-use ironring_net::peer::{Frame, Kind, Member, Message, OutputError};
+use ironring_net::peer::{Frame, Kind, Member, Message, OutputError, Refusal};
 use ironring_node::driver::glommio::Glommio;
 use ironring_node::driver::monoio::Monoio;
 use ironring_node::driver::peers::serve::serve;
@@ -231,7 +231,8 @@ impl Spec {
                 .iter()
                 .find(|(id, _)| *id == hello.identity.node.0)
                 .map(|(_, member)| *member),
-            token_refused: (token.as_deref() != Some(hello.token)).then(|| "no".to_owned()),
+            token_refused: (token.as_deref() != Some(hello.token))
+                .then(|| (Refusal::BadToken, "no".to_owned())),
             stopping,
         })
     }

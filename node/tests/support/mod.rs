@@ -52,6 +52,7 @@ pub struct NodeProcess {
     child: Child,
     pub clients: SocketAddr,
     pub http: SocketAddr,
+    pub peers: SocketAddr,
     /// What it said until it was up.
     pub said: String,
     lines: mpsc::Receiver<String>,
@@ -83,7 +84,7 @@ impl NodeProcess {
         args: &[&str],
     ) -> Result<NodeProcess, String> {
         let (mut child, lines) = spawn(by, listen, dir, args);
-        let (mut clients, mut http, mut said) = (None, None, String::new());
+        let (mut clients, mut http, mut peers, mut said) = (None, None, None, String::new());
         while clients.is_none() || http.is_none() {
             let Ok(line) = lines.recv_timeout(PATIENCE) else {
                 let _ = child.kill();
@@ -92,11 +93,13 @@ impl NodeProcess {
             };
             clients = clients.or_else(|| address_after(&line, "clients on "));
             http = http.or_else(|| address_after(&line, "http on "));
+            peers = peers.or_else(|| address_after(&line, "nodes on "));
             said.push_str(&line);
             said.push('\n');
         }
         let (clients, http) = (clients.expect("set above"), http.expect("set above"));
-        Ok(NodeProcess { child, clients, http, said, lines })
+        let peers = peers.expect("it is said with the clients' address");
+        Ok(NodeProcess { child, clients, http, peers, said, lines })
     }
 
     /// Runs a node that ends by itself; its exit status and what it said.
@@ -243,7 +246,9 @@ fn spawn(by: &[&str], listen: &str, dir: &Path, args: &[&str]) -> (Child, mpsc::
         .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .env("NO_COLOR", "1");
+        .env("NO_COLOR", "1")
+        // A flag overrides it.
+        .env("IRONRING__LISTEN__PEERS", "127.0.0.1:0");
     if !RUNTIME.get().is_empty() {
         command.env("IRONRING__DRIVER__RUNTIME", RUNTIME.get());
     }

@@ -55,6 +55,7 @@ impl RealNode {
             ("log.segment_bytes", SEGMENT_BYTES.to_string()),
             ("log.reserve_segments", "2".to_owned()),
             ("listen.clients", "127.0.0.1:0".to_owned()),
+            ("listen.peers", "127.0.0.1:0".to_owned()),
             ("limits.deadline_default_ms", "60000".to_owned()),
             ("driver.runtime", self.runtime.name().to_owned()),
         ];

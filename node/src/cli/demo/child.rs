@@ -65,7 +65,16 @@ impl NodeChild {
         let started = Instant::now();
         let mut command = Command::new(program);
         command
-            .args(["start", "--listen", &listen, "--http", "127.0.0.1:0", "--data-dir"])
+            .args([
+                "start",
+                "--listen",
+                &listen,
+                "--http",
+                "127.0.0.1:0",
+                "--peers",
+                "127.0.0.1:0",
+                "--data-dir",
+            ])
             .arg(data);
         if address.is_none() {
             command.args(["--shards", &shards.to_string()]);

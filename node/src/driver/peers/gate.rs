@@ -35,8 +35,9 @@ const GUEST_BYTES: usize = HEADER_BYTES + HANDSHAKE_BYTES_MAX as usize;
 pub struct Admission {
     /// The member with its id.
     pub member: Option<Member>,
-    /// Why the token it showed does not let it join; none: it does.
-    pub token_refused: Option<String>,
+    /// Why the token it showed does not let it join; none: it does. See
+    /// [`ironring_net::peer::Policy::token`].
+    pub token_refused: Option<(Refusal, String)>,
     /// This node is about to stop.
     pub stopping: bool,
 }
@@ -184,7 +185,10 @@ impl Peers {
             versions: VERSIONS,
             clock_skew_max_ms: self.settings.clock_skew_max_ms,
             member: admission.member,
-            token: admission.token_refused.as_deref().map_or(Ok(()), Err),
+            token: match &admission.token_refused {
+                Some((refusal, why)) => Err((*refusal, why)),
+                None => Ok(()),
+            },
             stopping: admission.stopping,
             credits: self.settings.window_bytes,
         };

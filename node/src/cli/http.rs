@@ -1,0 +1,142 @@
+//! One request to a node's HTTP address, and its JSON answer. Commands about the cluster ask there.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use clap::Args;
+use serde::de::DeserializeOwned;
+
+use super::arguments;
+use super::error::{CONNECT_FAILED, CliError, EXIT_FAILED, Fault, PROTOCOL_ERROR};
+
+/// Longest answer that is read.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// Which node to ask.
+#[derive(Args, Clone, Debug)]
+pub struct HttpArgs {
+    /// HTTP address of a node (repeatable: tried in this order)
+    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:7413")]
+    pub http: Vec<String>,
+    /// Longest a request may take
+    #[arg(long, global = true, value_name = "TIME", default_value = "15s", value_parser = arguments::duration)]
+    pub timeout: Duration,
+}
+
+impl HttpArgs {
+    /// Asks the first node that can be reached.
+    ///
+    /// # Errors
+    /// When none can, or the one that was asked refuses.
+    pub fn ask<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<T, CliError> {
+        let mut last = "no address was given".to_owned();
+        for address in &self.http {
+            match self.connect(address) {
+                Ok(stream) => return exchange(stream, address, method, path, body),
+                Err(error) => last = format!("{address}: {error}"),
+            }
+        }
+        let hint = "is the node running, and is --http its HTTP address?";
+        Err(CliError::hinted(&CONNECT_FAILED, last, hint))
+    }
+
+    fn connect(&self, address: &str) -> std::io::Result<TcpStream> {
+        let mut last = std::io::Error::other("the name has no address");
+        for address in address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, self.timeout) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(self.timeout))?;
+                    stream.set_write_timeout(Some(self.timeout))?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+fn exchange<T: DeserializeOwned>(
+    mut stream: TcpStream,
+    address: &str,
+    method: &str,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<T, CliError> {
+    let body = body.map_or_else(String::new, ToString::to_string);
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: \
+         application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let lost =
+        |error: std::io::Error| CliError::local(&CONNECT_FAILED, format!("{address}: {error}"));
+    stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body.as_bytes()))
+        .map_err(lost)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(lost)?;
+    let (status, body) =
+        split(&answer).ok_or_else(|| strange(address, "what it answers is not HTTP"))?;
+    if status == 200 {
+        return serde_json::from_slice(body)
+            .map_err(|error| strange(address, &format!("its answer does not parse: {error}")));
+    }
+    Err(refusal(address, status, body))
+}
+
+/// Status and body of an answer whose body is as long as the connection lasts.
+fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, &answer[end + 4..]))
+}
+
+fn strange(address: &str, what: &str) -> CliError {
+    let hint = "is --http the HTTP address of an ironring node (7413 by default)?";
+    CliError::hinted(&PROTOCOL_ERROR, format!("{address}: {what}"), hint)
+}
+
+/// A refusal of the node, in its own words.
+fn refusal(address: &str, status: u16, body: &[u8]) -> CliError {
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| json[name].as_str().map(str::to_owned);
+    let message = text("message").unwrap_or_else(|| format!("{address} answers with {status}"));
+    let fault = Fault { message, hint: text("hint").unwrap_or_default() };
+    let code = crate::http::error::CODES.iter().find(|code| json["code"] == **code);
+    CliError {
+        code: code.copied().unwrap_or("internal"),
+        retriable: json["retriable"].as_bool().unwrap_or(false),
+        exit: EXIT_FAILED,
+        faults: vec![fault],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        assert_eq!(split(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n{}"), Some((200, &b"{}"[..])));
+        assert_eq!(split(b"HTTP/1.1 200 OK\r\na: b\r\n"), None);
+        assert_eq!(split(b"\x00\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_nodes_words() {
+        let body = br#"{"code":"refused","message":"no","hint":"do","retriable":false}"#;
+        let error = refusal("h:1", 400, body);
+        assert_eq!((error.code, error.retriable), ("refused", false));
+        assert_eq!(error.text(false), "error: no\n  hint: do\n");
+        assert_eq!(refusal("h:1", 502, b"<html>").faults[0].message, "h:1 answers with 502");
+    }
+}

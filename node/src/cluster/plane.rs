@@ -1,0 +1,222 @@
+//! What nodes ask each other about the cluster: messages of the metadata group and, beside them,
+//! requests that its leader takes. Both travel as calls of [`crate::raft::RaftCalls`].
+//!
+//! The first byte says which. A request is JSON behind it: its fields may grow, and a reader that
+//! meets a request of a kind it does not know says so. A node that does not lead sends it on to the one
+//! that does, once.
+
+use ironring_core::{NodeId, StorageUuid};
+use ironring_ring::metadata::{Command, Facts, Outcome};
+use serde::{Deserialize, Serialize};
+
+use super::identity::Known;
+use crate::raft::GroupError;
+
+/// A message of the metadata group follows.
+const GROUP: u8 = 0;
+/// A request or its answer follows.
+const REQUEST: u8 = 1;
+
+/// A message between nodes about the cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Of the metadata group.
+    Group(&'a [u8]),
+    /// A request or its answer.
+    Request(&'a [u8]),
+}
+
+impl Message<'_> {
+    /// The message in these bytes; `None`: of a kind this code does not know.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Option<Message<'_>> {
+        match bytes.split_first()? {
+            (&GROUP, rest) => Some(Message::Group(rest)),
+            (&REQUEST, rest) => Some(Message::Request(rest)),
+            _ => None,
+        }
+    }
+}
+
+/// Marks a message of the metadata group.
+#[must_use]
+pub fn group(mut message: Vec<u8>) -> Vec<u8> {
+    message.insert(0, GROUP);
+    message
+}
+
+/// A request to the leader of the metadata group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// A node that is no member wants to be one.
+    Join {
+        /// What it is.
+        facts: Box<Facts>,
+        /// The secret it shows.
+        secret: String,
+    },
+    /// A member wants a change of the metadata.
+    Change(Box<Command>),
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The node is a member.
+    Joined(Admitted),
+    /// The command was applied, with this outcome.
+    Applied(Outcome),
+    /// It was not taken, or nobody knows.
+    Failed(Failure),
+}
+
+/// What a node that was let in needs to begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admitted {
+    /// Its id, for ever.
+    pub node: NodeId,
+    /// The cluster.
+    pub cluster: StorageUuid,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// The other members.
+    pub members: Vec<Known>,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// Nobody leads the metadata group, as far as the node that was asked knows.
+    #[error("no leader of the metadata group is known")]
+    NoLeader,
+    /// The leader hears of no quorum, or cannot be reached.
+    #[error("the metadata group does not answer: {0}")]
+    Unavailable(String),
+    /// It may have been taken.
+    #[error("it is not known whether the change was made")]
+    Unknown,
+    /// It can never be taken as it is.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Failure {
+    /// Whether the same request may be taken later.
+    #[must_use]
+    pub fn retriable(&self) -> bool {
+        !matches!(self, Failure::Refused(_))
+    }
+}
+
+impl From<GroupError> for Failure {
+    fn from(error: GroupError) -> Failure {
+        match error {
+            GroupError::NotLeader { leader: None } => Failure::NoLeader,
+            GroupError::Unknown => Failure::Unknown,
+            GroupError::TooLarge { .. } | GroupError::Membership(_) => {
+                Failure::Refused(error.to_string())
+            }
+            GroupError::NotLeader { .. }
+            | GroupError::NoQuorum
+            | GroupError::Bootstrapped
+            | GroupError::Stopped(_) => Failure::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// A request on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    /// What is asked.
+    pub ask: Ask,
+    /// A member has sent it on: it is not sent on again.
+    pub forwarded: bool,
+}
+
+/// A request as it is sent.
+///
+/// # Panics
+/// Never: every request is representable.
+#[must_use]
+pub fn request(letter: &Letter) -> Vec<u8> {
+    let mut bytes = vec![REQUEST];
+    serde_json::to_writer(&mut bytes, letter).expect("requests have string keys only");
+    bytes
+}
+
+/// An answer as it is sent.
+///
+/// # Panics
+/// Never: every answer is representable.
+#[must_use]
+pub fn answer(answer: &Answer) -> Vec<u8> {
+    let mut bytes = vec![REQUEST];
+    serde_json::to_writer(&mut bytes, answer).expect("answers have string keys only");
+    bytes
+}
+
+/// The request in the body of a [`Message::Request`].
+///
+/// # Errors
+/// When this code does not know it.
+pub fn read_request(body: &[u8]) -> Result<Letter, String> {
+    serde_json::from_slice(body).map_err(|error| format!("a request of another version: {error}"))
+}
+
+/// The answer in the bytes that came back for [`request`].
+///
+/// # Errors
+/// When this code does not know it.
+pub fn read_answer(bytes: &[u8]) -> Result<Answer, String> {
+    let Some(Message::Request(body)) = Message::of(bytes) else {
+        return Err("an answer of another version".to_owned());
+    };
+    serde_json::from_slice(body).map_err(|error| format!("an answer of another version: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::tests::facts;
+
+    #[test]
+    fn requests_and_answers_are_read_as_they_were_written() {
+        let asks = [
+            Ask::Join { facts: Box::new(facts("a", 4)), secret: "s".to_owned() },
+            Ask::Change(Box::new(Command::SetBalancing(true))),
+        ];
+        for ask in asks {
+            let letter = Letter { ask, forwarded: true };
+            let bytes = request(&letter);
+            let Some(Message::Request(body)) = Message::of(&bytes) else { panic!("a request") };
+            assert_eq!(read_request(body), Ok(letter));
+        }
+        let known = Known {
+            node: NodeId(1),
+            storage: StorageUuid(u128::MAX),
+            address: "a:1".to_owned(),
+            shards: 2,
+        };
+        let admitted = Admitted {
+            node: NodeId(2),
+            cluster: StorageUuid(5),
+            partitions: 64,
+            members: vec![known],
+        };
+        for sent in [Answer::Joined(admitted), Answer::Failed(Failure::NoLeader)] {
+            assert_eq!(read_answer(&answer(&sent)), Ok(sent));
+        }
+    }
+
+    #[test]
+    fn what_is_of_another_kind_is_told_from_what_is_damaged() {
+        assert_eq!(Message::of(&group(vec![7])), Some(Message::Group(&[7])));
+        assert_eq!(Message::of(&[9, 1]), None);
+        assert_eq!(Message::of(&[]), None);
+        assert!(read_request(br#"{"ask":{"later":1},"forwarded":false}"#).is_err());
+        assert!(read_answer(&[0]).is_err());
+    }
+}

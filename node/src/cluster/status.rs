@@ -1,0 +1,234 @@
+//! How the cluster is, as one node sees it: what `/v1/cluster/status` and `ironring cluster status`
+//! say.
+
+use std::collections::BTreeMap;
+
+use ironring_core::{NodeId, StorageUuid};
+use ironring_ring::metadata::{Member, Metadata};
+use serde::{Deserialize, Serialize};
+
+use super::board::Board;
+use crate::raft::{GroupStatus, Role};
+
+/// The cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Whether nothing needs anybody.
+    pub healthy: bool,
+    /// One sentence for each thing that does.
+    pub reasons: Vec<String>,
+    /// The cluster's name; empty before this node has metadata.
+    pub cluster: String,
+    /// The cluster.
+    pub uuid: StorageUuid,
+    /// Version of the metadata this node has.
+    pub epoch: u64,
+    /// The node that says all this.
+    pub node: NodeId,
+    /// How the metadata group is here.
+    pub metadata: GroupView,
+    /// Partitions.
+    pub partitions: PartitionsView,
+    /// The members, by id.
+    pub members: Vec<MemberView>,
+}
+
+/// The metadata group, as a member of it sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupView {
+    /// What this node does in it.
+    pub role: String,
+    /// Its term.
+    pub term: u64,
+    /// Who leads it: the controller of the cluster.
+    pub leader: Option<NodeId>,
+    /// Last change this node has applied.
+    pub applied: Option<u64>,
+    /// Last change its newest snapshot has.
+    pub snapshot: Option<u64>,
+    /// Its voters.
+    pub voters: Vec<NodeId>,
+    /// Members without a vote.
+    pub learners: Vec<NodeId>,
+}
+
+/// Partitions, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionsView {
+    /// All.
+    pub total: usize,
+    /// Replicas each should have, when there are nodes enough.
+    pub rf: u8,
+    /// Those nobody leads.
+    pub leaderless: usize,
+    /// Those with fewer voters than replicas they should have, for as many nodes as there are.
+    pub under_replicated: usize,
+    /// Replicas on their way.
+    pub moves: usize,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whether it is heard: `alive`, `suspect` or `dead`.
+    pub status: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_unix_ms: u64,
+    /// What an operator decided about it: `active`, `draining`, `leaving` or `lost`.
+    pub state: String,
+    /// Its part in the metadata group: `leader`, `voter`, `learner` or `none`.
+    pub role: String,
+    /// Partitions it leads.
+    pub leads: usize,
+    /// Replicas it holds.
+    pub replicas: usize,
+    /// Where it listens for clients.
+    pub client_address: String,
+    /// Where it listens for nodes.
+    pub node_address: String,
+    /// Where it serves HTTP.
+    pub http_address: String,
+    /// What fails together with it.
+    pub rack: String,
+    /// Its site.
+    pub region: String,
+    /// How much it should hold, 1 for as much as others.
+    pub weight: f64,
+    /// Its shards.
+    pub shards: u16,
+    /// Its data directory.
+    pub storage: StorageUuid,
+    /// Which run of its process.
+    pub incarnation: u64,
+    /// When it joined, in milliseconds since the Unix epoch.
+    pub joined_unix_ms: u64,
+}
+
+impl Role {
+    /// Its name in tables and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Learner => "learner",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Leader => "leader",
+            Role::LeaderWithoutQuorum => "leader-without-quorum",
+            Role::Stopped => "stopped",
+        }
+    }
+}
+
+impl ClusterStatus {
+    /// What the board says; `None` before the metadata group has started.
+    #[must_use]
+    pub fn of(board: &Board) -> Option<ClusterStatus> {
+        Some(ClusterStatus::new(&board.metadata(), &board.group()?))
+    }
+
+    fn new(metadata: &Metadata, group: &GroupStatus) -> ClusterStatus {
+        let members: Vec<MemberView> =
+            metadata.members().map(|member| view(member, metadata, group)).collect();
+        let partitions = partitions(metadata);
+        let mut status = ClusterStatus {
+            healthy: false,
+            reasons: Vec::new(),
+            cluster: metadata.identity().map_or_else(String::new, |i| i.name.clone()),
+            uuid: metadata.identity().map_or_else(StorageUuid::default, |i| i.uuid),
+            epoch: metadata.epoch(),
+            node: NodeId(group.id),
+            metadata: GroupView {
+                role: group.role.name().to_owned(),
+                term: group.term,
+                leader: group.leader.map(NodeId),
+                applied: group.applied.map(|at| at.index),
+                snapshot: group.snapshot.map(|at| at.index),
+                voters: group.voters.iter().copied().map(NodeId).collect(),
+                learners: group.learners.iter().copied().map(NodeId).collect(),
+            },
+            partitions,
+            members,
+        };
+        status.reasons = status.reasons_now(group);
+        status.healthy = status.reasons.is_empty();
+        status
+    }
+
+    fn reasons_now(&self, group: &GroupStatus) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.cluster.is_empty() {
+            reasons.push("this node has no metadata yet".to_owned());
+        }
+        match group.role {
+            Role::Stopped => reasons.push("the metadata group has stopped here".to_owned()),
+            Role::LeaderWithoutQuorum => {
+                reasons
+                    .push("this node leads the metadata group and hears of no quorum".to_owned());
+            }
+            _ if group.leader.is_none() => {
+                reasons
+                    .push("nobody leads the metadata group, as far as this node knows".to_owned());
+            }
+            _ => {}
+        }
+        for member in self.members.iter().filter(|member| member.status != "alive") {
+            reasons.push(format!("node {} ({}) is {}", member.name, member.id, member.status));
+        }
+        reasons
+    }
+}
+
+fn partitions(metadata: &Metadata) -> PartitionsView {
+    let rf = usize::from(metadata.rf()).min(metadata.members().count());
+    let records = metadata.partitions();
+    PartitionsView {
+        total: records.len(),
+        rf: metadata.rf(),
+        leaderless: records.iter().filter(|record| record.leader.is_none()).count(),
+        under_replicated: records.iter().filter(|record| record.voters.len() < rf).count(),
+        moves: metadata.moves().len(),
+    }
+}
+
+fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView {
+    let id = member.id.0;
+    let role = match () {
+        () if group.leader == Some(id) => "leader",
+        () if group.voters.contains(&id) => "voter",
+        () if group.learners.contains(&id) => "learner",
+        () => "none",
+    };
+    let mut held: BTreeMap<bool, usize> = BTreeMap::new();
+    for record in metadata.partitions() {
+        if let Some(replica) = record.replicas.iter().find(|replica| replica.node == member.id) {
+            let leads = record.leader.is_some_and(|leader| leader.replica == replica.id);
+            *held.entry(leads).or_default() += 1;
+        }
+    }
+    let count = |leads| held.get(&leads).copied().unwrap_or(0);
+    let facts = &member.facts;
+    MemberView {
+        id: member.id,
+        name: facts.name.clone(),
+        status: member.status.name().to_owned(),
+        since_unix_ms: member.since.0,
+        state: member.state.name().to_owned(),
+        role: role.to_owned(),
+        leads: count(true),
+        replicas: count(true) + count(false),
+        client_address: facts.addresses.client.clone(),
+        node_address: facts.addresses.node.clone(),
+        http_address: facts.addresses.http.clone(),
+        rack: facts.rack.clone(),
+        region: facts.region.clone(),
+        weight: f64::from(facts.weight) / 100.0,
+        shards: facts.shards,
+        storage: facts.storage,
+        incarnation: facts.incarnation.0,
+        joined_unix_ms: member.joined.0,
+    }
+}
