@@ -285,6 +285,13 @@ impl Output {
         self.taken + self.buffer.len() - self.sent
     }
 
+    /// Payload bytes it takes now: what the other side's credits cover and the queue has room for.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let credits = usize::try_from(self.credits).unwrap_or(usize::MAX);
+        credits.min(self.bytes_max.saturating_sub(self.queued_bytes()))
+    }
+
     /// Memory it has.
     #[must_use]
     pub fn memory(&self) -> usize {

@@ -1,8 +1,10 @@
 //! What every thread of a node may look at: the newest metadata and how the metadata group is; and where
 //! they lay down what they want of it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use ironring_core::NodeId;
 use ironring_ring::metadata::Metadata;
 use tokio::sync::oneshot;
 
@@ -32,6 +34,8 @@ pub struct Board {
     metadata: Mutex<Arc<Metadata>>,
     group: Mutex<Option<GroupStatus>>,
     failure: Mutex<Option<String>>,
+    /// 0: nobody is known to lead.
+    leader: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,7 +104,15 @@ impl Board {
         *locked(&self.metadata) = Arc::clone(metadata);
     }
 
+    /// The node that leads the metadata group, as far as this node knows: where the controller is.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        let id = self.leader.load(Ordering::Relaxed);
+        (id != 0).then_some(NodeId(id))
+    }
+
     pub(super) fn set_group(&self, status: GroupStatus) {
+        self.leader.store(status.leader.unwrap_or(0), Ordering::Relaxed);
         *locked(&self.group) = Some(status);
     }
 }

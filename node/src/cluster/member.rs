@@ -7,20 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future;
-use ironring_core::{Instant, ShardId};
+use ironring_core::{Incarnation, Instant, NodeId, ShardId};
 use ironring_log::Identity as LogIdentity;
-use ironring_net::peer::message::{Half, Raft};
+use ironring_net::peer::message::{GoodbyeReason, Half, Raft};
 use ironring_ring::metadata::{Command, Facts, Metadata, Outcome, Rejected};
 use tokio::sync::Notify;
 
 use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
+use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
+use super::shards::Shards;
 use super::steward::{self, Step};
 use super::{roster, token};
 use crate::driver::clock;
-use crate::driver::peers::{Down, LinkId, Remote, Side};
+use crate::driver::peers::{Down, LinkId, PeerShard, Remote, Side};
 use crate::driver::runtime::Runtime;
 use crate::raft::host::{Host, Local, OnDriver};
 use crate::raft::store::StoreConfig;
@@ -28,24 +30,24 @@ use crate::raft::{
     DriverDisk, GroupError, GroupStatus, LinkError, MetaGroup, Peer, RaftCalls, RaftConfig,
     RaftLink, Role, StartError, Surroundings,
 };
+use crate::shard::ToController;
 
 /// The log of the metadata group is no shard's.
 const META_SHARD: ShardId = ShardId(u16::MAX);
 /// How many replicas a partition should have in a new cluster. There are no more than nodes.
 const RF: u8 = 3;
 /// How long a request may take.
-const WITHIN: Duration = Duration::from_secs(5);
+pub(super) const WITHIN: Duration = Duration::from_secs(5);
 /// How often to look when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Shortest wait for a moment the controller has named.
+const NAP_MIN: Duration = Duration::from_millis(1);
 /// Wait before what was not taken is sent again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Wait for a leader that is just being elected.
 const ELECTION_NAP: Duration = Duration::from_millis(2);
 /// How long a leader that stops waits for another to lead.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
-
-/// Called with the newest metadata, on the thread of the group.
-pub type Publish = Box<dyn Fn(&Arc<Metadata>)>;
 
 /// What a member begins with.
 pub struct Place {
@@ -91,7 +93,8 @@ pub struct Member<R: Runtime> {
     host: Rc<OnDriver<R>>,
     calls: Rc<RaftCalls<R>>,
     place: Place,
-    publish: Publish,
+    pub(super) shards: Box<dyn Shards>,
+    pub(super) control: Control,
     /// Which node this is, as its directory says.
     identity: RefCell<ClusterIdentity>,
     group: RefCell<Option<MetaGroup<Catalog>>>,
@@ -114,7 +117,7 @@ impl<R: Runtime> Member<R> {
         runtime: Rc<R>,
         calls: Rc<RaftCalls<R>>,
         place: Place,
-        publish: Publish,
+        shards: Box<dyn Shards>,
     ) -> Rc<Member<R>> {
         let seed = place.identity.storage.0 as u64 ^ place.facts.incarnation.0;
         Rc::new(Member {
@@ -123,7 +126,8 @@ impl<R: Runtime> Member<R> {
             calls,
             identity: RefCell::new(place.identity.clone()),
             place,
-            publish,
+            shards,
+            control: Control::default(),
             group: RefCell::default(),
             poke: Rc::default(),
             stopping: Cell::new(false),
@@ -188,7 +192,9 @@ impl<R: Runtime> Member<R> {
         }
         while !self.stopping.get() {
             self.look(group)?;
-            let nap = self.runtime.sleep(LOOK_EVERY);
+            let now = clock::now().mono;
+            let due = self.control.next_deadline(now).map(|at| at.since(now).max(NAP_MIN));
+            let nap = self.runtime.sleep(due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY));
             future::or(self.poke.notified(), nap).await;
         }
         Ok(())
@@ -261,7 +267,7 @@ impl<R: Runtime> Member<R> {
         let newest = group.read(|catalog| Arc::clone(catalog.newest()));
         if !Arc::ptr_eq(&newest, &self.published.borrow()) {
             self.place.board.set_metadata(&newest);
-            (self.publish)(&newest);
+            self.shards.publish(&newest);
             self.remember(&newest)?;
             *self.published.borrow_mut() = Arc::clone(&newest);
         }
@@ -269,6 +275,7 @@ impl<R: Runtime> Member<R> {
         if status.role == Role::Leader {
             self.change_members(group, &status, &newest);
         }
+        self.run_controller(group, &status, &newest);
         self.place.board.set_group(status);
         for order in self.place.board.orders() {
             let me = Rc::clone(self);
@@ -357,6 +364,10 @@ impl<R: Runtime> Member<R> {
     /// A request of this node or another; the leader takes it, and who does not lead sends it on to
     /// the leader, once.
     pub async fn ask(&self, letter: Letter) -> Answer {
+        if let Ask::HandOver { partition, to } = letter.ask {
+            self.shards.hand_over(partition, to);
+            return Answer::PassedOn;
+        }
         let Some(group) = self.group.borrow().clone() else {
             return Answer::Failed(Failure::Unavailable("it is not running here".to_owned()));
         };
@@ -381,6 +392,7 @@ impl<R: Runtime> Member<R> {
     fn command(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
         let now = clock::now().wall;
         match ask {
+            Ask::HandOver { .. } => Err(Failure::Refused("it is no command".to_owned())),
             Ask::Change(command) => Ok((**command).clone()),
             Ask::Join { facts, secret } => {
                 let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
@@ -412,20 +424,25 @@ impl<R: Runtime> Member<R> {
     }
 
     async fn send_on(&self, leader: u64, ask: Ask) -> Answer {
-        let peer = Peer { id: leader, address: String::new() };
-        let request = plane::request(&Letter { ask, forwarded: true });
-        match self.calls.call(&peer, request, WITHIN).await {
+        self.call_node(NodeId(leader), Letter { ask, forwarded: true }).await
+    }
+
+    /// Asks another node, and waits for its answer.
+    pub(super) async fn call_node(&self, node: NodeId, letter: Letter) -> Answer {
+        let peer = Peer { id: node.0, address: String::new() };
+        match self.calls.call(&peer, plane::request(&letter), WITHIN).await {
             Ok(answer) => plane::read_answer(&answer)
                 .unwrap_or_else(|error| Answer::Failed(Failure::Refused(error))),
             Err(LinkError::Timeout) => Answer::Failed(Failure::Unknown),
             Err(LinkError::Unreachable(why)) => {
-                Answer::Failed(Failure::Unavailable(format!("node {leader}, which leads: {why}")))
+                Answer::Failed(Failure::Unavailable(format!("node {node}: {why}")))
             }
         }
     }
 
     /// A call of another node, or the answer to one of this.
     pub fn call(self: &Rc<Self>, link: LinkId, remote: &Remote, raft: &Raft<'_>) {
+        self.heard(remote);
         if raft.half == Half::Answer {
             return self.calls.answered(link, raft);
         }
@@ -444,7 +461,9 @@ impl<R: Runtime> Member<R> {
                 }
                 Some(plane::Message::Request(body)) => {
                     let answer = match plane::read_request(body) {
-                        Ok(Letter { ask: Ask::Change(_), .. }) if stranger => {
+                        Ok(Letter { ask: Ask::Change(_) | Ask::HandOver { .. }, .. })
+                            if stranger =>
+                        {
                             let why = "a node that is no member changes nothing".to_owned();
                             Answer::Failed(Failure::Refused(why))
                         }
@@ -460,11 +479,33 @@ impl<R: Runtime> Member<R> {
         });
     }
 
-    /// A connection to or from another node's core 0 is no more.
-    pub fn down(&self, link: LinkId, side: Side, reason: &Down) {
-        if side == Side::Dialled {
-            self.calls.down(link, reason);
+    /// A node has said something.
+    pub fn heard(&self, remote: &Remote) {
+        self.control.heard(remote.peer.node, remote.incarnation);
+    }
+
+    /// Shards of this node or of another say something to the controller.
+    pub fn told(&self, said: Vec<ToController>) {
+        self.control.told(&self.published.borrow(), said);
+        self.poke.notify_one();
+    }
+
+    /// A connection of this shard is no more, or an attempt at one failed.
+    pub fn down(&self, link: LinkId, peer: PeerShard, side: Side, reason: &Down) {
+        if side != Side::Dialled {
+            return;
         }
+        self.calls.down(link, reason);
+        // Whoever stops says so; whoever has ended, its kernel does.
+        if reason.gone() || *reason == Down::Goodbye(GoodbyeReason::Stopping) {
+            self.control.gone(peer.node);
+            self.poke.notify_one();
+        }
+    }
+
+    /// This node, and which run of it.
+    pub(super) fn me(&self) -> (NodeId, Incarnation) {
+        (self.place.identity.node, self.place.facts.incarnation)
     }
 }
 

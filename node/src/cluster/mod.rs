@@ -9,17 +9,21 @@
 //!   seeds before anything of it runs ([`join`]).
 //! - Members of the cluster become members of the group by what its leader does ([`steward`]); requests
 //!   go to the leader from wherever they come ([`plane`]).
+//! - On the node that leads the group the member is the controller ([`ironring_ring::controller`]): it
+//!   hears which nodes live, has partitions' leaders elected, and moves replicas ([`control`]).
 //! - Who may connect follows from the metadata, and before a node has any from what its directory
 //!   remembers ([`roster`], [`token`]).
 //! - Only the thread of the group writes the board, and only with what is committed.
 
 mod board;
 mod catalog;
+mod control;
 pub mod identity;
 pub mod join;
 mod member;
 pub mod plane;
 pub mod roster;
+mod shards;
 pub mod status;
 pub mod steward;
 pub mod token;
@@ -30,4 +34,5 @@ mod tests;
 pub use board::{Board, Order};
 pub use catalog::{Catalog, decode_outcome};
 pub use identity::{ClusterIdentity, IdentityError, Stage};
-pub use member::{ClusterError, Member, Place, Publish};
+pub use member::{ClusterError, Member, Place};
+pub use shards::{Shards, ToShard};

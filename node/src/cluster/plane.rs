@@ -5,8 +5,8 @@
 //! meets a request of a kind it does not know says so. A node that does not lead sends it on to the one
 //! that does, once.
 
-use ironring_core::{NodeId, StorageUuid};
-use ironring_ring::metadata::{Command, Facts, Outcome};
+use ironring_core::{NodeId, PartitionId, StorageUuid};
+use ironring_ring::metadata::{Command, Facts, Outcome, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Known;
@@ -58,6 +58,13 @@ pub enum Ask {
     },
     /// A member wants a change of the metadata.
     Change(Box<Command>),
+    /// The controller wants a leader on the node that is asked to hand over.
+    HandOver {
+        /// The partition.
+        partition: PartitionId,
+        /// Who is to lead it.
+        to: ReplicaId,
+    },
 }
 
 /// What came of a request.
@@ -68,6 +75,8 @@ pub enum Answer {
     Joined(Admitted),
     /// The command was applied, with this outcome.
     Applied(Outcome),
+    /// It was passed on: what comes of it is seen in the metadata.
+    PassedOn,
     /// It was not taken, or nobody knows.
     Failed(Failure),
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ironring_core::{Incarnation, NodeId, StorageUuid};
+use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid};
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata};
+use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata, ReplicaId};
+use ironring_ring::replication::Fence;
 
 use super::*;
 use crate::driver::data_dir;
@@ -65,6 +66,21 @@ fn place(dir: &Path, incarnation: u64) -> Place {
     }
 }
 
+/// A node without shards, which calls somebody with the metadata.
+struct NoShards(Box<dyn Fn(&Metadata)>);
+
+impl Shards for NoShards {
+    fn publish(&self, metadata: &Arc<Metadata>) {
+        (self.0)(metadata);
+    }
+
+    fn fence(&self, _fences: Vec<Fence>) {}
+
+    fn fence_at(&self, _node: NodeId, _fences: &[Fence]) {}
+
+    fn hand_over(&self, _partition: PartitionId, _to: ReplicaId) {}
+}
+
 /// The way to nobody.
 fn calls<R: Runtime>(runtime: Rc<R>) -> Rc<RaftCalls<R>> {
     let local = Local {
@@ -91,14 +107,14 @@ async fn run_until<R: Runtime>(
     let board = Arc::clone(&place.board);
     let slot: Rc<RefCell<Option<Rc<Member<R>>>>> = Rc::default();
     let mine = Rc::clone(&slot);
-    let publish = move |metadata: &Arc<Metadata>| {
+    let shards = Box::new(NoShards(Box::new(move |metadata| {
         if wanted(metadata)
             && let Some(member) = &*mine.borrow()
         {
             member.stop();
         }
-    };
-    let member = Member::new(Rc::clone(&runtime), calls(runtime), place, Box::new(publish));
+    })));
+    let member = Member::new(Rc::clone(&runtime), calls(runtime), place, shards);
     *slot.borrow_mut() = Some(Rc::clone(&member));
     let ended = member.live().await.map_err(|error| error.to_string());
     slot.borrow_mut().take();
@@ -135,7 +151,8 @@ fn founds_once<R: Runtime>() {
     let seat = Seat { shard: 0, cpu: None, memlock_tight_bytes: None, ring_depth: 64, probe };
     let life = move |runtime: Rc<R>| async move {
         let calls = calls(Rc::clone(&runtime));
-        let member = Member::new(runtime, calls, place(&path, 3), Box::new(|_| ()));
+        let shards = Box::new(NoShards(Box::new(|_| ())));
+        let member = Member::new(runtime, calls, place(&path, 3), shards);
         let error = member.live().await.expect_err("the log is gone");
         assert!(matches!(error, ClusterError::Start(_)), "{error}");
         Ok(())

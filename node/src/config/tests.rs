@@ -97,9 +97,9 @@ fn a_key_in_the_wrong_place_is_sent_to_the_right_one() {
         [
             "node.toml:1:1: unknown key \"data_dir\" outside of any section | data_dir belongs under [node]",
             "node.toml:3:1: unknown key \"segment_bytes\" in [node] | segment_bytes belongs under [log]",
-            "node.toml:4:1: unknown key \"blah\" in [node] | the keys of [node] are name, data_dir, shards, cpus",
+            "node.toml:4:1: unknown key \"blah\" in [node] | the keys of [node] are name, data_dir, shards, cpus, rack, region, weight",
             "node.toml:5:2: unknown section [nodes] | did you mean [node]?",
-            "node.toml:6:2: unknown section [zzz] | the sections are [node], [cluster], [listen], [log], [memory], [limits], [driver], [trace]",
+            "node.toml:6:2: unknown section [zzz] | the sections are [node], [cluster], [listen], [log], [metadata], [peers], [memory], [limits], [driver], [trace]",
         ]
     );
 }
@@ -230,6 +230,7 @@ fn keys_that_do_not_fit_each_other_are_found_at_their_place() {
             "node.toml:7:11: listen.http and listen.clients are both 127.0.0.1:7413 | give them different ports",
             "node.toml:7:11: listen.clients is 0.0.0.0:7413, which clients cannot connect to | set listen.advertise to the host name or address clients should use",
             "node.toml:8:19: the shards' ports 7410 to 7413 include the port of listen.clients (7413) | choose another listen.shard_port_base",
+            "node.toml:8:19: the shards' ports 7410 to 7413 include the port of listen.peers (7412) | choose another listen.shard_port_base",
             "node.toml:8:19: the shards' ports 7410 to 7413 include the port of listen.http (7413) | choose another listen.shard_port_base",
         ]
     );

@@ -129,7 +129,7 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
         let mut read = 0;
         while let Some(event) = ready.pop_front() {
             if event.conn == NODES {
-                executor.nodes.round();
+                executor.nodes.round(&executor);
                 executor.want_turn();
                 continue;
             }

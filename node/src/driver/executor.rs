@@ -147,6 +147,9 @@ impl<R: Runtime> Executor<R> {
             self.nodes.follow(&metadata);
             self.handle(Event::Metadata(metadata));
         }
+        for message in self.mesh.take_told() {
+            self.nodes.hear(self, message);
+        }
         self.nodes.poke();
     }
 
@@ -213,6 +216,7 @@ impl<R: Runtime> Executor<R> {
         for (to, message) in fx.messages.drain(..) {
             self.mesh.send(to, message);
         }
+        self.nodes.send(self, &mut fx);
         if fx.has_replies() {
             let now = clock::now().mono;
             let conns = self.conns.borrow();

@@ -18,6 +18,7 @@ use ironring_core::ShardId;
 use ironring_ring::metadata::Metadata;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::cluster::ToShard;
 use crate::shard::ShardMessage;
 
 /// What waits for one shard.
@@ -25,7 +26,9 @@ struct Inbox {
     waiting: Mutex<VecDeque<ShardMessage>>,
     /// The newest metadata, when the shard has not taken them: older ones need nobody's attention.
     metadata: Mutex<Option<Arc<Metadata>>>,
-    /// There may be such.
+    /// What was said to the shard about its partitions by the controller, or to core 0 as the controller.
+    told: Mutex<Vec<ToShard>>,
+    /// There may be either.
     news: AtomicBool,
     /// Bytes of answers that wait, here or with the shard that took them and did not yet pass them on.
     bytes: AtomicUsize,
@@ -73,6 +76,7 @@ impl Mesh {
             Ok(Inbox {
                 waiting: Mutex::default(),
                 metadata: Mutex::default(),
+                told: Mutex::default(),
                 news: AtomicBool::new(false),
                 bytes: AtomicUsize::new(0),
                 asleep: AtomicBool::new(false),
@@ -119,6 +123,20 @@ impl Mesh {
     /// The newest metadata, when there are newer ones than were taken before.
     pub fn take_metadata(&self) -> Option<Arc<Metadata>> {
         self.inbox().metadata.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Says something to a shard, this one too. How much waits is bounded by who says it: the controller
+    /// says nothing twice before it had time to be heard, and so do leaders.
+    pub fn tell(&self, to: ShardId, message: ToShard) {
+        let inbox = &self.inboxes[usize::from(to.0)];
+        inbox.told.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        inbox.news.store(true, Ordering::SeqCst);
+        inbox.ring();
+    }
+
+    /// What was said to this shard.
+    pub fn take_told(&self) -> Vec<ToShard> {
+        std::mem::take(&mut self.inbox().told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What calls a shard from any thread: it finds that there are news.

@@ -23,6 +23,7 @@ pub mod receive;
 pub mod runtime;
 pub mod signals;
 mod sockets;
+mod traffic;
 
 pub use node::{Node, NodeError, Shared};
 pub use sockets::Addresses;

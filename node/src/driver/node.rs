@@ -1,5 +1,6 @@
 //! One node: data directory, sockets, one executor per shard, the control thread, and the end.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -7,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ironring_core::ShardId;
+use ironring_core::{NodeId, PartitionId, ShardId};
 use ironring_log::Identity as LogIdentity;
 use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_net::peer::Hello;
 use ironring_ring::Slices;
+use ironring_ring::metadata::{Metadata, ReplicaId};
+use ironring_ring::replication::Fence;
 use tokio::sync::oneshot;
 
 use super::buffers::Alloc;
@@ -30,12 +33,12 @@ use super::poller::Poller;
 use super::runtime::{Join, Runtime, Seat};
 use super::sockets::{Addresses, Listeners, advertised, listen};
 use crate::cluster::roster::{self, Moment};
-use crate::cluster::{Board, ClusterIdentity, IdentityError, Member, Place};
+use crate::cluster::{Board, ClusterIdentity, IdentityError, Member, Place, Shards, ToShard};
 use crate::config::settle::RING_DEPTH_MAX;
 use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
-use crate::raft::{RaftCalls, RaftConfig};
+use crate::raft::{self, RaftCalls, RaftConfig};
 use crate::shard::{Event, Phase, Shard, ShardConfig};
 
 /// Why a node cannot start, or ended badly.
@@ -245,6 +248,8 @@ impl Node {
         started: impl FnOnce(&Addresses, &Arc<Shared>) -> Result<Option<SocketAddr>, NodeError>,
     ) -> Result<(), NodeError> {
         let config = &self.loaded.config;
+        // Whoever needs it waits until it is done, so nobody has to wait here.
+        std::thread::spawn(raft::warm_up);
         let mut dir = self.open_data_dir()?;
         let shards = dir.identity.shards;
         let log = self.log_config(&dir)?;
@@ -483,8 +488,8 @@ impl Node {
             cache_bytes: (self.settled.cache_bytes / shards) as usize,
             deadline_default: ms(config.limits.deadline_default_ms),
             deadline_max: ms(config.limits.deadline_max_ms),
-            alone: true,
-            incarnation: None,
+            alone: false,
+            incarnation: Some(dir.incarnation),
             replication: ironring_ring::replication::Settings::default(),
             map,
         }
@@ -548,6 +553,8 @@ impl Drop for NodeEndsToo {
 
 /// A shard's life on its executor.
 async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), String> {
+    let slices = start.config.slices;
+    let (mine, partitions) = (slices.range(start.config.shard()), slices.partitions());
     let shard = Shard::new(start.config, Box::new(Alloc));
     let poller = Poller::new(&*runtime, start.mesh.bell()).map_err(|e| e.to_string())?;
     if let Some(completions) = runtime.completions() {
@@ -558,7 +565,7 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
     let peers = Peers::new(start.local, start.peers, start.handover, seed);
     let peers = peers.map_err(|e| e.to_string())?;
     poller.add_nodes(peers.descriptor()).map_err(|e| e.to_string())?;
-    let nodes = Nodes::new(peers, start.identity);
+    let nodes = Nodes::new(peers, start.identity, mine, partitions);
     let executor =
         Executor::new(Rc::clone(&runtime), shard, files, start.mesh, nodes, poller, start.shared);
     // Before anything of the other shards is taken.
@@ -570,7 +577,7 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
         runtime.spawn(accept(Rc::clone(&executor), listener, start.terms.clone()));
     }
     let member = match start.core_0 {
-        Some((place, door)) => Some(run_member(&runtime, &executor, place, door)?),
+        Some(core_0) => Some(run_member(&runtime, &executor, core_0, slices)?),
         None => None,
     };
     let phase = Rc::clone(&executor).timer().await;
@@ -582,7 +589,7 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
         // A sender that is gone has ended as well.
         let _ = ended.await;
     }
-    executor.nodes.stop();
+    executor.nodes.stop(&executor);
     if phase == Phase::Failed {
         let shard = executor.shard.borrow();
         let failure = shard.failure().map_or_else(|| "failed".to_owned(), ToString::to_string);
@@ -592,13 +599,46 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
     Ok(())
 }
 
+/// The shards of this node and of others, as the member reaches them.
+struct ItsShards<R: Runtime> {
+    executor: Rc<Executor<R>>,
+    slices: Slices,
+}
+
+impl<R: Runtime> Shards for ItsShards<R> {
+    fn publish(&self, metadata: &Arc<Metadata>) {
+        self.executor.mesh.publish(metadata);
+    }
+
+    fn fence(&self, fences: Vec<Fence>) {
+        let mut by_shard: BTreeMap<ShardId, Vec<Fence>> = BTreeMap::new();
+        for fence in fences {
+            by_shard.entry(self.slices.owner(fence.partition)).or_default().push(fence);
+        }
+        for (shard, fences) in by_shard {
+            self.executor.mesh.tell(shard, ToShard::Fences(fences));
+        }
+    }
+
+    fn fence_at(&self, node: NodeId, fences: &[Fence]) {
+        self.executor.nodes.fence(node, fences);
+    }
+
+    fn hand_over(&self, partition: PartitionId, to: ReplicaId) {
+        if partition.0 < self.slices.partitions() {
+            let shard = self.slices.owner(partition);
+            self.executor.mesh.tell(shard, ToShard::HandOver(partition, to));
+        }
+    }
+}
+
 /// Opens the door for other nodes and starts the node's part of the metadata group; what is returned
 /// besides is told its end.
 fn run_member<R: Runtime>(
     runtime: &Rc<R>,
     executor: &Rc<Executor<R>>,
-    place: Place,
-    door: socket2::Socket,
+    (place, door): (Place, socket2::Socket),
+    slices: Slices,
 ) -> Result<(Rc<Member<R>>, oneshot::Receiver<()>), String> {
     let peers = &executor.nodes.peers;
     let (identity, shared) = (place.identity.clone(), Arc::clone(&executor.shared));
@@ -609,11 +649,10 @@ fn run_member<R: Runtime>(
         roster::admission(&identity, &metadata, hello, now, moment)
     };
     peers.listen(door, Box::new(admit)).map_err(|e| e.to_string())?;
-    let publisher = Rc::clone(executor);
-    let publish = Box::new(move |metadata: &Arc<_>| publisher.mesh.publish(metadata));
     let calls = RaftCalls::new(Rc::clone(runtime), Rc::clone(peers));
     let board = Arc::clone(&place.board);
-    let member = Member::new(Rc::clone(runtime), calls, place, publish);
+    let shards = Box::new(ItsShards { executor: Rc::clone(executor), slices });
+    let member = Member::new(Rc::clone(runtime), calls, place, shards);
     // It is set here only.
     let _ = executor.nodes.member.set(Rc::clone(&member));
     let (ends, ended) = oneshot::channel();

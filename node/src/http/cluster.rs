@@ -126,7 +126,7 @@ async fn change(shared: &Shared, command: Command) -> Result<(), HttpError> {
     };
     match answer {
         Answer::Applied(Outcome::Rejected(why)) => Err(HttpError::refused(why.to_string())),
-        Answer::Applied(_) | Answer::Joined(_) => Ok(()),
+        Answer::Applied(_) | Answer::Joined(_) | Answer::PassedOn => Ok(()),
         Answer::Failed(Failure::Unknown) => Err(HttpError::unknown(Failure::Unknown.to_string())),
         Answer::Failed(Failure::Refused(why)) => Err(HttpError::refused(why)),
         Answer::Failed(failure) => Err(HttpError::unavailable(failure.to_string())),

@@ -31,6 +31,12 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+/// Fills what openraft fills when the first group of a process starts: tables of some 30 MiB for
+/// histograms of every precision there is. Done on another thread, the group's need not wait for it.
+pub fn warm_up() {
+    drop(base2histogram::Histogram::<()>::new());
+}
+
 pub use calls::{CALLS_MAX, RaftCalls};
 pub use config::{COMMAND_BYTES_MAX, RaftConfig, RaftConfigError, Timing};
 pub use disk::{Done, DriverDisk, RaftDisk};

@@ -4,7 +4,8 @@
 //! voter is fenced, until enough have answered that one of them must hold everything committed. The
 //! one whose log is ahead leads, once every lease that anybody has granted has run out, or the last
 //! leader itself has answered: then it has dropped its lease and leads no earlier term ever again,
-//! and those of the leaders before it had run out when it was named.
+//! and those of the leaders before it had run out when it was named. Where nobody has led yet, nobody
+//! was granted one.
 
 use ironring_core::{Instant, Term};
 
@@ -80,7 +81,10 @@ impl Election {
         if self.answers.len() < needed {
             return Decision::Needs(needed - self.answers.len());
         }
-        let dropped = self.answers.iter().any(|a| Some(a.from.replica) == self.last_leader);
+        let dropped = match self.last_leader {
+            Some(leader) => self.answers.iter().any(|a| a.from.replica == leader),
+            None => true,
+        };
         if now < self.lease_end && !dropped {
             return Decision::Wait(self.lease_end);
         }
@@ -170,9 +174,19 @@ mod tests {
         let ms = Duration::from_millis;
         let t0 = Instant(0);
         let mut e = election(2);
+        e.last_leader = Some(id(2));
         e.answer(t0 + ms(50), FenceAnswer { lease_left: ms(300), ..answer(1, 5, 90) });
         assert_eq!(e.decide(t0 + ms(50), |_| 0), Decision::Wait(t0 + ms(350)));
         assert_eq!(led_by(e.decide(t0 + ms(350), |_| 0)), 1);
+    }
+
+    #[test]
+    fn where_nobody_has_led_no_lease_is_waited_for() {
+        let mut e = election(2);
+        // A replica that has just started may have forgotten a grant, as far as it knows.
+        let lease_left = Duration::from_millis(300);
+        e.answer(Instant(0), FenceAnswer { lease_left, ..answer(1, 0, 1) });
+        assert_eq!(led_by(e.decide(Instant(0), |_| 0)), 1);
     }
 
     #[test]

@@ -8,6 +8,10 @@ use super::{Controller, Decision, Effect, Election, Proposed, Settings};
 use crate::metadata::{Command, MemberState, Metadata, PartitionRecord};
 use crate::replication::{Fence, FenceAnswer};
 
+/// Partitions in one command, so that it stays far below what the group takes (1 MiB; a leader takes
+/// about 130 bytes). The others follow in the next.
+const PARTITIONS_PER_COMMAND: usize = 4096;
+
 #[derive(Debug)]
 struct Running {
     election: Election,
@@ -62,6 +66,9 @@ impl Controller {
             let id = PartitionId(i as u32);
             if !self.elections.running.contains_key(&id) && self.needs_election(now, id, record) {
                 begin.push((id, record.term));
+                if begin.len() == PARTITIONS_PER_COMMAND {
+                    break;
+                }
             }
         }
         if !begin.is_empty() {
@@ -98,6 +105,9 @@ impl Controller {
                 leads.push((*id, running.election.term(), leader));
                 if let Some(node) = node_of(leader.replica) {
                     *led.entry(node).or_default() += 1;
+                }
+                if leads.len() == PARTITIONS_PER_COMMAND {
+                    break;
                 }
             }
         }

@@ -219,6 +219,13 @@ impl Peers {
         Some(built)
     }
 
+    /// Payload bytes a connection takes now.
+    #[must_use]
+    pub fn room(&self, link: LinkId) -> usize {
+        let link = self.link(link).filter(|link| link.is_up());
+        link.map_or(0, |link| link.output.borrow().room())
+    }
+
     /// The owner is done with so many payload bytes of a connection: the other side learns with the
     /// next [`Peers::flush`] that it may send as many again.
     pub fn grant(&self, link: LinkId, bytes: u64) {

@@ -1,0 +1,175 @@
+//! The controller while this node leads the metadata group: the pure state machine of
+//! [`ironring_ring::controller`], fed with what this node hears, and its effects carried out.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ironring_core::{Incarnation, Instant, NodeId, Now, PartitionId};
+use ironring_ring::controller::{Controller, Effect, Settings, Ticket};
+use ironring_ring::metadata::{Command, Metadata, Outcome, ReplicaId};
+
+use super::catalog::{Catalog, decode_outcome};
+use super::member::{Member, WITHIN};
+use super::plane::{Ask, Letter};
+use crate::driver::clock;
+use crate::driver::runtime::Runtime;
+use crate::raft::{GroupStatus, MetaGroup, Role};
+use crate::shard::ToController;
+
+/// The controller of one term of this node.
+struct Office {
+    term: u64,
+    controller: Controller,
+}
+
+/// A proposal whose outcome came; nothing: it is not known.
+type Decided = (Ticket, Option<Outcome>);
+
+/// What this node knows of the cluster as its controller, while it is.
+#[derive(Default)]
+pub(super) struct Control {
+    office: RefCell<Option<Office>>,
+    decided: RefCell<Vec<Decided>>,
+}
+
+impl Control {
+    /// A node was heard.
+    pub fn heard(&self, node: NodeId, incarnation: Incarnation) {
+        if let Some(office) = &mut *self.office.borrow_mut() {
+            office.controller.heard(clock::now().mono, node, incarnation);
+        }
+    }
+
+    /// A node's process has ended.
+    pub fn gone(&self, node: NodeId) {
+        if let Some(office) = &mut *self.office.borrow_mut() {
+            office.controller.gone(node);
+        }
+    }
+
+    /// Shards of this node or of others say something.
+    pub fn told(&self, metadata: &Metadata, said: Vec<ToController>) {
+        let Some(office) = &mut *self.office.borrow_mut() else { return };
+        let now = clock::now().mono;
+        tracing::debug!("controller: {} answers and requests", said.len());
+        for one in said {
+            match one {
+                ToController::Fenced(answer) => office.controller.answer(now, answer),
+                ToController::Ask(request) => office.controller.request(now, metadata, &request),
+            }
+        }
+    }
+
+    /// When the controller wants to be looked at again.
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        self.office.borrow().as_ref().map(|office| office.controller.next_deadline(now))
+    }
+
+    /// What is to be done now; nothing when this node does not lead the group.
+    fn step(
+        &self,
+        now: Now,
+        (me, incarnation): (NodeId, Incarnation),
+        status: &GroupStatus,
+        metadata: &Metadata,
+    ) -> Vec<Effect> {
+        let mut office = self.office.borrow_mut();
+        if status.role != Role::Leader {
+            *office = None;
+            self.decided.borrow_mut().clear();
+            return Vec::new();
+        }
+        if office.as_ref().is_none_or(|office| office.term != status.term) {
+            let controller = Controller::new(now.mono, Settings::default(), metadata);
+            *office = Some(Office { term: status.term, controller });
+            self.decided.borrow_mut().clear();
+        }
+        let Some(Office { controller, .. }) = &mut *office else { return Vec::new() };
+        controller.heard(now.mono, me, incarnation);
+        for (ticket, outcome) in self.decided.borrow_mut().drain(..) {
+            controller.decided(now.mono, metadata, ticket, outcome.as_ref());
+        }
+        controller.step(now.mono, now.wall, metadata);
+        controller.effects().collect()
+    }
+}
+
+/// An effect in a few words, for traces.
+fn described(effect: &Effect) -> String {
+    match effect {
+        Effect::Propose(ticket, command) => {
+            let name = match &**command {
+                Command::Elect { partitions } => format!("elect, {}", partitions.len()),
+                Command::Lead { partitions } => format!("lead, {}", partitions.len()),
+                Command::Replicas { changes } => format!("replicas, {}", changes.len()),
+                other => format!("{other:?}"),
+            };
+            format!("proposes {} ({name})", ticket.0)
+        }
+        Effect::Fence(node, fences) => format!("fences {} at node {node}", fences.len()),
+        Effect::HandOver { node, partition, to } => {
+            format!("node {node} is to hand over partition {partition} to {to:?}")
+        }
+    }
+}
+
+impl<R: Runtime> Member<R> {
+    /// Does what the controller wants done, when it is here.
+    pub(super) fn run_controller(
+        self: &Rc<Self>,
+        group: &MetaGroup<Catalog>,
+        status: &GroupStatus,
+        metadata: &Arc<Metadata>,
+    ) {
+        let me = self.me();
+        for effect in self.control.step(clock::now(), me, status, metadata) {
+            tracing::debug!("controller: {}", described(&effect));
+            match effect {
+                Effect::Propose(ticket, command) => {
+                    self.propose(group, status.term, ticket, &command);
+                }
+                Effect::Fence(node, fences) if node == me.0 => self.shards.fence(fences),
+                Effect::Fence(node, fences) => self.shards.fence_at(node, &fences),
+                Effect::HandOver { node, partition, to } if node == me.0 => {
+                    self.shards.hand_over(partition, to);
+                }
+                Effect::HandOver { node, partition, to } => {
+                    self.have_handed_over(node, partition, to);
+                }
+            }
+        }
+    }
+
+    fn propose(
+        self: &Rc<Self>,
+        group: &MetaGroup<Catalog>,
+        term: u64,
+        ticket: Ticket,
+        command: &Command,
+    ) {
+        let (me, group, command) = (Rc::clone(self), group.clone(), command.encode());
+        self.spawn(async move {
+            let proposed = group.propose(command, WITHIN).await;
+            let outcome = proposed.ok().and_then(|bytes| decode_outcome(&bytes).ok());
+            let known = outcome.is_some();
+            tracing::debug!(ticket = ticket.0, known, "the controller's proposal is decided");
+            // The controller of another term has its own names for proposals.
+            let office = me.control.office.borrow();
+            if office.as_ref().is_some_and(|office| office.term == term) {
+                me.control.decided.borrow_mut().push((ticket, outcome));
+            }
+            drop(office);
+            me.poke();
+        });
+    }
+
+    /// Asks another node to have a leader there hand over. The controller asks again when it does not.
+    fn have_handed_over(self: &Rc<Self>, node: NodeId, partition: PartitionId, to: ReplicaId) {
+        let me = Rc::clone(self);
+        self.spawn(async move {
+            let ask = Ask::HandOver { partition, to };
+            let _ = me.call_node(node, Letter { ask, forwarded: true }).await;
+        });
+    }
+}
