@@ -20,6 +20,7 @@ use ironring_ring::replication::{Fence, FenceAnswer, Request};
 use super::executor::Executor;
 use super::peers::{Down, LinkId, PeerOwner, PeerShard, PeerTargets, Peers, Remote, Side};
 use super::runtime::Runtime;
+use super::traffic::Transfers;
 use crate::cluster::identity::is_provisional;
 use crate::cluster::{ClusterIdentity, Member, ToShard, roster};
 use crate::peer::convert;
@@ -52,6 +53,9 @@ pub struct Nodes<R: Runtime> {
     pub(super) slices: RefCell<BTreeMap<NodeId, Slices>>,
     /// Shards that have replicas of this shard's partitions.
     pub(super) partners: RefCell<BTreeSet<PeerShard>>,
+    /// Transfers of state this shard receives, and those it sends.
+    pub(super) coming: RefCell<Transfers>,
+    pub(super) going: RefCell<Transfers>,
     /// Who fenced last.
     controller: Cell<Option<Controller>>,
 }
@@ -74,6 +78,8 @@ impl<R: Runtime> Nodes<R> {
             targets: RefCell::default(),
             slices: RefCell::default(),
             partners: RefCell::default(),
+            coming: RefCell::default(),
+            going: RefCell::default(),
             controller: Cell::new(None),
         };
         nodes.follow(&Metadata::default());
@@ -331,6 +337,31 @@ impl<R: Runtime> Ear<'_, R> {
             Message::Asks(asks) => {
                 let said = asks.iter().map(|ask| ToController::Ask(convert::from_ask(&ask)));
                 self.to_member(remote, said.collect());
+            }
+            Message::SnapshotBegin(begin) => {
+                if begin.from.replica.storage == remote.storage {
+                    let coming = &self.nodes.coming;
+                    coming.borrow_mut().begin(remote.peer, begin.transfer, begin.partition);
+                    let message = PeerMessage::SnapshotBegin(begin);
+                    executor.handle(Event::Peer { node, message });
+                }
+            }
+            Message::SnapshotPiece(piece) => {
+                let partition = self.nodes.coming.borrow().partition(remote.peer, piece.transfer);
+                if let Some(partition) = partition {
+                    let message = PeerMessage::SnapshotPiece { partition, piece };
+                    executor.handle(Event::Peer { node, message });
+                }
+            }
+            Message::SnapshotAnswer(answer) => {
+                let mut going = self.nodes.going.borrow_mut();
+                let partition = going.partition(remote.peer, answer.transfer);
+                going.answered(remote.peer, &answer);
+                drop(going);
+                if let Some(partition) = partition {
+                    let message = PeerMessage::SnapshotAnswer { partition, answer };
+                    executor.handle(Event::Peer { node, message });
+                }
             }
             other => tracing::debug!(link = link.0, ?other, "a message nobody here takes"),
         }

@@ -3,21 +3,73 @@
 
 use std::collections::BTreeMap;
 
-use ironring_core::NodeId;
+use ironring_core::{NodeId, PartitionId};
+use ironring_net::peer::message::{SnapshotAnswer, SnapshotPiece, SnapshotState};
 use ironring_net::peer::{Message, Output, OutputError};
 use ironring_ring::replication::{Ack, Replicate};
 
 use super::nodes::Nodes;
-use super::peers::LinkId;
+use super::peers::{LinkId, PeerShard};
 use super::runtime::Runtime;
 use crate::peer::convert;
 use crate::shard::{Effects, ToPeer};
+
+/// Transfers of state remembered at a time, each way: more than any shard has under way.
+const TRANSFERS_MAX: usize = 4096;
 
 /// What goes by one connection.
 #[derive(Default)]
 struct Batch {
     sections: Vec<(Replicate, Vec<u8>)>,
     acks: Vec<Ack>,
+    /// Of transfers, in order.
+    states: Vec<ToPeer>,
+}
+
+/// Which partition a transfer of state is of: but for the first, its frames do not say.
+#[derive(Default)]
+pub(super) struct Transfers(BTreeMap<(PeerShard, u64), PartitionId>);
+
+impl Transfers {
+    /// A transfer with a shard begins, again perhaps.
+    pub fn begin(&mut self, peer: PeerShard, transfer: u64, partition: PartitionId) {
+        if self.0.len() >= TRANSFERS_MAX {
+            // Whoever it was of begins again.
+            self.0.pop_first();
+        }
+        self.0.insert((peer, transfer), partition);
+    }
+
+    /// The partition of a transfer.
+    pub fn partition(&self, peer: PeerShard, transfer: u64) -> Option<PartitionId> {
+        self.0.get(&(peer, transfer)).copied()
+    }
+
+    /// An answer has come or goes: a transfer that is over by it is forgotten.
+    pub fn answered(&mut self, peer: PeerShard, answer: &SnapshotAnswer) {
+        if !matches!(answer.state, SnapshotState::Resume { .. }) {
+            self.0.remove(&(peer, answer.transfer));
+        }
+    }
+}
+
+impl ToPeer {
+    /// The partition it is about.
+    fn partition(&self) -> PartitionId {
+        match self {
+            ToPeer::Replicate(message, _) => message.partition,
+            ToPeer::Ack(ack) => ack.partition,
+            ToPeer::SnapshotBegin(begin) => begin.partition,
+            ToPeer::SnapshotPiece { partition, .. } | ToPeer::SnapshotAnswer { partition, .. } => {
+                *partition
+            }
+        }
+    }
+
+    /// Whether it answers what came by a connection of the other side.
+    fn is_answer(&self) -> bool {
+        matches!(self, ToPeer::Ack(_) | ToPeer::SnapshotAnswer { .. })
+    }
 }
 
 impl<R: Runtime> Nodes<R> {
@@ -25,19 +77,19 @@ impl<R: Runtime> Nodes<R> {
     pub(super) fn send_to_peers(&self, messages: &mut Vec<(NodeId, ToPeer)>) {
         let mut batches: BTreeMap<LinkId, Batch> = BTreeMap::new();
         for (node, message) in messages.drain(..) {
-            let partition = match &message {
-                ToPeer::Replicate(message, _) => message.partition,
-                ToPeer::Ack(ack) => ack.partition,
+            let Some(peer) = self.shard_of(node, message.partition()) else { continue };
+            let link = match message.is_answer() {
+                true => self.peers.accepted(peer),
+                false => self.peers.dialled(peer),
             };
-            let Some(peer) = self.shard_of(node, partition) else { continue };
+            let Some(link) = link else { continue };
+            let batch = batches.entry(link).or_default();
             match message {
-                ToPeer::Replicate(message, records) => {
-                    let Some(link) = self.peers.dialled(peer) else { continue };
-                    batches.entry(link).or_default().sections.push((message, records));
-                }
-                ToPeer::Ack(ack) => {
-                    let Some(link) = self.peers.accepted(peer) else { continue };
-                    batches.entry(link).or_default().acks.push(ack);
+                ToPeer::Replicate(message, records) => batch.sections.push((message, records)),
+                ToPeer::Ack(ack) => batch.acks.push(ack),
+                state => {
+                    self.note_transfer(peer, &state);
+                    batch.states.push(state);
                 }
             }
         }
@@ -52,6 +104,36 @@ impl<R: Runtime> Nodes<R> {
             for some in acks.chunks(ironring_net::peer::message::SECTIONS_MAX) {
                 self.say(link, &Message::Acks(some.into()));
             }
+            for state in &batch.states {
+                self.say_state(link, state);
+            }
+        }
+    }
+
+    fn note_transfer(&self, peer: PeerShard, message: &ToPeer) {
+        match message {
+            ToPeer::SnapshotBegin(begin) => {
+                self.going.borrow_mut().begin(peer, begin.transfer, begin.partition);
+            }
+            ToPeer::SnapshotAnswer { answer, .. } => {
+                self.coming.borrow_mut().answered(peer, answer);
+            }
+            _ => {}
+        }
+    }
+
+    fn say_state(&self, link: LinkId, message: &ToPeer) {
+        match message {
+            ToPeer::SnapshotBegin(begin) => self.say(link, &Message::SnapshotBegin(*begin)),
+            ToPeer::SnapshotPiece { transfer, number, last, payload, .. } => {
+                let (transfer, number, last) = (*transfer, *number, *last);
+                let piece = SnapshotPiece { transfer, number, last, payload };
+                self.say(link, &Message::SnapshotPiece(piece));
+            }
+            ToPeer::SnapshotAnswer { answer, .. } => {
+                self.say(link, &Message::SnapshotAnswer(*answer));
+            }
+            ToPeer::Replicate(..) | ToPeer::Ack(_) => {}
         }
     }
 
