@@ -49,6 +49,9 @@ pub struct Settings {
     pub handovers_max: usize,
 }
 
+/// Least time from one plan of moves to the next.
+const MOVE_PAUSE: Duration = Duration::from_millis(50);
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -109,6 +112,8 @@ pub struct Controller {
     proposed: BTreeMap<Ticket, Proposed>,
     last_ticket: u64,
     balance_at: Instant,
+    /// Since moves were begun last, while there may be more to begin.
+    moving_since: Option<Instant>,
     effects: Vec<Effect>,
 }
 
@@ -124,6 +129,7 @@ impl Controller {
             proposed: BTreeMap::new(),
             last_ticket: 0,
             balance_at: now + settings.balance_every,
+            moving_since: None,
             effects: Vec::new(),
         }
     }
@@ -257,7 +263,16 @@ impl Controller {
             self.balance_at = now + self.settings.balance_every;
             self.balance_replicas(now, metadata);
             self.balance_leaders(now, metadata);
+        } else if self.has_room_to_move(now, metadata) {
+            self.balance_replicas(now, metadata);
         }
+    }
+
+    /// Whether moves that were begun have ended, and others may begin without waiting for the next look:
+    /// a plan is made for several at a time.
+    fn has_room_to_move(&self, now: Instant, metadata: &Metadata) -> bool {
+        let room = metadata.moves().len() * 2 <= self.settings.moves_max;
+        room && self.moving_since.is_some_and(|since| now.since(since) >= MOVE_PAUSE)
     }
 
     /// When [`Controller::step`] is due at the latest.

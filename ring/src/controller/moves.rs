@@ -148,6 +148,7 @@ impl Controller {
         if !metadata.balancing() || busy || under_way >= self.settings.moves_max {
             return;
         }
+        self.moving_since = None;
         let Some(plan) = self.plan(now, metadata) else { return };
         let mut touched = BTreeSet::new();
         let mut changes = Vec::new();
@@ -179,6 +180,7 @@ impl Controller {
             changes.extend(change.map(|change| (step.partition, change)));
         }
         if !changes.is_empty() {
+            self.moving_since = Some(now);
             self.propose(Proposed::Replicas, Command::Replicas { changes });
         }
     }
