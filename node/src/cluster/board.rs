@@ -9,7 +9,9 @@ use ironring_ring::metadata::Metadata;
 use tokio::sync::oneshot;
 
 use super::plane::{Answer, Ask, Failure};
-use crate::raft::GroupStatus;
+use super::status::ClusterStatus;
+use crate::metrics::ClusterCounters;
+use crate::raft::{GroupStatus, Role};
 
 /// Orders that may wait to be looked at.
 const ORDERS_MAX: usize = 256;
@@ -36,6 +38,8 @@ pub struct Board {
     failure: Mutex<Option<String>>,
     /// 0: nobody is known to lead.
     leader: AtomicU64,
+    /// Terms of the metadata group since the node's start, the first left out.
+    elections: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,8 +115,34 @@ impl Board {
         (id != 0).then_some(NodeId(id))
     }
 
+    /// How the cluster is, in numbers.
+    #[must_use]
+    pub fn counters(&self) -> ClusterCounters {
+        let Some(status) = ClusterStatus::of(self) else { return ClusterCounters::default() };
+        let alive = status.members.iter().filter(|member| member.status == "alive");
+        let me = status.members.iter().find(|member| member.id == status.node);
+        ClusterCounters {
+            members: status.members.len() as u64,
+            members_alive: alive.count() as u64,
+            epoch: status.epoch,
+            term: status.metadata.term,
+            leads: status.metadata.role == Role::Leader.name(),
+            voters: status.metadata.voters.len() as u64,
+            elections: self.elections.load(Ordering::Relaxed),
+            partitions_led: me.map_or(0, |me| me.leads as u64),
+            replicas: me.map_or(0, |me| me.replicas as u64),
+            partitions_leaderless: status.partitions.leaderless as u64,
+            partitions_under_replicated: status.partitions.under_replicated as u64,
+            moves: status.partitions.moves as u64,
+        }
+    }
+
     pub(super) fn set_group(&self, status: GroupStatus) {
         self.leader.store(status.leader.unwrap_or(0), Ordering::Relaxed);
+        let before = locked(&self.group).as_ref().map(|group| group.term);
+        if before.is_some_and(|before| before != 0 && before != status.term) {
+            self.elections.fetch_add(1, Ordering::Relaxed);
+        }
         *locked(&self.group) = Some(status);
     }
 }

@@ -2,6 +2,7 @@
 //! [`ironring_ring::controller`], fed with what this node hears, and its effects carried out.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,12 +31,16 @@ type Decided = (Ticket, Option<Outcome>);
 #[derive(Default)]
 pub(super) struct Control {
     office: RefCell<Option<Office>>,
+    /// Nodes whose process has ended and that were not heard since, also before this node led: a new
+    /// controller need not wait for what its node knows.
+    gone: RefCell<BTreeSet<NodeId>>,
     decided: RefCell<Vec<Decided>>,
 }
 
 impl Control {
     /// A node was heard.
     pub fn heard(&self, node: NodeId, incarnation: Incarnation) {
+        self.gone.borrow_mut().remove(&node);
         if let Some(office) = &mut *self.office.borrow_mut() {
             office.controller.heard(clock::now().mono, node, incarnation);
         }
@@ -43,6 +48,7 @@ impl Control {
 
     /// A node's process has ended.
     pub fn gone(&self, node: NodeId) {
+        self.gone.borrow_mut().insert(node);
         if let Some(office) = &mut *self.office.borrow_mut() {
             office.controller.gone(node);
         }
@@ -81,7 +87,10 @@ impl Control {
             return Vec::new();
         }
         if office.as_ref().is_none_or(|office| office.term != status.term) {
-            let controller = Controller::new(now.mono, Settings::default(), metadata);
+            let mut controller = Controller::new(now.mono, Settings::default(), metadata);
+            // One that is no member any more is nobody's.
+            self.gone.borrow_mut().retain(|node| metadata.member(*node).is_some());
+            self.gone.borrow().iter().for_each(|node| controller.gone(*node));
             *office = Some(Office { term: status.term, controller });
             self.decided.borrow_mut().clear();
         }

@@ -175,6 +175,15 @@ impl ClusterStatus {
             }
             _ => {}
         }
+        let partitions = &self.partitions;
+        for (count, what) in [
+            (partitions.leaderless, "have no leader"),
+            (partitions.under_replicated, "have fewer voters than they should"),
+        ] {
+            if count > 0 {
+                reasons.push(format!("{count} of {} partitions {what}", partitions.total));
+            }
+        }
         for member in self.members.iter().filter(|member| member.status != "alive") {
             reasons.push(format!("node {} ({}) is {}", member.name, member.id, member.status));
         }

@@ -191,6 +191,7 @@ impl NodeView for Shared {
             .map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .collect();
         node.topics = self.topics.load(Ordering::Relaxed);
+        node.cluster_counters = self.board.counters();
         node
     }
 

@@ -269,6 +269,9 @@ impl<R: Runtime> PeerOwner for Ear<'_, R> {
     fn up(&mut self, link: LinkId, remote: &Remote) {
         let (node, shard, side) = (remote.peer.node, remote.peer.shard.0, remote.side);
         tracing::debug!(link = link.0, node = node.0, shard, ?side, "link up");
+        if let Some(member) = self.nodes.member.get() {
+            member.heard(remote);
+        }
         if side == Side::Dialled {
             self.executor.handle(Event::LinkUp(node));
         }

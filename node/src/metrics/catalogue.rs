@@ -141,6 +141,18 @@ metrics! {
     "shards" None node_gauge(|node| node.shards.len() as f64), "Shards of the node";
     "partitions" None node_gauge(|node| f64::from(node.partitions)), "Partitions the token ring is cut into";
     "topics" None node_gauge(|node| node.topics as f64), "Topics defined";
+    "cluster_members" None node_gauge(|node| node.cluster_counters.members as f64), "Members of the cluster";
+    "cluster_members_alive" None node_gauge(|node| node.cluster_counters.members_alive as f64), "Members that are heard";
+    "cluster_partitions_led" None node_gauge(|node| node.cluster_counters.partitions_led as f64), "Partitions this node leads";
+    "cluster_replicas" None node_gauge(|node| node.cluster_counters.replicas as f64), "Replicas this node holds";
+    "cluster_partitions_leaderless" None node_gauge(|node| node.cluster_counters.partitions_leaderless as f64), "Partitions of the cluster nobody leads";
+    "cluster_partitions_under_replicated" None node_gauge(|node| node.cluster_counters.partitions_under_replicated as f64), "Partitions of the cluster with fewer voters than they should have";
+    "cluster_moves" None node_gauge(|node| node.cluster_counters.moves as f64), "Replicas on their way from one node to another";
+    "metadata_epoch" None node_gauge(|node| node.cluster_counters.epoch as f64), "Version of the metadata this node has";
+    "metadata_term" None node_gauge(|node| node.cluster_counters.term as f64), "Term of the metadata group";
+    "metadata_leader" None node_gauge(|node| f64::from(u8::from(node.cluster_counters.leads))), "1 on the node that leads the metadata group";
+    "metadata_voters" None node_gauge(|node| node.cluster_counters.voters as f64), "Voters of the metadata group";
+    "metadata_elections" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.elections as f64)), "Elections of the metadata group's leader this node has seen";
     "process_resident_memory" Bytes node_gauge(|node| node.process.resident_bytes as f64), "Memory the process occupies";
     "process_cpu" Seconds Value::Node(NodeValue::Counter(|node| node.process.cpu_seconds)), "CPU time the process took";
     "process_open_descriptors" None node_gauge(|node| node.process.open_descriptors as f64), "File descriptors the process has open";
@@ -149,6 +161,7 @@ metrics! {
     "connections" None gauge(|shard| shard.clients.connections as f64), "Client connections open";
     "connections_accepted" None counter(|shard| shard.clients.connections_accepted), "Client connections accepted";
     "connections_refused" None counter(|shard| shard.clients.connections_refused), "Client connections refused because of the limit";
+    "peer_connections" None gauge(|shard| shard.peers.connections as f64), "Connections to other nodes, attempts included";
     "requests" None Value::Shard(ShardValue::CounterBy("opcode", |shard| &shard.clients.requests)), "Requests received";
     "request_errors" None Value::Shard(ShardValue::CounterBy("code", |shard| &shard.clients.errors)), "Requests answered with an error";
     "requests_in_flight" None gauge(|shard| shard.clients.in_flight as f64), "Requests received and not answered yet";

@@ -13,6 +13,6 @@ pub mod snapshot;
 pub use histogram::LatencyHistogram;
 pub use process::{ProcessCounters, resident_bytes};
 pub use snapshot::{
-    BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, NodeSnapshot,
-    PeerCounters, RecoveryReport, ShardSnapshot, ShardState,
+    BackgroundCounters, ClientCounters, ClusterCounters, DiskCounters, LogCounters, MemoryCounters,
+    NodeSnapshot, PeerCounters, RecoveryReport, ShardSnapshot, ShardState,
 };

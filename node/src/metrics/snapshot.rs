@@ -39,6 +39,35 @@ pub struct ShardSnapshot {
     pub peers: PeerCounters,
 }
 
+/// The cluster, as a node knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClusterCounters {
+    /// Members.
+    pub members: u64,
+    /// Those that are heard.
+    pub members_alive: u64,
+    /// Version of the metadata.
+    pub epoch: u64,
+    /// Term of the metadata group.
+    pub term: u64,
+    /// Whether this node leads it.
+    pub leads: bool,
+    /// Its voters.
+    pub voters: u64,
+    /// Elections of its leader this node has seen.
+    pub elections: u64,
+    /// Partitions this node leads.
+    pub partitions_led: u64,
+    /// Replicas it holds.
+    pub replicas: u64,
+    /// Partitions of the cluster nobody leads.
+    pub partitions_leaderless: u64,
+    /// Those with too few voters.
+    pub partitions_under_replicated: u64,
+    /// Replicas on their way.
+    pub moves: u64,
+}
+
 /// Connections to other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PeerCounters {
@@ -252,6 +281,8 @@ pub struct NodeSnapshot {
     pub topics: u64,
     /// Address clients are told to connect to.
     pub clients_address: String,
+    /// The cluster, as this node knows it.
+    pub cluster_counters: ClusterCounters,
     /// The process, read by the HTTP thread when it is asked; a shard leaves it alone.
     pub process: ProcessCounters,
     /// One per shard, ascending.
