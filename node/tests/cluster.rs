@@ -101,7 +101,7 @@ fn agreed(nodes: &[&NodeProcess], voters: usize, not: Option<u64>) -> u64 {
 
 fn three_nodes_form_lose_their_leader_and_restart() {
     let mut places = ["a", "b", "c"].map(Place::new);
-    let a = places[0].start(&["--cluster", "trio"]);
+    let a = places[0].start(&["--cluster", "trio", "--set", "cluster.partitions=16"]);
     let secret = token(&a, &[]);
     let joins = |seed: &NodeProcess| {
         ["--cluster", "trio", "--token", &secret, "--seeds"]
@@ -126,11 +126,25 @@ fn three_nodes_form_lose_their_leader_and_restart() {
         members.as_array().unwrap().iter().filter_map(|m| m["name"].as_str()).collect();
     assert_eq!(names, ["a", "b", "c"]);
 
+    // Every partition gets a replica everywhere, and everybody leads some.
+    until("everything is replicated and led by all", || {
+        let status = cluster(all[0], &["status"])?;
+        let settled = status["healthy"] == true && status["partitions"]["under_replicated"] == 0;
+        let members = status["members"].as_array()?;
+        let lead = members.iter().all(|member| member["leads"].as_u64() > Some(0));
+        (settled && lead).then_some(())
+    });
+
     // Ids are given in the order of joining.
     let lost = usize::try_from(first - 1).unwrap();
     nodes[lost].take().expect("it runs").kill();
     let left: Vec<&NodeProcess> = nodes.iter().flatten().collect();
     let second = agreed(&left, 3, Some(first));
+    until("the others lead what it led", || {
+        let status = cluster(left[0], &["status"])?;
+        let gone = status["members"].as_array()?.get(lost)?["leads"] == 0;
+        (gone && status["partitions"]["leaderless"] == 0).then_some(())
+    });
     // Whoever is asked, a change is made.
     for node in &left {
         token(node, &["--single-use"]);
