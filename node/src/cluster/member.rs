@@ -30,7 +30,7 @@ use crate::raft::{
     DriverDisk, GroupError, GroupStatus, LinkError, MetaGroup, Peer, RaftCalls, RaftConfig,
     RaftLink, Role, StartError, Surroundings,
 };
-use crate::shard::ToController;
+use crate::shard::{MetaAsk, MetaFailure, ToController};
 
 /// The log of the metadata group is no shard's.
 const META_SHARD: ShardId = ShardId(u16::MAX);
@@ -386,6 +386,21 @@ impl<R: Runtime> Member<R> {
             },
             Err(failure) => Answer::Failed(failure),
         }
+    }
+
+    /// A shard of this node wants a change of the metadata.
+    pub fn change(self: &Rc<Self>, MetaAsk { ticket, command }: MetaAsk) {
+        let me = Rc::clone(self);
+        self.spawn(async move {
+            let ask = Ask::Change(Box::new(command));
+            let result = match me.ask(Letter { ask, forwarded: false }).await {
+                Answer::Applied(outcome) => Ok(outcome),
+                Answer::Failed(Failure::Unknown) => Err(MetaFailure::Unknown),
+                Answer::Failed(failure) => Err(MetaFailure::Unavailable(failure.to_string())),
+                Answer::Joined(_) | Answer::PassedOn => Err(MetaFailure::Unknown),
+            };
+            me.shards.decided(ticket, result);
+        });
     }
 
     /// The command a request comes to, by the clock of this node, which leads.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid};
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata, ReplicaId};
+use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata, Outcome, ReplicaId};
 use ironring_ring::replication::Fence;
 
 use super::*;
@@ -17,6 +17,7 @@ use crate::driver::monoio::Monoio;
 use crate::driver::peers::{Handover, Local, PeerSettings, Peers};
 use crate::driver::runtime::{Runtime, Seat};
 use crate::raft::{RaftCalls, RaftConfig};
+use crate::shard::MetaFailure;
 
 /// What a node says of itself.
 pub fn facts(name: &str, incarnation: u64) -> Facts {
@@ -77,6 +78,8 @@ impl Shards for NoShards {
     fn fence(&self, _fences: Vec<Fence>) {}
 
     fn fence_at(&self, _node: NodeId, _fences: &[Fence]) {}
+
+    fn decided(&self, _ticket: u64, _result: Result<Outcome, MetaFailure>) {}
 
     fn hand_over(&self, _partition: PartitionId, _to: ReplicaId) {}
 }

@@ -14,7 +14,7 @@ use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_net::peer::Hello;
 use ironring_ring::Slices;
-use ironring_ring::metadata::{Metadata, ReplicaId};
+use ironring_ring::metadata::{Metadata, Outcome, ReplicaId};
 use ironring_ring::replication::Fence;
 use tokio::sync::oneshot;
 
@@ -39,7 +39,7 @@ use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
 use crate::raft::{self, RaftCalls, RaftConfig};
-use crate::shard::{Event, Phase, Shard, ShardConfig};
+use crate::shard::{Event, MetaFailure, Phase, Shard, ShardConfig};
 
 /// Why a node cannot start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -623,6 +623,10 @@ impl<R: Runtime> Shards for ItsShards<R> {
 
     fn fence_at(&self, node: NodeId, fences: &[Fence]) {
         self.executor.nodes.fence(node, fences);
+    }
+
+    fn decided(&self, ticket: u64, result: Result<Outcome, MetaFailure>) {
+        self.executor.mesh.tell(ShardId(0), ToShard::Decided(ticket, result));
     }
 
     fn hand_over(&self, partition: PartitionId, to: ReplicaId) {

@@ -164,6 +164,9 @@ impl<R: Runtime> Nodes<R> {
                 let message = PeerMessage::HandOver { partition, to };
                 executor.handle(Event::Peer { node, message });
             }
+            ToShard::Decided(ticket, result) => {
+                executor.handle(Event::MetaDecided { ticket, result });
+            }
             ToShard::Controller(said) => {
                 if let Some(member) = self.member.get() {
                     member.told(said);
@@ -179,6 +182,9 @@ impl<R: Runtime> Nodes<R> {
         }
         if !fx.controller.is_empty() {
             self.send_to_controller(executor, std::mem::take(&mut fx.controller));
+        }
+        if let Some(member) = self.member.get() {
+            fx.metadata.drain(..).for_each(|ask| member.change(ask));
         }
         self.tell_room(fx);
     }

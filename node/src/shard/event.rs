@@ -8,7 +8,7 @@ use ironring_core::{Instant, NodeId, PartitionId, ShardId};
 use ironring_net::message::Response;
 use ironring_net::peer::message::{SnapshotAnswer, SnapshotBegin, SnapshotPiece};
 use ironring_net::{Header, codec};
-use ironring_ring::metadata::{Metadata, ReplicaId};
+use ironring_ring::metadata::{Command, Metadata, Outcome, ReplicaId};
 use ironring_ring::replication::{Ack, Fence, FenceAnswer, Replicate, Request};
 
 use super::meta::MetaSnapshot;
@@ -55,6 +55,13 @@ pub enum Event<'a> {
     Message(ShardMessage),
     /// The newest committed metadata this node knows.
     Metadata(Arc<Metadata>),
+    /// What the metadata group made of a [`MetaAsk`].
+    MetaDecided {
+        /// Its name.
+        ticket: u64,
+        /// What came of it.
+        result: Result<Outcome, MetaFailure>,
+    },
     /// A shard of another node, or the controller, says something about a partition of this shard.
     Peer {
         /// Which node.
@@ -150,6 +157,24 @@ pub enum ToPeer {
     },
 }
 
+/// A change of the metadata that a shard asks the group for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaAsk {
+    /// Names it, for [`Event::MetaDecided`].
+    pub ticket: u64,
+    /// The change.
+    pub command: Command,
+}
+
+/// Why the group has not made a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetaFailure {
+    /// It takes none now; nothing was changed.
+    Unavailable(String),
+    /// Nobody knows whether it did.
+    Unknown,
+}
+
 /// What a shard says to the controller, wherever that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToController {
@@ -206,6 +231,8 @@ pub struct Effects {
     pub peers: Vec<(NodeId, ToPeer)>,
     /// Messages to the controller, in order.
     pub controller: Vec<ToController>,
+    /// Changes of the metadata, in order.
+    pub metadata: Vec<MetaAsk>,
     /// How many bytes of entries may be sent to each node before the next event; the driver says. A
     /// node that is not here has room.
     pub peer_room: BTreeMap<NodeId, usize>,

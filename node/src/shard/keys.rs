@@ -10,6 +10,8 @@ use ironring_net::message::{BatchOp, Condition, Receipt, WriteOptions};
 
 use super::acks::{Answer, Level};
 use super::event::Effects;
+use ironring_ring::placement::MAX_NODES;
+
 use super::meta::SESSIONS_PER_GRANT;
 use super::partition::MORE;
 use super::sessions::{Outcome, Remembered, Verdict};
@@ -120,7 +122,12 @@ impl Shard {
         };
         let granted = meta.sessions_granted;
         // Another shard hears of a grant a moment after shard 0 gave a number out of it.
-        let unheard = if self.models.holds_meta() { 0 } else { 2 * SESSIONS_PER_GRANT };
+        let unheard = match (self.config.alone, self.models.holds_meta()) {
+            (true, true) => 0,
+            (true, false) => 2 * SESSIONS_PER_GRANT,
+            // Every node may have been granted some since this one heard of any.
+            (false, _) => 2 * SESSIONS_PER_GRANT * MAX_NODES as u64,
+        };
         if options.session.0 > granted.saturating_add(unheard) {
             // Numbers nobody was given would push out the sessions of others.
             let why = "no such session was opened";

@@ -1,8 +1,10 @@
 //! The node's metadata: topic definitions and session numbers, as a pure state machine.
 //!
-//! Shard 0 owns it. A change is a [`Command`] in a record of [`PartitionId::META`]; it is applied
-//! when the record is durable, and the result is broadcast to the other shards as a
-//! [`MetaSnapshot`]. `apply` depends on nothing but the command: ids and times are in it.
+//! Where there is a metadata group, it is the group's, and shards have a copy (`meta_group`). A shard
+//! that is alone (the simulator's) keeps it in its own log: a change is a [`Command`] in a record of
+//! [`PartitionId::META`]; it is applied when the record is durable, and the result is broadcast to the
+//! other shards as a [`MetaSnapshot`]. `apply` depends on nothing but the command: ids and times are in
+//! it.
 //!
 //! [`PartitionId::META`]: ironring_core::PartitionId::META
 
@@ -48,6 +50,17 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// Metadata of these topics.
+    pub(super) fn with_topics(
+        topics: impl Iterator<Item = TopicInfo>,
+        dropped: impl Iterator<Item = TopicId>,
+        last_topic: TopicId,
+    ) -> Meta {
+        let topics: BTreeMap<_, _> = topics.map(|topic| (topic.id, Arc::new(topic))).collect();
+        let names = topics.values().map(|topic| (topic.name.clone(), topic.id)).collect();
+        Meta { topics, names, dropped: dropped.collect(), last_topic, ..Meta::default() }
+    }
+
     /// The topic with this id.
     #[must_use]
     pub fn topic(&self, id: TopicId) -> Option<&TopicInfo> {

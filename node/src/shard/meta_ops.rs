@@ -12,7 +12,8 @@ use ironring_net::message::{Request, Response, Retention, TopicInfo};
 
 use super::event::{Effects, ShardMessage};
 use super::keys::Draft;
-use super::meta::{Command, MetaSnapshot, SESSIONS_PER_GRANT};
+use super::meta::{Command, Meta, MetaSnapshot, SESSIONS_PER_GRANT};
+use super::meta_group::Decided;
 use super::{Ask, Shard};
 
 /// Most changes that wait; more are refused as overload.
@@ -43,7 +44,15 @@ pub(super) struct MetaQueue {
     /// The change whose record is on its way to the disk.
     busy: Option<Busy>,
     /// The last session number given out.
-    last_session: u64,
+    pub(super) last_session: u64,
+    /// With a metadata group: the last number of the block it granted.
+    pub(super) block_end: u64,
+    /// Names the change the group was asked for last.
+    pub(super) ticket: u64,
+    /// What the group decided about it.
+    pub(super) decided: Option<Decided>,
+    /// The newest metadata this shard knows.
+    pub(super) known_epoch: u64,
 }
 
 impl MetaQueue {
@@ -117,11 +126,29 @@ impl Shard {
             }
             Wish::Delete { name } => Command::DeleteTopic(find(name)?),
             Wish::Alter { name, retention } => Command::AlterTopic(find(name)?, *retention),
-            Wish::Session if self.meta_queue.last_session < meta.sessions_granted => {
+            Wish::Session if self.meta_queue.last_session < self.sessions_end(meta) => {
                 return Ok(None);
             }
             Wish::Session => Command::GrantSessions(meta.sessions_granted + SESSIONS_PER_GRANT),
         }))
+    }
+
+    /// The last session number this shard may give out.
+    fn sessions_end(&self, meta: &Meta) -> u64 {
+        if self.config.alone { meta.sessions_granted } else { self.meta_queue.block_end }
+    }
+
+    /// Ends the change under way with `answer`, and begins the next.
+    pub(super) fn end_change(
+        &mut self,
+        now: Now,
+        fx: &mut Effects,
+        answer: impl FnOnce(&mut Shard, Ask, &mut Effects),
+    ) {
+        if let Some(Busy { ask, .. }) = self.meta_queue.busy.take() {
+            answer(self, ask, fx);
+        }
+        self.advance_meta(now, fx);
     }
 
     /// The topic a command is about, as it is at present.
@@ -133,6 +160,10 @@ impl Shard {
     }
 
     fn write_command(&mut self, now: Now, ask: Ask, command: &Command, fx: &mut Effects) -> bool {
+        if !self.config.alone {
+            self.ask_group(command, fx);
+            return true;
+        }
         let mut body = Vec::new();
         command.encode(&mut body);
         let draft = Draft {
@@ -198,7 +229,7 @@ impl Shard {
     /// shards learn what there is. Each run has numbers of its own, so that not even a medium that
     /// silently lost a grant can make two clients share a number, and take each other's receipts.
     pub(super) fn meta_opened(&mut self, fx: &mut Effects) {
-        if self.models.holds_meta() {
+        if self.models.holds_meta() && self.config.alone {
             let first = u64::from(self.log.run()) << SESSION_RUN_SHIFT;
             if let Some(meta) = &mut self.models.meta {
                 meta.sessions_granted = meta.sessions_granted.max(first);

@@ -20,6 +20,7 @@ mod keys;
 pub mod large;
 pub mod memory;
 pub mod meta;
+mod meta_group;
 mod meta_ops;
 pub mod models;
 pub mod partition;
@@ -47,7 +48,10 @@ use ironring_ring::metadata::Metadata;
 use ironring_ring::replication::View;
 
 pub use config::ShardConfig;
-pub use event::{ConnId, Effects, Event, Origin, PeerMessage, ShardMessage, ToController, ToPeer};
+pub use event::{
+    ConnId, Effects, Event, MetaAsk, MetaFailure, Origin, PeerMessage, ShardMessage, ToController,
+    ToPeer,
+};
 pub use memory::ConnectionBytes;
 
 use acks::{Ack, Acks, Answer, Level};
@@ -231,10 +235,12 @@ impl Shard {
             Event::Message(message) => self.message(now, message, fx),
             Event::Metadata(metadata) => {
                 self.learn_metadata(now, metadata);
+                self.finish_change(now, fx);
                 self.follow_replicas(now, fx);
                 self.commit(now, fx);
                 self.follow_status(now, fx);
             }
+            Event::MetaDecided { ticket, result } => self.group_decided(now, ticket, result, fx),
             Event::Peer { node, message } => self.peer(now, node, message, fx),
             Event::LinkUp(node) => {
                 if let Some(replicas) = &mut self.replicas {

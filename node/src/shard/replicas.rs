@@ -96,6 +96,7 @@ impl Shard {
             return;
         };
         let before = replicas.metadata.replace(Arc::clone(&metadata));
+        self.learn_catalogue(&metadata);
         for id in self.config.slices.range(self.id()).map(PartitionId) {
             let Some(record) = metadata.partition(id) else { continue };
             let known = before.as_ref().and_then(|before| before.partition(id));

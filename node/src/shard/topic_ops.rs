@@ -84,7 +84,8 @@ impl Shard {
     /// Whether another shard may know of a topic that this one does not.
     pub(super) fn has_not_heard_of(&self, id: TopicId) -> bool {
         let known = |meta: &super::meta::Meta| meta.topic(id).is_some() || meta.is_dropped(id);
-        !self.models.holds_meta() && self.models.meta.as_ref().is_some_and(|meta| !known(meta))
+        let decides = self.config.alone && self.models.holds_meta();
+        !decides && self.models.meta.as_ref().is_some_and(|meta| !known(meta))
     }
 
     /// Which topic partition an append goes to.

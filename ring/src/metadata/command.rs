@@ -4,12 +4,13 @@
 //! applying instead of guessing. Times and random numbers are in the command: they were drawn by
 //! the leader that proposed it, so that every node applies the same.
 
-use ironring_core::{NodeId, PartitionId, StorageUuid, Term, WallTime};
+use ironring_core::{NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::member::{Facts, MemberState, Status};
 use super::partition::{LeaderId, Refused, ReplicaId, Wish};
 use super::token::{JoinToken, TokenRefused};
+use super::topic::Topic;
 
 /// The newest format of commands this code writes and reads.
 pub const COMMAND_FORMAT: u32 = 1;
@@ -125,6 +126,38 @@ pub enum Command {
     },
     /// Whether replicas are moved for balance.
     SetBalancing(bool),
+    /// A topic is made.
+    CreateTopic {
+        /// Its name.
+        name: String,
+        /// How many partitions it has.
+        partitions: u32,
+        /// How long records are kept, in milliseconds; 0: for ever.
+        age_ms: u64,
+        /// How many bytes of each partition are kept; 0: all.
+        bytes: u64,
+        /// When.
+        at: WallTime,
+    },
+    /// A topic is dropped, with all it holds.
+    DropTopic {
+        /// Which.
+        id: TopicId,
+    },
+    /// What a topic keeps is changed.
+    AlterTopic {
+        /// Which.
+        id: TopicId,
+        /// See above.
+        age_ms: u64,
+        /// See above.
+        bytes: u64,
+    },
+    /// Session numbers are set aside for a node.
+    GrantSessions {
+        /// How many.
+        count: u64,
+    },
 }
 
 /// One change of a partition's replicas.
@@ -198,6 +231,12 @@ pub enum Rejected {
     /// There are too many.
     #[error("there are {0} nodes, which is the most")]
     TooMany(usize),
+    /// A topic has that name.
+    #[error("topic `{0}` exists")]
+    TopicExists(String),
+    /// There is no such topic (any more).
+    #[error("there is no topic {0}")]
+    NoTopic(TopicId),
     /// A value is out of its range.
     #[error("{0}")]
     Invalid(String),
@@ -221,6 +260,20 @@ pub enum Outcome {
     Joined {
         /// Under this number.
         node: NodeId,
+        /// The metadata's epoch behind it.
+        epoch: u64,
+    },
+    /// The topic was made, changed or, as it was last, dropped.
+    Topic {
+        /// The topic.
+        topic: Topic,
+        /// The metadata's epoch behind it.
+        epoch: u64,
+    },
+    /// Session numbers are set aside.
+    Sessions {
+        /// The first of them.
+        first: u64,
         /// The metadata's epoch behind it.
         epoch: u64,
     },

@@ -8,6 +8,7 @@ pub mod command;
 pub mod member;
 pub mod partition;
 pub mod token;
+pub mod topic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,7 @@ pub use command::{COMMAND_FORMAT, Command, Outcome, Rejected, ReplicaChange, Unr
 pub use member::{Addresses, Facts, Member, MemberState, Status};
 pub use partition::{LeaderId, PartitionRecord, REPLICAS_MAX, Refused, Replica, ReplicaId, Wish};
 pub use token::{JoinToken, TOKEN_VALID_MS, TOKENS_MAX, TokenRefused};
+pub use topic::{Catalogue, Topic};
 
 use crate::placement::{MAX_NODES, Weight};
 
@@ -63,6 +65,8 @@ pub struct Metadata {
     partitions: Vec<PartitionRecord>,
     moves: BTreeMap<PartitionId, Move>,
     tokens: BTreeMap<String, JoinToken>,
+    #[serde(default)]
+    catalogue: Catalogue,
 }
 
 impl Metadata {
@@ -143,6 +147,12 @@ impl Metadata {
         &self.tokens
     }
 
+    /// Topics and session numbers.
+    #[must_use]
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
     /// The whole state, for a snapshot.
     ///
     /// # Panics
@@ -181,6 +191,14 @@ impl Metadata {
             Ok(Changed::Node(node)) => {
                 self.epoch = before + 1;
                 Outcome::Joined { node, epoch: self.epoch }
+            }
+            Ok(Changed::Topic(topic)) => {
+                self.epoch = before + 1;
+                Outcome::Topic { topic, epoch: self.epoch }
+            }
+            Ok(Changed::Sessions(first)) => {
+                self.epoch = before + 1;
+                Outcome::Sessions { first, epoch: self.epoch }
             }
             Ok(Changed::Settings) => {
                 self.epoch = before + 1;
@@ -237,6 +255,15 @@ impl Metadata {
                 self.balancing = *on;
                 Ok(Changed::Settings)
             }
+            Command::CreateTopic { name, partitions, age_ms, bytes, at } => {
+                let kept = (*age_ms, *bytes);
+                self.catalogue.create(name, *partitions, kept, *at).map(Changed::Topic)
+            }
+            Command::DropTopic { id } => self.catalogue.drop_topic(*id).map(Changed::Topic),
+            Command::AlterTopic { id, age_ms, bytes } => {
+                self.catalogue.alter(*id, (*age_ms, *bytes)).map(Changed::Topic)
+            }
+            Command::GrantSessions { count } => Ok(Changed::Sessions(self.catalogue.grant(*count))),
             _ => self.change_partitions(command),
         }
     }
@@ -464,6 +491,8 @@ impl Metadata {
 enum Changed {
     Settings,
     Node(NodeId),
+    Topic(Topic),
+    Sessions(u64),
     Partitions { refused: Vec<(PartitionId, Refused)>, changed: bool },
 }
 

@@ -50,7 +50,7 @@ fn join(m: &mut Metadata, node: Facts, token: Option<&str>, at: u64) -> Result<N
     match m.apply(&Command::Join { node, token, at: WallTime(at) }) {
         Outcome::Joined { node, .. } => Ok(node),
         Outcome::Rejected(why) => Err(why),
-        Outcome::Done { .. } => panic!("a join says which node joined"),
+        other => panic!("a join says which node joined: {other:?}"),
     }
 }
 
