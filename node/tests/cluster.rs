@@ -63,6 +63,17 @@ fn cluster(node: &NodeProcess, args: &[&str]) -> Option<Value> {
     serde_json::from_slice(&output.stdout).ok()
 }
 
+/// The same for `ironring topic`, over the client's protocol.
+fn topics(node: &NodeProcess, args: &[&str]) -> Option<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_ironring"))
+        .arg("topic")
+        .args(args)
+        .args(["--addr", &node.clients.to_string(), "-o", "json"])
+        .output()
+        .expect("the program is there");
+    serde_json::from_slice(&output.stdout).ok()
+}
+
 /// Looks until `wanted` gives something; `what` is wanted.
 fn until<T>(what: &str, mut wanted: impl FnMut() -> Option<T>) -> T {
     let by = Instant::now() + PATIENCE;
@@ -135,6 +146,14 @@ fn three_nodes_form_lose_their_leader_and_restart() {
         (settled && lead).then_some(())
     });
 
+    // A topic that was made anywhere is everywhere.
+    topics(all[2], &["create", "orders", "--partitions", "2"]).expect("it is made");
+    for node in &all {
+        until("the topic is known", || {
+            topics(node, &["list"])?.to_string().contains("orders").then_some(())
+        });
+    }
+
     // Ids are given in the order of joining.
     let lost = usize::try_from(first - 1).unwrap();
     nodes[lost].take().expect("it runs").kill();
@@ -166,6 +185,9 @@ fn three_nodes_form_lose_their_leader_and_restart() {
         (tokens.as_array()?.len() == 3).then_some(tokens)
     });
     assert!(tokens.to_string().find(&secret).is_none(), "secrets are not kept");
+    until("the topic is there again", || {
+        topics(all[1], &["list"])?.to_string().contains("orders").then_some(())
+    });
     for node in nodes {
         let (status, said) = node.stop();
         assert_eq!(status, 0, "{said}");
