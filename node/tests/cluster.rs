@@ -133,8 +133,12 @@ fn three_nodes_form_lose_their_leader_and_restart() {
     let all: Vec<&NodeProcess> = nodes.iter().flatten().collect();
     let first = agreed(&all, 3, None);
     let members = cluster(all[2], &["members"]).expect("it answers");
-    let names: Vec<&str> =
-        members.as_array().unwrap().iter().filter_map(|m| m["name"].as_str()).collect();
+    let names: Vec<&str> = members
+        .as_array()
+        .expect("it is a list")
+        .iter()
+        .filter_map(|m| m["name"].as_str())
+        .collect();
     assert_eq!(names, ["a", "b", "c"]);
 
     // Every partition gets a replica everywhere, and everybody leads some.
@@ -155,7 +159,7 @@ fn three_nodes_form_lose_their_leader_and_restart() {
     }
 
     // Ids are given in the order of joining.
-    let lost = usize::try_from(first - 1).unwrap();
+    let lost = usize::try_from(first - 1).expect("ids are small");
     nodes[lost].take().expect("it runs").kill();
     let left: Vec<&NodeProcess> = nodes.iter().flatten().collect();
     let second = agreed(&left, 3, Some(first));
