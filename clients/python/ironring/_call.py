@@ -22,6 +22,8 @@ from ._errors import (
 
 _PAUSE_FIRST = 0.010
 _PAUSE_MAX = 1.0
+#: Longest pause while another node may take over any moment.
+_FOLLOW_PAUSE_MAX = 0.1
 
 
 class Again(NamedTuple):
@@ -32,6 +34,8 @@ class Again(NamedTuple):
     new_map: bool
     #: The session is of no more use; nothing of this request was applied in it.
     new_session: bool
+    #: Requests have to go where the map says, whatever the configuration says.
+    route: bool = False
 
 
 class Call:
@@ -49,7 +53,8 @@ class Call:
         """An attempt failed. Raises when there is nothing more to try. `sent`: some of the request
         may have reached the server."""
         pause_min = 0.0
-        new_map = new_session = False
+        new_map = new_session = route = False
+        pause_max = _PAUSE_MAX
         if isinstance(error, ServerError):
             code = error.code
             if isinstance(error, ConditionFailed):
@@ -67,19 +72,22 @@ class Call:
                 pause_min = min(error.detail / 1000, _PAUSE_MAX)
             new_map = code in (
                 ErrorCode.WRONG_PARTITION,
+                ErrorCode.NOT_LEADER,
                 ErrorCode.NOT_READY,
                 ErrorCode.SHARD_FENCED,
             )
+            if code == ErrorCode.NOT_LEADER:
+                route, pause_max = True, _FOLLOW_PAUSE_MAX
         elif isinstance(error, InvalidRequest) or (isinstance(error, ProtocolError) and not sent):
             raise self._settled(error)
         else:
-            new_map = True
+            new_map, pause_max = True, _FOLLOW_PAUSE_MAX
             if sent:
                 self._doubt(error)
         self._last = error
-        full = min(_PAUSE_FIRST * 2 ** min(self._attempts, 16), _PAUSE_MAX)
+        full = min(_PAUSE_FIRST * 2 ** min(self._attempts, 16), pause_max)
         self._attempts += 1
-        return Again(max(rng.uniform(full / 2, full), pause_min), new_map, new_session)
+        return Again(max(rng.uniform(full / 2, full), pause_min), new_map, new_session, route)
 
     def out_of_time(self) -> IronringError:
         """There is no time for another attempt."""

@@ -36,6 +36,8 @@ from ._errors import (
 
 # What a client waits beyond the deadline it told the server: the answer that says so must come back.
 _GRACE = 0.25
+# So many nodes may be behind with their map.
+_OLDER_MAPS_MAX = 8
 # Entries of a scan asked for at once.
 _PAGE_ENTRIES = 1000
 
@@ -79,6 +81,8 @@ class Client:
         self._connections: Dict[str, Connection] = {}
         self._map: Optional[m.ClusterMap] = None
         self._map_is_old = False
+        self._asks_for_map = 0
+        self._older_maps = 0
         self._unreachable: Set[str] = set()
         self._sequences = Sequences()
         self._topics: Dict[str, m.TopicInfo] = {}
@@ -417,10 +421,16 @@ class Client:
                     self._unreachable.add(owner)
         return self._any_connection(until)
 
+    def _known_addresses(self) -> List[str]:
+        """Those of the configuration, then those of the map."""
+        of_map = [shard.address for shard in self._map.shards] if self._map else []
+        return list(dict.fromkeys(self.addrs + of_map))
+
     def _any_connection(self, until: float) -> Connection:
-        opened = [address for address in self.addrs if address in self._connections]
+        known = self._known_addresses()
+        opened = [address for address in known if address in self._connections]
         last: Optional[IronringError] = None
-        for address in opened + [address for address in self.addrs if address not in opened]:
+        for address in opened + [address for address in known if address not in opened]:
             try:
                 return self._open(address, until)
             except IronringError as error:
@@ -450,16 +460,29 @@ class Client:
         if not self._map_is_old:
             return
         self._map_is_old = False
-        try:
-            connection = self._any_connection(until)
+        # Another one each time: a node that is cut off from the others does not know that.
+        known = self._known_addresses()
+        turn = self._asks_for_map % len(known)
+        self._asks_for_map += 1
+        for address in known[turn:] + known[:turn]:
             try:
-                self._use_map(
-                    connection.exchange(m.Op.CLUSTER_MAP, b"", m.Op.MAP, until + _GRACE, until)
-                )
+                connection = self._open(address, until)
+                try:
+                    found = connection.exchange(
+                        m.Op.CLUSTER_MAP, b"", m.Op.MAP, until + _GRACE, until
+                    )
+                except IronringError:
+                    self._drop(connection)
+                    raise
             except IronringError:
-                self._drop(connection)
-        except IronringError:
-            pass
+                continue
+            # A node may be behind; after several of those it is another cluster than before.
+            if self._map and found.epoch < self._map.epoch and self._older_maps < _OLDER_MAPS_MAX:
+                self._older_maps += 1
+            else:
+                self._older_maps = 0
+                self._use_map(found)
+            return
 
     # Calls
 
@@ -491,6 +514,7 @@ class Client:
                 raise call.out_of_time()
             time.sleep(again.pause)
             self._map_is_old |= again.new_map
+            self._shard_aware |= again.route
 
     def _write(
         self,
@@ -522,6 +546,7 @@ class Client:
                     raise call.out_of_time()
                 time.sleep(again.pause)
                 self._map_is_old |= again.new_map
+                self._shard_aware |= again.route
                 if again.new_session:
                     self._sequences.renounce(partition, session)
                     session, sequence = self._place(partition)

@@ -27,6 +27,8 @@ class ErrorCode(enum.IntEnum):
     SHARD_FENCED = 26
     CORRUPT = 27
     WRONG_PARTITION = 28
+    NOT_LEADER = 29
+    TOO_FEW_REPLICAS = 30
     NOT_FOUND = 40
     CONDITION_FAILED = 41
     SESSION_EXPIRED = 42
@@ -55,6 +57,8 @@ _RETRIABLE = frozenset(
         ErrorCode.MEMORY_FULL,
         ErrorCode.SHARD_FENCED,
         ErrorCode.WRONG_PARTITION,
+        ErrorCode.NOT_LEADER,
+        ErrorCode.TOO_FEW_REPLICAS,
         ErrorCode.SEQUENCE_GAP,
     }
 )

@@ -58,6 +58,10 @@ struct Inner {
     connecting: Gate,
     routing: RefCell<Option<Rc<Routing>>>,
     routing_is_old: Cell<bool>,
+    /// A node said that it does not lead: requests go where the map says.
+    follows: Cell<bool>,
+    /// Which of the known addresses is asked next for a map.
+    asks_for_map: Cell<usize>,
     sequences: RefCell<Sequences>,
     opening_session: Gate,
     turns: RefCell<BTreeMap<PartitionId, Rc<Gate>>>,
@@ -78,6 +82,8 @@ impl Client {
             connecting: Gate::default(),
             routing: RefCell::default(),
             routing_is_old: Cell::new(false),
+            follows: Cell::new(false),
+            asks_for_map: Cell::new(0),
             sequences: RefCell::default(),
             opening_session: Gate::default(),
             turns: RefCell::default(),
@@ -136,7 +142,7 @@ impl Client {
     }
 
     fn uses_partitions(&self) -> bool {
-        self.inner.config.session || self.inner.config.shard_aware
+        self.inner.config.session || self.is_aware()
     }
 
     /// What a write asks for, before it is numbered.
@@ -193,7 +199,7 @@ impl Client {
     /// Attempts until there is a definite end, and tells the sequences what it was.
     async fn repeat<T>(
         &self,
-        partition: Option<PartitionId>,
+        mut partition: Option<PartitionId>,
         mut request: Request<'_>,
         until: Instant,
         read: impl Fn(&Response<'_>) -> Option<T>,
@@ -214,6 +220,12 @@ impl Client {
                 }
                 Next::Again { pause, first } => {
                     sleep(pause).await;
+                    if first.route {
+                        self.inner.follows.set(true);
+                        let map = Box::pin(self.routing()).await.ok();
+                        let found = map.and_then(|map| map.partition_about(&request));
+                        partition = partition.or(found);
+                    }
                     if first.map {
                         self.inner.routing_is_old.set(true);
                     }
@@ -262,13 +274,23 @@ impl Client {
         read(&response).ok_or_else(|| Failure::Lost(unexpected(&response)))
     }
 
+    /// Whether requests go where the map says.
+    fn is_aware(&self) -> bool {
+        self.inner.config.shard_aware || self.inner.follows.get()
+    }
+
+    fn known_addresses(&self) -> Vec<String> {
+        let routing = self.inner.routing.borrow();
+        Routing::addresses(&self.inner.config.addrs, routing.as_deref())
+    }
+
     /// A connection for a partition: that of its shard if it can be had, else any.
     async fn pipeline_for(
         &self,
         partition: Option<PartitionId>,
         until: Instant,
     ) -> Result<Pipeline, ClientError> {
-        let Some(partition) = partition.filter(|_| self.inner.config.shard_aware) else {
+        let Some(partition) = partition.filter(|_| self.is_aware()) else {
             return self.any_pipeline(until).await;
         };
         self.renew_routing(until).await;
@@ -289,7 +311,7 @@ impl Client {
     }
 
     async fn any_pipeline(&self, until: Instant) -> Result<Pipeline, ClientError> {
-        let addrs = &self.inner.config.addrs;
+        let addrs = &self.known_addresses();
         if let Some(open) = addrs.iter().find_map(|address| self.opened(address)) {
             return Ok(open);
         }
@@ -327,12 +349,27 @@ impl Client {
     /// Asks once for a new map when something hinted that the one in use is old. Without an answer
     /// the old one serves on.
     async fn renew_routing(&self, until: Instant) {
-        if self.inner.routing_is_old.replace(false)
-            && let Ok(pipeline) = self.any_pipeline(until).await
-            && let Ok(map) =
-                Self::exchange(&pipeline, &Request::ClusterMap, until, &answers::map).await
-        {
-            self.use_map(map);
+        if !self.inner.routing_is_old.replace(false) {
+            return;
+        }
+        // Another one each time: a node that is cut off from the others does not know that.
+        let mut known = self.known_addresses();
+        let turn = self.inner.asks_for_map.get();
+        self.inner.asks_for_map.set(turn + 1);
+        let turn = turn % known.len();
+        known.rotate_left(turn);
+        for address in known {
+            if let Ok(pipeline) = self.open(&address, until).await
+                && let Ok(map) =
+                    Self::exchange(&pipeline, &Request::ClusterMap, until, &answers::map).await
+            {
+                let routing = &mut *self.inner.routing.borrow_mut();
+                match routing {
+                    Some(routing) => Rc::make_mut(routing).renew(map),
+                    None => *routing = Some(Rc::new(Routing::new(map))),
+                }
+                return;
+            }
         }
     }
 }

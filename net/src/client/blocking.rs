@@ -43,6 +43,8 @@ pub struct Client {
     connections: BTreeMap<String, RawConnection>,
     routing: Option<Routing>,
     routing_is_old: bool,
+    /// Which of the known addresses is asked next for a map.
+    asks_for_map: usize,
     sequences: Sequences,
     topics: BTreeMap<String, TopicInfo>,
     correlation: u64,
@@ -62,6 +64,7 @@ impl Client {
             connections: BTreeMap::new(),
             routing: None,
             routing_is_old: false,
+            asks_for_map: 0,
             sequences: Sequences::default(),
             topics: BTreeMap::new(),
             correlation: 0,
@@ -183,7 +186,7 @@ impl Client {
     /// Attempts until there is a definite end, and tells the sequences what it was.
     fn repeat<T>(
         &mut self,
-        partition: Option<PartitionId>,
+        mut partition: Option<PartitionId>,
         mut request: Request<'_>,
         until: Instant,
         read: impl Fn(&Response<'_>) -> Option<T>,
@@ -202,6 +205,12 @@ impl Client {
                 Next::Again { pause, first } => {
                     std::thread::sleep(pause);
                     self.routing_is_old |= first.map;
+                    if first.route {
+                        self.config.shard_aware = true;
+                        let found =
+                            self.routing().ok().and_then(|map| map.partition_about(&request));
+                        partition = partition.or(found);
+                    }
                     let place = partition.zip(options_of(&request)).filter(|_| first.session);
                     if let Some((partition, options)) = place {
                         self.sequences.renounce(partition, options.session);
@@ -291,9 +300,10 @@ impl Client {
     }
 
     fn any_connection(&mut self, until: Instant) -> Result<String, ClientError> {
-        let is_open = |address: &&String| self.connections.contains_key(*address);
-        let mut addrs: Vec<String> = self.config.addrs.iter().filter(is_open).cloned().collect();
-        addrs.extend(self.config.addrs.iter().filter(|address| !is_open(address)).cloned());
+        let known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        let (mut addrs, closed): (Vec<String>, Vec<String>) =
+            known.into_iter().partition(|address| self.connections.contains_key(address));
+        addrs.extend(closed);
         let mut last = ClientError::Protocol("no address is configured".to_owned());
         for address in addrs {
             match self.open(&address, until) {
@@ -322,11 +332,23 @@ impl Client {
         if !std::mem::take(&mut self.routing_is_old) {
             return;
         }
-        let Ok(address) = self.any_connection(until) else { return };
-        match self.exchange(&address, &Request::ClusterMap, until, &answers::map) {
-            Ok(map) => self.routing = Some(Routing::new(map)),
-            Err(_) => {
-                self.connections.remove(&address);
+        // Another one each time: a node that is cut off from the others does not know that.
+        let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        let turn = self.asks_for_map % known.len();
+        known.rotate_left(turn);
+        self.asks_for_map += 1;
+        for address in known {
+            if self.open(&address, until).is_err() {
+                continue;
+            }
+            match self.exchange(&address, &Request::ClusterMap, until, &answers::map) {
+                Ok(map) => match &mut self.routing {
+                    Some(routing) => return routing.renew(map),
+                    None => return self.routing = Some(Routing::new(map)),
+                },
+                Err(_) => {
+                    self.connections.remove(&address);
+                }
             }
         }
     }

@@ -28,6 +28,8 @@ use crate::message::{Request, Response, WriteOptions};
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Longest pause while another node may take over any moment.
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// How often a request may take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub(super) enum Next {
 pub(super) struct Preparation {
     /// The cluster map may be old.
     pub map: bool,
+    /// Requests have to go where the map says, whatever the configuration says.
+    pub route: bool,
     /// The session is of no more use. Nothing of this request was applied in it.
     pub session: bool,
 }
@@ -113,14 +117,17 @@ impl Call {
     pub fn failed(&mut self, failure: Failure, prng: &mut Prng) -> Next {
         let mut first = Preparation::default();
         let mut pause_min = Duration::ZERO;
+        let mut pause_max = PAUSE_MAX;
         let error = match failure {
             Failure::Invalid(error) => return Next::Stop(self.settle(error)),
             Failure::NotSent(error) => {
                 first.map = true;
+                pause_max = FOLLOW_PAUSE_MAX;
                 error
             }
             Failure::Lost(error) => {
                 first.map = true;
+                pause_max = FOLLOW_PAUSE_MAX;
                 if let Some(stop) = self.doubt(&error) {
                     return Next::Stop(stop);
                 }
@@ -148,6 +155,10 @@ impl Call {
                         return Next::Stop(self.settle(error));
                     }
                     ErrorCode::Overloaded => pause_min = Duration::from_millis(detail),
+                    ErrorCode::NotLeader => {
+                        (first.map, first.route) = (true, true);
+                        pause_max = FOLLOW_PAUSE_MAX;
+                    }
                     ErrorCode::WrongPartition | ErrorCode::NotReady | ErrorCode::ShardFenced => {
                         first.map = true;
                     }
@@ -157,7 +168,7 @@ impl Call {
             }
         };
         self.last = Some(error);
-        let pause = pause(self.attempts, prng).max(pause_min.min(PAUSE_MAX));
+        let pause = pause(self.attempts, prng).min(pause_max).max(pause_min.min(PAUSE_MAX));
         self.attempts += 1;
         Next::Again { pause, first }
     }

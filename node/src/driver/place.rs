@@ -91,6 +91,7 @@ pub(super) fn facts(
             client: advertised(config, addresses.clients),
             node: node_address(config, addresses.peers)?.to_string(),
             http: http.map_or_else(String::new, |address| address.to_string()),
+            shards: addresses.shards.iter().map(|shard| advertised(config, *shard)).collect(),
         },
         rack: config.node.rack.clone(),
         region: config.node.region.clone(),

@@ -18,6 +18,7 @@ pub mod fields;
 pub mod gather;
 mod keys;
 pub mod large;
+pub mod map;
 pub mod memory;
 pub mod meta;
 mod meta_group;
@@ -43,7 +44,7 @@ use std::time::Duration;
 use ironring_core::io::BufAlloc;
 use ironring_core::{ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, ShardId};
 use ironring_log::{Log, LogFailure, LogStatus};
-use ironring_net::message::Response;
+use ironring_net::message::{ClusterMap, Response};
 use ironring_ring::metadata::Metadata;
 use ironring_ring::replication::View;
 
@@ -114,6 +115,8 @@ pub struct Shard {
     replicas: Option<Replicas>,
     /// Metadata that came before.
     pending_metadata: Option<Arc<Metadata>>,
+    /// What clients are told of where partitions are.
+    map: ClusterMap,
     /// Entries read for followers that are behind.
     chunks: Chunks,
     /// States on their way to and from other nodes.
@@ -159,6 +162,7 @@ impl Shard {
             leases: Leases::default(),
             replicas: None,
             pending_metadata: None,
+            map: config.map.clone(),
             chunks: Chunks::default(),
             transfers: Transfers::default(),
             started_at: Instant(0),

@@ -20,6 +20,7 @@ use ironring_ring::replication::{
 use super::acks::Level;
 use super::entries::entries_max;
 use super::event::{Effects, PeerMessage, ToController};
+use super::map::cluster_map;
 use super::partition::{MERGED, Partition};
 use super::{Phase, Shard};
 
@@ -91,6 +92,7 @@ impl Shard {
 
     /// The newest metadata are here.
     pub(super) fn learn_metadata(&mut self, now: Now, metadata: Arc<Metadata>) {
+        self.map = cluster_map(&metadata, &self.config.map);
         let Some(replicas) = &mut self.replicas else {
             self.pending_metadata = Some(metadata);
             return;

@@ -202,7 +202,7 @@ impl Shard {
         match request {
             Request::Ping => return fx.reply(me, ask.origin, &Response::Pong),
             Request::ClusterMap => {
-                return fx.reply(me, ask.origin, &Response::ClusterMap(self.config.map.clone()));
+                return fx.reply(me, ask.origin, &Response::ClusterMap(self.map.clone()));
             }
             Request::Stats => {
                 let text = self.stats_json();

@@ -12,6 +12,9 @@ pub struct Addresses {
     pub node: String,
     /// By operators.
     pub http: String,
+    /// By clients that know which of its shards they want, in order of shard; empty: as any other.
+    #[serde(default)]
+    pub shards: Vec<String>,
 }
 
 /// What a node says about itself when it joins or starts.
