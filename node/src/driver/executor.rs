@@ -211,6 +211,9 @@ impl<R: Runtime> Executor<R> {
         shard.handle(clock::now(), Event::TurnEnd, &mut fx);
         let bytes_max = shard.output_bytes_max();
         drop(shard);
+        if fx.valid_until.take().is_some_and(|until| until <= clock::now().mono) {
+            fx.doubt();
+        }
         // The turn may have finished what others wait for.
         next_receives(self);
         for (to, message) in fx.messages.drain(..) {

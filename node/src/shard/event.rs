@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ironring_core::io::{IoDone, IoQueue};
-use ironring_core::{Instant, NodeId, PartitionId, ShardId};
+use ironring_core::{ErrorCode, Instant, NodeId, PartitionId, ShardId};
 use ironring_net::message::Response;
 use ironring_net::peer::message::{SnapshotAnswer, SnapshotBegin, SnapshotPiece};
-use ironring_net::{Header, codec};
+use ironring_net::{Header, codec, decode_header};
 use ironring_ring::metadata::{Command, Metadata, Outcome, ReplicaId};
 use ironring_ring::replication::{Ack, Fence, FenceAnswer, Replicate, Request};
 
@@ -236,6 +236,10 @@ pub struct Effects {
     /// How many bytes of entries may be sent to each node before the next event; the driver says. A
     /// node that is not here has room.
     pub peer_room: BTreeMap<NodeId, usize>,
+    /// Answers among these rest on leases, the first of which ends then: whoever delivers them looks at
+    /// the clock again before, and when it is later calls [`Effects::doubt`]. A process that was
+    /// stopped in the middle of a turn may have read what others have replaced meanwhile.
+    pub valid_until: Option<Instant>,
     replies: Vec<LocalReply>,
     frames: Vec<u8>,
     /// Bytes of the answers among `messages`.
@@ -268,6 +272,22 @@ impl Effects {
         self.replies.push(LocalReply { conn, from, to: self.frames.len() });
     }
 
+    /// Makes every response one that says that the outcome is not known.
+    pub fn doubt(&mut self) {
+        let frames = std::mem::take(&mut self.frames);
+        for reply in &mut self.replies {
+            let from = self.frames.len();
+            encode_doubt(&frames[reply.from..reply.to], &mut self.frames);
+            (reply.from, reply.to) = (from, self.frames.len());
+        }
+        for (_, message) in &mut self.messages {
+            if let ShardMessage::Reply { frame, .. } = message {
+                let said = std::mem::take(frame);
+                encode_doubt(&said, frame);
+            }
+        }
+    }
+
     /// Hands every response to `deliver`, in the order they were made, and forgets them.
     pub fn take_replies(&mut self, mut deliver: impl FnMut(ConnId, &[u8])) {
         for reply in self.replies.drain(..) {
@@ -293,5 +313,46 @@ impl Effects {
     }
 }
 
+fn encode_doubt(frame: &[u8], out: &mut Vec<u8>) {
+    let header = decode_header(frame).expect("responses are encoded whole");
+    let code = ErrorCode::Unknown;
+    let message = "the node was stopped while it answered, and may not lead any more";
+    codec::encode_response(out, header.correlation, &Response::Error { code, detail: 0, message });
+}
+
 /// Reply memory kept between events.
 const FRAMES_KEPT_BYTES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use ironring_net::decode_response;
+    use ironring_net::frame::HEADER_BYTES;
+
+    use super::*;
+
+    #[test]
+    fn doubted_answers_say_so_to_the_same_requests() {
+        let mut fx = Effects::default();
+        for (shard, correlation) in [(0, 7), (1, 8)] {
+            let (shard, conn) = (ShardId(shard), ConnId(3));
+            let origin = Origin { shard, conn, correlation, handed_bytes: 0 };
+            fx.reply(ShardId(0), origin, &Response::Pong);
+        }
+        fx.doubt();
+        let mut said = Vec::new();
+        for (_, message) in &fx.messages {
+            if let ShardMessage::Reply { frame, .. } = message {
+                said.push(frame.clone());
+            }
+        }
+        fx.take_replies(|_, frame| said.push(frame.to_vec()));
+        let said = said.iter().map(|frame| {
+            let header = decode_header(frame).unwrap();
+            let response = decode_response(&header, &frame[HEADER_BYTES..]).unwrap();
+            let Response::Error { code, .. } = response else { panic!("{response:?}") };
+            (header.correlation, code)
+        });
+        let said: Vec<_> = said.collect();
+        assert_eq!(said, [(8, ErrorCode::Unknown), (7, ErrorCode::Unknown)]);
+    }
+}

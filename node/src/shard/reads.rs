@@ -105,7 +105,11 @@ impl Shard {
     ) -> bool {
         let ticket = ReadTicket(self.leases.last + 1);
         match self.engine().read(now.mono, partition, ticket) {
-            Ok(true) => return true,
+            Ok(true) => {
+                let until = self.engine().lease_until(now.mono, partition);
+                fx.valid_until = Some(fx.valid_until.map_or(until, |first| first.min(until)));
+                return true;
+            }
             Ok(false) => {}
             Err(why) => {
                 let (code, detail, why) = self.not_serving(why);

@@ -331,6 +331,13 @@ impl Replicator {
         self.replica(partition).leader().is_some_and(|l| l.has_lease(now, &self.settings))
     }
 
+    /// Until when [`Replicator::has_lease`] holds if nothing more is heard.
+    #[must_use]
+    pub fn lease_until(&self, now: Instant, partition: PartitionId) -> Instant {
+        let leader = self.replica(partition).leader();
+        leader.map_or(Instant(0), |l| l.lease_until(now, &self.settings))
+    }
+
     fn answer_reads(&mut self, now: Instant, partition: PartitionId) {
         let i = self.index(partition);
         let Role::Leader(leader) = &mut self.replicas[i].role else { return };

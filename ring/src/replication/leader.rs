@@ -177,6 +177,16 @@ impl Leader {
             && self.quorum_probed(now).is_some_and(|from| now < from + settings.lease_as_leader())
     }
 
+    /// Until when nobody else can be serving; for ever, when nobody else counts.
+    pub fn lease_until(&self, now: Instant, settings: &Settings) -> Instant {
+        let alone = self.voters == [self.me.replica] && self.proposal.is_none();
+        match self.quorum_probed(now) {
+            _ if alone => Instant(u64::MAX),
+            Some(from) => from + settings.lease_as_leader(),
+            None => Instant(0),
+        }
+    }
+
     /// The next read that a round of probes has confirmed.
     pub fn next_read(&mut self, now: Instant) -> Option<ReadTicket> {
         let (ticket, asked) = *self.reads.front()?;
