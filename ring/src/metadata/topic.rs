@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn numbers_are_never_given_twice_and_names_are_unique() {
         let mut catalogue = Catalogue::default();
-        let mut create =
+        let create =
             |c: &mut Catalogue, name: &str| c.create(name, 4, (1, 2), WallTime(3)).map(|t| t.id);
         assert_eq!(create(&mut catalogue, "a"), Ok(TopicId(1)));
         assert_eq!(create(&mut catalogue, "a"), Err(Rejected::TopicExists("a".to_owned())));
