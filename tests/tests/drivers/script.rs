@@ -23,13 +23,16 @@ pub struct Script<'a> {
     target: &'a mut dyn Target,
     shards: u16,
     writes: u64,
+    /// Numbers of the sessions that were opened, in order.
+    sessions: Vec<u64>,
     answers: Answers,
 }
 
 impl Script<'_> {
     /// Runs all of it.
     pub fn run(target: &mut dyn Target, shards: u16) -> Answers {
-        let mut script = Script { target, shards, writes: 0, answers: Vec::new() };
+        let (sessions, answers) = (Vec::new(), Vec::new());
+        let mut script = Script { target, shards, writes: 0, sessions, answers };
         script.keys();
         script.batches();
         let topic = script.topics();
@@ -49,8 +52,22 @@ impl Script<'_> {
     fn ask(&mut self, op: Op) -> Outcome {
         let shard = self.answers.len() % usize::from(self.shards);
         let outcome = self.target.ask(shard as u16, &op);
-        self.answers.push((format!("shard {shard} <- {op:?}"), outcome.clone()));
+        let asked = format!("shard {shard} <- {op:?}");
+        let answer = self.by_order(&outcome);
+        let asked = self.sessions.iter().enumerate().fold(asked, |asked, (n, id)| {
+            asked.replace(&format!("SessionId({id})"), &format!("session {n}"))
+        });
+        self.answers.push((asked, answer));
         outcome
+    }
+
+    /// Sessions by the order in which they were opened: which numbers they get is whoever's gives them,
+    /// the metadata group or a shard that is alone. None is given twice.
+    fn by_order(&mut self, outcome: &Outcome) -> Outcome {
+        let Outcome::Session(id) = outcome else { return outcome.clone() };
+        assert!(!self.sessions.contains(&id.0), "session {id} was given before");
+        self.sessions.push(id.0);
+        Outcome::Session(SessionId(self.sessions.len() as u64))
     }
 
     fn intent(&mut self, partition: PartitionId, level: Durability) -> Intent {
