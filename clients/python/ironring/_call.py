@@ -49,6 +49,10 @@ class Call:
         self._attempts = 0
         self._last: IronringError = DeadlineExceeded("no answer in time")
 
+    def patience(self, first: float) -> Optional[float]:
+        """How long the next attempt may take, when it can be repeated after that."""
+        return first * 2 ** min(self._attempts, 16) if self._freely or self._numbered else None
+
     def failed(self, error: IronringError, sent: bool, rng: random.Random) -> Again:
         """An attempt failed. Raises when there is nothing more to try. `sent`: some of the request
         may have reached the server."""

@@ -49,7 +49,9 @@ class Client:
     """A client of one cluster, for one thread.
 
     `addrs`: `host:port`, one or several, tried in this order. `cluster`: refuse servers of any
-    other. `deadline`: seconds a call takes at most, with all its retries. `durability`: level of
+    other. `deadline`: seconds a call takes at most, with all its retries.
+    `attempt_timeout`: seconds a call that can be repeated waits for a node that says nothing before
+    it asks again, perhaps another; twice as long each time after. `durability`: level of
     writes that do not ask for another. `session`: number writes so that they can be repeated
     safely. `shard_aware`: send requests to the owning shard directly. `rng`: source of the jitter
     in pauses between retries.
@@ -63,6 +65,7 @@ class Client:
         name: str = "ironring-python/0.1.0",
         connect_timeout: float = 5.0,
         deadline: float = 10.0,
+        attempt_timeout: float = 1.0,
         durability: m.Durability = m.Durability.QUORUM,
         session: bool = True,
         shard_aware: bool = True,
@@ -72,6 +75,7 @@ class Client:
         if not self.addrs:
             raise InvalidRequest("a client needs an address")
         self.deadline = deadline
+        self.attempt_timeout = attempt_timeout
         self.durability = durability
         self._connect_timeout = connect_timeout
         self._session = session
@@ -464,7 +468,9 @@ class Client:
         known = self._known_addresses()
         turn = self._asks_for_map % len(known)
         self._asks_for_map += 1
-        for address in known[turn:] + known[:turn]:
+        # Those that answered lately first: one that says nothing costs the whole attempt.
+        rotated = known[turn:] + known[:turn]
+        for address in sorted(rotated, key=lambda address: address not in self._connections):
             try:
                 connection = self._open(address, until)
                 try:
@@ -507,7 +513,8 @@ class Client:
         call = Call(freely, numbered=False)
         while True:
             try:
-                return self._attempt(op, body, expected, partition, until)
+                turn = self._turn(call, until, wait)
+                return self._attempt(op, body, expected, partition, turn, until)
             except _AttemptFailed as failure:
                 again = call.failed(failure.error, failure.sent, self._rng)
             if time.monotonic() + again.pause >= until:
@@ -537,7 +544,8 @@ class Client:
             while True:
                 body = encode(m.WriteOptions(level, session, sequence))
                 try:
-                    answer = self._attempt(op, body, expected, partition, until)
+                    turn = self._turn(call, until)
+                    answer = self._attempt(op, body, expected, partition, turn, until)
                     self._sequences.used(partition, session, sequence)
                     return answer
                 except _AttemptFailed as failure:
@@ -575,17 +583,28 @@ class Client:
             assert place is not None
         return place
 
+    def _turn(self, call: Call, until: float, wait: float = 0.0) -> float:
+        """When the next attempt gives up."""
+        patience = call.patience(self.attempt_timeout)
+        return until if patience is None else min(until, time.monotonic() + patience + wait)
+
     def _attempt(
-        self, op: m.Op, body: bytes, expected: m.Op, partition: Optional[int], until: float
+        self,
+        op: m.Op,
+        body: bytes,
+        expected: m.Op,
+        partition: Optional[int],
+        turn: float,
+        until: float,
     ) -> Any:
         try:
-            connection = self._connection_for(partition, until)
+            connection = self._connection_for(partition, turn)
             if len(body) > connection.server.frame_bytes_max:
                 raise InvalidRequest(f"{op.name} of {len(body)} bytes is over the server's limit")
         except IronringError as error:
             raise _AttemptFailed(error, sent=False) from error
         try:
-            return connection.exchange(op, body, expected, until + _GRACE, until)
+            return connection.exchange(op, body, expected, turn + _GRACE, until)
         except ServerError as error:
             raise _AttemptFailed(error, sent=True) from error
         except IronringError as error:

@@ -166,13 +166,13 @@ impl Client {
         let until = Instant::now() + self.inner.config.deadline + wait;
         let numbers = self.inner.config.session && options_of(&request).is_some();
         let Some(place) = partition.filter(|_| numbers) else {
-            return self.repeat(partition, request, until, read).await;
+            return self.repeat(partition, request, (until, wait), read).await;
         };
         let turn = Rc::clone(self.inner.turns.borrow_mut().entry(place).or_default());
         let left = until.saturating_duration_since(Instant::now());
         let _pass = timeout(left, turn.enter()).await.map_err(|_| ClientError::Timeout)?;
         let request = self.number(place, request, until).await?;
-        self.repeat(partition, request, until, read).await
+        self.repeat(partition, request, (until, wait), read).await
     }
 
     /// Gives a write its place in the session, which is opened when there is none.
@@ -187,7 +187,8 @@ impl Client {
         if next().is_none() {
             let _pass = self.inner.opening_session.enter().await;
             if next().is_none() {
-                let opening = self.repeat(None, Request::OpenSession, until, answers::session);
+                let times = (until, Duration::ZERO);
+                let opening = self.repeat(None, Request::OpenSession, times, answers::session);
                 let opened = Box::pin(opening).await?;
                 self.inner.sequences.borrow_mut().opened(opened);
             }
@@ -201,14 +202,16 @@ impl Client {
         &self,
         mut partition: Option<PartitionId>,
         mut request: Request<'_>,
-        until: Instant,
+        (until, wait): (Instant, Duration),
         read: impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, ClientError> {
         let mut call = Call::new(&request);
         let mut doubt = Doubt { client: self, place: None };
         let result = loop {
             doubt.place = partition.zip(numbered(&request));
-            let failure = match self.attempt(partition, &request, until, &read).await {
+            let patience = call.patience(self.inner.config.attempt_timeout);
+            let turn = patience.map_or(until, |p| until.min(Instant::now() + p + wait));
+            let failure = match self.attempt(partition, &request, (turn, until), &read).await {
                 Ok(answer) => break Ok(answer),
                 Err(failure) => failure,
             };
@@ -247,21 +250,28 @@ impl Client {
         &self,
         partition: Option<PartitionId>,
         request: &Request<'_>,
-        until: Instant,
+        (turn, until): (Instant, Instant),
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
-        let pipeline = self.pipeline_for(partition, until).await.map_err(Failure::of_connecting)?;
-        Self::exchange(&pipeline, request, until, read).await
+        let pipeline = self.pipeline_for(partition, turn).await.map_err(Failure::of_connecting)?;
+        let result = Self::exchange(&pipeline, request, (turn, until), read).await;
+        if let Err(Failure::Lost(ClientError::Timeout)) = result {
+            // Others may still hear on it; who comes next had better not count on it.
+            self.inner.pipelines.borrow_mut().retain(|_, known| !known.is(&pipeline));
+        }
+        result
     }
 
     async fn exchange<T>(
         pipeline: &Pipeline,
         request: &Request<'_>,
-        until: Instant,
+        (turn, until): (Instant, Instant),
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
-        let left = until.saturating_duration_since(Instant::now());
-        let answer = timeout(left + GRACE, pipeline.call(deadline_ms(left), request)).await;
+        let now = Instant::now();
+        let patience = turn.saturating_duration_since(now) + GRACE;
+        let left = until.saturating_duration_since(now);
+        let answer = timeout(patience, pipeline.call(deadline_ms(left), request)).await;
         let answer = match answer {
             Err(_elapsed) => return Err(Failure::Lost(ClientError::Timeout)),
             Ok(Err(Unanswered::Invalid(error))) => return Err(Failure::Invalid(error)),
@@ -358,10 +368,13 @@ impl Client {
         self.inner.asks_for_map.set(turn + 1);
         let turn = turn % known.len();
         known.rotate_left(turn);
+        // Those that answered lately first: one that says nothing costs the whole attempt.
+        known.sort_by_key(|address| self.opened(address).is_none());
         for address in known {
             if let Ok(pipeline) = self.open(&address, until).await
                 && let Ok(map) =
-                    Self::exchange(&pipeline, &Request::ClusterMap, until, &answers::map).await
+                    Self::exchange(&pipeline, &Request::ClusterMap, (until, until), &answers::map)
+                        .await
             {
                 let routing = &mut *self.inner.routing.borrow_mut();
                 match routing {

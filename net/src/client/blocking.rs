@@ -162,7 +162,7 @@ impl Client {
             Some(partition) => self.number(partition, request)?,
             None => request,
         };
-        self.repeat(partition, request, until, read)
+        self.repeat(partition, request, (until, wait), read)
     }
 
     /// Gives a write its place in the session, which is opened when there is none.
@@ -188,12 +188,14 @@ impl Client {
         &mut self,
         mut partition: Option<PartitionId>,
         mut request: Request<'_>,
-        until: Instant,
+        (until, wait): (Instant, Duration),
         read: impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, ClientError> {
         let mut call = Call::new(&request);
         let result = loop {
-            let failure = match self.attempt(partition, &request, until, &read) {
+            let patience = call.patience(self.config.attempt_timeout);
+            let turn = patience.map_or(until, |p| until.min(Instant::now() + p + wait));
+            let failure = match self.attempt(partition, &request, (turn, until), &read) {
                 Ok(answer) => break Ok(answer),
                 Err(failure) => failure,
             };
@@ -229,11 +231,11 @@ impl Client {
         &mut self,
         partition: Option<PartitionId>,
         request: &Request<'_>,
-        until: Instant,
+        (turn, until): (Instant, Instant),
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
-        let address = self.connection_for(partition, until).map_err(Failure::of_connecting)?;
-        let result = self.exchange(&address, request, until, read);
+        let address = self.connection_for(partition, turn).map_err(Failure::of_connecting)?;
+        let result = self.exchange(&address, request, (turn, until), read);
         if let Err(Failure::Lost(_)) = result {
             // Whatever is left on it belongs to nobody any more.
             self.connections.remove(&address);
@@ -245,7 +247,7 @@ impl Client {
         &mut self,
         address: &str,
         request: &Request<'_>,
-        until: Instant,
+        (turn, until): (Instant, Instant),
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
         let raw = self.connections.get_mut(address).expect("connection_for returned its address");
@@ -257,9 +259,9 @@ impl Client {
         let max = raw.server().frame_bytes_max as usize;
         within(self.frame.len() - HEADER_BYTES, max, "frame body")
             .map_err(|error| Failure::Invalid(error.into()))?;
-        raw.send(&self.frame, until + GRACE).map_err(Failure::Lost)?;
+        raw.send(&self.frame, turn + GRACE).map_err(Failure::Lost)?;
         loop {
-            let (header, body) = raw.receive(until + GRACE).map_err(Failure::Lost)?;
+            let (header, body) = raw.receive(turn + GRACE).map_err(Failure::Lost)?;
             if header.correlation != self.correlation && header.correlation != 0 {
                 continue;
             }
@@ -336,12 +338,14 @@ impl Client {
         let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
         let turn = self.asks_for_map % known.len();
         known.rotate_left(turn);
+        // Those that answered lately first: one that says nothing costs the whole attempt.
+        known.sort_by_key(|address| !self.connections.contains_key(address));
         self.asks_for_map += 1;
         for address in known {
             if self.open(&address, until).is_err() {
                 continue;
             }
-            match self.exchange(&address, &Request::ClusterMap, until, &answers::map) {
+            match self.exchange(&address, &Request::ClusterMap, (until, until), &answers::map) {
                 Ok(map) => match &mut self.routing {
                     Some(routing) => return routing.renew(map),
                     None => return self.routing = Some(Routing::new(map)),

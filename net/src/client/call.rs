@@ -113,6 +113,12 @@ impl Call {
         Call { repeat, in_doubt: false, attempts: 0, last: None }
     }
 
+    /// How long the next attempt may take, when it can be repeated after that.
+    pub fn patience(&self, first: Duration) -> Option<Duration> {
+        let patience = first.saturating_mul(1 << self.attempts.min(16));
+        (self.repeat != Repeat::WhenRefused).then_some(patience)
+    }
+
     /// An attempt failed.
     pub fn failed(&mut self, failure: Failure, prng: &mut Prng) -> Next {
         let mut first = Preparation::default();

@@ -82,6 +82,12 @@ enum State {
 }
 
 impl Pipeline {
+    /// Whether it is the same connection.
+    #[must_use]
+    pub fn is(&self, other: &Pipeline) -> bool {
+        Rc::ptr_eq(&self.handle, &other.handle)
+    }
+
     /// Takes over a connection. Spawns its two tasks on this thread's executor.
     #[must_use]
     pub fn new(sender: Sender, receiver: Receiver, server: ServerInfo) -> Pipeline {
