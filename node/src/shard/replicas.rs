@@ -300,7 +300,7 @@ impl Shard {
                 let metadata = self.replicas.as_ref().and_then(|r| r.metadata.as_ref());
                 let member = leader.zip(metadata).and_then(|(l, m)| m.member_on(l.replica.storage));
                 let node = member.map_or(0, |member| member.id.0);
-                (ErrorCode::NotLeader, u64::from(node), why.to_string())
+                (ErrorCode::NotLeader, node, why.to_string())
             }
         }
     }

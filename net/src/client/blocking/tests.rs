@@ -281,6 +281,20 @@ fn an_old_map_is_renewed() {
     assert_eq!(cluster.count(Opcode::ClusterMap), before + 1);
 }
 
+/// Without its own limit the attempt would take the whole deadline.
+#[test]
+fn a_node_that_says_nothing_is_asked_again() {
+    let cluster = Cluster::start();
+    let times = (Duration::from_millis(20), Duration::from_secs(3600));
+    let (attempt_timeout, deadline) = times;
+    let mut c =
+        Client::connect(ClientConfig { attempt_timeout, deadline, ..config(&cluster) }).unwrap();
+    cluster.on(Opcode::Put, Act::Silence);
+    c.put(b"k", b"v").unwrap();
+    assert_eq!(cluster.count(Opcode::Put), 2);
+    assert_eq!(c.get(b"k").unwrap().unwrap().value, b"v");
+}
+
 #[test]
 fn connecting_fails_with_the_reason() {
     let cluster = Cluster::start();

@@ -285,7 +285,7 @@ impl World {
         match event {
             Event::Tick => {
                 self.schedule(TICK_NS, Event::Tick);
-                return self.tick();
+                self.tick()
             }
             Event::ToController(said) => {
                 let now = self.metadata_clock.at(self.time);
@@ -294,21 +294,21 @@ impl World {
                     ToController::Fenced(answer) => self.group.answer(now, &answer),
                     ToController::Ask(request) => self.group.request(now, &request, &mut self.rng),
                 }
-                return Ok(());
+                Ok(())
             }
             Event::Commits { by, command } => {
                 self.commits(by, &command);
-                return Ok(());
+                Ok(())
             }
             Event::Gone { node } => {
                 self.group.gone(node);
-                return Ok(());
+                Ok(())
             }
             Event::LinkUp { node, to } => {
                 if self.nodes[node].is_awake(self.time) {
                     self.nodes[node].handle(self.time, ShardEvent::LinkUp(to));
                 }
-                return Ok(());
+                Ok(())
             }
             Event::Answered { client, frame } => {
                 let (request, outcome) = decode(&frame);
@@ -319,7 +319,7 @@ impl World {
                     });
                     self.clients.hear(client, self.time, &outcome)?;
                 }
-                return Ok(());
+                Ok(())
             }
             Event::Alive { node, run } => {
                 let Some(event) = self.awake(node, run, Event::Alive { node, run }) else {
@@ -329,7 +329,7 @@ impl World {
                 self.group.heard(now, self.nodes[node].id, run);
                 let delay = 50 * MS + self.rng.below(100 * MS);
                 self.schedule(delay, event);
-                return Ok(());
+                Ok(())
             }
             event => self.handle_at_node(event),
         }
