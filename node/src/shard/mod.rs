@@ -73,6 +73,8 @@ use uploads::Uploads;
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 /// Keys looked at for expiry in one sweep.
 const EXPIRY_KEYS_PER_SWEEP: usize = 512;
+/// How long a shard that is to stop waits for others to lead what it leads.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// How often retention is looked after.
 const RETENTION_EVERY: Duration = Duration::from_secs(1);
 
@@ -107,6 +109,8 @@ pub struct Shard {
     retention_at: Instant,
     expiry_cursor: (usize, Option<Vec<u8>>),
     stop_wanted: bool,
+    /// Until when other replicas may take over what this shard leads, before it stops.
+    leave_until: Option<Instant>,
     /// Reads that wait for records to be committed.
     again: Again,
     /// Reads that wait to know that this replica leads still.
@@ -158,6 +162,7 @@ impl Shard {
             retention_at: Instant(0),
             expiry_cursor: (0, None),
             stop_wanted: false,
+            leave_until: None,
             again: Again::default(),
             leases: Leases::default(),
             replicas: None,
@@ -273,7 +278,10 @@ impl Shard {
             }
             Event::Probe { ticket } => self.probe(now, ticket),
             Event::Stop => {
-                self.stop_wanted = true;
+                if !self.stop_wanted {
+                    self.stop_wanted = true;
+                    self.leave_until = Some(now.mono + LEAVE_MAX);
+                }
                 self.expire_polls(now, fx);
                 self.try_stop(now, fx);
             }
@@ -402,6 +410,11 @@ impl Shard {
     }
 
     fn try_stop(&mut self, now: Now, fx: &mut Effects) {
+        if self.phase == Phase::Serving && self.leave(now) {
+            self.follow_replicas(now, fx);
+            return;
+        }
+        self.leave_until = None;
         let finished = self.uploads.is_empty() && self.meta_queue.is_idle();
         if self.phase == Phase::Opening || (self.phase == Phase::Serving && finished) {
             self.phase = Phase::Stopping;
@@ -412,7 +425,7 @@ impl Shard {
 
     /// Whether requests are taken.
     fn serving(&self) -> bool {
-        self.phase == Phase::Serving && !self.stop_wanted
+        self.phase == Phase::Serving && (!self.stop_wanted || self.leave_until.is_some())
     }
 
     fn acknowledge(&mut self, now: Now, ack: &Ack, fx: &mut Effects) {
@@ -491,6 +504,9 @@ impl Shard {
             self.apply_retention(now);
         }
         self.sweep_expired(now);
+        if self.stop_wanted {
+            self.try_stop(now, fx);
+        }
         self.fit_memory();
         self.log.seal(now, &mut fx.io);
         self.tell_log_space();

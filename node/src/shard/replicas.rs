@@ -31,6 +31,8 @@ const ALONE: NodeId = NodeId(1);
 const NOTE_EVERY: u64 = 1024;
 /// Written groups kept in memory for followers that are a little late, in bytes.
 const RECENT_BYTES: usize = 8 << 20;
+/// Partitions handed over at a time when the node is to stop.
+const HANDOVERS_MAX: usize = 16;
 /// Most entries of one message.
 pub(super) const SECTION_ENTRIES: u32 = 4096;
 
@@ -216,7 +218,7 @@ impl Shard {
                 }
             }
             Effect::Serving { .. } => {}
-            Effect::SteppedDown { partition, .. } => self.lose_place(partition, fx),
+            Effect::SteppedDown { partition, .. } => self.lose_place(now, partition, fx),
             Effect::Ask(request) => fx.controller.push(ToController::Ask(request)),
             Effect::Fenced(answer) => fx.controller.push(ToController::Fenced(answer)),
             Effect::ReadDecided { ticket, confirmed } => {
@@ -234,8 +236,37 @@ impl Shard {
         }
     }
 
+    /// The node is asked to stop: others lead what this shard leads, a few partitions at a time, so
+    /// that each is without a leader for a moment only. True while there are some left that can be
+    /// handed over, and time for it.
+    pub(super) fn leave(&mut self, now: Now) -> bool {
+        let Some(until) = self.leave_until else { return false };
+        if self.replicas.is_none() || now.mono >= until {
+            return false;
+        }
+        let range = self.config.slices.range(self.id());
+        let mut under_way = 0;
+        let mut left = false;
+        for id in range.map(PartitionId) {
+            let engine = self.engine();
+            let me = engine.me(id);
+            let record = engine.known(id);
+            if record.leader != Some(me) || record.voters.len() < 2 {
+                continue;
+            }
+            left = true;
+            under_way += usize::from(engine.view(id).leads != Some(Stage::Serving));
+            if under_way < HANDOVERS_MAX && engine.view(id).leads == Some(Stage::Serving) {
+                // What speaks against it now may not in a moment.
+                under_way += usize::from(engine.hand_over(now.mono, id, None).is_ok());
+            }
+        }
+        left
+    }
+
     /// This replica led a partition, and does no more: nobody who waits will hear of it here.
-    fn lose_place(&mut self, partition: PartitionId, fx: &mut Effects) {
+    fn lose_place(&mut self, now: Now, partition: PartitionId, fx: &mut Effects) {
+        self.settle(now, partition, fx);
         self.abandon_uploads(partition, fx);
         for ack in self.acks.take(partition) {
             self.give_up(&ack, ErrorCode::NotLeader, "another replica leads by now", fx);
@@ -250,22 +281,27 @@ impl Shard {
         self.follow_replicas(now, fx);
         let progress = self.engine().take_progress();
         for partition in progress {
-            let view = self.engine().view(partition);
-            self.models.commit(partition, view.high_watermark);
-            let applied = self.models.peek(partition).applied_end;
-            let ends = [
-                (Level::Flushed, view.flushed_end),
-                (Level::Applied, applied),
-                (Level::Everywhere, applied.min(view.all_end)),
-            ];
-            for (level, end) in ends {
-                while let Some(ack) = self.acks.pop_below(level, partition, end) {
-                    self.acknowledge(now, &ack, fx);
-                }
-            }
+            self.settle(now, partition, fx);
             self.note_watermark(now, partition);
         }
         self.tell_log_space();
+    }
+
+    /// Applies what is committed of a partition, and answers who waited for it.
+    fn settle(&mut self, now: Now, partition: PartitionId, fx: &mut Effects) {
+        let view = self.engine().view(partition);
+        self.models.commit(partition, view.high_watermark);
+        let applied = self.models.peek(partition).applied_end;
+        let ends = [
+            (Level::Flushed, view.flushed_end),
+            (Level::Applied, applied),
+            (Level::Everywhere, applied.min(view.all_end)),
+        ];
+        for (level, end) in ends {
+            while let Some(ack) = self.acks.pop_below(level, partition, end) {
+                self.acknowledge(now, &ack, fx);
+            }
+        }
     }
 
     /// Says in the log what is committed, now and then.

@@ -297,6 +297,7 @@ impl Replicator {
             self.effects.push(Effect::Serving { partition, term });
             self.propose(now, partition);
         }
+        self.look_at_handover(partition);
     }
 
     /// Whether a read may be answered from what is applied.
@@ -443,6 +444,10 @@ impl Replicator {
         let r = self.replica(partition);
         let Some(leader) = r.leader() else { return };
         let Some(to) = leader.successor_ready(r.end) else { return };
+        if r.high_watermark < r.end {
+            // Who waits for these entries is answered first.
+            return;
+        }
         let term = leader.term;
         self.step_down(partition);
         self.replica_mut(partition).handed_over = Some((term, to));

@@ -89,6 +89,7 @@ impl Ord for Scheduled {
 struct Odds {
     crash: u64,
     power_loss: u64,
+    stop: u64,
     pause: u64,
     cut_link: u64,
     wipe: u64,
@@ -103,6 +104,7 @@ impl Odds {
         let calm = Odds {
             crash: 0,
             power_loss: 0,
+            stop: some(6),
             pause: 0,
             cut_link: 0,
             wipe: 0,
@@ -482,6 +484,15 @@ impl World {
     }
 
     fn tick(&mut self) -> Result<(), String> {
+        for node in 0..self.nodes.len() {
+            let shard = self.nodes[node].shard.as_ref();
+            if shard.is_some_and(|shard| shard.phase() == Phase::Stopped) {
+                self.crash(node, false);
+                if self.healed {
+                    self.start(node);
+                }
+            }
+        }
         self.controllers();
         self.ask()?;
         if !self.healed {
@@ -599,6 +610,12 @@ impl World {
                 self.crash(node, false);
             } else if self.rng.chance(odds.power_loss, 1000) {
                 self.crash(node, true);
+            } else if self.rng.chance(odds.stop, 1000) && self.nodes[node].is_awake(self.time) {
+                self.note(&[10, node as u64], || format!("node {} is asked to stop", node + 1));
+                self.coverage.add("stops", 1);
+                self.nodes[node].handle(self.time, ShardEvent::Stop);
+                let run = self.nodes[node].incarnation;
+                self.schedule(0, Event::TurnEnd { node, run });
             }
         }
         if self.rng.chance(odds.pause, 1000) {
