@@ -481,11 +481,14 @@ impl Replicator {
         self.effects.push(Effect::SteppedDown { partition, term });
     }
 
-    /// Metadata say something about a partition. Old news are ignored.
+    /// Metadata say something about a partition. Old news are ignored: those older than what was
+    /// heard before, and after a restart those older than the life the log is of. Who followed them
+    /// would empty its log for a life that is over, and count again when it hears of its own.
     pub fn record(&mut self, now: Instant, partition: PartitionId, record: &PartitionRecord) {
         let storage = self.run.storage;
         let r = self.replica_mut(partition);
-        if record.term < r.record.term || record.version < r.record.version {
+        let older_than_log = r.life().is_some_and(|life| record.version < life);
+        if record.term < r.record.term || record.version < r.record.version || older_than_log {
             return;
         }
         r.record.clone_from(record);
@@ -555,3 +558,6 @@ impl Replicator {
         Leader::new(now, r.me, &r.record, r.end)
     }
 }
+
+#[cfg(test)]
+mod tests;

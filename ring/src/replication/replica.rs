@@ -129,6 +129,11 @@ impl LocalReplica {
         }
     }
 
+    /// Which life the log is of: the version of the record that began it.
+    pub fn life(&self) -> Option<u64> {
+        Some(self.me.replica.life).filter(|life| *life != NO_LIFE)
+    }
+
     pub fn leader(&self) -> Option<&Leader> {
         match &self.role {
             Role::Leader(leader) => Some(leader),

@@ -113,6 +113,18 @@ impl Group {
         (outcome, changed)
     }
 
+    /// Whether a controller is the present one. Of one before it nothing new is committed.
+    pub fn is_present(&self, number: ControllerNumber) -> bool {
+        number == self.last
+    }
+
+    /// A command is not committed, and its author does not learn that.
+    pub fn lose(&mut self, now: Instant, (by, ticket): (ControllerNumber, Ticket)) {
+        if let Some((_, controller)) = self.controllers.iter_mut().find(|(n, _)| *n == by) {
+            controller.decided(now, &self.state, ticket, None);
+        }
+    }
+
     /// A node is heard by every controller.
     pub fn heard(&mut self, now: Instant, node: NodeId, incarnation: Incarnation) {
         self.controllers.iter_mut().for_each(|(_, c)| c.heard(now, node, incarnation));

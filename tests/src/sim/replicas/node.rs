@@ -11,6 +11,7 @@ use ironring_ring::replication::{
 
 use super::checks::{Broken, Checks};
 use super::log::{Disk, Entry, Part, Payload, Record, fold};
+use super::nemesis::Moment;
 
 /// A write whose client waits.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +79,8 @@ pub struct Process {
     reads: BTreeMap<ReadTicket, (usize, Offset)>,
     next_ticket: u64,
     known_watermarks: Vec<Offset>,
+    /// Steps it took since its last turn ended.
+    steps: Vec<(Moment, PartitionId)>,
 }
 
 /// A node.
@@ -97,8 +100,10 @@ pub struct Node {
     pub process: Option<Process>,
     /// It handles nothing until then.
     pub paused_until: u64,
-    /// The disk takes so much longer than usual.
-    pub disk_slowness: u64,
+    /// A group commit takes so long at most.
+    pub flush_ns: u64,
+    /// Most entries in one message.
+    pub entries_max: u32,
 }
 
 /// What came out of one turn.
@@ -112,6 +117,8 @@ pub struct Turn {
     pub acked: u64,
     /// Reads that were answered.
     pub reads: u64,
+    /// Steps of the protocol that were taken.
+    pub steps: Vec<(Moment, PartitionId)>,
     /// Partitions this node led when the turn began, and no more.
     left: Vec<PartitionId>,
 }
@@ -134,6 +141,7 @@ impl Node {
             reads: BTreeMap::new(),
             next_ticket: 0,
             known_watermarks: parts.iter().map(|_| Offset(0)).collect(),
+            steps: Vec::new(),
             parts,
         });
     }
@@ -151,6 +159,10 @@ impl Node {
 
     fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("it runs")
+    }
+
+    fn step(&mut self, moment: Moment, partition: PartitionId) {
+        self.process().steps.push((moment, partition));
     }
 
     /// Appends a record; the partition's log as the process sees it changes at once.
@@ -210,6 +222,7 @@ impl Node {
                 return Err(format!("5: {p}: a committed entry is cut at {end}"));
             }
             self.append(Record::Cut(p, end));
+            self.step(Moment::Cuts, head.partition);
             self.process().engine.cut(head.partition, end);
         }
         let mut group = None;
@@ -291,13 +304,13 @@ impl Node {
                 self.perform(now, effect, &mut turn, checks)?;
             }
         }
+        let entries_max = self.entries_max;
         let engine = &mut self.process().engine;
-        turn.writes = false;
         let acks = engine.take_acks();
         let nodes: Vec<NodeId> = engine.nodes_to_send().collect();
         let mut sections = Vec::new();
         for node in nodes {
-            while let Some(section) = engine.next_section(now, node, 8) {
+            while let Some(section) = engine.next_section(now, node, entries_max) {
                 engine.sent(node, &section, section.message.count);
                 sections.push((node, section.message));
             }
@@ -307,6 +320,9 @@ impl Node {
             let refusal = matches!(ack.state, AckState::Promised { .. });
             if !refusal && view.term != ack.term {
                 return Err(format!("7: an ack of term {} after {}", ack.term, view.term));
+            }
+            if matches!(ack.state, AckState::Flushed { .. }) {
+                self.step(Moment::Acks, ack.partition);
             }
             turn.out.push((To::Node(node), Message::Ack(ack)));
         }
@@ -318,6 +334,7 @@ impl Node {
         }
         self.progress(&mut turn, checks, durable)?;
         turn.writes = self.disk.seal().is_some();
+        turn.steps = std::mem::take(&mut self.process().steps);
         Ok(turn)
     }
 
@@ -332,6 +349,7 @@ impl Node {
             Effect::Promise { partition, term } => {
                 let group = self.append(Record::Promise(partition.0 as usize, term));
                 self.process().engine.promise_staged(partition, term, group);
+                self.step(Moment::Promises, partition);
             }
             Effect::Adopt { partition, life } => {
                 let p = partition.0 as usize;
@@ -340,6 +358,7 @@ impl Node {
                     self.process().known_watermarks[p] = Offset(0);
                     self.process().waiting[p].clear();
                     self.process().engine.adopted(now, partition, life);
+                    self.step(Moment::Adopts, partition);
                 }
             }
             Effect::StartTerm { partition, term, offset } => {
@@ -355,13 +374,25 @@ impl Node {
                 let group = self.append(record);
                 checks.wrote(p, &self.process().parts[p], offset)?;
                 self.process().engine.appended(partition, offset.next(), group);
+                self.step(Moment::StartsTerm, partition);
             }
             Effect::SteppedDown { partition, .. } => {
                 // Whoever waits is told that the outcome is not known.
+                self.process().waiting[partition.0 as usize].clear();
                 turn.left.push(partition);
             }
-            Effect::Ask(request) => turn.out.push((To::Metadata, Message::Ask(request))),
-            Effect::Fenced(answer) => turn.out.push((To::Metadata, Message::Fenced(answer))),
+            Effect::Ask(request) => {
+                match &request {
+                    Request::Voters { partition, .. } => self.step(Moment::Proposes, *partition),
+                    Request::Transfer { partition, .. } => self.step(Moment::HandsOver, *partition),
+                    Request::Election { .. } => {}
+                }
+                turn.out.push((To::Metadata, Message::Ask(request)));
+            }
+            Effect::Fenced(answer) => {
+                self.step(Moment::Answers, answer.partition);
+                turn.out.push((To::Metadata, Message::Fenced(answer)));
+            }
             Effect::ReadDecided { ticket, confirmed } => {
                 let waiting = self.process().reads.remove(&ticket);
                 if let (Some((p, least)), true) = (waiting, confirmed) {
@@ -373,7 +404,7 @@ impl Node {
             Effect::Repaired { partition } => {
                 self.append(Record::Repaired(partition.0 as usize));
             }
-            Effect::Serving { .. } => {}
+            Effect::Serving { partition, .. } => self.step(Moment::Serves, partition),
             Effect::NeedsSnapshot { .. } => {
                 return Err("a log that begins at its beginning needs no snapshot".to_owned());
             }
@@ -416,6 +447,9 @@ impl Node {
             };
             let part = &process.parts[p];
             let leads = view.leads.is_some() || turn.left.contains(&partition);
+            if leads {
+                process.steps.push((Moment::Commits, partition));
+            }
             checks.committed_to(
                 p,
                 view.high_watermark,
@@ -432,10 +466,12 @@ impl Node {
                 turn.acked += 1;
             }
         }
-        for partition in &turn.left {
-            process.waiting[partition.0 as usize].clear();
-        }
         Ok(())
+    }
+
+    /// Whether this node leads a partition, as far as it knows.
+    pub fn leads(&self, partition: PartitionId) -> bool {
+        self.process.as_ref().is_some_and(|p| p.engine.view(partition).leads.is_some())
     }
 
     /// Whether this node could answer a read without asking anybody.

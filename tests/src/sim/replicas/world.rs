@@ -1,32 +1,40 @@
-//! The loop: messages, disks, clients, controllers and everything that goes wrong, by seed.
+//! The loop: messages, disks, clients and controllers, by seed.
+//!
+//! - [`commits`]: the metadata group and who works on it.
+//! - [`troubles`]: what goes wrong, as the nemesis orders it.
+//! - [`healing`]: everything works again, and has to be whole.
+
+mod commits;
+mod healing;
+mod troubles;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::time::Duration;
+use std::collections::{BinaryHeap, VecDeque};
 
 use ironring_core::prng::Prng;
-use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid};
-use ironring_ring::controller::{self, Effect, Ticket};
-use ironring_ring::metadata::{Command, MemberState, Outcome, ReplicaId, Wish};
-use ironring_ring::replication::Settings;
+use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid};
+use ironring_ring::controller::Ticket;
+use ironring_ring::metadata::{Command, PartitionRecord, ReplicaId};
+use ironring_ring::replication::Request;
 
 use super::checks::{Broken, Checks};
 use super::log::{Disk, Part};
 use super::metadata::{ControllerNumber, Group, facts, join};
-use super::node::{Clock, Message, Node, To, Turn};
+use super::nemesis::{Action, Moment, Strike, Victim};
+use super::network::Network;
+use super::node::{Message, Node, To, Turn};
+use super::plan::{Faults, MS, Plan, TICK_NS, any_length};
 use crate::sim::profile::Trouble;
 use crate::sim::trace::{Coverage, Trace};
 use crate::sim::world::Report;
+use healing::Healing;
+use troubles::Proposed;
 
-const MS: u64 = 1_000_000;
-/// Trouble lasts so long; then everything heals and has to work again.
-const TROUBLE_NS: u64 = 12_000 * MS;
-/// How long the healed cluster has for that.
-const HEALED_NS: u64 = 12_000 * MS;
-/// The pace of controllers, clients and troubles.
-const TICK_NS: u64 = 10 * MS;
-/// How many old messages may come again.
-const OLD_MESSAGES: usize = 100;
+/// Records a node may hear again when it starts, of each partition.
+const OLD_RECORDS: usize = 20;
+
+/// How long a cluster may grow in peace.
+const GROWS_NS: u64 = 2_000 * MS;
 
 /// Something that happens later.
 #[derive(Debug)]
@@ -34,8 +42,12 @@ enum Event {
     Arrives { from: To, to: To, message: Message },
     Flushed { node: usize, incarnation: Incarnation },
     Timer { node: usize, incarnation: Incarnation },
+    Restarts { node: usize, incarnation: Incarnation },
     Commits { by: Option<(ControllerNumber, Ticket)>, command: Box<Command> },
+    NotCommitted { by: (ControllerNumber, Ticket) },
     Gone { node: NodeId },
+    Controllers,
+    Struck { strike: Strike, actor: usize, partition: PartitionId },
     Tick,
 }
 
@@ -63,92 +75,46 @@ impl Ord for Scheduled {
     }
 }
 
-/// How much goes wrong.
-#[derive(Clone, Copy, Debug)]
-struct Odds {
-    /// Of 1000 messages.
-    lost: u64,
-    doubled: u64,
-    delayed: u64,
-    /// An old message arrives once more.
-    replayed: u64,
-    /// Of 1000 ticks.
-    crash: u64,
-    pause: u64,
-    cut_link: u64,
-    slow_disk: u64,
-    wipe: u64,
-    damage: u64,
-    refuse: u64,
-    election: u64,
-    operate: u64,
-}
-
-impl Odds {
-    fn draw(trouble: Trouble, rng: &mut Prng) -> Odds {
-        let mut some = |max: u64| if rng.chance(1, 2) { rng.below(max + 1) } else { 0 };
-        let calm = Odds {
-            lost: 0,
-            doubled: 0,
-            replayed: 0,
-            delayed: some(5),
-            crash: 0,
-            pause: 0,
-            cut_link: 0,
-            slow_disk: 0,
-            wipe: 0,
-            damage: 0,
-            refuse: 0,
-            election: some(3),
-            operate: some(10),
-        };
-        let rough = Odds {
-            lost: some(100),
-            doubled: some(100),
-            replayed: some(50),
-            delayed: some(100),
-            crash: some(15),
-            pause: some(10),
-            cut_link: some(15),
-            election: some(15),
-            operate: some(20),
-            ..calm
-        };
-        match trouble {
-            Trouble::Calm => calm,
-            Trouble::Crash => rough,
-            Trouble::DiskFaults => Odds { slow_disk: some(20), ..rough },
-            Trouble::Corruption => Odds { wipe: some(10), damage: some(15), ..rough },
-            Trouble::Full => Odds { refuse: some(200), ..rough },
-        }
-    }
-}
-
 struct World {
     rng: Prng,
+    plan: Plan,
     trace: Trace,
     coverage: Coverage,
     time: u64,
     order: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     nodes: Vec<Node>,
+    network: Network,
     group: Group,
-    metadata_clock: Clock,
+    /// Controllers are about to work.
+    controllers_due: bool,
     checks: Checks,
-    settings: Settings,
-    odds: Odds,
-    /// Until when messages from one to another are lost; the last is the metadata group.
-    cut: Vec<Vec<u64>>,
-    /// Some of the messages that were sent, to be sent again at any time later.
-    old: Vec<(To, To, Message)>,
     /// What disks held when they were lost or damaged.
     graves: Vec<(StorageUuid, Vec<Part>)>,
+    /// What metadata said about each partition, the newest last.
+    old_records: Vec<VecDeque<PartitionRecord>>,
+    /// The changes of voters that leaders asked for and that may still be decided, by partition.
+    proposed: Vec<Vec<Proposed>>,
     next_payload: u64,
     next_storage: u128,
-    partitions: usize,
-    /// Writes acked since everything healed, by partition.
-    acked_after_healing: u64,
-    healed: bool,
+    /// What fails at present.
+    faults: Faults,
+    /// How long a commit of metadata takes at present, at most.
+    commit_ns: u64,
+    phase: Phase,
+    /// When links change again.
+    round_at: u64,
+}
+
+/// How far a run is.
+#[derive(Debug)]
+enum Phase {
+    /// Replicas are added, until then at the latest.
+    Grows(u64),
+    /// Until then things go wrong.
+    Trouble(u64),
+    /// Everything works again.
+    Heals(Healing),
 }
 
 /// Runs one seed.
@@ -167,86 +133,87 @@ pub fn run(trouble: Trouble, seed: u64, print: bool) -> Report {
 
 impl World {
     fn new(trouble: Trouble, mut rng: Prng, print: bool) -> World {
-        let n = 3 + rng.below(3) as usize;
-        let partitions = 1 << rng.below(3);
-        let rf =
-            (1 + rng.below(n as u64) as usize).min(n).max(if rng.chance(3, 4) { 3 } else { 1 });
-        let settings = Settings {
-            replica_timeout: Duration::from_millis(300 + rng.below(1500)),
-            replica_lag_max: 10 + rng.below(100),
-            resend_after: Duration::from_millis(200 + rng.below(800)),
-            ..Settings::default()
+        let plan = Plan::draw(trouble, &mut rng);
+        let (n, partitions) = (plan.nodes, plan.partitions);
+        let node = |i: usize| Node {
+            id: NodeId(u64::from(i == 0)),
+            storage: StorageUuid(i as u128 + 1),
+            incarnation: Incarnation(0),
+            clock: plan.clocks[i],
+            disk: Disk::new(partitions),
+            process: None,
+            paused_until: 0,
+            flush_ns: MS / 2,
+            entries_max: plan.entries_max,
         };
-        // The fastest clock and the slowest are as far apart as is promised.
-        let half = u64::from(settings.drift_permille) / 2;
-        let clock = |rng: &mut Prng| Clock {
-            permille: 1000 - half + half * rng.below(3),
-            begin: rng.below(1 << 40),
-        };
-        let nodes: Vec<Node> = (0..n)
-            .map(|i| Node {
-                id: NodeId(u64::from(i == 0)),
-                storage: StorageUuid(i as u128 + 1),
-                incarnation: Incarnation(0),
-                clock: clock(&mut rng),
-                disk: Disk::new(partitions),
-                process: None,
-                paused_until: 0,
-                disk_slowness: 1,
-            })
-            .collect();
-        let patience = controller::Settings {
-            session_timeout: Duration::from_millis(1000 + rng.below(2000)),
-            rebalance_grace: Duration::from_millis(rng.below(3000)),
-            balance_every: Duration::from_millis(100 + rng.below(900)),
-            ..controller::Settings::default()
-        };
+        let nodes: Vec<Node> = (0..n).map(node).collect();
         let first = facts(0, nodes[0].storage, Incarnation(0));
-        let group = Group::new(partitions as u32, rf as u8, first, patience);
-        let metadata_clock = clock(&mut rng);
-        let odds = Odds::draw(trouble, &mut rng);
         World {
             trace: Trace::new(print),
             coverage: Coverage::default(),
             time: 0,
             order: 0,
             queue: BinaryHeap::new(),
-            group,
-            metadata_clock,
+            network: Network::new(n),
+            group: Group::new(partitions as u32, plan.rf, first, plan.patience),
+            controllers_due: false,
             checks: Checks::new(partitions),
-            settings,
-            odds,
-            cut: vec![vec![0; n + 1]; n + 1],
-            old: Vec::new(),
             graves: Vec::new(),
+            old_records: vec![VecDeque::new(); partitions],
+            proposed: vec![Vec::new(); partitions],
             next_payload: 0,
             next_storage: n as u128,
-            partitions,
-            acked_after_healing: 0,
-            healed: false,
+            faults: Faults::default(),
+            commit_ns: MS,
+            round_at: 0,
+            phase: Phase::Grows(if plan.grows_first { GROWS_NS } else { 0 }),
             nodes,
+            plan,
             rng,
         }
     }
 
     fn live(&mut self) -> Result<(), Broken> {
-        let now = self.metadata_clock.at(0);
-        self.group.new_controller(now);
+        self.note(&[0], || "the world begins".to_owned());
+        self.new_controller();
         for i in 0..self.nodes.len() {
             self.start(i);
         }
         self.schedule(TICK_NS, Event::Tick);
         while let Some(Reverse(next)) = self.queue.pop() {
-            if next.at > TROUBLE_NS + HEALED_NS {
+            self.time = next.at;
+            self.handle(next.event)?;
+            match self.phase {
+                Phase::Grows(until) if self.time > until || self.has_grown() => self.trouble(),
+                Phase::Trouble(until) if self.time > until => self.heal(),
+                _ => {}
+            }
+            if self.is_over()? {
                 break;
             }
-            self.time = next.at;
-            if self.time > TROUBLE_NS && !self.healed {
-                self.heal();
-            }
-            self.handle(next.event)?;
         }
-        self.judge_the_end()
+        Ok(())
+    }
+
+    /// Whether there are as many voters as there are to be.
+    fn has_grown(&self) -> bool {
+        let rf = self.plan.rf as usize;
+        self.group.state.partitions().iter().all(|record| record.voters.len() == rf)
+    }
+
+    fn trouble(&mut self) {
+        let plan = &self.plan;
+        self.trace.note(self.time, &[12], || format!("trouble begins: {plan:?}"));
+        self.phase = Phase::Trouble(self.time + self.plan.trouble_ns);
+        self.network.set_weather(self.plan.weather.clone());
+        (self.faults, self.commit_ns) = (self.plan.faults, self.plan.commit_ns);
+        for (node, flush_ns) in self.nodes.iter_mut().zip(&self.plan.flush_ns) {
+            node.flush_ns = *flush_ns;
+        }
+    }
+
+    fn is_trouble(&self) -> bool {
+        matches!(self.phase, Phase::Trouble(_))
     }
 
     fn schedule(&mut self, after: u64, event: Event) {
@@ -258,38 +225,18 @@ impl World {
         self.trace.note(self.time, words, text);
     }
 
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
+        (0..self.plan.partitions as u32).map(PartitionId)
+    }
+
     fn handle(&mut self, event: Event) -> Result<(), Broken> {
         match event {
-            Event::Arrives { from, to, message } => self.arrives(from, to, &message),
-            Event::Flushed { node, incarnation } => {
-                if self.nodes[node].incarnation != incarnation || self.nodes[node].process.is_none()
-                {
-                    return Ok(());
-                }
-                if let Some(wait) = self.paused(node) {
-                    self.schedule(wait, Event::Flushed { node, incarnation });
-                    return Ok(());
-                }
-                let now = self.nodes[node].clock.at(self.time);
-                self.nodes[node].flushed(now);
-                self.turn(node)
-            }
-            Event::Timer { node, incarnation } => {
-                if self.nodes[node].incarnation != incarnation {
-                    return Ok(());
-                }
-                let wait = self.paused(node).unwrap_or(5 * MS);
-                self.schedule(wait, Event::Timer { node, incarnation });
-                if self.nodes[node].is_awake(self.time) {
-                    let now = self.nodes[node].clock.at(self.time);
-                    if let Some(process) = &mut self.nodes[node].process {
-                        process.engine.tick(now);
-                    }
-                    if self.rng.chance(1, 10) {
-                        let from = To::Node(self.nodes[node].id);
-                        self.send(from, To::Metadata, Message::Alive(incarnation));
-                    }
-                    self.turn(node)?;
+            Event::Arrives { from, to, message } => self.arrives(from, to, message),
+            Event::Flushed { node, incarnation } => self.flushed(node, incarnation),
+            Event::Timer { node, incarnation } => self.timer(node, incarnation),
+            Event::Restarts { node, incarnation } => {
+                if self.nodes[node].incarnation == incarnation {
+                    self.start(node);
                 }
                 Ok(())
             }
@@ -297,10 +244,21 @@ impl World {
                 self.commits(by, &command);
                 Ok(())
             }
-            Event::Gone { node } => {
-                self.group.gone(node);
+            Event::NotCommitted { by } => {
+                self.does_not_commit(by);
                 Ok(())
             }
+            Event::Gone { node } => {
+                self.group.gone(node);
+                self.controllers_soon();
+                Ok(())
+            }
+            Event::Controllers => {
+                self.controllers_due = false;
+                self.controllers();
+                Ok(())
+            }
+            Event::Struck { strike, actor, partition } => self.struck(strike, actor, partition),
             Event::Tick => {
                 self.schedule(TICK_NS, Event::Tick);
                 self.tick()
@@ -308,24 +266,40 @@ impl World {
         }
     }
 
+    /// How long a node stands still.
     fn paused(&self, node: usize) -> Option<u64> {
         let until = self.nodes[node].paused_until;
         (until > self.time).then(|| until - self.time)
     }
 
+    /// Whether that run of a node's process goes on.
+    fn runs(&self, node: usize, incarnation: Incarnation) -> bool {
+        self.nodes[node].incarnation == incarnation && self.nodes[node].process.is_some()
+    }
+
     fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
         let now = self.nodes[node].clock.at(self.time);
-        let settings = self.settings;
+        let settings = self.plan.settings;
         self.nodes[node].start(now, settings);
         let incarnation = self.nodes[node].incarnation;
         self.note(&[1, node as u64], || format!("node {} starts", node + 1));
-        self.schedule(MS, Event::Timer { node, incarnation });
+        self.schedule(MS / 10, Event::Timer { node, incarnation });
         let command = Box::new(join(facts(node, self.nodes[node].storage, incarnation)));
-        let delay = MS + self.rng.below(20 * MS);
+        let delay = MS / 10 + self.rng.below(self.commit_ns);
         self.schedule(delay, Event::Commits { by: None, command });
         self.link_up_everywhere();
-        for p in 0..self.partitions {
-            self.tell(p, Some(node));
+        for partition in self.partitions() {
+            // Metadata are applied anew from a snapshot on: it may see what they once said.
+            let old = &self.old_records[partition.0 as usize];
+            if !old.is_empty() && self.rng.chance(1, 4) {
+                let record = old[self.rng.below(old.len() as u64) as usize].clone();
+                let to = To::Node(self.nodes[node].id);
+                self.send(To::Metadata, to, Message::Record(partition, record));
+            }
+            self.tell(partition, Some(node));
         }
     }
 
@@ -338,102 +312,106 @@ impl World {
             let delay = self.rng.below(20 * MS);
             self.schedule(delay, Event::Gone { node: self.nodes[node].id });
         }
+        let incarnation = self.nodes[node].incarnation;
+        let most = self.most(node, self.plan.nemesis.dead_ns);
+        let dead = MS / 20 + any_length(&mut self.rng, most);
+        self.schedule(dead, Event::Restarts { node, incarnation });
         self.coverage.add("crashes", 1);
     }
 
-    /// Tells nodes what metadata say about a partition.
-    fn tell(&mut self, partition: usize, only: Option<usize>) {
-        let record = self.group.state.partitions()[partition].clone();
-        for node in 0..self.nodes.len() {
-            if only.is_none_or(|only| only == node) {
-                let id = PartitionId(partition as u32);
-                let message = Message::Record(id, record.clone());
-                self.send(To::Metadata, To::Node(self.nodes[node].id), message);
-            }
-        }
+    /// How long a node may be dead or stand still, at most: not for long while too many others are,
+    /// or nothing would go on that could go wrong.
+    fn most(&self, node: usize, wanted: u64) -> u64 {
+        let well = |other: &usize| *other != node && self.nodes[*other].is_awake(self.time);
+        let enough = (0..self.nodes.len()).filter(well).count() >= self.nodes.len().div_ceil(2);
+        let lease_ns = self.plan.settings.lease.as_nanos() as u64;
+        if enough { wanted } else { wanted.min(lease_ns / 4) }
+    }
+
+    /// The index of a node with that number.
+    fn index_of(&self, id: NodeId) -> Option<usize> {
+        self.nodes.iter().position(|n| n.id == id)
     }
 
     fn send(&mut self, from: To, to: To, message: Message) {
         let index = |to: To| match to {
-            To::Node(id) => self.nodes.iter().position(|n| n.id == id),
+            To::Node(id) => self.index_of(id),
             To::Metadata => Some(self.nodes.len()),
         };
-        if let (Some(a), Some(b)) = (index(from), index(to))
-            && self.cut[a][b] > self.time
-        {
-            self.coverage.add("messages over cut links", 1);
-            return;
+        let ends = (index(from), index(to));
+        let mut ways = self.network.ways(self.time, ends, &mut self.rng, &mut self.coverage);
+        let last = ways.pop();
+        for way in ways {
+            self.schedule(way, Event::Arrives { from, to, message: message.clone() });
         }
-        if self.rng.chance(self.odds.replayed, 1000) {
-            self.replay_one(from, to, &message);
-        }
-        let mut times = 1;
-        if self.rng.chance(self.odds.lost, 1000) {
-            self.coverage.add("messages lost", 1);
-            times = 0;
-        } else if self.rng.chance(self.odds.doubled, 1000) {
-            self.coverage.add("messages doubled", 1);
-            times = 2;
-        }
-        for _ in 0..times {
-            let late = self.rng.chance(self.odds.delayed, 1000);
-            let delay = if late { self.rng.below(2000 * MS) } else { 20_000 + self.rng.below(MS) };
-            self.schedule(delay, Event::Arrives { from, to, message: message.clone() });
+        if let Some(way) = last {
+            self.schedule(way, Event::Arrives { from, to, message });
         }
     }
 
-    /// An old message arrives once more, and this one may do so later.
-    fn replay_one(&mut self, from: To, to: To, message: &Message) {
-        let kept = (from, to, message.clone());
-        if self.old.len() < OLD_MESSAGES {
-            self.old.push(kept);
-            return;
+    fn arrives(&mut self, from: To, to: To, message: Message) -> Result<(), Broken> {
+        let To::Node(id) = to else {
+            self.metadata_hears(from, &message);
+            return Ok(());
+        };
+        let Some(node) = self.index_of(id) else { return Ok(()) };
+        if self.nodes[node].process.is_none() {
+            return Ok(());
         }
-        let i = self.rng.below(OLD_MESSAGES as u64) as usize;
-        let (from, to, message) = std::mem::replace(&mut self.old[i], kept);
-        self.coverage.add("messages replayed", 1);
-        self.schedule(20_000, Event::Arrives { from, to, message });
+        if let Some(wait) = self.paused(node) {
+            self.schedule(wait, Event::Arrives { from, to, message });
+            return Ok(());
+        }
+        let now = self.nodes[node].clock.at(self.time);
+        let refuse = self.rng.chance(self.faults.refused, 1000);
+        let from = match from {
+            To::Node(id) => id,
+            To::Metadata => NodeId(0),
+        };
+        self.note(&[3, id.0, from.0], || format!("{from} -> {id}: {message:?}"));
+        self.nodes[node].receive(now, from, &message, refuse, &mut self.checks)?;
+        // A turn handles all that came; its timer ends one at the latest.
+        if self.rng.chance(self.plan.lazy, 1000) { Ok(()) } else { self.turn(node) }
     }
 
-    fn arrives(&mut self, from: To, to: To, message: &Message) -> Result<(), Broken> {
-        match to {
-            To::Metadata => {
-                self.metadata_hears(from, message);
-                Ok(())
-            }
-            To::Node(id) => {
-                let Some(node) = self.nodes.iter().position(|n| n.id == id) else {
-                    return Ok(());
-                };
-                if self.nodes[node].process.is_none() {
-                    return Ok(());
-                }
-                if let Some(wait) = self.paused(node) {
-                    self.schedule(wait, Event::Arrives { from, to, message: message.clone() });
-                    return Ok(());
-                }
-                let now = self.nodes[node].clock.at(self.time);
-                let refuse = self.rng.chance(self.odds.refuse, 1000);
-                let from = match from {
-                    To::Node(id) => id,
-                    To::Metadata => NodeId(0),
-                };
-                self.note(&[3, id.0, from.0], || format!("{from} -> {id}: {message:?}"));
-                self.nodes[node].receive(now, from, message, refuse, &mut self.checks)?;
-                self.turn(node)
-            }
+    fn flushed(&mut self, node: usize, incarnation: Incarnation) -> Result<(), Broken> {
+        if !self.runs(node, incarnation) {
+            return Ok(());
         }
+        if let Some(wait) = self.paused(node) {
+            self.schedule(wait, Event::Flushed { node, incarnation });
+            return Ok(());
+        }
+        if self.rng.chance(self.faults.fsync_fails, 1000) {
+            self.coverage.add("group commits that failed", 1);
+            self.crash(node);
+            return Ok(());
+        }
+        let now = self.nodes[node].clock.at(self.time);
+        self.note(&[10, node as u64], || format!("node {} has flushed", node + 1));
+        self.nodes[node].flushed(now);
+        self.turn(node)
     }
 
-    fn metadata_hears(&mut self, from: To, message: &Message) {
-        let now = self.metadata_clock.at(self.time);
-        self.note(&[4], || format!("-> metadata: {message:?}"));
-        match (from, message) {
-            (_, Message::Fenced(answer)) => self.group.answer(now, answer),
-            (_, Message::Ask(request)) => self.group.request(now, request, &mut self.rng),
-            (To::Node(id), Message::Alive(incarnation)) => self.group.heard(now, id, *incarnation),
-            _ => {}
+    fn timer(&mut self, node: usize, incarnation: Incarnation) -> Result<(), Broken> {
+        if !self.runs(node, incarnation) {
+            return Ok(());
         }
+        let pace = self.plan.settings.heartbeat.as_nanos() as u64 / 4;
+        let wait = self.paused(node).unwrap_or(pace);
+        self.schedule(wait, Event::Timer { node, incarnation });
+        if !self.nodes[node].is_awake(self.time) {
+            return Ok(());
+        }
+        if self.rng.chance(1, 4) {
+            let from = To::Node(self.nodes[node].id);
+            self.send(from, To::Metadata, Message::Alive(incarnation));
+        }
+        let now = self.nodes[node].clock.at(self.time);
+        if let Some(process) = &mut self.nodes[node].process {
+            process.engine.tick(now);
+        }
+        self.turn(node)
     }
 
     /// What a turn of a node produced goes out, and what must hold is looked at.
@@ -450,330 +428,105 @@ impl World {
             let parts = alive().map(|d| &d.durable).chain(lost).filter_map(|parts| parts.get(p));
             parts.chain(ended).filter(|part| part.life == Some(id.life)).collect()
         };
-        let Turn { out, writes, acked, reads, .. } =
+        let Turn { out, writes, acked, reads, steps, .. } =
             this.turn(now, &mut self.checks, &partition_of)?;
         self.coverage.add("writes acked", acked);
         self.coverage.add("reads confirmed by probes", reads);
-        if self.healed {
-            self.acked_after_healing += acked;
+        for (_, message) in &out {
+            if let Message::Ask(Request::Voters { partition, term, base, voters, .. }) = message {
+                self.remember_proposal(*partition, *term, *base, voters);
+            }
+        }
+        let strike = self.strike_behind(&steps);
+        if let Some((strike, _)) = strike
+            && strike.unheard
+            && (strike.action, strike.victim) == (Action::Crash, Victim::Actor)
+        {
+            self.coverage.add("crashes before anything was sent", 1);
+            self.crash(node);
+            return self.look_at_leases();
         }
         let id = self.nodes[node].id;
         for (to, message) in out {
             self.send(To::Node(id), to, message);
         }
         if writes {
-            let slow = self.nodes[node].disk_slowness;
-            let took = (100_000 + self.rng.below(400_000)) * slow;
+            let most = self.nodes[node].flush_ns;
+            let took = most / 2 + self.rng.below(most);
             let incarnation = self.nodes[node].incarnation;
             self.schedule(took, Event::Flushed { node, incarnation });
+        }
+        if let Some((strike, partition)) = strike {
+            self.schedule(0, Event::Struck { strike, actor: node, partition });
         }
         self.look_at_leases()
     }
 
+    /// What the nemesis has in store behind one of these steps.
+    fn strike_behind(&mut self, steps: &[(Moment, PartitionId)]) -> Option<(Strike, PartitionId)> {
+        if !self.is_trouble() {
+            return None;
+        }
+        let nemesis = &self.plan.nemesis;
+        let rng = &mut self.rng;
+        steps.iter().find_map(|(moment, p)| nemesis.behind(*moment, rng).map(|strike| (strike, *p)))
+    }
+
     fn look_at_leases(&self) -> Result<(), Broken> {
-        for p in 0..self.partitions {
-            let id = PartitionId(p as u32);
+        for (p, id) in self.partitions().enumerate() {
             let holds = |n: &&Node| n.has_lease(n.clock.at(self.time), id);
-            let holders: Vec<_> = self.nodes.iter().filter(holds).map(|n| n.run_of(p)).collect();
-            self.checks.leases(id, &holders)?;
+            let mut holders = self.nodes.iter().filter(holds);
+            if holders.next().is_some() && holders.next().is_some() {
+                let holders = self.nodes.iter().filter(holds).map(|n| n.run_of(p));
+                self.checks.leases(id, &holders.collect::<Vec<_>>())?;
+            }
         }
         Ok(())
     }
 
     fn tick(&mut self) -> Result<(), Broken> {
         self.look_at_leases()?;
-        self.controllers();
-        self.clients()?;
-        if !self.healed {
-            self.troubles();
+        self.metadata_tick();
+        if self.is_trouble() {
+            self.trouble_tick();
+        }
+        for partition in self.partitions() {
+            self.clients(partition)?;
         }
         Ok(())
     }
 
-    fn controllers(&mut self) {
-        if self.rng.chance(1, 5) {
-            self.group.retire_old();
-        }
-        let now = self.metadata_clock.at(self.time);
-        for (number, effect) in self.group.step(now) {
-            match effect {
-                Effect::Propose(ticket, command) => {
-                    let delay = 200_000 + self.rng.below(5 * MS);
-                    let by = Some((number, ticket));
-                    self.schedule(delay, Event::Commits { by, command });
-                }
-                Effect::Fence(node, fences) => {
-                    for fence in fences {
-                        self.send(To::Metadata, To::Node(node), Message::Fence(fence));
-                    }
-                }
-                Effect::HandOver { node, partition, to } => {
-                    let message = Message::HandOver(partition, to);
-                    self.send(To::Metadata, To::Node(node), message);
-                }
-            }
-        }
-        // Nodes hear of a commit by applying it: sooner or later each does.
-        for p in 0..self.partitions {
-            if self.rng.chance(1, 10) {
-                self.tell(p, None);
-            }
-        }
-    }
-
-    /// A command is committed, and nodes begin to hear of it.
-    fn commits(&mut self, by: Option<(ControllerNumber, Ticket)>, command: &Command) {
-        let now = self.metadata_clock.at(self.time);
-        let heard_back = !self.rng.chance(self.odds.lost, 1000);
-        self.note(&[5], || format!("commit: {command:?}"));
-        self.coverage.add(&format!("commits: {}", kind_of(command)), 1);
-        let (outcome, changed) = self.group.commit(now, command, by, heard_back);
-        if let (Outcome::Joined { node, .. }, Command::Join { node: facts, .. }) =
-            (&outcome, command)
-            && let Some(joined) = self.nodes.iter_mut().find(|n| n.storage == facts.storage)
-        {
-            joined.id = *node;
-            self.link_up_everywhere();
-        }
-        for partition in changed {
-            self.tell(partition.0 as usize, None);
-        }
-    }
-
-    fn link_up_everywhere(&mut self) {
-        let ids: Vec<NodeId> = self.nodes.iter().map(|n| n.id).collect();
-        for node in &mut self.nodes {
-            if let Some(process) = &mut node.process {
-                ids.iter().for_each(|id| process.engine.link_up(*id));
-            }
-        }
-    }
-
-    fn clients(&mut self) -> Result<(), Broken> {
-        for _ in 0..4 {
-            let p = PartitionId(self.rng.below(self.partitions as u64) as u32);
-            let node = self.rng.below(self.nodes.len() as u64) as usize;
-            if !self.nodes[node].is_awake(self.time) {
+    /// Clients ask everybody who leads a partition, or believes so: also leaders of the past.
+    fn clients(&mut self, partition: PartitionId) -> Result<(), Broken> {
+        let clients = self.plan.clients;
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].leads(partition) {
                 continue;
             }
-            let now = self.nodes[node].clock.at(self.time);
-            if self.rng.chance(1, 2) {
-                self.next_payload += 1;
-                let payload = self.next_payload;
-                if self.nodes[node].write(p, payload, &mut self.checks)? {
-                    self.coverage.add("writes taken", 1);
-                }
-            } else {
-                self.nodes[node].read(now, p, &mut self.checks)?;
+            if self.rng.chance(clients.writes, 1000) {
+                let times = 1 + self.rng.below(clients.burst);
+                self.write(node, partition, times)?;
             }
-            self.turn(node)?;
+            if self.rng.chance(clients.reads, 1000) && self.nodes[node].is_awake(self.time) {
+                let now = self.nodes[node].clock.at(self.time);
+                self.nodes[node].read(now, partition, &mut self.checks)?;
+                self.turn(node)?;
+            }
         }
         Ok(())
     }
 
-    fn troubles(&mut self) {
-        let odds = self.odds;
-        let node = self.rng.below(self.nodes.len() as u64) as usize;
-        for i in 0..self.nodes.len() {
-            if self.nodes[i].process.is_none() && self.rng.chance(1, 20) {
-                self.start(i);
+    fn write(&mut self, node: usize, partition: PartitionId, times: u64) -> Result<(), Broken> {
+        if !self.nodes[node].is_awake(self.time) {
+            return Ok(());
+        }
+        for _ in 0..times {
+            self.next_payload += 1;
+            let payload = self.next_payload;
+            if self.nodes[node].write(partition, payload, &mut self.checks)? {
+                self.coverage.add("writes taken", 1);
             }
         }
-        if self.rng.chance(odds.crash, 1000) && self.nodes[node].process.is_some() {
-            self.crash(node);
-        }
-        if self.rng.chance(odds.pause, 1000) {
-            self.coverage.add("pauses", 1);
-            let length = self.rng.below(3000 * MS);
-            self.nodes[node].paused_until = self.time + length;
-        }
-        if self.rng.chance(odds.cut_link, 1000) {
-            self.coverage.add("links cut", 1);
-            let other = self.rng.below(self.nodes.len() as u64 + 1) as usize;
-            let until = self.time + self.rng.below(3000 * MS);
-            self.cut[node][other] = until;
-            if self.rng.chance(1, 2) {
-                self.cut[other][node] = until;
-            }
-        }
-        if self.rng.chance(odds.slow_disk, 1000) {
-            self.nodes[node].disk_slowness = [1, 20, 500][self.rng.below(3) as usize];
-        }
-        if self.rng.chance(odds.wipe, 1000) {
-            self.wipe(node);
-        }
-        if self.rng.chance(odds.damage, 1000) {
-            self.damage(node);
-        }
-        if self.rng.chance(odds.election, 1000) {
-            let p = self.rng.below(self.partitions as u64) as usize;
-            let seen = self.group.state.partitions()[p].term;
-            let partitions = vec![(PartitionId(p as u32), seen)];
-            self.commits(None, &Command::Elect { partitions });
-        }
-        if self.rng.chance(odds.election, 1000) {
-            let now = self.metadata_clock.at(self.time);
-            self.group.new_controller(now);
-            self.coverage.add("controllers replaced", 1);
-        }
-        if self.rng.chance(odds.operate, 1000) {
-            self.operate();
-        }
-    }
-
-    /// Whether a partition can lose what one storage holds: enough others that count have
-    /// everything that is committed.
-    fn can_lose(&self, partition: usize, storage: StorageUuid) -> bool {
-        let record = &self.group.state.partitions()[partition];
-        let committed = self.checks.committed(partition);
-        let whole = |id: &ReplicaId| {
-            self.nodes.iter().filter(|n| n.storage == id.storage).any(|n| {
-                let part = &n.disk.durable[partition];
-                part.life == Some(id.life)
-                    && part.damaged_below.is_none()
-                    && part.entries.starts_with(committed)
-            })
-        };
-        let others: Vec<&ReplicaId> =
-            record.voters.iter().filter(|v| v.storage != storage).collect();
-        // A learner may be on its way to become a voter.
-        record.replica_on(storage).is_none()
-            || (others.len() >= 2 && others.iter().all(|v| whole(v)))
-    }
-
-    /// A node loses its disk and comes back with an empty one.
-    fn wipe(&mut self, node: usize) {
-        let storage = self.nodes[node].storage;
-        if (0..self.partitions).any(|p| !self.can_lose(p, storage)) {
-            return;
-        }
-        self.coverage.add("disks wiped", 1);
-        if self.nodes[node].process.is_some() {
-            self.crash(node);
-        }
-        self.graves.push((storage, self.nodes[node].disk.durable.clone()));
-        self.next_storage += 1;
-        self.nodes[node].storage = StorageUuid(self.next_storage);
-        self.nodes[node].disk = Disk::new(self.partitions);
-        self.note(&[6, node as u64], || format!("node {} loses its disk", node + 1));
-        let old = self.nodes[node].id;
-        self.nodes[node].id = NodeId(0);
-        self.commits(None, &Command::SetMember { node: old, state: MemberState::Lost });
-    }
-
-    /// A node's log of one partition is damaged in the middle, which it notices when it starts.
-    fn damage(&mut self, node: usize) {
-        let p = self.rng.below(self.partitions as u64) as usize;
-        let storage = self.nodes[node].storage;
-        let len = self.nodes[node].disk.durable[p].entries.len() as u64;
-        if len < 2 || !self.can_lose(p, storage) {
-            return;
-        }
-        if self.nodes[node].process.is_some() {
-            self.crash(node);
-        }
-        self.graves.push((storage, self.nodes[node].disk.durable.clone()));
-        let part = &mut self.nodes[node].disk.durable[p];
-        let below = part.damaged_below.unwrap_or(part.end()).max(part.end());
-        let left = self.rng.below(len);
-        part.entries.truncate(left as usize);
-        part.damaged_below = Some(below);
-        self.coverage.add("logs damaged", 1);
-        self.note(&[7, node as u64, p as u64, left], || {
-            format!("node {}: partition {p} is damaged behind {left} entries", node + 1)
-        });
-    }
-
-    /// An operator drains a node or lets it work again, or asks for more or fewer replicas.
-    fn operate(&mut self) {
-        let node = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
-        let state = [MemberState::Active, MemberState::Draining][self.rng.below(2) as usize];
-        let command = if self.rng.chance(1, 2) {
-            Command::SetMember { node, state }
-        } else {
-            let rf = 1 + self.rng.below(self.nodes.len() as u64) as u8;
-            Command::SetKeyspace { rf, min_voters: 1 }
-        };
-        self.commits(None, &command);
-    }
-
-    fn heal(&mut self) {
-        self.healed = true;
-        self.note(&[8], || "everything heals".to_owned());
-        self.odds = Odds { lost: 0, doubled: 0, delayed: 0, replayed: 0, refuse: 0, ..self.odds };
-        for row in &mut self.cut {
-            row.fill(0);
-        }
-        for i in 0..self.nodes.len() {
-            self.nodes[i].paused_until = 0;
-            self.nodes[i].disk_slowness = 1;
-            if self.nodes[i].process.is_none() {
-                self.start(i);
-            }
-        }
-        self.link_up_everywhere();
-        let members: Vec<NodeId> = self.group.state.members().map(|m| m.id).collect();
-        for node in members {
-            if self.nodes.iter().any(|n| n.id == node) {
-                let state = MemberState::Active;
-                self.commits(None, &Command::SetMember { node, state });
-            }
-        }
-        let rf = self.nodes.len().min(3) as u8;
-        self.commits(None, &Command::SetKeyspace { rf, min_voters: 1 });
-    }
-
-    /// A healed cluster serves, and its replicas are equal.
-    fn judge_the_end(&mut self) -> Result<(), Broken> {
-        if self.acked_after_healing == 0 {
-            return Err(format!(
-                "nothing is written after healing: {:?}",
-                self.group.state.partitions()
-            ));
-        }
-        for p in 0..self.partitions {
-            let record = &self.group.state.partitions()[p];
-            if record.leader.is_none() {
-                return Err(format!("nobody leads {p} after healing: {record:?}"));
-            }
-            let rf = self.nodes.len().min(3);
-            if record.replicas.len() != rf {
-                return Err(format!("{p} does not have {rf} replicas after healing: {record:?}"));
-            }
-            let committed = self.checks.committed(p);
-            self.coverage.add("entries committed", committed.len() as u64);
-            for replica in &record.replicas {
-                let node = self.nodes.iter().find(|n| n.storage == replica.id.storage);
-                let Some(process) = node.and_then(|n| n.process.as_ref()) else { continue };
-                let have = process.parts[p].entries.len();
-                // The last writes may still be on their way.
-                if have + 200 < committed.len() {
-                    return Err(format!(
-                        "{:?} of {p} has {have} of {} entries after healing: {record:?}",
-                        replica.id,
-                        committed.len()
-                    ));
-                }
-                if replica.wish != Wish::Voter || !record.is_voter(replica.id) {
-                    return Err(format!("{:?} of {p} does not vote again: {record:?}", replica.id));
-                }
-            }
-        }
-        let now: Instant = self.metadata_clock.at(self.time);
-        self.note(&[9, now.0], || "the end".to_owned());
-        Ok(())
-    }
-}
-
-fn kind_of(command: &Command) -> &'static str {
-    match command {
-        Command::Elect { .. } => "elections begun",
-        Command::Lead { .. } => "elections ended",
-        Command::Voters { .. } => "voters proposed",
-        Command::Transfer { .. } => "leaderships transferred",
-        Command::Replicas { .. } => "replicas changed",
-        Command::Status { .. } => "status of nodes",
-        Command::Join { .. } => "joins",
-        _ => "orders of operators",
+        self.turn(node)
     }
 }
