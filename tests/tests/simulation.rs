@@ -85,7 +85,7 @@ fn several_shards_survive() {
 /// Seeds that once failed, with what they found then. A seed is a run only together with the code
 /// that draws from it: every change of what the simulator draws makes another run of it, so most of
 /// these would not find the same again. They stay as a fixed set of seeds.
-const ONCE_FAILED: [(Target, Trouble, u64, &str); 14] = [
+const ONCE_FAILED: [(Target, Trouble, u64, &str); 15] = [
     (Target::Node, Trouble::Crash, 1822, "a session was unknown before shard 0 had told of it"),
     (Target::Node, Trouble::DiskFaults, 592, "a session was unknown before shard 0 had told of it"),
     (Target::Node, Trouble::DiskFaults, 1242, "the same"),
@@ -100,6 +100,7 @@ const ONCE_FAILED: [(Target, Trouble, u64, &str); 14] = [
     (Target::Node, Trouble::DiskFaults, 103_380, "superblock copies in a cache were relied on"),
     (Target::Shard, Trouble::Corruption, 202_004, "a session number was given to two clients"),
     (Target::Log, Trouble::Full, 202_341, "a file given up after its header had been begun"),
+    (Target::Replicas, Trouble::Crash, 239, "an old record emptied a restarted replica's log"),
 ];
 
 #[test]
