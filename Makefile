@@ -28,7 +28,7 @@ python:          ## the Python client against a real node
 	$(CARGO) build --locked
 	cd clients/python && IRONRING_BIN=$(CURDIR)/target/debug/ironring python3 -m unittest discover -s tests
 
-demo:            ## start a node, load it, kill it, verify
+demo:            ## start a cluster, load it, kill its leader, add a node, verify
 	$(CARGO) run --release --locked -- demo
 
 bench:           ## criterion benches

@@ -65,8 +65,17 @@ fn cluster(node: &NodeProcess, args: &[&str]) -> Option<Value> {
 
 /// The same for `ironring topic`, over the client's protocol.
 fn topics(node: &NodeProcess, args: &[&str]) -> Option<Value> {
+    client(node, "topic", args)
+}
+
+/// The same for `ironring kv`.
+fn keys(node: &NodeProcess, args: &[&str]) -> Option<Value> {
+    client(node, "kv", args)
+}
+
+fn client(node: &NodeProcess, command: &str, args: &[&str]) -> Option<Value> {
     let output = Command::new(env!("CARGO_BIN_EXE_ironring"))
-        .arg("topic")
+        .arg(command)
         .args(args)
         .args(["--addr", &node.clients.to_string(), "-o", "json"])
         .output()
@@ -149,6 +158,12 @@ fn three_nodes_form_lose_their_leader_and_restart() {
         let lead = members.iter().all(|member| member["leads"].as_u64() > Some(0));
         (settled && lead).then_some(())
     });
+
+    // A write that every replica is to have is acknowledged, also when nothing comes after it.
+    for node in &all {
+        let put = ["put", "k", "v", "--durability", "all", "--timeout", "10s"];
+        keys(node, &put).expect("every replica has it");
+    }
 
     // A topic that was made anywhere is everywhere.
     topics(all[2], &["create", "orders", "--partitions", "2"]).expect("it is made");

@@ -53,6 +53,7 @@ macro_rules! local_codes {
 local_codes! {
     CONFIG_INVALID = "config_invalid", "The configuration has mistakes.", retriable: false, exit: EXIT_FAILED, hint: "correct the places named; `ironring config default` shows every key";
     CONNECT_FAILED = "connect_failed", "No connection to the node.", retriable: true, exit: EXIT_FAILED, hint: "is the node running, and is --addr its client address?";
+    DEMO_FAILED = "demo_failed", "The demo's cluster did not do what it should, or the demo was interrupted.", retriable: false, exit: EXIT_FAILED, hint: "see the message; `ironring doctor` checks the machine, `--keep` keeps the nodes' logs and data";
     DISK_FAILED = "disk_failed", "A shard cannot open its log, or its disk failed. Everything acknowledged is on disk.", retriable: false, exit: EXIT_DISK_FAILED, hint: "see the message: it names the file and what to do; check the disk before starting again";
     IO_FAILED = "io_failed", "A file or the output could not be read or written.", retriable: false, exit: EXIT_FAILED, hint: "check the path, its permissions and the free space";
     NODE_RUNNING = "node_running", "The files are in use by a node.", retriable: true, exit: EXIT_FAILED, hint: "stop the node, or add --running to look anyway";

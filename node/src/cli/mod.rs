@@ -55,7 +55,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a node until it is told to stop
     Start(start::StartArgs),
-    /// Start a node, load it, kill it, start it again, and verify every acknowledged write
+    /// Start three nodes, load them, kill the leader, start it again, add a node, verify every acknowledged write
     Demo(demo::DemoArgs),
     /// Check whether this machine can run a node, and well; changes nothing
     Doctor(settings::SettingsArgs),

@@ -73,6 +73,17 @@ impl Chunks {
         self.by_partition.remove(&partition);
     }
 
+    /// Everything before `next` was sent: a chunk that ends there makes room for another partition's.
+    fn sent(&mut self, partition: PartitionId, next: Offset) {
+        let used_up = |chunk: &Chunk| {
+            let end = chunk.first.0 + chunk.entries.len() as u64;
+            chunk.missing == 0 && next.0 >= end
+        };
+        if self.by_partition.get(&partition).is_some_and(used_up) {
+            self.by_partition.remove(&partition);
+        }
+    }
+
     /// Gives up what nobody came for.
     pub(super) fn expire(&mut self, now: Instant) {
         self.by_partition.retain(|_, chunk| now.since(chunk.since) < CHUNK_KEPT);
@@ -141,6 +152,9 @@ impl Shard {
             count += 1;
         }
         message.count = count;
+        if count > 0 {
+            self.chunks.sent(partition, Offset(message.first.0 + u64::from(count)));
+        }
         (message, bytes)
     }
 
@@ -199,5 +213,28 @@ impl Shard {
         if whole || lost {
             self.engine().wake(partition);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_was_sent_makes_room() {
+        let (p, mut chunks) = (PartitionId(3), Chunks::default());
+        let chunk = |missing| {
+            let entries = vec![Some(vec![7]); 4];
+            Chunk { first: Offset(10), entries, missing, since: Instant(0) }
+        };
+        chunks.by_partition.insert(p, chunk(1));
+        chunks.sent(p, Offset(14));
+        assert!(chunks.by_partition.contains_key(&p), "it is being read");
+        chunks.by_partition.insert(p, chunk(0));
+        chunks.sent(p, Offset(13));
+        assert_eq!(chunks.get(p, Offset(13)), Some(&[7][..]), "its last entry was not sent");
+        chunks.sent(PartitionId(4), Offset(14));
+        chunks.sent(p, Offset(14));
+        assert!(chunks.by_partition.is_empty());
     }
 }

@@ -258,8 +258,14 @@ impl Replicator {
             return;
         }
         let ends = LogEnds { end: r.end, terms: &r.terms };
+        let (own, everywhere) = (r.flushed_end, leader.all_end(r.flushed_end));
         if leader.take_ack(now, ack, &ends) {
+            // The slowest replica's ack commits nothing, and yet somebody may wait for it.
+            let everywhere_moved = leader.all_end(own) > everywhere;
             self.commit(now, partition);
+            if everywhere_moved {
+                self.note_progress(partition);
+            }
         }
         self.answer_reads(now, partition);
         self.look_at_handover(partition);

@@ -507,6 +507,8 @@ impl Replicator {
             if leader.term == record.term && record.leader == Some(me) {
                 leader.follow(now, record, r.end);
                 self.commit(now, partition);
+                // Without a replica that is gone, every other may have what somebody waits for.
+                self.note_progress(partition);
                 self.wake(partition);
                 return;
             }

@@ -1,14 +1,24 @@
-//! What the demo wrote and was told: kept outside the node, so that it can be held against it.
+//! What the demo wrote and was told: kept outside the nodes, so that it can be held against them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
 use ironring_core::prng::Prng;
-use ironring_net::client::ClientConfig;
+use ironring_net::client::ClientError;
 use ironring_net::client::blocking::Client;
 
-use super::load::Spec;
-use crate::cli::error::{CliError, START_FAILED};
+use super::load::{PHASES, Spec};
+use crate::cli::error::{CliError, DEMO_FAILED};
 
-/// Keys read in one request when verifying.
-const KEYS_PER_READ: usize = 256;
+/// Keys looked up together when verifying: many, because each partition is asked for its own.
+const KEYS_PER_READ: usize = 16_384;
+/// But no more than come to so many bytes.
+const BYTES_PER_READ: usize = 16 << 20;
+/// Clients that verify, each a page at a time.
+const READERS: usize = 4;
+/// Longest latency that is told apart, in microseconds.
+const LATENCY_MAX: u64 = 600_000_000;
 
 /// How one put ended for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +37,34 @@ pub struct Page {
     pub writer: u16,
     /// Put n of the connection has index n.
     pub outcomes: Vec<Outcome>,
-    /// Microseconds to the durable ack.
-    pub latency: hdrhistogram::Histogram<u64>,
+    /// Microseconds to the durable ack, by the phase it came in.
+    pub latency: [Histogram<u64>; PHASES],
     /// The last refusal.
     pub last_error: Option<String>,
+}
+
+impl Page {
+    /// Nothing put yet.
+    #[must_use]
+    pub fn new(writer: u16) -> Page {
+        let latency = std::array::from_fn(|_| latencies());
+        Page { writer, outcomes: Vec::new(), latency, last_error: None }
+    }
+}
+
+/// For microseconds, to a percent.
+fn latencies() -> Histogram<u64> {
+    Histogram::new_with_max(LATENCY_MAX, 2).expect("the bounds are sound")
 }
 
 /// All of them.
 pub struct Ledger {
     /// One per connection.
     pub pages: Vec<Page>,
+    /// Longest time without any ack, by phase.
+    pub gaps: [Duration; PHASES],
+    /// How long each phase was.
+    pub took: [Duration; PHASES],
 }
 
 /// What was found.
@@ -52,7 +80,9 @@ pub struct Verified {
     pub wrong: u64,
     /// Puts whose outcome the client did not learn.
     pub unknown: u64,
-    /// Puts that were refused, and yet are there.
+    /// Puts that were refused.
+    pub refused: u64,
+    /// Of those, found all the same.
     pub refused_found: u64,
 }
 
@@ -72,30 +102,91 @@ pub fn value(writer: u16, n: usize, bytes: u32) -> Vec<u8> {
 
 impl Ledger {
     /// Reads every key back and compares it with what was put.
+    ///
+    /// # Errors
+    /// When a key cannot be read.
     pub fn verify(&self, spec: &Spec) -> Result<Verified, CliError> {
-        let failed = |e: ironring_net::client::ClientError| {
-            CliError::local(&START_FAILED, format!("reading back failed: {e}"))
+        let next = AtomicUsize::new(0);
+        let read = |seed| {
+            let (mut seen, mut client) = (Verified::default(), Client::connect(spec.client(seed))?);
+            while let Some(page) = self.pages.get(next.fetch_add(1, Ordering::Relaxed)) {
+                page.verify(spec.value_bytes, &mut client, &mut seen)?;
+            }
+            Ok(seen)
         };
-        let mut client =
-            Client::connect(ClientConfig::new(spec.address.to_string())).map_err(failed)?;
-        let mut seen = Verified::default();
+        let read = &read;
+        let seen: Result<Vec<Verified>, ClientError> = std::thread::scope(|scope| {
+            let readers: Vec<_> =
+                (0..READERS).map(|seed| scope.spawn(move || read(seed as u64))).collect();
+            readers.into_iter().map(|r| r.join().expect("a reader does not panic")).collect()
+        });
+        let failed = |e| CliError::local(&DEMO_FAILED, format!("reading back failed: {e}"));
+        Ok(seen.map_err(failed)?.into_iter().sum())
+    }
+
+    /// Latencies of a phase; of all without one.
+    #[must_use]
+    pub fn latency(&self, phase: Option<usize>) -> Histogram<u64> {
+        let mut all = latencies();
         for page in &self.pages {
-            for (chunk, outcomes) in page.outcomes.chunks(KEYS_PER_READ).enumerate() {
-                let first = chunk * KEYS_PER_READ;
-                let keys: Vec<String> =
-                    (0..outcomes.len()).map(|i| key(page.writer, first + i)).collect();
-                let values = client.multi_get(&keys).map_err(failed)?;
-                for (i, (outcome, stored)) in outcomes.iter().zip(values).enumerate() {
-                    let expected = value(page.writer, first + i, spec.value_bytes);
-                    seen.count(*outcome, stored.map(|v| v.value == expected));
-                }
+            let parts = page.latency.iter().enumerate();
+            for (_, part) in parts.filter(|(at, _)| phase.is_none_or(|phase| phase == *at)) {
+                all.add(part).expect("all histograms have the same bounds");
             }
         }
-        Ok(seen)
+        all
+    }
+
+    /// The last refusal any connection met.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&str> {
+        self.pages.iter().find_map(|page| page.last_error.as_deref())
+    }
+}
+
+impl Page {
+    fn verify(
+        &self,
+        value_bytes: u32,
+        client: &mut Client,
+        seen: &mut Verified,
+    ) -> Result<(), ClientError> {
+        let together = (BYTES_PER_READ / value_bytes as usize).clamp(1, KEYS_PER_READ);
+        for (chunk, outcomes) in self.outcomes.chunks(together).enumerate() {
+            let first = chunk * together;
+            let keys: Vec<String> =
+                (0..outcomes.len()).map(|i| key(self.writer, first + i)).collect();
+            let values = client.multi_get(&keys)?;
+            for (i, (outcome, stored)) in outcomes.iter().zip(values).enumerate() {
+                let expected = value(self.writer, first + i, value_bytes);
+                seen.count(*outcome, stored.map(|v| v.value == expected));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::iter::Sum for Verified {
+    fn sum<I: Iterator<Item = Verified>>(parts: I) -> Verified {
+        parts.fold(Verified::default(), |a, b| Verified {
+            acked: a.acked + b.acked,
+            found: a.found + b.found,
+            lost: a.lost + b.lost,
+            wrong: a.wrong + b.wrong,
+            unknown: a.unknown + b.unknown,
+            refused: a.refused + b.refused,
+            refused_found: a.refused_found + b.refused_found,
+        })
     }
 }
 
 impl Verified {
+    /// Whether what the clients were told is what is there.
+    #[must_use]
+    pub fn sound(&self) -> bool {
+        self.lost + self.wrong + self.refused_found == 0
+    }
+
     /// `right`: whether the bytes found are those put; `None` when nothing was found.
     fn count(&mut self, outcome: Outcome, right: Option<bool>) {
         self.wrong += u64::from(right == Some(false));
@@ -106,7 +197,10 @@ impl Verified {
                 self.lost += u64::from(right.is_none());
             }
             Outcome::Unknown => self.unknown += 1,
-            Outcome::Refused => self.refused_found += u64::from(right.is_some()),
+            Outcome::Refused => {
+                self.refused += 1;
+                self.refused_found += u64::from(right.is_some());
+            }
         }
     }
 }
@@ -123,9 +217,18 @@ mod tests {
                 v.count(outcome, right);
             }
         }
-        let expected =
-            Verified { acked: 3, found: 1, lost: 1, wrong: 3, unknown: 3, refused_found: 2 };
+        let expected = Verified {
+            acked: 3,
+            found: 1,
+            lost: 1,
+            wrong: 3,
+            unknown: 3,
+            refused: 3,
+            refused_found: 2,
+        };
         assert_eq!(v, expected);
+        assert!(!v.sound());
+        assert_eq!([v, v].into_iter().sum::<Verified>().acked, 6);
     }
 
     #[test]

@@ -1,30 +1,37 @@
-//! `ironring demo`: what a newcomer runs first. Starts a node, loads it, kills it in the middle,
-//! starts it again, and checks every acknowledged write byte for byte.
+//! `ironring demo`: what a newcomer runs first. Starts a cluster, loads it, kills the node that leads
+//! it, starts that again, adds another node, and checks every acknowledged write byte for byte.
 
 mod child;
+mod interrupt;
 mod ledger;
 mod load;
+mod nodes;
 mod report;
+mod roll_call;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::error::{CliError, START_FAILED};
+use super::error::{CliError, DEMO_FAILED};
 use super::output::Output;
-use child::{NodeChild, Totals};
-use load::Load;
-use report::DemoReport;
+use crate::cluster::status::{ClusterStatus, MemberView};
+use interrupt::Interrupt;
+use ledger::{Ledger, Verified};
+use load::{Load, Phase, Spec};
+use nodes::{Nodes, Totals};
+use report::{Course, Growth, Kill};
 
 /// Flags of `demo`.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Seconds of load; the node is killed in the middle
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=3600))]
+    /// Nodes to begin with; 1: a node alone, which is killed and recovers
+    #[arg(long, default_value = "3", value_parser = ["1", "3", "5"])]
+    pub nodes: String,
+    /// Least seconds of load: a quarter each before the kill, after it, after the restart and
+    /// after another node was added; for as long again at most, partitions that still move to that node are waited for
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=3600))]
     pub seconds: u32,
     /// Client connections, each with one request at a time
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -32,117 +39,248 @@ pub struct DemoArgs {
     /// Bytes of each value
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub value_bytes: u32,
-    /// Shards of the node; 0: one per CPU
-    #[arg(long, default_value_t = 0)]
+    /// Shards of each node; 0: one per CPU
+    #[arg(long, default_value_t = 1)]
     pub shards: u16,
-    /// Directory to make the node's temporary directory in; it should be on the disk of interest
+    /// Directory to make the nodes' temporary directory in; it should be on the disk of interest
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Leave the node serving, and its data, until interrupted
+    /// Leave the nodes serving, and their data, until interrupted; keep the data when the demo fails
     #[arg(long)]
     pub keep: bool,
 }
 
-/// How long the kernel may take to free a killed node's rings, and how often the demo looks.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
-const MEMORY_NAP: Duration = Duration::from_millis(50);
-/// How long a node may take to serve.
-const READY_PATIENCE: Duration = Duration::from_secs(120);
+/// How long the cluster may take to be as it should, wherever that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long partitions may go on moving, in quarters of the load; what has not moved then is told.
+const MOVING_MAX_QUARTERS: u32 = 5;
+/// Moves have ended when there was none for so long: the controller plans every two seconds at least.
+const MOVES_SETTLE: Duration = Duration::from_secs(3);
 
 /// Runs the demo; fails when an acknowledged write is lost.
 ///
 /// # Errors
-/// When the node cannot start, or the check fails.
+/// When the cluster does not do what it should, the check fails, or somebody interrupts it.
 pub fn run(args: &DemoArgs, output: Output) -> Result<(), CliError> {
+    let interrupt = Interrupt::new()?;
     let base = args.dir.clone().unwrap_or_else(default_base);
+    let base = base.canonicalize().map_err(|e| CliError::io(base.display(), &e))?;
     let tmp = tempfile::Builder::new()
         .prefix("ironring-demo-")
         .tempdir_in(&base)
         .map_err(|e| CliError::io("no temporary directory can be made", &e))?;
-    let data = tmp.path().join("data");
-    output.note(&format!("starting a node in {}", data.display()));
-    let mut first = NodeChild::start(&data, args.shards, None)?;
-    first.wait_ready(READY_PATIENCE)?;
-    let address = first.clients;
-
-    let spec = load::Spec { address, connections: args.connections, value_bytes: args.value_bytes };
-    let half = Duration::from_secs(u64::from(args.seconds)) / 2;
-    output.note(&format!(
-        "{} connections put values of {} bytes for {} s, each waiting for its durable ack",
-        args.connections, args.value_bytes, args.seconds
-    ));
-    let load = Load::start(&spec);
-    let begin = Instant::now();
-    std::thread::sleep(half);
-    let before = first.totals()?;
-    let killed_at = Instant::now();
-    first.kill();
-    output.note("killed the node with SIGKILL under load; starting it again");
-    let (second, recovery) = start_again(&data, args.shards, address)?;
-    let down = killed_at.elapsed();
-    let rest = (half * 2).saturating_sub(begin.elapsed());
-    std::thread::sleep(rest.max(Duration::from_secs(1)));
-    let ledger = load.stop();
-    let loaded_for = begin.elapsed();
-    let after = second.totals()?;
-    output.note("verifying every write");
-    let verified = ledger.verify(&spec)?;
-
-    let totals = Totals::sum(&before, &after);
-    let report = DemoReport::new(&ledger, &verified, &totals, loaded_for, down, recovery, &second);
-    output.print(&report).map_err(|e| CliError::io("stdout", &e))?;
-    if verified.lost + verified.wrong > 0 {
-        let kept = tmp.keep();
-        let what = format!(
-            "{} acknowledged writes are lost and {} are wrong: the data is kept in {}",
-            verified.lost,
-            verified.wrong,
-            kept.display()
-        );
-        return Err(CliError::local(&START_FAILED, what));
+    let mut nodes = Nodes::new(tmp.path().to_owned(), args.shards, interrupt)?;
+    let ended = Demo { args, output, nodes: &mut nodes }.run();
+    let sound = match &ended {
+        // Nodes that are interrupted together with the demo make failures of their own.
+        Err(_) if nodes.interrupt().came() => Err(interrupt::error()),
+        Err(error) => Err(error.clone()),
+        Ok(verified) => check(verified),
+    };
+    if let Err(error) = sound {
+        drop(nodes);
+        return Err(after_failure(error, args.keep || ended.is_ok(), tmp));
     }
     if args.keep {
-        wait_for_interrupt(&output, &second)?;
+        output.note("serving until interrupted (Ctrl-C)");
+        while nodes.interrupt().nap(PATIENCE).is_ok() {}
     }
-    second.stop();
+    nodes.stop();
     Ok(())
 }
 
-/// Starts the node where it was. The kernel takes back a killed process's rings some time after it
-/// is gone: with a small limit of lockable memory there is no room for new ones until then.
-fn start_again(
-    data: &Path,
-    shards: u16,
-    address: SocketAddr,
-) -> Result<(NodeChild, Duration), CliError> {
-    let begin = Instant::now();
-    loop {
-        let started = NodeChild::start(data, shards, Some(address))
-            .and_then(|mut node| node.wait_ready(READY_PATIENCE).map(|took| (node, took)));
-        match started {
-            Err(error)
-                if error.text(false).contains("lockable memory")
-                    && begin.elapsed() < MEMORY_PATIENCE =>
-            {
-                std::thread::sleep(MEMORY_NAP);
-            }
-            ended => return ended,
-        }
+/// What was wrong, and where the data is when it is kept.
+fn after_failure(mut error: CliError, keep: bool, tmp: tempfile::TempDir) -> CliError {
+    if keep && let Some(fault) = error.faults.first_mut() {
+        fault.hint = format!("the data is kept in {}", tmp.keep().display());
     }
+    error
+}
+
+/// Whether every client was told the truth.
+fn check(verified: &Verified) -> Result<(), CliError> {
+    let Verified { lost, wrong, refused_found, .. } = verified;
+    if verified.sound() {
+        return Ok(());
+    }
+    let what = format!(
+        "{lost} acknowledged writes are lost, {wrong} are wrong and {refused_found} are there that \
+         were refused"
+    );
+    Err(CliError::local(&DEMO_FAILED, what))
 }
 
 /// A disk, if possible: the temporary directory may be memory, where direct I/O shows nothing.
 fn default_base() -> PathBuf {
-    let target = PathBuf::from("target");
-    if target.is_dir() { target } else { std::env::temp_dir() }
+    let target = Path::new("target");
+    if target.is_dir() { target.to_owned() } else { std::env::temp_dir() }
 }
 
-fn wait_for_interrupt(output: &Output, node: &NodeChild) -> Result<(), CliError> {
-    let stop: Arc<AtomicBool> = crate::driver::signals::stop_flag()
-        .map_err(|e| CliError::io("signals cannot be handled", &e))?;
-    output.note(&format!("serving clients on {} until interrupted (Ctrl-C)", node.clients));
-    while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(50));
+/// The demo under way.
+struct Demo<'a> {
+    args: &'a DemoArgs,
+    output: Output,
+    nodes: &'a mut Nodes,
+}
+
+impl Demo<'_> {
+    /// From the first node to the screen.
+    fn run(mut self) -> Result<Verified, CliError> {
+        let formed = self.form()?;
+        let addrs = self.nodes.addresses().map(|(_, at)| at.clients.to_string()).collect();
+        let DemoArgs { connections, value_bytes, .. } = *self.args;
+        let spec = Spec { addrs, connections, value_bytes };
+        let quarter = Duration::from_secs(self.args.seconds.into()) / 4;
+        self.output.note(&format!(
+            "{connections} connections put values of {value_bytes} bytes, each waiting for its ack"
+        ));
+        let mut load = Load::start(&spec);
+        self.nodes.interrupt().nap(quarter)?;
+
+        let alone = self.nodes.len() == 1;
+        let (mut kill, mut totals) = self.kill(&mut load)?;
+        if !alone {
+            self.until_led_by_others(&mut kill)?;
+            self.rest(kill.at, quarter)?;
+        }
+        let restarted = Instant::now();
+        self.start_again(&mut load, &mut kill, &spec)?;
+        self.rest(restarted, quarter)?;
+        let grown = Instant::now();
+        let growth = if alone { None } else { Some(self.grow(&mut load, quarter)?) };
+        self.rest(grown, quarter)?;
+
+        let ledger = load.stop(self.nodes.interrupt())?;
+        for index in 0..self.nodes.len() {
+            totals += self.nodes.totals(index)?;
+        }
+        let (ledger, verified) = self.verify(ledger, spec)?;
+        let course = Course { formed, kill, growth, totals };
+        let report = report::DemoReport::new(&ledger, &verified, &course, self.nodes);
+        self.output.print(&report).map_err(|e| CliError::io("stdout", &e))?;
+        Ok(verified)
     }
-    Ok(())
+
+    /// Starts the nodes it begins with; how long that took.
+    fn form(&mut self) -> Result<Duration, CliError> {
+        let wanted: usize = self.args.nodes.parse().expect("clap takes numbers only");
+        self.output.note(&format!("starting {wanted} node(s), {} shard(s) each", self.args.shards));
+        let begin = Instant::now();
+        while self.nodes.len() < wanted {
+            self.nodes.add()?;
+        }
+        self.nodes.until("every partition has its voters", PATIENCE, |status| {
+            let all = status.members.len() == wanted && status.metadata.voters.len() == wanted;
+            (all && status.healthy).then_some(())
+        })?;
+        Ok(begin.elapsed())
+    }
+
+    /// Kills the node that leads the metadata group; what was written before by it.
+    fn kill(&mut self, load: &mut Load) -> Result<(Kill, Totals), CliError> {
+        let (status, leader) =
+            self.nodes.until("somebody leads the metadata group", PATIENCE, |status| {
+                Some((status.clone(), leader(status)?.clone()))
+            })?;
+        let missing = || CliError::local(&DEMO_FAILED, "the leader is no node of the demo");
+        let index = self.nodes.index_of(&leader).ok_or_else(missing)?;
+        let totals = self.nodes.totals(index)?;
+        load.enter(Phase::Killed);
+        let at = Instant::now();
+        self.nodes.kill(index);
+        let kill = Kill {
+            at,
+            index,
+            node: leader.name.clone(),
+            led: leader.leads,
+            most: status.members.iter().map(|member| member.leads).max().unwrap_or(0),
+            partitions: status.partitions.total,
+            others_led: None,
+            started: Duration::ZERO,
+            healthy: Duration::ZERO,
+            back: Duration::ZERO,
+        };
+        self.output.note(&format!("killed {kill}"));
+        Ok((kill, totals))
+    }
+
+    /// Waits until others lead the group and every partition.
+    fn until_led_by_others(&mut self, kill: &mut Kill) -> Result<(), CliError> {
+        let node = kill.node.clone();
+        self.nodes.until("others lead what it led", PATIENCE, |status| {
+            let now = leader(status)?;
+            let gone = status.members.iter().find(|m| m.name == node)?;
+            let led = now.name != node && gone.leads == 0 && status.partitions.leaderless == 0;
+            led.then_some(())
+        })?;
+        kill.others_led = Some(kill.at.elapsed());
+        Ok(())
+    }
+
+    /// Starts the killed node again and waits until it has everything again.
+    fn start_again(
+        &mut self,
+        load: &mut Load,
+        kill: &mut Kill,
+        spec: &Spec,
+    ) -> Result<(), CliError> {
+        self.output.note(&format!("starting {} again", kill.node));
+        load.enter(Phase::Back);
+        let begin = Instant::now();
+        self.nodes.start_again(kill.index)?;
+        kill.started = begin.elapsed();
+        self.nodes
+            .until("the killed node is back", PATIENCE, |status| status.healthy.then_some(()))?;
+        kill.healthy = begin.elapsed();
+        roll_call::all_have_all(spec, self.nodes.interrupt())?;
+        kill.back = begin.elapsed();
+        Ok(())
+    }
+
+    /// Adds a node and lets partitions move to it.
+    fn grow(&mut self, load: &mut Load, quarter: Duration) -> Result<Growth, CliError> {
+        self.output.note("adding a node; partitions move to it");
+        load.enter(Phase::Growing);
+        let begin = Instant::now();
+        let node = self.nodes.add()?;
+        let mut growth = Growth::new(node.clone());
+        let until = begin + quarter * MOVING_MAX_QUARTERS;
+        let mut none_since: Option<Instant> = None;
+        loop {
+            let status = self.nodes.until("the new node is a member", PATIENCE, |status| {
+                status.members.iter().any(|m| m.name == node).then(|| status.clone())
+            })?;
+            if growth.look(&status, begin.elapsed()) {
+                none_since = None;
+            } else if growth.moved > 0 {
+                let since = *none_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > MOVES_SETTLE {
+                    return Ok(growth);
+                }
+            }
+            if Instant::now() > until {
+                return Ok(growth);
+            }
+            self.rest(Instant::now(), Duration::from_millis(50))?;
+        }
+    }
+
+    /// Waits for the rest of a time that has begun.
+    fn rest(&mut self, begin: Instant, time: Duration) -> Result<(), CliError> {
+        self.nodes.all_run()?;
+        self.nodes.interrupt().nap(time.saturating_sub(begin.elapsed()))
+    }
+
+    fn verify(&self, ledger: Ledger, spec: Spec) -> Result<(Ledger, Verified), CliError> {
+        self.output.note("verifying every write");
+        let verify = std::thread::spawn(move || (ledger.verify(&spec), ledger));
+        let (verified, ledger) = self.nodes.interrupt().join(verify)?;
+        Ok((ledger, verified?))
+    }
+}
+
+/// The member that leads the metadata group.
+fn leader(status: &ClusterStatus) -> Option<&MemberView> {
+    let id = status.metadata.leader?;
+    status.members.iter().find(|member| member.id == id)
 }
