@@ -76,6 +76,15 @@ fn replicas_agree() {
 }
 
 #[test]
+fn clusters_of_shards_keep_what_they_acked() {
+    let coverage = batch(Target::Cluster, 3);
+    assert_covers(
+        &coverage,
+        &["crashes", "links cut", "pauses", "reads answered", "stops", "writes acked"],
+    );
+}
+
+#[test]
 fn several_shards_survive() {
     let coverage = batch(Target::Node, 5);
     let early = "file operations started early in a turn";
