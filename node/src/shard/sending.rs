@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use ironring_core::{Instant, NodeId, Now, Offset, PartitionId};
-use ironring_log::{ReadError, ReadId};
+use ironring_log::{Location, ReadError, ReadId};
 use ironring_ring::replication::Section;
 
 use super::Shard;
@@ -31,7 +31,9 @@ const READ_BIT: u64 = 1 << 63;
 #[derive(Debug)]
 struct Chunk {
     first: Offset,
-    entries: Vec<Option<Vec<u8>>>,
+    /// Where each lies, and its bytes once they were read. A place is never used twice: what was cut
+    /// off and written anew since then is recognised by it.
+    entries: Vec<(Location, Option<Vec<u8>>)>,
     missing: usize,
     since: Instant,
 }
@@ -40,21 +42,23 @@ struct Chunk {
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     by_partition: BTreeMap<PartitionId, Chunk>,
-    reads: BTreeMap<ReadId, (PartitionId, Offset)>,
+    reads: BTreeMap<ReadId, (PartitionId, Offset, Location)>,
     last: u64,
 }
 
 impl Chunks {
-    fn get(&self, partition: PartitionId, offset: Offset) -> Option<&[u8]> {
+    fn get(&self, partition: PartitionId, offset: Offset, at: Location) -> Option<&[u8]> {
         let chunk = self.by_partition.get(&partition)?;
         let number = offset.0.checked_sub(chunk.first.0)?;
-        chunk.entries.get(number as usize)?.as_deref()
+        let (place, bytes) = chunk.entries.get(number as usize)?;
+        bytes.as_deref().filter(|_| *place == at)
     }
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
         let chunks = self.by_partition.values();
-        chunks.flat_map(|c| c.entries.iter().flatten()).map(Vec::capacity).sum()
+        let bytes = chunks.flat_map(|c| c.entries.iter().filter_map(|(_, bytes)| bytes.as_ref()));
+        bytes.map(Vec::capacity).sum()
     }
 
     /// A name for a read of entries or pieces.
@@ -143,7 +147,7 @@ impl Shard {
             if count > 0 && bytes.len() + at.len as usize > most {
                 break;
             }
-            if let Some(entry) = self.chunks.get(partition, offset) {
+            if let Some(entry) = self.chunks.get(partition, offset, at) {
                 bytes.extend_from_slice(entry);
             } else if !self.log.copy_wire(at, &mut bytes) {
                 self.begin_chunk(now, partition, offset, fx);
@@ -177,29 +181,29 @@ impl Shard {
             }
             places.push((offset, at));
         }
-        let entries = vec![None; places.len()];
+        let entries = places.iter().map(|(_, at)| (*at, None)).collect();
         let chunk = Chunk { first, entries, missing: places.len(), since: now.mono };
         chunks.by_partition.insert(partition, chunk);
         for (offset, at) in places {
             let read = chunks.next_read();
-            chunks.reads.insert(read, (partition, offset));
+            chunks.reads.insert(read, (partition, offset, at));
             self.log.read(read, at, &mut fx.io);
         }
     }
 
     /// An entry was read, or cannot be.
     pub(super) fn entry_read(&mut self, read: ReadId, result: Result<Vec<u8>, ReadError>) {
-        let Some((partition, offset)) = self.chunks.reads.remove(&read) else { return };
+        let Some((partition, offset, at)) = self.chunks.reads.remove(&read) else { return };
         let chunk = self.chunks.by_partition.get_mut(&partition);
         let Some(chunk) = chunk.filter(|chunk| chunk.first <= offset) else { return };
         let Some(entry) = chunk.entries.get_mut((offset.0 - chunk.first.0) as usize) else {
             return;
         };
-        if entry.is_some() {
+        if entry.0 != at || entry.1.is_some() {
             return;
         }
         let lost = result.is_err();
-        *entry = result.ok();
+        entry.1 = result.ok();
         chunk.missing = chunk.missing.saturating_sub(1);
         let whole = chunk.missing == 0;
         if lost {
@@ -218,13 +222,16 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use ironring_core::SegmentId;
+
     use super::*;
 
     #[test]
     fn a_chunk_that_was_sent_makes_room() {
         let (p, mut chunks) = (PartitionId(3), Chunks::default());
+        let at = Location { segment: SegmentId(1), pos: 64, len: 64 };
         let chunk = |missing| {
-            let entries = vec![Some(vec![7]); 4];
+            let entries = vec![(at, Some(vec![7])); 4];
             Chunk { first: Offset(10), entries, missing, since: Instant(0) }
         };
         chunks.by_partition.insert(p, chunk(1));
@@ -232,7 +239,13 @@ mod tests {
         assert!(chunks.by_partition.contains_key(&p), "it is being read");
         chunks.by_partition.insert(p, chunk(0));
         chunks.sent(p, Offset(13));
-        assert_eq!(chunks.get(p, Offset(13)), Some(&[7][..]), "its last entry was not sent");
+        assert_eq!(chunks.get(p, Offset(13), at), Some(&[7][..]), "its last entry was not sent");
+        let elsewhere = Location { pos: 128, ..at };
+        assert_eq!(
+            chunks.get(p, Offset(13), elsewhere),
+            None,
+            "another entry has its offset by now"
+        );
         chunks.sent(PartitionId(4), Offset(14));
         chunks.sent(p, Offset(14));
         assert!(chunks.by_partition.is_empty());
