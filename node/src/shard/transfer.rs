@@ -201,7 +201,8 @@ impl Shard {
             return self.begin_transfer(partition, node);
         }
         if let Some(piece) = transfer.piece.take_if(|piece| piece.missing == 0) {
-            if piece.stale {
+            // Whatever the piece lacks the follower would take for deleted.
+            if piece.stale || piece.records.iter().any(Option::is_none) {
                 return self.read_piece(to, fx);
             }
             let mut payload = Vec::new();
