@@ -22,6 +22,7 @@ pub mod profile;
 pub mod raft;
 pub mod replicas;
 pub mod runs;
+pub mod schedule;
 pub mod shard_node;
 pub mod subject;
 pub mod trace;

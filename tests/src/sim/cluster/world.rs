@@ -24,6 +24,7 @@ use crate::sim::disk::{Latency, SimDisk, Ticket};
 use crate::sim::profile::Trouble;
 use crate::sim::replicas::metadata::{ControllerNumber, Group, facts, join};
 use crate::sim::replicas::node::Clock;
+use crate::sim::schedule::Scheduled;
 use crate::sim::shard_node::{decode, encode};
 use crate::sim::trace::{Coverage, Trace};
 use crate::sim::world::Report;
@@ -58,30 +59,6 @@ enum Event {
     Asks { node: usize, run: Incarnation, frame: Vec<u8>, client: usize },
     Answered { client: usize, frame: Vec<u8> },
     Tick,
-}
-
-#[derive(Debug)]
-struct Scheduled {
-    at: u64,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
 }
 
 /// How much goes wrong: of 1000 ticks.
@@ -134,7 +111,7 @@ struct World {
     coverage: Coverage,
     time: u64,
     order: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: BinaryHeap<Reverse<Scheduled<Event>>>,
     making: Making,
     nodes: Vec<Node>,
     group: Group,

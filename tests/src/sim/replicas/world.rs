@@ -25,6 +25,7 @@ use super::network::Network;
 use super::node::{Message, Node, To, Turn};
 use super::plan::{Faults, MS, Plan, TICK_NS, any_length};
 use crate::sim::profile::Trouble;
+use crate::sim::schedule::Scheduled;
 use crate::sim::trace::{Coverage, Trace};
 use crate::sim::world::Report;
 use healing::Healing;
@@ -51,30 +52,6 @@ enum Event {
     Tick,
 }
 
-#[derive(Debug)]
-struct Scheduled {
-    at: u64,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
 struct World {
     rng: Prng,
     plan: Plan,
@@ -82,7 +59,7 @@ struct World {
     coverage: Coverage,
     time: u64,
     order: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: BinaryHeap<Reverse<Scheduled<Event>>>,
     nodes: Vec<Node>,
     network: Network,
     group: Group,
