@@ -366,7 +366,7 @@ impl Shard {
         }
         match message {
             PeerMessage::Replicate { message, records } => {
-                self.take_entries(now, node, &message, records);
+                self.take_entries(now, node, &message, records, fx);
             }
             PeerMessage::Ack(ack) => {
                 if self.is_of_our_log(&ack) {
@@ -395,13 +395,26 @@ impl Shard {
     }
 
     /// Entries from a leader.
-    fn take_entries(&mut self, now: Now, node: NodeId, message: &Replicate, bytes: &[u8]) {
+    fn take_entries(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        message: &Replicate,
+        bytes: &[u8],
+        fx: &mut Effects,
+    ) {
         let Some(records) = decode_entries(message, bytes) else { return };
         if message.term == self.engine().view(message.partition).term
             && self.engine().view(message.partition).leads.is_some()
         {
             // Two leaders in one term: metadata never name two, so the message is not what it says.
             return;
+        }
+        if message.to == self.engine().me(message.partition).replica {
+            // Who led gives up its place before it takes anything of its successor's: whoever waits for
+            // an entry of its own must not take another at the same offset for it.
+            self.engine().hear(message.term, message.partition);
+            self.follow_replicas(now, fx);
         }
         let term_of = |number: u32| records[number as usize].term;
         let verdict = self.engine().judge(now.mono, node, message, &term_of);

@@ -105,6 +105,25 @@ impl Odds {
     }
 }
 
+/// What a link that is cut does with messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum CutKind {
+    /// They are lost, and nobody hears of it.
+    #[default]
+    Silent,
+    /// The connection is known to be down: nothing fits into it until it is up again.
+    Down,
+    /// They arrive when it is whole again.
+    Late,
+}
+
+/// A link that is cut.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cut {
+    until: u64,
+    kind: CutKind,
+}
+
 struct World {
     rng: Prng,
     trace: Trace,
@@ -119,8 +138,10 @@ struct World {
     metadata_clock: Clock,
     odds: Odds,
     latency: Latency,
-    /// Until when messages from one to another are lost.
-    cut: Vec<Vec<u64>>,
+    /// What becomes of messages from one to another.
+    cut: Vec<Vec<Cut>>,
+    /// Until when a node hears nothing of the metadata group and the controller, nor they of it.
+    isolated: Vec<u64>,
     /// When the last message between two nodes arrives.
     channel: BTreeMap<(usize, usize), u64>,
     clients: Clients,
@@ -204,7 +225,8 @@ impl World {
             metadata_clock: clock(&mut rng),
             odds: Odds::draw(trouble, &mut rng),
             latency,
-            cut: vec![vec![0; n]; n],
+            cut: vec![vec![Cut::default(); n]; n],
+            isolated: vec![0; n],
             channel: BTreeMap::new(),
             audit: clients.audit(),
             clients,
@@ -304,8 +326,10 @@ impl World {
                 let Some(event) = self.awake(node, run, Event::Alive { node, run }) else {
                     return Ok(());
                 };
-                let now = self.metadata_clock.at(self.time);
-                self.group.heard(now, self.nodes[node].id, run);
+                if self.isolated[node] <= self.time {
+                    let now = self.metadata_clock.at(self.time);
+                    self.group.heard(now, self.nodes[node].id, run);
+                }
                 let delay = 50 * MS + self.rng.below(100 * MS);
                 self.schedule(delay, event);
                 Ok(())
@@ -326,6 +350,7 @@ impl World {
         };
         let Some(event) = self.awake(node, run, event) else { return Ok(()) };
         let time = self.time;
+        self.tell_room(node);
         match event {
             Event::Arrives { from, message, .. } => {
                 let id = self.nodes[node].id;
@@ -378,7 +403,9 @@ impl World {
         for (to, message) in std::mem::take(&mut self.nodes[node].fx.peers) {
             self.send(id, node, to, Message::Peer(message));
         }
-        for said in std::mem::take(&mut self.nodes[node].fx.controller) {
+        let said = std::mem::take(&mut self.nodes[node].fx.controller);
+        let heard = self.isolated[node] <= self.time;
+        for said in said.into_iter().filter(|_| heard) {
             let delay = 50_000 + self.rng.below(2 * MS);
             self.schedule(delay, Event::ToController(said));
         }
@@ -394,15 +421,28 @@ impl World {
         Ok(())
     }
 
+    /// Tells a node where nothing can be sent.
+    fn tell_room(&mut self, node: usize) {
+        let down = |cut: &Cut| cut.kind == CutKind::Down && cut.until > self.time;
+        let to = self.cut[node].iter().enumerate().filter(|(_, cut)| down(cut));
+        let rooms = to.map(|(other, _)| (self.nodes[other].id, 0)).collect();
+        self.nodes[node].fx.peer_room = rooms;
+    }
+
     fn send(&mut self, from: NodeId, sender: usize, to: NodeId, message: Message) {
         let Some(to) = self.nodes.iter().position(|n| n.id == to) else { return };
-        if self.cut[sender][to] > self.time {
+        let cut = self.cut[sender][to];
+        let mut leaves = self.time;
+        if cut.until > self.time {
             self.coverage.add("messages over cut links", 1);
-            return;
+            match cut.kind {
+                CutKind::Late => leaves = cut.until,
+                CutKind::Silent | CutKind::Down => return,
+            }
         }
         let run = self.nodes[to].incarnation;
         let last = self.channel.get(&(sender, to)).copied().unwrap_or(0);
-        let at = (self.time + 20_000 + self.rng.below(MS)).max(last + 1);
+        let at = (leaves + 20_000 + self.rng.below(MS)).max(last + 1);
         self.channel.insert((sender, to), at);
         self.schedule(at - self.time, Event::Arrives { from, to, run, message });
     }
@@ -504,6 +544,9 @@ impl World {
 
     fn order_to(&mut self, node: NodeId, message: Message) {
         let Some(to) = self.nodes.iter().position(|n| n.id == node) else { return };
+        if self.isolated[to] > self.time {
+            return;
+        }
         let run = self.nodes[to].incarnation;
         let delay = 50_000 + self.rng.below(2 * MS);
         self.schedule(delay, Event::Arrives { from: NodeId(0), to, run, message });
@@ -524,7 +567,10 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             let run = self.nodes[node].incarnation;
-            let delay = 100_000 + self.rng.below(5 * MS);
+            // Whoever comes back has entries to write before it applies them.
+            let apart = self.isolated[node].saturating_sub(self.time);
+            let late = if apart > 0 { 20 * MS } else { 5 * MS };
+            let delay = apart + 100_000 + self.rng.below(late);
             self.schedule(delay, Event::Metadata { node, run });
         }
     }
@@ -609,11 +655,20 @@ impl World {
                 cuts.push((other, node));
             }
             if self.rng.chance(1, 3) {
+                if self.rng.chance(3, 4) {
+                    self.coverage.add("nodes isolated", 1);
+                    self.isolated[node] = self.time + length;
+                }
                 let all = 0..self.nodes.len();
                 cuts = all.flat_map(|other| [(node, other), (other, node)]).collect();
             }
+            let kind = [CutKind::Silent, CutKind::Down, CutKind::Late][self.rng.below(3) as usize];
+            if kind == CutKind::Down {
+                // A connection is down for both of its ends.
+                cuts.extend(cuts.clone().into_iter().map(|(a, b)| (b, a)));
+            }
             for (a, b) in cuts {
-                self.cut[a][b] = self.time + length;
+                self.cut[a][b] = Cut { until: self.time + length, kind };
                 let to = self.nodes[b].id;
                 self.schedule(length + MS, Event::LinkUp { node: a, to });
             }
@@ -694,8 +749,9 @@ impl World {
         self.acked_before_healing = self.clients.acked;
         self.note(&[9], || "everything heals".to_owned());
         for row in &mut self.cut {
-            row.fill(0);
+            row.fill(Cut::default());
         }
+        self.isolated.fill(0);
         for i in 0..self.nodes.len() {
             self.nodes[i].paused_until = 0;
             if self.nodes[i].shard.is_none() {
