@@ -14,9 +14,6 @@ use super::runtime::Runtime;
 use crate::peer::convert;
 use crate::shard::{Effects, ToPeer};
 
-/// Transfers of state remembered at a time, each way: more than any shard has under way.
-const TRANSFERS_MAX: usize = 4096;
-
 /// What goes by one connection.
 #[derive(Default)]
 struct Batch {
@@ -26,17 +23,15 @@ struct Batch {
     states: Vec<ToPeer>,
 }
 
-/// Which partition a transfer of state is of: but for the first, its frames do not say.
+/// Which partition a transfer of state is of: but for the first, its frames do not say. Of a
+/// partition and a shard there is one at a time, the newest.
 #[derive(Default)]
 pub(super) struct Transfers(BTreeMap<(PeerShard, u64), PartitionId>);
 
 impl Transfers {
-    /// A transfer with a shard begins, again perhaps.
+    /// A transfer with a shard begins, again perhaps. O(transfers).
     pub fn begin(&mut self, peer: PeerShard, transfer: u64, partition: PartitionId) {
-        if self.0.len() >= TRANSFERS_MAX {
-            // Whoever it was of begins again.
-            self.0.pop_first();
-        }
+        self.0.retain(|(other, _), known| *other != peer || *known != partition);
         self.0.insert((peer, transfer), partition);
     }
 

@@ -297,7 +297,7 @@ impl Shard {
         self.follow_status(now, fx);
         self.finish_reads(now, fx);
         for (read, result) in std::mem::take(&mut self.models.read_entries) {
-            if !self.piece_read(read, &result) {
+            if !self.piece_read(now.mono, read, &result) {
                 self.entry_read(read, result);
             }
         }

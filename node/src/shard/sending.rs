@@ -106,7 +106,10 @@ impl Shard {
         }
         let nodes: Vec<NodeId> = self.engine().nodes_to_send().collect();
         for node in nodes {
-            let mut room = fx.peer_room.get(&node).copied().unwrap_or(usize::MAX);
+            let room = fx.peer_room.get(&node).copied().unwrap_or(usize::MAX);
+            // Catching up would otherwise starve whoever cannot be sent entries.
+            let kept = self.transfers.ready_bytes(node).min(room);
+            let mut room = room - kept;
             while room > 0
                 && let Some(section) = self.engine().next_section(now.mono, node, SECTION_ENTRIES)
             {
@@ -120,7 +123,7 @@ impl Shard {
                 }
             }
             if let Some(left) = fx.peer_room.get_mut(&node) {
-                *left = room;
+                *left = room + kept;
             }
         }
     }

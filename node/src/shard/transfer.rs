@@ -1,10 +1,12 @@
 //! States on their way to followers that cannot be sent entries: see [`super::state`].
 //!
 //! Leader: one piece is read at a time, and at most [`PIECES_AHEAD`] are sent that the follower has
-//! not answered. Follower: pieces become records as they come; the one that ends it all makes the
+//! not answered. What is not answered in time was lost, or had no room at the other end: it is sent
+//! again from there. A follower that knows nothing of the transfer has restarted: it begins anew.
+//! Follower: pieces become records as they come; the one that ends it all makes the
 //! log go on where the picture began.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use ironring_core::{Instant, NodeId, Now, Offset, PartitionId, Term};
@@ -26,9 +28,13 @@ use crate::peer::convert::{from_replica, to_leader, to_replica};
 /// Most transfers a shard makes at a time; others wait for their turn.
 const TRANSFERS_MAX: usize = 2;
 /// Most pieces sent and not answered.
-const PIECES_AHEAD: u32 = 2;
-/// What is not answered for so long is begun again.
-const SILENT_MAX: Duration = Duration::from_secs(2);
+const PIECES_AHEAD: usize = 2;
+/// What is not answered for so long is sent again: some times what a write takes on a busy disk.
+const SEND_AGAIN: Duration = Duration::from_millis(250);
+/// When nothing is answered for so long, all of it begins anew.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+/// Wait before a piece is collected again of which something could not be read.
+const READ_AGAIN: Duration = Duration::from_millis(100);
 
 /// A transfer to one follower.
 #[derive(Debug)]
@@ -38,12 +44,53 @@ struct Transfer {
     term: Term,
     /// Entries go on here.
     end: Offset,
+    /// Where the next piece to be read begins; nothing behind the last.
     cursor: Option<StateCursor>,
-    /// Pieces sent, and answered.
-    sent: u32,
-    taken: u32,
     piece: Option<Piece>,
+    /// Pieces the follower has.
+    taken: u32,
+    /// Those behind them that were read, as they are sent: sent again they are the same, because the
+    /// next one begins where the one before it ended.
+    ready: VecDeque<Ready>,
+    /// How many of those were sent, and how many of them ever, before it went back.
+    sent: usize,
+    sent_ever: usize,
+    /// When the follower was heard last, or something was sent while nothing was unanswered.
     heard: Instant,
+    /// When something was sent last.
+    sent_at: Instant,
+}
+
+/// A piece that can be sent.
+#[derive(Debug)]
+struct Ready {
+    last: bool,
+    payload: Vec<u8>,
+}
+
+impl Transfer {
+    /// The follower has all pieces before `number`.
+    fn answered(&mut self, now: Instant, number: u32) {
+        let new = (number.saturating_sub(self.taken) as usize).min(self.sent_ever);
+        self.ready.drain(..new);
+        self.taken += new as u32;
+        self.sent = self.sent.saturating_sub(new);
+        self.sent_ever -= new;
+        (self.heard, self.sent_at) = (now, now);
+    }
+
+    /// The next piece to send, with its number.
+    fn next(&mut self, now: Instant, room: usize) -> Option<(u32, &Ready)> {
+        let ready = self.ready.get(self.sent).filter(|r| r.payload.len() <= room)?;
+        if self.sent == 0 {
+            self.heard = now;
+        }
+        let number = self.taken + self.sent as u32;
+        self.sent += 1;
+        self.sent_ever = self.sent_ever.max(self.sent);
+        self.sent_at = now;
+        Some((number, ready))
+    }
 }
 
 /// A piece being read.
@@ -52,8 +99,9 @@ struct Piece {
     says: Vec<Vec<u8>>,
     records: Vec<Option<Vec<u8>>>,
     missing: usize,
-    /// A place was freed meanwhile: look it up again.
-    stale: bool,
+    /// Something could not be read: its place was freed meanwhile, or is damaged. Looked up again at
+    /// that time.
+    again_at: Option<Instant>,
     next: Option<StateCursor>,
 }
 
@@ -77,10 +125,18 @@ pub(super) struct Transfers {
 }
 
 impl Transfers {
-    /// Bytes of pieces being read.
+    /// Bytes of pieces being read or sent.
     pub(super) fn bytes(&self) -> usize {
         let pieces = self.out.values().filter_map(|t| t.piece.as_ref());
-        pieces.flat_map(|piece| piece.records.iter().flatten()).map(Vec::capacity).sum()
+        let read = pieces.flat_map(|piece| piece.records.iter().flatten()).map(Vec::capacity);
+        let ready = self.out.values().flat_map(|t| &t.ready).map(|r| r.payload.capacity());
+        read.chain(ready).sum()
+    }
+
+    /// Bytes of pieces that are ready for a node: entries leave them room.
+    pub(super) fn ready_bytes(&self, node: NodeId) -> usize {
+        let to_it = self.out.iter().filter(|((_, to), _)| *to == node);
+        to_it.flat_map(|(_, t)| t.ready.iter().skip(t.sent)).map(|r| r.payload.len()).sum()
     }
 
     /// The partition has another life or leader: what comes in counts no more.
@@ -163,10 +219,13 @@ impl Shard {
             term: view.term,
             end,
             cursor: Some(StateCursor::begin()),
-            sent: 0,
-            taken: 0,
             piece: None,
+            taken: 0,
+            ready: VecDeque::new(),
+            sent: 0,
+            sent_ever: 0,
             heard: now.mono,
+            sent_at: now.mono,
         };
         self.transfers.out.insert(to, transfer);
         self.send_begin(to, fx);
@@ -195,45 +254,43 @@ impl Shard {
     fn advance_transfer(&mut self, now: Now, to: (PartitionId, NodeId), fx: &mut Effects) {
         let (partition, node) = to;
         let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
-        if now.mono.since(transfer.heard) > SILENT_MAX {
-            // From the beginning: the other side may have restarted.
-            self.end_transfer(to);
-            return self.begin_transfer(partition, node);
+        if transfer.sent > 0 {
+            if now.mono.since(transfer.heard) > SILENT_MAX {
+                // From the beginning: the other side may have restarted.
+                self.end_transfer(to);
+                return self.begin_transfer(partition, node);
+            }
+            if now.mono.since(transfer.sent_at) > SEND_AGAIN {
+                (transfer.sent, transfer.sent_at) = (0, now.mono);
+            }
         }
-        if let Some(piece) = transfer.piece.take_if(|piece| piece.missing == 0) {
+        let read = transfer.piece.take_if(|piece| piece.missing == 0);
+        match read.map(|piece| (piece.again_at, piece)) {
             // Whatever the piece lacks the follower would take for deleted.
-            if piece.stale || piece.records.iter().any(Option::is_none) {
-                return self.read_piece(to, fx);
+            Some((Some(again_at), _)) if now.mono >= again_at => self.read_piece(to, fx),
+            Some((Some(_), piece)) => transfer.piece = Some(piece),
+            Some((None, piece)) => {
+                let payload = payload_of(&piece, partition, transfer.term, now);
+                let last = piece.next.is_none();
+                transfer.cursor = piece.next;
+                transfer.ready.push_back(Ready { last, payload });
             }
-            let mut payload = Vec::new();
-            let state = Record {
-                kind: RecordKind::State,
-                flags: MERGED,
-                partition,
-                term: transfer.term,
-                offset: Offset::NONE,
-                session: ironring_core::SessionId::NONE,
-                sequence: 0,
-                time: now.wall,
-                expires: ironring_core::WallTime(0),
-                key: &[],
-                body: &[],
-            };
-            for body in &piece.says {
-                encode_wire(&Record { body, ..state }, &mut payload);
-            }
-            piece.records.iter().flatten().for_each(|bytes| payload.extend_from_slice(bytes));
-            let last = piece.next.is_none();
-            let number = transfer.sent;
-            transfer.cursor = piece.next;
-            transfer.sent += 1;
-            let piece =
-                ToPeer::SnapshotPiece { partition, transfer: transfer.id, number, last, payload };
+            None => {}
+        }
+        let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
+        let mut room = fx.peer_room.get(&node).copied().unwrap_or(usize::MAX);
+        let id = transfer.id;
+        while let Some((number, Ready { last, payload })) = transfer.next(now.mono, room) {
+            room -= payload.len();
+            let (transfer, last, payload) = (id, *last, payload.clone());
+            let piece = ToPeer::SnapshotPiece { partition, transfer, number, last, payload };
             fx.peers.push((node, piece));
         }
-        let Some(transfer) = self.transfers.out.get(&to) else { return };
-        let ahead = transfer.sent - transfer.taken;
-        if transfer.piece.is_none() && transfer.cursor.is_some() && ahead < PIECES_AHEAD {
+        if let Some(left) = fx.peer_room.get_mut(&node) {
+            *left = room;
+        }
+        let ahead = transfer.ready.len() < PIECES_AHEAD;
+        if transfer.piece.is_none() && transfer.cursor.is_some() && ahead {
             self.read_piece(to, fx);
         }
     }
@@ -248,7 +305,7 @@ impl Shard {
             says: found.says,
             records: vec![None; found.places.len()],
             missing: 0,
-            stale: false,
+            again_at: None,
             next: found.next,
         };
         for (number, at) in found.places.iter().enumerate() {
@@ -266,7 +323,12 @@ impl Shard {
     }
 
     /// A record of a piece was read, or cannot be. False: it was asked for by somebody else.
-    pub(super) fn piece_read(&mut self, read: ReadId, result: &Result<Vec<u8>, ReadError>) -> bool {
+    pub(super) fn piece_read(
+        &mut self,
+        now: Instant,
+        read: ReadId,
+        result: &Result<Vec<u8>, ReadError>,
+    ) -> bool {
         let Some((partition, node, id, number)) = self.transfers.reads.remove(&read) else {
             return false;
         };
@@ -275,9 +337,9 @@ impl Shard {
             && let Some(record) = piece.records.get_mut(number)
         {
             piece.missing -= 1;
-            match result {
-                Ok(bytes) => *record = merged(bytes),
-                Err(_) => piece.stale = true,
+            *record = result.as_ref().ok().and_then(|bytes| merged(bytes));
+            if record.is_none() {
+                piece.again_at = Some(now + READ_AGAIN);
             }
         }
         true
@@ -290,17 +352,22 @@ impl Shard {
         let Some(to) = self.transfers.out.iter().find(named).map(|(to, _)| *to) else { return };
         let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
         match answer.state {
-            SnapshotState::Resume { number } if number >= transfer.taken => {
-                transfer.heard = now.mono;
-                transfer.taken = number.min(transfer.sent);
+            // One that has no room for the next piece says so, and is sent it again in a moment.
+            SnapshotState::Resume { number } if number > transfer.taken => {
+                transfer.answered(now.mono, number);
             }
+            SnapshotState::Resume { .. } => transfer.heard = now.mono,
             SnapshotState::Complete => {
                 let end = transfer.end;
                 self.end_transfer(to);
                 self.engine().snapshot_sent(to.0, node, end);
             }
+            SnapshotState::Refused(SnapshotRefusal::UnknownTransfer) => {
+                self.end_transfer(to);
+                self.begin_transfer(to.0, to.1);
+            }
             // Asked again after a while, by the engine or by silence.
-            SnapshotState::Resume { .. } | SnapshotState::Refused(_) => {}
+            SnapshotState::Refused(_) => {}
         }
     }
 
@@ -367,7 +434,10 @@ impl Shard {
         match self.merge_piece(now, &begin, piece.payload) {
             Ok(()) => {}
             // It is sent again.
-            Err(AppendError::Overloaded | AppendError::Closed) => return,
+            Err(AppendError::Overloaded) => {
+                return fx.peers.push((node, answer(SnapshotState::Resume { number: next })));
+            }
+            Err(AppendError::Closed) => return,
             Err(AppendError::NoSpace | AppendError::TooLarge) => {
                 let refused = SnapshotState::Refused(SnapshotRefusal::NoSpace);
                 return fx.peers.push((node, answer(refused)));
@@ -453,6 +523,29 @@ impl Shard {
         self.tell_log_space();
         Ok(())
     }
+}
+
+/// A piece as it is sent.
+fn payload_of(piece: &Piece, partition: PartitionId, term: Term, now: Now) -> Vec<u8> {
+    let mut payload = Vec::new();
+    let state = Record {
+        kind: RecordKind::State,
+        flags: MERGED,
+        partition,
+        term,
+        offset: Offset::NONE,
+        session: ironring_core::SessionId::NONE,
+        sequence: 0,
+        time: now.wall,
+        expires: ironring_core::WallTime(0),
+        key: &[],
+        body: &[],
+    };
+    for body in &piece.says {
+        encode_wire(&Record { body, ..state }, &mut payload);
+    }
+    piece.records.iter().flatten().for_each(|bytes| payload.extend_from_slice(bytes));
+    payload
 }
 
 /// A record as it is sent in a piece. It was verified when it was read.
