@@ -78,7 +78,7 @@ error_codes! {
     WrongPartition = 28, "wrong_partition", retriable: true, hint: "the key does not belong to the partition named: refresh the cluster map";
     /// This replica does not lead the partition, or not yet.
     NotLeader = 29, "not_leader", retriable: true, hint: "another node leads the partition, or one is being elected: refresh the cluster map and retry";
-    /// The partition has fewer voters than its keyspace asks for.
+    /// The partition has fewer voters than its keyspace asks for, or its leader hears no majority of them.
     TooFewReplicas = 30, "too_few_replicas", retriable: true, hint: "too many nodes are down to keep what is written safe: bring them back, or lower min_voters";
 
     /// The key does not exist.

@@ -30,7 +30,7 @@ mod types;
 pub use answers::Offsets;
 pub use error::ClientError;
 pub use routing::Routing;
-pub use types::{Appended, Entry, Record, Records, ServerInfo, Value, WriteSettings};
+pub use types::{Appended, Entry, Record, Records, ServerInfo, Stale, Value, WriteSettings};
 
 /// How to reach a cluster and how to behave.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@
 //! | 0 | 4 | magic | `IRNG` |
 //! | 4 | 1 | version | protocol version of the body |
 //! | 5 | 1 | opcode | which message; responses have bit 0x80 |
-//! | 6 | 2 | status | request: flags, 0; response: 0 or an error code |
+//! | 6 | 2 | status | request: [`flags`]; response: 0 or an error code |
 //! | 8 | 8 | correlation | chosen by the client, repeated by the answer |
 //! | 16 | 4 | body_len | bytes that follow the header |
-//! | 20 | 4 | deadline_ms | request: answer within this, 0: the server's choice; response: 0 |
+//! | 20 | 4 | deadline_ms | request: answer within this, 0: the server's choice; response: its age, see [`flags::STALE`] |
 //! | 24 | 4 | body_crc | crc32c of the body |
 //! | 28 | 4 | header_crc | crc32c of bytes 0..28 |
 //!
@@ -23,6 +23,13 @@ use crate::wire::Put;
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"IRNG";
 
+/// Flags of requests.
+pub mod flags {
+    /// On a read: any replica may answer, from what it knows to be committed. The answer says in the
+    /// field of the deadline how many milliseconds old that may be: 0 is current, `u32::MAX` unknown.
+    pub const STALE: u16 = 1;
+}
+
 /// Length of a frame's header.
 pub const HEADER_BYTES: usize = 32;
 
@@ -30,7 +37,9 @@ pub const HEADER_BYTES: usize = 32;
 /// A stranger cannot make the server hold more than this.
 pub const HELLO_BODY_BYTES_MAX: u32 = 1024;
 
+const FLAGS_AT: usize = 6;
 const CORRELATION_AT: usize = 8;
+const AGE_AT: usize = 20;
 const HEADER_CRC_AT: usize = 28;
 
 macro_rules! opcodes {
@@ -155,7 +164,8 @@ pub struct Header {
     pub correlation: u64,
     /// Length of the body in bytes, at most [`FRAME_BODY_BYTES_MAX`].
     pub body_len: u32,
-    /// Milliseconds the client waits for the answer; 0: the server's default.
+    /// Milliseconds the client waits for the answer; 0: the server's default. In the answer to a read
+    /// with [`flags::STALE`]: how old it may be.
     pub deadline_ms: u32,
     /// Checksum the body must have.
     pub body_crc: u32,
@@ -232,7 +242,22 @@ pub fn decode_header(bytes: &[u8]) -> Result<Header, FrameError> {
 /// Gives an encoded frame another correlation, so that one encoding can be sent many times. Costs
 /// a checksum of 28 bytes. Panics when `frame` is shorter than a header.
 pub fn set_correlation(frame: &mut [u8], correlation: u64) {
-    frame[CORRELATION_AT..CORRELATION_AT + 8].copy_from_slice(&correlation.to_le_bytes());
+    set(frame, CORRELATION_AT, &correlation.to_le_bytes());
+}
+
+/// Gives an encoded request flags. Cost and panics as [`set_correlation`].
+pub fn set_flags(frame: &mut [u8], flags: u16) {
+    set(frame, FLAGS_AT, &flags.to_le_bytes());
+}
+
+/// Says in an encoded response how old it may be, in milliseconds. Cost and panics as
+/// [`set_correlation`].
+pub fn set_age(frame: &mut [u8], age_ms: u32) {
+    set(frame, AGE_AT, &age_ms.to_le_bytes());
+}
+
+fn set(frame: &mut [u8], at: usize, bytes: &[u8]) {
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
     let crc = crc32c(&frame[..HEADER_CRC_AT]);
     frame[HEADER_CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
 }

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ironring_core::ErrorCode;
+use ironring_net::client::ClientConfig;
+use ironring_net::client::blocking::Client;
 use serde_json::Value;
 use support::{NodeProcess, PATIENCE, SMALL, address_of_its_own, data_dir, under_every_runtime};
 
@@ -187,6 +190,24 @@ fn three_nodes_form_lose_their_leader_and_restart() {
     for node in &left {
         token(node, &["--single-use"]);
     }
+
+    // A minority says what it knows and how old that is, and takes nothing.
+    let also = usize::try_from(second - 1).expect("ids are small");
+    nodes[also].take().expect("it runs").kill();
+    let alone = nodes.iter().flatten().next().expect("one is left");
+    let found = keys(alone, &["get", "k", "--stale"]).expect("it has a replica");
+    assert_eq!((found["found"].as_bool(), found["value"].as_str()), (Some(true), Some("v")));
+    assert!(found["age_ms"].as_u64().is_some(), "{found}");
+    let refused = until("it refuses", || {
+        let config = ClientConfig { deadline: Duration::from_secs(3), ..alone.config() };
+        let mut client = Client::connect(config).ok()?;
+        let error = client.put(b"k", b"w").expect_err("there is no majority");
+        error.code().filter(|code| *code != ErrorCode::Unknown)
+    });
+    assert!(matches!(refused, ErrorCode::NotLeader | ErrorCode::TooFewReplicas), "{refused:?}");
+    nodes[also] = Some(places[also].start(&[]));
+    let alone = nodes.iter().flatten().next().expect("one was left");
+    until("writes are taken again", || keys(alone, &["put", "k", "w"]));
 
     nodes[lost] = Some(places[lost].start(&[]));
     let all: Vec<&NodeProcess> = nodes.iter().flatten().collect();

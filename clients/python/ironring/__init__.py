@@ -29,6 +29,7 @@ from ._messages import (
     Records,
     ServerInfo,
     ShardAddress,
+    Stale,
     TopicInfo,
     Value,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "ServerError",
     "ServerInfo",
     "ShardAddress",
+    "Stale",
     "TopicInfo",
     "UnknownOutcome",
     "Value",

@@ -79,6 +79,7 @@ class Call:
                 ErrorCode.NOT_LEADER,
                 ErrorCode.NOT_READY,
                 ErrorCode.SHARD_FENCED,
+                ErrorCode.TOO_FEW_REPLICAS,
             )
             if code == ErrorCode.NOT_LEADER:
                 route, pause_max = True, _FOLLOW_PAUSE_MAX

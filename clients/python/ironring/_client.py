@@ -179,6 +179,42 @@ class Client:
                 return None
             raise
 
+    def get_stale(self, key: bytes) -> m.Stale:
+        """Reads a value at the first node that has a replica of it and answers, which may not have the
+        newest: also where no majority is left. Each known node is asked once."""
+        until = time.monotonic() + self.deadline
+        known = self._known_addresses()
+        # Not always the same one, so that reads spread.
+        first = self._rng.randrange(len(known))
+        last: Optional[IronringError] = None
+        for address in known[first:] + known[:first]:
+            turn = min(until, time.monotonic() + self.attempt_timeout)
+            try:
+                connection = self._open(address, turn)
+            except IronringError as error:
+                last = error
+                continue
+            value: Optional[m.Value] = None
+            try:
+                value = connection.exchange(
+                    m.Op.GET, m.get(key), m.Op.VALUE, turn + _GRACE, turn, m.STALE
+                )
+            except ServerError as error:
+                if error.code != ErrorCode.NOT_FOUND:
+                    last = error
+                    continue
+            except IronringError as error:
+                self._drop(connection)
+                last = error
+                continue
+            except BaseException:
+                self._drop(connection)
+                raise
+            age_ms = connection.age_ms
+            return m.Stale(value, None if age_ms == 0xFFFFFFFF else age_ms)
+        assert last is not None, "there is an address"
+        raise last
+
     def delete(
         self,
         key: bytes,

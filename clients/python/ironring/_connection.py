@@ -62,16 +62,22 @@ class Connection:
         return False  # closed, or bytes that nobody asked for
 
     def exchange(
-        self, op: m.Op, body: bytes, expected: m.Op, until: float, deadline: Optional[float]
+        self,
+        op: m.Op,
+        body: bytes,
+        expected: m.Op,
+        until: float,
+        deadline: Optional[float],
+        flags: int = 0,
     ) -> Any:
         """Sends a request and returns what its answer says. `deadline`: when the server may give it
-        up; `until`: when this side does."""
+        up; `until`: when this side does. `age_ms` is how old the last answer said it may be."""
         self._correlation += 1
         deadline_ms = 0
         if deadline is not None:
             left = int(1000 * (deadline - time.monotonic()))
             deadline_ms = max(1, min(left, (1 << 32) - 1))
-        frame = m.encode_frame(op, self._correlation, deadline_ms, body)
+        frame = m.encode_frame(op, self._correlation, deadline_ms, body, flags)
         try:
             self._socket.settimeout(_time_left(until))
             self._socket.sendall(frame)
@@ -93,6 +99,7 @@ class Connection:
         except OSError as error:
             raise ConnectionFailed(f"{self.address}: {error}") from error
         self._last_used = time.monotonic()
+        self.age_ms = header.deadline_ms
         said = m.decode_answer(header, answer)
         if header.opcode != expected:
             raise ProtocolError(f"{op.name} was answered with {m.Op(header.opcode).name}")

@@ -15,6 +15,8 @@ from ._errors import InvalidRequest, ProtocolError, server_error
 
 VERSION = 1
 HEADER_BYTES = 32
+#: Flag of a read that any replica may answer.
+STALE = 1
 FRAME_BODY_BYTES_MAX = (16 << 20) + (64 << 10)
 STORED_LIST_BYTES_MAX = (2 << 20) - 1024
 KEY_BYTES_MAX = 1024
@@ -168,6 +170,15 @@ class Value:
     time: int
     expires: int
     value: bytes
+
+
+@dataclass(frozen=True)
+class Stale:
+    """What a replica knew to be committed. Everything that had been committed `age_ms` milliseconds
+    before is in it; `None`: the replica does not know."""
+
+    value: Optional[Value]
+    age_ms: Optional[int]
 
 
 @dataclass(frozen=True)

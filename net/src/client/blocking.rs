@@ -21,7 +21,7 @@ use super::call::{
 };
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
 use crate::codec::{decode_response, encode_request};
-use crate::frame::HEADER_BYTES;
+use crate::frame::{HEADER_BYTES, Header, set_flags};
 use crate::message::{ClusterMap, Request, Response, TopicInfo, WriteOptions};
 use crate::wire::within;
 
@@ -250,12 +250,30 @@ impl Client {
         (turn, until): (Instant, Instant),
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
+        self.exchange_with(0, address, request, (turn, until), |_, response| {
+            let response = accepted(response)?;
+            read(&response).ok_or_else(|| Failure::Lost(unexpected(&response)))
+        })
+    }
+
+    /// Sends a request with flags to an open connection, and reads its answer.
+    fn exchange_with<T>(
+        &mut self,
+        flags: u16,
+        address: &str,
+        request: &Request<'_>,
+        (turn, until): (Instant, Instant),
+        read: impl FnOnce(&Header, Response<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let raw = self.connections.get_mut(address).expect("connection_for returned its address");
         let left = until.saturating_duration_since(Instant::now());
         self.correlation += 1;
         self.frame.clear();
         encode_request(&mut self.frame, self.correlation, deadline_ms(left), request)
             .map_err(|error| Failure::Invalid(error.into()))?;
+        if flags != 0 {
+            set_flags(&mut self.frame, flags);
+        }
         let max = raw.server().frame_bytes_max as usize;
         within(self.frame.len() - HEADER_BYTES, max, "frame body")
             .map_err(|error| Failure::Invalid(error.into()))?;
@@ -271,8 +289,7 @@ impl Client {
                 // Not about a request: the connection is about to close.
                 return Err(Failure::Lost(unexpected(&response)));
             }
-            let response = accepted(response)?;
-            return read(&response).ok_or_else(|| Failure::Lost(unexpected(&response)));
+            return read(&header, response);
         }
     }
 

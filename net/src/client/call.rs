@@ -68,6 +68,18 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What a caller hears that does not try again.
+    pub fn into_error(self) -> ClientError {
+        match self {
+            Failure::Invalid(error) | Failure::NotSent(error) | Failure::Lost(error) => error,
+            Failure::Refused { code, detail, message } => {
+                ClientError::Server { code, detail, message }
+            }
+        }
+    }
+}
+
 /// What to do next.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -165,7 +177,10 @@ impl Call {
                         (first.map, first.route) = (true, true);
                         pause_max = FOLLOW_PAUSE_MAX;
                     }
-                    ErrorCode::WrongPartition | ErrorCode::NotReady | ErrorCode::ShardFenced => {
+                    ErrorCode::WrongPartition
+                    | ErrorCode::NotReady
+                    | ErrorCode::ShardFenced
+                    | ErrorCode::TooFewReplicas => {
                         first.map = true;
                     }
                     _ => {}

@@ -55,6 +55,22 @@ impl From<ValueRef<'_>> for Value {
     }
 }
 
+/// What a replica knew to be committed, which may be old.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stale<T> {
+    /// What was found.
+    pub found: T,
+    /// Everything that had been committed so long ago is in it; `None`: the replica does not know.
+    pub age: Option<Duration>,
+}
+
+impl<T> Stale<T> {
+    pub(crate) fn new(found: T, age_ms: u32) -> Stale<T> {
+        let age = (age_ms != u32::MAX).then(|| Duration::from_millis(u64::from(age_ms)));
+        Stale { found, age }
+    }
+}
+
 /// One entry of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

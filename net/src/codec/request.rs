@@ -7,7 +7,7 @@ use ironring_core::{Durability, PartitionId, SessionId, TopicId, WallTime};
 
 use crate::VERSIONS;
 use crate::error::{BodyError, RequestError};
-use crate::frame::{self, HEADER_BYTES, Header, Opcode};
+use crate::frame::{self, HEADER_BYTES, Header, Opcode, flags};
 use crate::list::{AppendList, BatchList, KeyList, read_condition, write_condition};
 use crate::message::{AppendTo, Condition, ReadFrom, Request, Retention, WriteOptions};
 use crate::wire::{
@@ -76,13 +76,22 @@ pub fn decode_request<'a>(header: &Header, body: &'a [u8]) -> Result<Request<'a>
     let opcode = Opcode::from_u8(header.opcode)
         .filter(|opcode| !opcode.is_response())
         .ok_or(RequestError::UnknownOpcode(header.opcode))?;
-    if header.status != 0 {
+    let known = if may_be_stale(opcode) { flags::STALE } else { 0 };
+    if header.status & !known != 0 {
         return Err(RequestError::UnknownFlags(header.status));
     }
     let mut reader = Reader::new(body);
     let request = read_body(opcode, &mut reader)?;
     reader.finish()?;
     Ok(request)
+}
+
+/// Whether a request may be answered by any replica, if it says so.
+fn may_be_stale(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::Get | Opcode::MultiGet | Opcode::Scan | Opcode::TopicRead | Opcode::TopicOffsets
+    )
 }
 
 fn write_body(out: &mut Vec<u8>, request: &Request<'_>) -> Result<Opcode, BodyError> {

@@ -78,7 +78,8 @@ fn meaning(code: ErrorCode) -> &'static str {
         }
         ErrorCode::TooFewReplicas => {
             "So many replicas of the partition are down that a write would be on fewer disks than \
-             min_voters asks for. It was refused before anything was written."
+             min_voters asks for, or that no majority of them is heard. It was refused before anything \
+             was written."
         }
         ErrorCode::WrongPartition => "The request names a partition that is served elsewhere.",
         ErrorCode::NotFound => "The key does not exist or has expired.",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use ironring_core::{Durability, ErrorCode, Offset};
 use ironring_net::client::blocking::Client;
-use ironring_net::client::{Value, WriteSettings};
+use ironring_net::client::{Stale, Value, WriteSettings};
 use ironring_net::message::{BatchOp, Condition, Receipt};
 use serde::Serialize;
 
@@ -61,6 +61,9 @@ pub enum KvCommand {
         /// Write the value's bytes and nothing else
         #[arg(long)]
         raw: bool,
+        /// Take what any replica knows, also where no majority is left; how old that may be is said
+        #[arg(long)]
+        stale: bool,
     },
     /// Remove a key
     Delete {
@@ -135,8 +138,15 @@ pub fn run(args: &KvArgs, output: Output) -> Result<(), CliError> {
             let receipt = connect.connect()?.put_with(key, &value, settings)?;
             print(output, &Written::new(key, receipt))
         }
-        KvCommand::Get { key, raw } => {
-            get(&mut connect.connect()?, arguments::raw(key), *raw, output)
+        KvCommand::Get { key, raw, stale } => {
+            let (key, mut client) = (arguments::raw(key), connect.connect()?);
+            let (found, age) = if *stale {
+                let Stale { found, age } = client.get_stale(key)?;
+                (found, Some(age))
+            } else {
+                (client.get(key)?, None)
+            };
+            get(key, found, age, *raw, output)
         }
         KvCommand::Delete { key, if_version, write } => {
             let condition = if_version.map_or(Condition::None, |v| Condition::Version(Offset(v)));
@@ -181,15 +191,24 @@ fn print(output: Output, report: &impl Report) -> Result<(), CliError> {
     output.print(report).map_err(|error| CliError::io("stdout", &error))
 }
 
-fn get(client: &mut Client, key: &[u8], raw: bool, output: Output) -> Result<(), CliError> {
-    let Some(value) = client.get(key)? else {
+/// Shows a value. `age`: of one that may be old, how old; nothing in it: nobody knows.
+fn get(
+    key: &[u8],
+    found: Option<Value>,
+    age: Option<Option<Duration>>,
+    raw: bool,
+    output: Output,
+) -> Result<(), CliError> {
+    let Some(value) = found else {
         let shown = Blob(key.to_vec()).cell(CELL_CHARS_MAX);
         return Err(CliError::refused(ErrorCode::NotFound, format!("there is no key {shown}")));
     };
     if raw {
         return output.write(&value.value).map_err(|error| CliError::io("stdout", &error));
     }
-    print(output, &Found::new(key, Some(value)))
+    let mut found = Found::new(key, Some(value));
+    found.stale = age.map(|age| Staleness { age_ms: age.map(|age| age.as_millis() as u64) });
+    print(output, &found)
 }
 
 fn scan(
@@ -305,6 +324,16 @@ struct Found {
     time_unix_ms: Option<u64>,
     expires_unix_ms: Option<u64>,
     value: Option<Blob>,
+    /// Of a read that any replica could answer.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    stale: Option<Staleness>,
+}
+
+/// How old an answer may be.
+#[derive(Serialize)]
+struct Staleness {
+    /// Everything that had been committed so long ago is in it; nothing: the replica does not know.
+    age_ms: Option<u64>,
 }
 
 impl Found {
@@ -321,6 +350,7 @@ impl Found {
             time_unix_ms: time,
             expires_unix_ms: expires,
             value: value.map(|value| Blob(value.value)),
+            stale: None,
         }
     }
 }
@@ -328,16 +358,19 @@ impl Found {
 impl Report for Found {
     fn view(&self) -> View {
         let time = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), units::time);
-        View::new().pairs([
+        let value = self.value.as_ref();
+        let mut pairs = vec![
             ("key", self.key.cell(CELL_CHARS_MAX)),
             ("version", self.version.unwrap_or(0).to_string()),
             ("written", time(self.time_unix_ms)),
             ("expires", time(self.expires_unix_ms)),
-            (
-                "value",
-                self.value.as_ref().map_or_else(String::new, |value| value.cell(usize::MAX - 1)),
-            ),
-        ])
+            ("value", value.map_or_else(String::new, |value| value.cell(usize::MAX - 1))),
+        ];
+        if let Some(Staleness { age_ms }) = self.stale {
+            let age = age_ms.map_or_else(|| "unknown".to_owned(), |ms| format!("at most {ms} ms"));
+            pairs.push(("age", age));
+        }
+        View::new().pairs(pairs)
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Counters {
     pub get_disk_reads: u64,
     /// Keys removed because their time had come.
     pub expired: u64,
+    /// Reads that any replica was to answer, answered here.
+    pub stale_reads: u64,
     /// Requests answered from their receipts.
     pub duplicates: u64,
     /// Memory of topics, sessions and large values at the last sweep, in bytes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ironring_core::io::{IoDone, IoQueue};
 use ironring_core::{ErrorCode, Instant, NodeId, PartitionId, ShardId};
+use ironring_net::frame::set_age;
 use ironring_net::message::Response;
 use ironring_net::peer::message::{SnapshotAnswer, SnapshotBegin, SnapshotPiece};
 use ironring_net::{Header, codec, decode_header};
@@ -28,6 +29,9 @@ pub struct Origin {
     pub correlation: u64,
     /// What the request counts among those handed to other shards; 0: it was handed to none.
     pub handed_bytes: u32,
+    /// Of a read that any replica may answer: how old what it is answered from may be, in milliseconds;
+    /// 0: it is current, `u32::MAX`: nobody knows.
+    pub age_ms: Option<u32>,
 }
 
 /// Something happened.
@@ -253,10 +257,16 @@ impl Effects {
         if origin.shard == me {
             let from = self.frames.len();
             codec::encode_response(&mut self.frames, origin.correlation, response);
+            if let Some(age_ms) = origin.age_ms {
+                set_age(&mut self.frames[from..], age_ms);
+            }
             self.replies.push(LocalReply { conn: origin.conn, from, to: self.frames.len() });
         } else {
             let mut frame = Vec::new();
             codec::encode_response(&mut frame, origin.correlation, response);
+            if let Some(age_ms) = origin.age_ms {
+                set_age(&mut frame, age_ms);
+            }
             self.sent_bytes =
                 frame.len() + if self.messages.is_empty() { 0 } else { self.sent_bytes };
             let (conn, handed_bytes) = (origin.conn, origin.handed_bytes);
@@ -335,7 +345,7 @@ mod tests {
         let mut fx = Effects::default();
         for (shard, correlation) in [(0, 7), (1, 8)] {
             let (shard, conn) = (ShardId(shard), ConnId(3));
-            let origin = Origin { shard, conn, correlation, handed_bytes: 0 };
+            let origin = Origin { shard, conn, correlation, handed_bytes: 0, age_ms: None };
             fx.reply(ShardId(0), origin, &Response::Pong);
         }
         fx.doubt();

@@ -74,7 +74,7 @@ impl Shard {
             return Ok((p.term, p.log_end));
         }
         // Whether it leads was asked when the request came, in this turn or, of a large value, before.
-        self.engine().admit(partition, 1).map_err(|_| AppendError::Closed)
+        self.engine().next_place(partition).map_err(|_| AppendError::Closed)
     }
 
     /// The first record of a run begins a new term in the partition of the node's own definitions.
@@ -148,6 +148,11 @@ impl Shard {
                 }
                 Verdict::InProgress => {
                     (ErrorCode::Overloaded, 10, "the first attempt is still being worked on")
+                }
+                // An old leader lacks what came after it: a client that believes in a gap repeats what
+                // may have been applied.
+                Verdict::Gap(_) if !self.leads_for_certain(now, partition, fx) => {
+                    (ErrorCode::NotLeader, 0, "this replica may not lead the partition any more")
                 }
                 Verdict::Gap(expected) => (
                     ErrorCode::SequenceGap,
@@ -241,7 +246,8 @@ impl Shard {
     }
 
     /// A condition that does not hold, answered when the version that was seen is committed. In a
-    /// session the answer is remembered like any other.
+    /// session the answer is remembered like any other. It tells what is there, as a read does: when that
+    /// is committed already, it takes a lease, or an entry that can only be committed by who leads.
     pub(super) fn condition_failed(
         &mut self,
         now: Now,
@@ -257,8 +263,12 @@ impl Shard {
                 Offset::NONE => Offset(self.models.peek(partition).log_end.0 - 1),
                 seen => seen,
             };
-            let answer = Answer::ConditionFailed(seen);
-            return self.answer_after(now, Level::Applied, (partition, after), ask, answer, fx);
+            // What is on its way is committed by this leader, or never.
+            let on_its_way = after >= self.models.peek(partition).applied_end;
+            if on_its_way || self.leads_for_certain(now, partition, fx) {
+                let answer = Answer::ConditionFailed(seen);
+                return self.answer_after(now, Level::Applied, (partition, after), ask, answer, fx);
+            }
         }
         let body = seen.0.to_le_bytes();
         let draft = Draft {

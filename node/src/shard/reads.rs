@@ -16,7 +16,7 @@ use ironring_net::list::{
 };
 use ironring_net::message::{ReadFrom, Response, ScanEntry, TopicRecord, ValueRef};
 use ironring_net::{Header, decode_request};
-use ironring_ring::replication::ReadTicket;
+use ironring_ring::replication::{NotServing, ReadTicket};
 
 use super::acks::{Answer, Level};
 use super::event::{Effects, Origin};
@@ -106,8 +106,7 @@ impl Shard {
         let ticket = ReadTicket(self.leases.last + 1);
         match self.engine().read(now.mono, partition, ticket) {
             Ok(true) => {
-                let until = self.engine().lease_until(now.mono, partition);
-                fx.valid_until = Some(fx.valid_until.map_or(until, |first| first.min(until)));
+                self.rest_on_lease(now, partition, fx);
                 return true;
             }
             Ok(false) => {}
@@ -127,6 +126,48 @@ impl Shard {
         self.leases.bytes += body.len();
         self.leases.waiting.insert(ticket, (ask, partition, header, body.to_vec()));
         false
+    }
+
+    /// How old what this replica has of a partition may be, in milliseconds rounded up; `u32::MAX`:
+    /// nobody knows. An error: it has no replica here.
+    pub(super) fn age_ms(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+    ) -> Result<u32, (ErrorCode, u64, String)> {
+        let engine = self.engine();
+        let me = engine.me(partition).replica;
+        let record = engine.known(partition);
+        if record.replica(me).is_none() {
+            let why = NotServing::Elsewhere(record.leader);
+            return Err(self.not_serving(why));
+        }
+        let age = engine.age(now.mono, partition);
+        if age.is_none() && !record.is_voter(me) {
+            let why = "this replica has not caught up yet".to_owned();
+            return Err((ErrorCode::NotReady, 0, why));
+        }
+        let ms = |age: std::time::Duration| age.as_micros().div_ceil(1000);
+        Ok(age.map_or(u32::MAX, |age| u32::try_from(ms(age)).unwrap_or(u32::MAX - 1)))
+    }
+
+    /// Whether no other replica can lead the partition before the answers of this turn are delivered.
+    pub(super) fn leads_for_certain(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+        fx: &mut Effects,
+    ) -> bool {
+        let certain = self.engine().has_lease(now.mono, partition);
+        if certain {
+            self.rest_on_lease(now, partition, fx);
+        }
+        certain
+    }
+
+    fn rest_on_lease(&mut self, now: Now, partition: PartitionId, fx: &mut Effects) {
+        let until = self.engine().lease_until(now.mono, partition);
+        fx.valid_until = Some(fx.valid_until.map_or(until, |first| first.min(until)));
     }
 
     /// A round of probes has ended, or the leadership has.

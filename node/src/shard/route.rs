@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ironring_core::{ErrorCode, Instant, Now, PartitionId, SessionId, Token};
+use ironring_net::frame::flags;
 use ironring_net::message::{Request, Response};
 use ironring_net::{Header, decode_request};
 
@@ -36,7 +37,8 @@ impl Shard {
         fx: &mut Effects,
     ) {
         let correlation = header.correlation;
-        let origin = Origin { shard: self.id(), conn, correlation, handed_bytes: 0 };
+        let (shard, handed_bytes, age_ms) = (self.id(), 0, None);
+        let origin = Origin { shard, conn, correlation, handed_bytes, age_ms };
         let wanted = match header.deadline_ms {
             0 => self.config.deadline_default,
             ms => Duration::from_millis(u64::from(ms)).min(self.config.deadline_max),
@@ -88,6 +90,17 @@ impl Shard {
             Err((code, message)) => return self.refuse(ask.origin, code, 0, &message, fx),
         };
         if owner == self.id() {
+            let mut ask = ask;
+            if header.status & flags::STALE != 0 && partition != PartitionId::META {
+                match self.age_ms(now, partition) {
+                    Ok(age_ms) => ask.origin.age_ms = Some(age_ms),
+                    Err((code, detail, why)) => {
+                        return self.refuse(ask.origin, code, detail, &why, fx);
+                    }
+                }
+                self.counters.stale_reads += 1;
+                return self.execute(now, ask, partition, &request, fx);
+            }
             if self.may_execute(now, ask, partition, &request, (header, body), fx) {
                 self.execute(now, ask, partition, &request, fx);
             }
@@ -183,7 +196,7 @@ impl Shard {
             return self.may_read(now, ask, partition, frame, fx);
         }
         let min_voters = self.min_voters();
-        let Err(why) = self.engine().admit(partition, min_voters) else { return true };
+        let Err(why) = self.engine().admit(now.mono, partition, min_voters) else { return true };
         let (code, detail, why) = self.not_serving(why);
         self.refuse(ask.origin, code, detail, &why, fx);
         false
@@ -199,6 +212,8 @@ impl Shard {
         fx: &mut Effects,
     ) {
         let me = self.id();
+        // A read that may be old does not wait for what is on its way.
+        let turn = if ask.origin.age_ms.is_some() { Turn::Again } else { Turn::First };
         match request {
             Request::Ping => return fx.reply(me, ask.origin, &Response::Pong),
             Request::ClusterMap => {
@@ -215,7 +230,7 @@ impl Shard {
             _ => {}
         }
         match request {
-            Request::Get { key } => self.get(now, ask, partition, key, Turn::First, fx),
+            Request::Get { key } => self.get(now, ask, partition, key, turn, fx),
             Request::Put { options, condition, ttl_ms, key, value } => {
                 self.put(now, ask, partition, options, *condition, *ttl_ms, key, value, fx);
             }
@@ -223,14 +238,14 @@ impl Shard {
                 self.delete(now, ask, partition, options, *condition, key, fx);
             }
             Request::MultiGet { partition, keys } => {
-                self.multi_get(now, ask, *partition, keys, Turn::First, fx);
+                self.multi_get(now, ask, *partition, keys, turn, fx);
             }
             Request::Batch { options, partition, ops } => {
                 self.batch(now, ask, options, *partition, ops, fx);
             }
             Request::Scan { partition, prefix, after, limit, values } => {
                 let wanted = (*limit, *values);
-                self.scan(now, ask, *partition, (prefix, after), wanted, Turn::First, fx);
+                self.scan(now, ask, *partition, (prefix, after), wanted, turn, fx);
             }
             Request::TopicAppend { options, topic, to, records } => {
                 self.topic_append(now, ask, options, *topic, to, records, fx);
@@ -243,11 +258,13 @@ impl Shard {
                     max_bytes: *max_bytes,
                     oldest: false,
                 };
-                self.topic_read(now, ask, want, *from, *wait_ms, Turn::First, fx);
+                // Nor for what comes: it would be older by then than was said.
+                let wait_ms = if turn == Turn::First { *wait_ms } else { 0 };
+                self.topic_read(now, ask, want, *from, wait_ms, turn, fx);
             }
             Request::TopicOffsets { topic, partition, time } => {
                 let name = (*topic, *partition);
-                self.topic_offsets(now, ask, name, *time, Turn::First, fx);
+                self.topic_offsets(now, ask, name, *time, turn, fx);
             }
             Request::TopicTrim { options, topic, partition, before } => {
                 self.topic_trim(now, ask, options, *topic, *partition, *before, fx);

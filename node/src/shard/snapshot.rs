@@ -102,6 +102,7 @@ impl Shard {
         json["gets"] = self.counters.gets.into();
         json["get_disk_reads"] = self.counters.get_disk_reads.into();
         json["duplicates"] = self.counters.duplicates.into();
+        json["stale_reads"] = self.counters.stale_reads.into();
         json["expired"] = self.counters.expired.into();
         json.to_string()
     }

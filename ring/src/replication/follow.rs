@@ -112,6 +112,9 @@ impl Replicator {
         follower.verified = follower.verified.max(end);
         follower.answer = None;
         let high_watermark = message.high_watermark.min(follower.verified);
+        if message.high_watermark <= high_watermark.max(r.high_watermark) {
+            follower.current = follower.heard.map(|heard| heard.at);
+        }
         if high_watermark > r.high_watermark {
             r.high_watermark = high_watermark;
             self.note_progress(partition);

@@ -1,5 +1,7 @@
 //! What a leader does: take writes, send, commit, answer reads, propose voters, hand over.
 
+use std::time::Duration;
+
 use ironring_core::{GroupSeq, Instant, NodeId, Offset, PartitionId, Term};
 
 use super::leader::{Leader, LogEnds, Proposal, Stage};
@@ -56,19 +58,32 @@ impl Replicator {
     /// Term and offset for a write that is appended at once. O(1).
     ///
     /// # Errors
-    /// When this replica does not serve, or has fewer voters than `min_voters`.
+    /// When this replica does not serve, has fewer voters than `min_voters`, or hears no majority of
+    /// them.
     pub fn admit(
         &self,
+        now: Instant,
         partition: PartitionId,
         min_voters: usize,
-    ) -> Result<(Term, Offset), NotServing> {
-        let r = self.replica(partition);
+    ) -> Result<(), NotServing> {
         let leader = self.serving(partition)?;
         let have = leader.voters.len();
         if have < min_voters {
             return Err(NotServing::FewVoters { have, need: min_voters });
         }
-        Ok((leader.term, r.end))
+        if leader.quorum_silence(now) > self.settings.replica_timeout {
+            return Err(NotServing::NoQuorum);
+        }
+        Ok(())
+    }
+
+    /// Term and offset of the next entry.
+    ///
+    /// # Errors
+    /// When this replica does not serve.
+    pub fn next_place(&self, partition: PartitionId) -> Result<(Term, Offset), NotServing> {
+        let leader = self.serving(partition)?;
+        Ok((leader.term, self.replica(partition).end))
     }
 
     fn serving(&self, partition: PartitionId) -> Result<&Leader, NotServing> {
@@ -343,6 +358,20 @@ impl Replicator {
     pub fn lease_until(&self, now: Instant, partition: PartitionId) -> Instant {
         let leader = self.replica(partition).leader();
         leader.map_or(Instant(0), |l| l.lease_until(now, &self.settings))
+    }
+
+    /// How old what is committed here may be: nothing of what was committed that long ago is missing.
+    /// `None`: nobody knows, because no leader was heard in this run.
+    #[must_use]
+    pub fn age(&self, now: Instant, partition: PartitionId) -> Option<Duration> {
+        match &self.replica(partition).role {
+            Role::Leader(leader) if leader.has_lease(now, &self.settings) => Some(Duration::ZERO),
+            Role::Leader(leader) => {
+                let until = leader.lease_until(now, &self.settings);
+                (until > Instant(0)).then(|| now.since(until))
+            }
+            Role::Follower(follower) => follower.current.map(|at| now.since(at)),
+        }
     }
 
     fn answer_reads(&mut self, now: Instant, partition: PartitionId) {

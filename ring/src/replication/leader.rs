@@ -177,6 +177,12 @@ impl Leader {
             && self.quorum_probed(now).is_some_and(|from| now < from + settings.lease_as_leader())
     }
 
+    /// How long ago the newest round of probes was sent that a quorum has acked; nothing before there
+    /// was one in this term.
+    pub fn quorum_silence(&self, now: Instant) -> Duration {
+        self.quorum_probed(now).map_or(Duration::ZERO, |from| now.since(from))
+    }
+
     /// Until when nobody else can be serving; for ever, when nobody else counts.
     pub fn lease_until(&self, now: Instant, settings: &Settings) -> Instant {
         let alone = self.voters == [self.me.replica] && self.proposal.is_none();

@@ -223,6 +223,10 @@ pub enum NotServing {
     /// It will serve in a moment, or is handing over.
     #[error("the leadership of the partition is changing hands")]
     Changing,
+    /// It leads, and has not heard a majority of the voters for long: what it takes might wait for ever,
+    /// and another may lead by now.
+    #[error("no majority of the partition's voters is heard")]
+    NoQuorum,
     /// There are fewer voters than the keyspace asks for.
     #[error("{have} voters, and {need} are asked for")]
     FewVoters {

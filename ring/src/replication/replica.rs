@@ -61,6 +61,8 @@ pub(super) struct Follower {
     /// End of what is known to equal the log of the leader of the promised term.
     pub verified: Offset,
     pub heard: Option<Heard>,
+    /// When all that was committed, as its leader said then, was known to be so here.
+    pub current: Option<Instant>,
     /// The newest probe taken, while it was not answered.
     pub probe: Instant,
     /// An answer other than how far the log is flushed, and the probe of the message it is for.

@@ -1,13 +1,23 @@
 //! Calls on keys.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a client waits for sockets: it reads the clock for deadlines"
+)]
+
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use ironring_core::limits::BATCH_OPS_MAX;
 use ironring_core::{ErrorCode, Offset, PartitionId};
 
+use monoio::time::timeout;
+
 use super::Client;
-use crate::client::{ClientError, Entry, Value, WriteSettings, answers};
+use crate::client::call::unexpected;
+use crate::client::{ClientError, Entry, GRACE, Stale, Value, WriteSettings, answers, deadline_ms};
 use crate::error::BodyError;
+use crate::frame::flags;
 use crate::list::{BatchListBuilder, KeyListBuilder};
 use crate::message::{BatchOp, Condition, Receipt, Request, Response};
 
@@ -65,6 +75,57 @@ impl Client {
         match self.call(partition, Request::Get { key }, answers::value).await {
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
             found => found.map(Some),
+        }
+    }
+
+    /// Reads a value at the first node that has a replica of it and answers, which may not have the
+    /// newest: also where no majority is left. Each known node is asked once.
+    ///
+    /// # Errors
+    /// When none answers: what the last one said.
+    pub async fn get_stale(&self, key: &[u8]) -> Result<Stale<Option<Value>>, ClientError> {
+        let until = Instant::now() + self.inner.config.deadline;
+        let mut last = ClientError::Protocol("no address is configured".to_owned());
+        let mut known = self.known_addresses();
+        // Not always the same one, so that reads spread.
+        let first = self.inner.prng.borrow_mut().below(known.len().max(1) as u64) as usize;
+        known.rotate_left(first);
+        for address in known {
+            match self.get_stale_at(&address, key, until).await {
+                Ok(found) => return Ok(found),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn get_stale_at(
+        &self,
+        address: &str,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Stale<Option<Value>>, ClientError> {
+        let left = || until.saturating_duration_since(Instant::now());
+        let limit = left().min(self.inner.config.attempt_timeout);
+        let pipeline = self.open(address, Instant::now() + limit).await?;
+        let request = Request::Get { key };
+        let asked = pipeline.call_with(flags::STALE, deadline_ms(limit), &request);
+        let answer = match timeout(left().min(limit + GRACE), asked).await {
+            Err(_elapsed) => return Err(ClientError::Timeout),
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(answer)) => answer,
+        };
+        match answer.response()? {
+            Response::Error { code: ErrorCode::NotFound, .. } => {
+                Ok(Stale::new(None, answer.age_ms()))
+            }
+            Response::Error { code, detail, message } => {
+                Err(ClientError::Server { code, detail, message: message.to_owned() })
+            }
+            response => match answers::value(&response) {
+                Some(value) => Ok(Stale::new(Some(value), answer.age_ms())),
+                None => Err(unexpected(&response)),
+            },
         }
     }
 

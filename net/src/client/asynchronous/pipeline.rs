@@ -16,7 +16,7 @@ use crate::client::call::unexpected;
 use crate::client::{ClientError, ServerInfo};
 use crate::codec::{decode_response, encode_request};
 use crate::error::ResponseError;
-use crate::frame::{HEADER_BYTES, Header};
+use crate::frame::{HEADER_BYTES, Header, set_flags};
 use crate::message::{Request, Response};
 use crate::wire::within;
 
@@ -119,18 +119,31 @@ impl Pipeline {
         deadline_ms: u32,
         request: &Request<'_>,
     ) -> Result<Answer, Unanswered> {
+        self.call_with(0, deadline_ms, request).await
+    }
+
+    /// The same with [flags](crate::frame::flags).
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    pub async fn call_with(
+        &self,
+        flags: u16,
+        deadline_ms: u32,
+        request: &Request<'_>,
+    ) -> Result<Answer, Unanswered> {
         let shared = &self.handle.shared;
         let has_room = || {
             let in_flight = shared.slots.borrow().in_flight;
             in_flight < self.handle.server.in_flight_max || shared.broken.borrow().is_some()
         };
         shared.room.wait_until(has_room).await;
-        let index = self.send(deadline_ms, request)?;
+        let index = self.send(flags, deadline_ms, request)?;
         Reply { shared, index, done: false }.await
     }
 
     /// Encodes a request for the writer task and returns the slot of its answer.
-    fn send(&self, deadline_ms: u32, request: &Request<'_>) -> Result<u32, Unanswered> {
+    fn send(&self, flags: u16, deadline_ms: u32, request: &Request<'_>) -> Result<u32, Unanswered> {
         let shared = &self.handle.shared;
         if let Some(broken) = &*shared.broken.borrow() {
             return Err(Unanswered::NotSent(broken.error()));
@@ -150,6 +163,9 @@ impl Pipeline {
             shared.room.wake_one();
             return Err(Unanswered::Invalid(error.into()));
         }
+        if flags != 0 {
+            set_flags(&mut out[at..], flags);
+        }
         wake(&shared.writer);
         Ok(index)
     }
@@ -164,6 +180,14 @@ pub enum Unanswered {
     NotSent(ClientError),
     /// The connection broke before the answer came.
     Lost(ClientError),
+}
+
+impl From<Unanswered> for ClientError {
+    fn from(unanswered: Unanswered) -> ClientError {
+        let (Unanswered::Invalid(error) | Unanswered::NotSent(error) | Unanswered::Lost(error)) =
+            unanswered;
+        error
+    }
 }
 
 /// An answer in memory that goes back to the connection when it is dropped.
@@ -181,6 +205,12 @@ impl Answer {
     /// When the answer does not parse.
     pub fn response(&self) -> Result<Response<'_>, ResponseError> {
         decode_response(&self.header, &self.body)
+    }
+
+    /// Milliseconds old it may be, as [`STALE`](crate::frame::flags::STALE) says.
+    #[must_use]
+    pub fn age_ms(&self) -> u32 {
+        self.header.deadline_ms
     }
 }
 

@@ -1,15 +1,18 @@
 //! Calls on keys.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use ironring_core::limits::BATCH_OPS_MAX;
 use ironring_core::{ErrorCode, Offset, PartitionId};
 
 use super::{Client, Scan};
-use crate::client::{ClientError, Entry, Value, WriteSettings, answers};
+use crate::client::call::{Failure, accepted, unexpected};
+use crate::client::{ClientError, Entry, Routing, Stale, Value, WriteSettings, answers};
 use crate::error::BodyError;
+use crate::frame::{Header, flags};
 use crate::list::{BatchListBuilder, KeyListBuilder};
-use crate::message::{BatchOp, Condition, Receipt, Request};
+use crate::message::{BatchOp, Condition, Receipt, Request, Response};
 
 impl Client {
     /// Stores a value.
@@ -73,6 +76,58 @@ impl Client {
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
             found => found.map(Some),
         }
+    }
+
+    /// Reads a value at the first node that has a replica of it and answers, which may not have the
+    /// newest: also where no majority is left. Each known node is asked once.
+    ///
+    /// # Errors
+    /// When none answers: what the last one said.
+    pub fn get_stale(&mut self, key: &[u8]) -> Result<Stale<Option<Value>>, ClientError> {
+        let until = Instant::now() + self.config.deadline;
+        let mut last = ClientError::Protocol("no address is configured".to_owned());
+        let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        // Not always the same one, so that reads spread.
+        let first = self.prng.below(known.len().max(1) as u64) as usize;
+        known.rotate_left(first);
+        for address in known {
+            match self.get_stale_at(&address, key, until) {
+                Ok(found) => return Ok(found),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn get_stale_at(
+        &mut self,
+        address: &str,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Stale<Option<Value>>, ClientError> {
+        let turn = until.min(Instant::now() + self.config.attempt_timeout);
+        self.open(address, turn)?;
+        let request = Request::Get { key };
+        let times = (turn, turn);
+        let read = |header: &Header, response: Response<'_>| {
+            let age_ms = header.deadline_ms;
+            match accepted(response) {
+                Err(Failure::Refused { code: ErrorCode::NotFound, .. }) => {
+                    Ok(Stale::new(None, age_ms))
+                }
+                Err(failure) => Err(failure),
+                Ok(response) => match answers::value(&response) {
+                    Some(value) => Ok(Stale::new(Some(value), age_ms)),
+                    None => Err(Failure::Lost(unexpected(&response))),
+                },
+            }
+        };
+        let result = self.exchange_with(flags::STALE, address, &request, times, read);
+        if let Err(Failure::Lost(_)) = result {
+            // Whatever is left on it belongs to nobody any more.
+            self.connections.remove(address);
+        }
+        result.map_err(Failure::into_error)
     }
 
     /// Removes a key, whether or not it exists.

@@ -250,7 +250,7 @@ impl Node {
         checks: &mut Checks,
     ) -> Result<bool, Broken> {
         let p = partition.0 as usize;
-        let Ok((term, offset)) = self.process().engine.admit(partition, 1) else {
+        let Ok((term, offset)) = self.process().engine.next_place(partition) else {
             return Ok(false);
         };
         let entry = (term, payload);
