@@ -133,7 +133,10 @@ fn ask(
     match plane::read_answer(&answer).map_err(Failed::never)? {
         Answer::Joined(admitted) => Ok(admitted),
         Answer::Applied(Outcome::Rejected(why)) => Err(Failed::never(why)),
-        other @ (Answer::Applied(_) | Answer::PassedOn) => {
+        other @ (Answer::Applied(_)
+        | Answer::PassedOn
+        | Answer::Operated(_)
+        | Answer::Snapshot(_)) => {
             Err(Failed::never(format!("an answer to something else: {other:?}")))
         }
         Answer::Failed(failure) if failure.retriable() => Err(Failed::later(failure)),

@@ -11,6 +11,8 @@
 //!   go to the leader from wherever they come ([`plane`]).
 //! - On the node that leads the group the member is the controller ([`ironring_ring::controller`]): it
 //!   hears which nodes live, has partitions' leaders elected, and moves replicas ([`control`]).
+//! - Operators' orders are judged where the group is led ([`operation`]) and carried out there
+//!   ([`operate`]).
 //! - Who may connect follows from the metadata, and before a node has any from what its directory
 //!   remembers ([`roster`], [`token`]).
 //! - Only the thread of the group writes the board, and only with what is committed.
@@ -21,6 +23,9 @@ mod control;
 pub mod identity;
 pub mod join;
 mod member;
+mod operate;
+pub mod operation;
+pub mod overview;
 pub mod plane;
 pub mod roster;
 mod shards;

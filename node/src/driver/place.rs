@@ -27,6 +27,13 @@ pub(super) fn settle(
     stop: &AtomicBool,
 ) -> Result<ClusterIdentity, NodeError> {
     if let Some(identity) = ClusterIdentity::load(dir.path(), &dir.identity)? {
+        if identity.stage == Stage::Left {
+            let why = format!(
+                "{}; `ironring node reinit` makes an empty node of the directory, which may join again",
+                identity.farewell()
+            );
+            return Err(NodeError::Cluster(why));
+        }
         return Ok(identity);
     }
     let identity = match config.cluster.seeds.is_empty() {

@@ -1,0 +1,186 @@
+//! What operators order of a cluster of real processes: nodes drain, leave and are given up, votes and
+//! leaderships change hands, and what would break the cluster is refused.
+
+mod support;
+
+use serde_json::Value;
+use support::cluster::{Place, agreed, cluster, ironring, keys, token, until};
+use support::{NodeProcess, under_every_runtime};
+
+under_every_runtime! {
+    four_nodes_drain_hand_over_and_leave,
+}
+
+/// Nodes of one cluster, and where they are.
+struct Nodes {
+    places: Vec<Place>,
+    nodes: Vec<NodeProcess>,
+}
+
+impl Nodes {
+    /// A cluster of so many nodes, with replicas everywhere they belong.
+    fn start(names: &[&str], more: &[&str]) -> Nodes {
+        let mut places: Vec<Place> = names.iter().map(|name| Place::new(name)).collect();
+        let founds = ["--cluster", "ordered", "--set", "cluster.partitions=16"];
+        let first = places[0].start(&[&founds, more].concat());
+        let (secret, seed) = (token(&first, &[]), first.peers.to_string());
+        let joins = ["--cluster", "ordered", "--token", &secret, "--seeds", &seed];
+        let joins = [&joins, more].concat();
+        let rest = places[1..].iter_mut().map(|place| place.start(&joins));
+        let nodes: Vec<NodeProcess> = std::iter::once(first).chain(rest).collect();
+        let nodes = Nodes { places, nodes };
+        nodes.settled(names.len());
+        nodes
+    }
+
+    /// Waits until so many members are well, everything is replicated and nothing moves.
+    fn settled(&self, members: usize) {
+        until("the cluster is at rest", || {
+            let status = cluster(&self.nodes[0], &["status"])?;
+            let partitions = &status["partitions"];
+            let rests = status["healthy"] == true && partitions["moves"] == 0;
+            (rests && status["members"].as_array()?.len() == members).then_some(())
+        });
+    }
+
+    fn member(&self, asked: usize, id: u64) -> Option<Value> {
+        let members = cluster(&self.nodes[asked], &["members"])?;
+        members.as_array()?.iter().find(|m| m["id"] == id).cloned()
+    }
+}
+
+/// What a command says on stderr when it is refused, as JSON.
+fn refused(node: &NodeProcess, args: &[&str]) -> String {
+    let output = ironring(node, args);
+    assert!(!output.status.success(), "{args:?} was not refused");
+    let said: Value = serde_json::from_slice(&output.stderr).expect("a refusal is JSON");
+    assert_eq!(said["code"], "refused", "{said}");
+    said["message"].as_str().expect("it says why").to_owned()
+}
+
+/// What a command that is done prints.
+fn done(node: &NodeProcess, args: &[&str]) -> Value {
+    let output = ironring(node, args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    serde_json::from_slice(&output.stdout).expect("the result is JSON")
+}
+
+fn four_nodes_drain_hand_over_and_leave() {
+    let mut nodes = Nodes::start(&["a", "b", "c", "d"], &[]);
+    let all: Vec<&NodeProcess> = nodes.nodes.iter().collect();
+    keys(all[0], &["put", "k", "v", "--durability", "all", "--timeout", "10s"])
+        .expect("it is taken");
+
+    // Draining: everything goes to the others, and comes back.
+    let drained = done(all[2], &["node", "drain", "b", "--wait"]);
+    assert!(drained["done"].as_str().unwrap().contains("node b (2) is drained"), "{drained}");
+    let member = nodes.member(0, 2).expect("it is a member");
+    assert_eq!(
+        (member["state"].as_str(), member["replicas"].as_u64()),
+        (Some("draining"), Some(0))
+    );
+    let list = done(all[0], &["partition", "list", "--node", "b"]);
+    assert_eq!(list, serde_json::json!([]));
+    let plan = done(all[3], &["cluster", "rebalance", "plan"]);
+    assert_eq!(plan["copies"], 0, "{plan}");
+    done(all[1], &["node", "resume"]);
+    until("the node has replicas again", || {
+        let member = nodes.member(0, 2)?;
+        (member["state"] == "active" && member["replicas"].as_u64() > Some(6)).then_some(())
+    });
+    nodes.settled(4);
+
+    // The metadata group is led by whom the operator wants, if that has a vote.
+    let voters = cluster(all[0], &["status"]).unwrap()["metadata"]["voters"].clone();
+    let voters: Vec<u64> = voters.as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    assert_eq!(voters.len(), 3, "four would survive no more");
+    let leader = agreed(&all, 3, None);
+    let next = *voters.iter().find(|id| **id != leader).expect("there are three");
+    done(all[0], &["cluster", "transfer", "--to", &next.to_string()]);
+    assert_eq!(agreed(&all, 3, Some(leader)), next);
+    let learner = (1..=4).find(|id| !voters.contains(id)).expect("there are four nodes");
+    let why = refused(all[0], &["cluster", "transfer", "--to", &learner.to_string()]);
+    assert!(why.contains("has no vote in the metadata group"), "{why}");
+    // A voter that is to vote no more makes room for the node without a vote.
+    done(all[0], &["cluster", "demote", &next.to_string()]);
+    until("the other one votes in its place", || {
+        let status = cluster(all[0], &["status"])?;
+        let voters = status["metadata"]["voters"].as_array()?;
+        let votes = |id: u64| voters.iter().any(|voter| *voter == id);
+        (voters.len() == 3 && votes(learner) && !votes(next)).then_some(())
+    });
+    done(all[0], &["cluster", "promote", &next.to_string(), "--auto"]);
+    let taken = done(all[0], &["cluster", "snapshot"]);
+    assert!(taken["node"] == 1 && taken["index"].as_u64() > Some(0), "{taken}");
+
+    // Moving by hand, while nothing is moved for balance.
+    done(all[0], &["cluster", "rebalance", "pause"]);
+    let list = done(all[0], &["partition", "list"]);
+    let first = &list[0];
+    let voters: Vec<u64> =
+        first["voters"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    let from = *voters.iter().find(|id| first["leader"] != **id).expect("there are three");
+    let to = (1..=4).find(|id| !voters.contains(id)).expect("there are four nodes");
+    let (from, to) = (from.to_string(), to.to_string());
+    let order = ["partition", "move", "0", "--from", &from, "--to", &to];
+    done(all[0], &order);
+    until("the replica has moved", || {
+        let list = done(all[1], &["partition", "list"]);
+        let voters = list[0]["voters"].as_array()?;
+        let holds = |id: &str| voters.iter().any(|voter| voter.to_string() == id);
+        (holds(&to) && !holds(&from) && list[0]["moving"].is_null()).then_some(())
+    });
+    let why = refused(all[0], &order);
+    assert!(why.contains("has no replica of partition 0"), "{why}");
+    done(all[0], &["cluster", "rebalance", "start"]);
+    assert_eq!(done(all[0], &["cluster", "rebalance", "status"])["balancing"], true);
+
+    // A node leaves, and ends when it is let go; the next would leave too few.
+    let left = done(all[0], &["cluster", "leave", "d", "--wait"]);
+    assert!(left["done"].as_str().unwrap().contains("is no member any more"), "{left}");
+    let (status, said) = nodes.nodes.pop().expect("there are four").wait();
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("node d (4) has left cluster `ordered`"), "{said}");
+    nodes.settled(3);
+    let again = nodes.places[3].refused(&[]);
+    assert!(again.contains("node d (4) has left cluster `ordered`"), "{again}");
+    let all: Vec<&NodeProcess> = nodes.nodes.iter().collect();
+    agreed(&all, 3, None);
+    let why = refused(all[0], &["cluster", "leave", "c"]);
+    assert!(why.contains("2 nodes would be left for 3 replicas"), "{why}");
+    let value = keys(all[1], &["get", "k"]).expect("it is there");
+    assert!(value.to_string().contains('v'), "{value}");
+}
+
+#[test]
+fn a_dead_node_is_given_up_and_what_would_break_the_cluster_is_refused() {
+    let patience = ["--set", "controller.session_timeout_ms=1500"];
+    let mut nodes = Nodes::start(&["a", "b", "c"], &patience);
+    let c = nodes.nodes.pop().expect("there are three");
+    let why = refused(&nodes.nodes[0], &["cluster", "leave", "c", "--lost", "--yes"]);
+    assert!(why.contains("node 3 is alive, and only a dead node is given up"), "{why}");
+    let unsure = ironring(&nodes.nodes[0], &["cluster", "leave", "c", "--lost"]);
+    assert_eq!(unsure.status.code(), Some(2), "it must be confirmed");
+    c.kill();
+    until("it is dead", || (nodes.member(0, 3)?["status"] == "dead").then_some(()));
+    // Two of three voters are left: neither of them may go.
+    for order in [["cluster", "demote", "b"], ["cluster", "leave", "b"]] {
+        let why = refused(&nodes.nodes[0], &order);
+        assert!(why.contains("it would stand still"), "{why}");
+    }
+    done(&nodes.nodes[0], &["cluster", "leave", "c", "--lost", "--yes", "--wait"]);
+    nodes.settled(2);
+    until("it has no vote any more", || {
+        let status = cluster(&nodes.nodes[0], &["status"])?;
+        (status["metadata"]["voters"].as_array()?.len() == 2).then_some(())
+    });
+    // It comes back and is told, and knows from then on.
+    let (status, said) = NodeProcess::run(&nodes.places[2].dir, &nodes.places[2].args(&[]));
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("node c (3) has left cluster `ordered`"), "{said}");
+    let said = nodes.places[2].refused(&[]);
+    assert!(said.contains("node c (3) has left cluster `ordered`"), "{said}");
+    keys(&nodes.nodes[1], &["put", "k", "v", "--durability", "all", "--timeout", "10s"])
+        .expect("the others go on");
+}
