@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::process::{Command, Output};
+
 use serde_json::Value;
 use support::cluster::{Place, agreed, cluster, ironring, keys, token, until};
 use support::{NodeProcess, under_every_runtime};
@@ -183,4 +185,56 @@ fn a_dead_node_is_given_up_and_what_would_break_the_cluster_is_refused() {
     assert!(said.contains("node c (3) has left cluster `ordered`"), "{said}");
     keys(&nodes.nodes[1], &["put", "k", "v", "--durability", "all", "--timeout", "10s"])
         .expect("the others go on");
+}
+
+#[test]
+fn a_node_is_emptied_and_takes_its_place_again() {
+    let patience = ["--set", "controller.session_timeout_ms=1500"];
+    let mut nodes = Nodes::start(&["a", "b", "c"], &patience);
+    let put = ["put", "k", "v", "--durability", "all", "--timeout", "10s"];
+    keys(&nodes.nodes[0], &put).expect("it is taken");
+    let c = nodes.nodes.pop().expect("there are three");
+    let dir = nodes.places[2].dir.to_str().expect("it is plain").to_owned();
+    let reinit = |more: &[&str]| offline(&[&["node", "reinit", "--data-dir", &dir], more].concat());
+    let running = reinit(&["--yes"]);
+    assert_eq!(error(&running)["code"], "node_running");
+    c.kill();
+    assert_eq!(error(&reinit(&[]))["code"], "not_confirmed");
+    let emptied = reinit(&["--yes"]);
+    assert!(emptied.status.success(), "{}", String::from_utf8_lossy(&emptied.stderr));
+    let stranger = nodes.places[2].refused(&[]);
+    assert!(stranger.contains("has no token to join"), "{stranger}");
+    // It knows the others, and comes in as soon as the one before it is dead.
+    let secret = token(&nodes.nodes[0], &["--single-use"]);
+    let again = nodes.places[2].start(&["--token", &secret]);
+    nodes.nodes.push(again);
+    nodes.settled(3);
+    let member = nodes.member(2, 4).expect("it has a number of its own");
+    assert_eq!((member["name"].as_str(), member["replicas"].as_u64()), (Some("c"), Some(16)));
+    assert!(nodes.member(0, 3).is_none(), "the one before it is no member any more");
+    let value = keys(&nodes.nodes[2], &["get", "k"]).expect("it is there");
+    assert!(value.to_string().contains('v'), "{value}");
+
+    let alone = Place::new("alone");
+    let (mut alone, node) = alone.start_alone("single");
+    until("it is founded", || (cluster(&node, &["status"])?["healthy"] == true).then_some(()));
+    node.kill();
+    let dir = alone.dir.to_str().expect("it is plain");
+    let refused = offline(&["node", "reinit", "--data-dir", dir, "--yes"]);
+    let said = error(&refused)["message"].to_string();
+    assert!(said.contains("knows no other member of cluster `single`"), "{said}");
+    alone.start(&[]).kill();
+}
+
+/// Runs a command that asks nobody.
+fn offline(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ironring"))
+        .args(args)
+        .args(["-o", "json"])
+        .output()
+        .expect("the program is there")
+}
+
+fn error(output: &Output) -> Value {
+    serde_json::from_slice(&output.stderr).expect("an error is JSON")
 }

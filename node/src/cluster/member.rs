@@ -19,7 +19,7 @@ use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
-use super::operation::Remaining;
+use super::operation::{self, Remaining};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
 use super::shards::Shards;
 use super::steward::{self, Step};
@@ -467,7 +467,7 @@ impl<R: Runtime> Member<R> {
                 Err(Failure::Refused("it is no command".to_owned()))
             }
             Ask::Change(command) => Ok((**command).clone()),
-            Ask::Join { facts, secret } => {
+            Ask::Join { facts, secret, replace } => {
                 let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
                 let node = (**facts).clone();
                 if metadata.member_on(node.storage).is_some() {
@@ -475,7 +475,14 @@ impl<R: Runtime> Member<R> {
                 }
                 let token = token::shown(&metadata, secret.as_bytes(), now)
                     .map_err(|why| Failure::Refused(why.to_string()))?;
-                Ok(Command::Join { node, token: Some(token.id.clone()), at: now })
+                let token = token.id.clone();
+                // Mostly there is nobody to replace any more.
+                if *replace && metadata.members().any(|m| m.facts.name == node.name) {
+                    let command = Command::Replace { node, token, at: now };
+                    operation::understood(&metadata, &command).map_err(Failure::Denied)?;
+                    return Ok(command);
+                }
+                Ok(Command::Join { node, token: Some(token), at: now })
             }
         }
     }

@@ -376,6 +376,18 @@ pub fn judge(
     }
 }
 
+/// Whether every member's program knows a command.
+///
+/// # Errors
+/// [`Refusal::OldProgram`].
+pub fn understood(metadata: &Metadata, command: &Command) -> Result<(), Refusal> {
+    let needs = command.format();
+    match metadata.members().find(|m| m.facts.format < needs) {
+        Some(m) => Err(Refusal::OldProgram { node: m.id, has: m.facts.format, needs }),
+        None => Ok(()),
+    }
+}
+
 struct Judge<'a> {
     metadata: &'a Metadata,
     group: &'a GroupStatus,
@@ -539,11 +551,7 @@ impl Judge<'_> {
     fn vote(&self, node: NodeId, vote: VoteWish) -> Result<Verdict, Refusal> {
         let member = self.member(node)?;
         let set = Command::SetVote { node, vote };
-        let old = self.metadata.members().find(|m| m.facts.format < set.format());
-        if let Some(old) = old {
-            let (node, has, needs) = (old.id, old.facts.format, set.format());
-            return Err(Refusal::OldProgram { node, has, needs });
-        }
+        understood(self.metadata, &set)?;
         if let state @ (MemberState::Leaving | MemberState::Lost) = member.state {
             return Err(Refusal::State { node, state });
         }

@@ -56,6 +56,9 @@ pub enum Ask {
         facts: Box<Facts>,
         /// The secret it shows.
         secret: String,
+        /// It takes the place of a dead node of its name.
+        #[serde(default)]
+        replace: bool,
     },
     /// A member wants a change of the metadata.
     Change(Box<Command>),
@@ -232,7 +235,7 @@ mod tests {
     #[test]
     fn requests_and_answers_are_read_as_they_were_written() {
         let asks = [
-            Ask::Join { facts: Box::new(facts("a", 4)), secret: "s".to_owned() },
+            Ask::Join { facts: Box::new(facts("a", 4)), secret: "s".to_owned(), replace: true },
             Ask::Change(Box::new(Command::SetBalancing(true))),
             Ask::Operate(Operation::Leave { node: NodeId(3), force: true }),
             Ask::Snapshot,
