@@ -82,6 +82,10 @@ fn four_nodes_drain_hand_over_and_leave() {
         (member["state"].as_str(), member["replicas"].as_u64()),
         (Some("draining"), Some(0))
     );
+    until("it asks for no new clients", || {
+        let ready = all[1].http_get("/health/ready");
+        ready.contains("the node is draining").then_some(())
+    });
     let list = done(all[0], &["partition", "list", "--node", "b"]);
     assert_eq!(list, serde_json::json!([]));
     let plan = done(all[3], &["cluster", "rebalance", "plan"]);
@@ -237,4 +241,73 @@ fn offline(args: &[&str]) -> Output {
 
 fn error(output: &Output) -> Value {
     serde_json::from_slice(&output.stderr).expect("an error is JSON")
+}
+
+#[test]
+fn a_partition_that_lost_its_majority_goes_on_with_one_replica_when_it_is_ordered_to() {
+    let nodes = Nodes::start(&["a", "b", "c", "d", "e"], &[]);
+    let a = &nodes.nodes[0];
+    for key in 0..32 {
+        let key = format!("k{key}");
+        let put = ["put", &key, "v", "--durability", "all", "--timeout", "10s"];
+        keys(a, &put).expect("it is taken");
+    }
+    let list = done(a, &["partition", "list"]);
+    let ids = |value: &Value| -> Vec<u64> {
+        value.as_array().unwrap().iter().filter_map(Value::as_u64).collect()
+    };
+    // Two of the voters are lost, the leader among them, and the node that is asked is neither.
+    let lost = |partition: &Value| {
+        let (leader, voters) = (partition["leader"].as_u64()?, ids(&partition["voters"]));
+        let other = *voters.iter().find(|id| **id != leader && **id != 1)?;
+        let last = *voters.iter().find(|id| **id != leader && **id != other)?;
+        (leader != 1).then(|| (partition["partition"].to_string(), leader, other, last))
+    };
+    let found = list.as_array().unwrap().iter().find_map(lost);
+    let (partition, leader, other, last) = found.expect("one node does not lead everything");
+    let last = last.to_string();
+    let order = ["partition", "elect-unclean", &partition, "--to", &last, "--yes"];
+    let why = refused(a, &order);
+    assert!(why.contains("has a leader: nothing has to be given up"), "{why}");
+
+    let mut running: Vec<Option<NodeProcess>> = nodes.nodes.into_iter().map(Some).collect();
+    for id in [leader, other] {
+        running[id as usize - 1].take().expect("it runs").kill();
+    }
+    let a = running[0].as_ref().expect("it runs");
+    until("nobody leads it", || {
+        let listed = cluster_list(a, &["--leaderless"])?;
+        let there = |p: &Value| p["partition"].to_string() == partition;
+        listed.as_array()?.iter().any(there).then_some(())
+    });
+    // The controller may have been lost as well, and the others are not silent for long yet.
+    until("the order is taken", || ironring(a, &order).status.success().then_some(()));
+    until("the replica leads", || {
+        let listed = cluster_list(a, &["--node", &last])?;
+        let partitions = listed.as_array()?;
+        let it = partitions.iter().find(|p| p["partition"].to_string() == partition)?;
+        (it["leader"].to_string() == last).then_some(())
+    });
+    // So do all the others that lost both.
+    until("every partition is led", || {
+        let leaderless = cluster_list(a, &["--leaderless"])?;
+        for partition in leaderless.as_array()? {
+            let alive = |id: &&u64| ![leader, other].contains(id);
+            let to = ids(&partition["voters"]).iter().find(alive)?.to_string();
+            let id = partition["partition"].to_string();
+            ironring(a, &["partition", "elect-unclean", &id, "--to", &to, "--yes"]);
+        }
+        leaderless.as_array()?.is_empty().then_some(())
+    });
+    for key in 0..32 {
+        let key = format!("k{key}");
+        let value = until("it is read", || keys(a, &["get", &key, "--timeout", "10s"]));
+        assert!(value.to_string().contains('v'), "{value}");
+    }
+}
+
+/// The partitions that pass a filter.
+fn cluster_list(node: &NodeProcess, filter: &[&str]) -> Option<Value> {
+    let output = ironring(node, &[&["partition", "list"], filter].concat());
+    serde_json::from_slice(&output.stdout).ok()
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ironring_core::NodeId;
-use ironring_ring::metadata::Metadata;
+use ironring_ring::metadata::{MemberState, Metadata};
 use tokio::sync::oneshot;
 
 use super::plane::{Answer, Ask, Failure};
@@ -130,6 +130,14 @@ impl Board {
 
     pub(super) fn set_metadata(&self, metadata: &Arc<Metadata>) {
         *locked(&self.metadata) = Arc::clone(metadata);
+    }
+
+    /// What an operator decided about this node, when it is to take no new work.
+    #[must_use]
+    pub fn going(&self) -> Option<MemberState> {
+        let me = NodeId(locked(&self.group).as_ref()?.id);
+        let state = self.metadata().member(me)?.state;
+        (state != MemberState::Active).then_some(state)
     }
 
     /// The node that leads the metadata group, as far as this node knows: where the controller is.
