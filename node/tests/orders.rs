@@ -230,6 +230,50 @@ fn a_node_is_emptied_and_takes_its_place_again() {
     alone.start(&[]).kill();
 }
 
+#[test]
+fn a_node_goes_on_alone_when_the_majority_is_lost_and_nothing_else_is_left() {
+    let Nodes { mut places, mut nodes } = Nodes::start(&["a", "b", "c"], &[]);
+    for key in 0..8 {
+        let key = format!("k{key}");
+        let put = ["put", &key, "v", "--durability", "all", "--timeout", "10s"];
+        keys(&nodes[0], &put).expect("it is taken");
+    }
+    let dir = places[0].dir.to_str().expect("it is plain").to_owned();
+    let force = |cluster: &str, more: &[&str]| {
+        offline(&[&["cluster", "force-quorum", cluster, "--data-dir", &dir], more].concat())
+    };
+    assert_eq!(error(&force("ordered", &["--yes"]))["code"], "node_running");
+    nodes.remove(0).kill();
+    let refused = error(&force("ordered", &["--yes"]));
+    assert_eq!(refused["code"], "quorum_reachable", "{refused}");
+    assert!(refused["message"].to_string().contains("of the 3 voters"), "{refused}");
+    nodes.drain(..).for_each(NodeProcess::kill);
+    assert_eq!(error(&force("another", &["--yes"]))["code"], "usage");
+    assert_eq!(error(&force("ordered", &[]))["code"], "not_confirmed");
+    let forced = force("ordered", &["--yes"]);
+    assert!(forced.status.success(), "{}", String::from_utf8_lossy(&forced.stderr));
+
+    let a = places[0].start(&[]);
+    assert_eq!(agreed(&[&a], 1, None), 1);
+    until("every partition is led", || {
+        let leaderless = cluster_list(&a, &["--leaderless"])?;
+        for partition in leaderless.as_array()? {
+            let id = partition["partition"].to_string();
+            ironring(&a, &["partition", "elect-unclean", &id, "--to", "a", "--yes"]);
+        }
+        leaderless.as_array()?.is_empty().then_some(())
+    });
+    for key in 0..8 {
+        let key = format!("k{key}");
+        let value = until("it is read", || keys(&a, &["get", &key, "--timeout", "10s"]));
+        assert!(value.to_string().contains('v'), "{value}");
+    }
+    // The others come back, follow it, and have their votes again.
+    let b = places[1].start(&[]);
+    let c = places[2].start(&[]);
+    agreed(&[&a, &b, &c], 3, None);
+}
+
 /// Runs a command that asks nobody.
 fn offline(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ironring"))

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::arguments;
 use super::error::{CliError, EXIT_UNHEALTHY};
+use super::force::{self, ForceArgs};
 use super::http::HttpArgs;
 use super::orders::{self, LeaveArgs, RebalanceVerb, VoteArgs};
 use super::output::{Cell, Column, Output, Report, Tone, View, each};
@@ -56,6 +57,8 @@ pub enum ClusterVerb {
         #[command(subcommand)]
         verb: RebalanceVerb,
     },
+    /// Make a stopped node the only voter of the metadata group that lost its majority for good
+    ForceQuorum(ForceArgs),
     /// Make, list and revoke the tokens that let nodes join
     Token {
         /// What to do.
@@ -111,6 +114,7 @@ pub fn run(args: &ClusterArgs, output: Output) -> Result<ExitCode, CliError> {
         ClusterVerb::Transfer { to } => orders::transfer(http, to.as_deref(), output)?,
         ClusterVerb::Snapshot => orders::snapshot(http, output)?,
         ClusterVerb::Rebalance { verb } => orders::rebalance(http, verb, output)?,
+        ClusterVerb::ForceQuorum(args) => force::run(args, output)?,
         ClusterVerb::Token { verb: TokenVerb::Create { valid, single_use } } => {
             let wish = TokenWish { valid_s: Some(valid.as_secs()), single_use: *single_use };
             let wish = serde_json::to_value(wish).expect("plain fields always serialise");

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod demo;
 pub mod error;
 pub mod explain;
+pub mod force;
 pub mod http;
 pub mod inspect;
 pub mod kv;

@@ -36,7 +36,7 @@ use crate::raft::{
 use crate::shard::{MetaAsk, MetaFailure, ToController};
 
 /// The log of the metadata group is no shard's.
-const META_SHARD: ShardId = ShardId(u16::MAX);
+pub const META_SHARD: ShardId = ShardId(u16::MAX);
 /// How many replicas a partition should have in a new cluster. There are no more than nodes.
 const RF: u8 = 3;
 /// How long a request may take.

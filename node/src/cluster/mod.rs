@@ -39,5 +39,5 @@ mod tests;
 pub use board::{Board, Order};
 pub use catalog::{Catalog, decode_outcome};
 pub use identity::{ClusterIdentity, IdentityError, Stage};
-pub use member::{ClusterError, Member, Place};
+pub use member::{ClusterError, META_SHARD, Member, Place};
 pub use shards::{Shards, ToShard};
