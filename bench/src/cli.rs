@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::error::BenchError;
 use crate::scenario::{ArrivalKind, KeyDistribution, Mode, Placement, ProtocolName, Scenario};
+use crate::study::Fault;
 use crate::units::{parse_bytes, parse_duration};
 
 /// Measures ironring, and its peers, with one honest load generator.
@@ -386,6 +387,10 @@ pub enum StudyVerb {
     Overwrite(OverwriteArgs),
     /// Memory and start-up time of many small keys, and the memory ceiling under pressure.
     Index(IndexArgs),
+    /// What clients see when a node of three is killed, silenced or stopped.
+    Failover(FailoverArgs),
+    /// Puts on one, two and three nodes, beside etcd and NATS of three.
+    Replication(ReplicationArgs),
 }
 
 impl StudyVerb {
@@ -398,6 +403,8 @@ impl StudyVerb {
             StudyVerb::Recovery(args) => &args.common,
             StudyVerb::Overwrite(args) => &args.common,
             StudyVerb::Index(args) => &args.common,
+            StudyVerb::Failover(args) => &args.common,
+            StudyVerb::Replication(args) => &args.common,
         }
     }
 }
@@ -521,6 +528,43 @@ pub struct OverwriteArgs {
     /// Bytes to write over them. Default: twenty times the live ones.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub written: Option<u64>,
+}
+
+/// `study failover`.
+#[derive(Clone, Debug, Args)]
+pub struct FailoverArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// What to do to a node; may be repeated. Default: each.
+    #[arg(long = "fault", value_name = "FAULT")]
+    pub faults: Vec<Fault>,
+    /// How often each. Default: 50, quick 5.
+    #[arg(long)]
+    pub repeats: Option<usize>,
+    /// Puts a second that are due, all lanes together.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: u32,
+    /// Lanes: each keeps to one partition and has one put under way.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub lanes: u32,
+    /// Bytes of a value.
+    #[arg(long, default_value_t = 1024)]
+    pub value_bytes: usize,
+}
+
+/// `study replication`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplicationArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// Rounds; each measures every system once.
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub rounds: usize,
+    /// Measured time of each.
+    #[arg(long, default_value = "8s", value_parser = parse_duration)]
+    pub duration: Duration,
 }
 
 /// `study index`.

@@ -60,7 +60,8 @@ pub fn execute(
             on(&target, scenario, seed, around, phases)
         }
         ProtocolName::Nats => {
-            on(&NatsTarget::prepare(&scenario.addr)?, scenario, seed, around, phases)
+            let target = NatsTarget::prepare(&scenario.addr, scenario.topic.replicas)?;
+            on(&target, scenario, seed, around, phases)
         }
     }
 }

@@ -72,6 +72,8 @@ pub enum Placement {
     /// One shard after the other, and only for keys that shard owns: what a client with the
     /// cluster map does.
     Owner,
+    /// The shard at the address, and only for keys it leads.
+    Leader,
 }
 
 /// A whole scenario.
@@ -206,6 +208,8 @@ pub struct Topic {
     pub records_per_append: usize,
     /// Most bytes per read.
     pub read_bytes_max: u32,
+    /// Copies a NATS stream has.
+    pub replicas: u8,
 }
 
 impl Default for Scenario {
@@ -278,6 +282,7 @@ impl Default for Topic {
             partitions: 8,
             records_per_append: 1000,
             read_bytes_max: 1 << 20,
+            replicas: 1,
         }
     }
 }

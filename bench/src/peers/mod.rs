@@ -27,7 +27,7 @@ use crate::system::pin_thread;
 use crate::units::{show_ns, show_rate};
 
 use plan::Plan;
-pub use system::{Installed, System, find_ironring};
+pub use system::{Installed, System, find, find_ironring, first_line, nats_can_sync};
 
 /// Size of the file fio works on.
 const FIO_FILE_BYTES: u64 = 1 << 30;

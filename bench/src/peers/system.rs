@@ -81,7 +81,7 @@ pub struct Installed {
 }
 
 /// The program on PATH, or the path itself when it holds a slash.
-fn find(name: &str) -> Option<PathBuf> {
+pub fn find(name: &str) -> Option<PathBuf> {
     let is_file = |path: &PathBuf| path.is_file();
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(is_file);
@@ -93,7 +93,7 @@ fn find(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(is_file)
 }
 
-fn first_line(program: &Path, flag: &str) -> String {
+pub fn first_line(program: &Path, flag: &str) -> String {
     let output = Command::new(program).arg(flag).output();
     let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     text.lines().next().unwrap_or("unknown").trim().to_owned()
@@ -237,7 +237,7 @@ fn nats_config(folder: &Path, port: u16, sync: bool) -> String {
 }
 
 /// Whether this nats-server knows `sync_interval`: older ones refuse the configuration.
-fn nats_can_sync(program: &Path, root: &Path) -> bool {
+pub fn nats_can_sync(program: &Path, root: &Path) -> bool {
     let Ok(folder) = tempfile::tempdir_in(root) else { return false };
     let config = folder.path().join("probe.conf");
     if std::fs::write(&config, nats_config(folder.path(), 4222, true)).is_err() {
@@ -255,7 +255,7 @@ fn probe(system: System, addr: &str) -> Result<(), BenchError> {
     match system {
         System::Ironring | System::IronringMonoio => ironring::ready(addr),
         System::Redis => RespTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),
-        System::Nats => NatsTarget::prepare(addr).map(|_| ()),
+        System::Nats => NatsTarget::prepare(addr, 1).map(|_| ()),
         System::Etcd => EtcdTarget { addr: addr.to_owned() }.connect(0, &mut workload).map(|_| ()),
     }
 }

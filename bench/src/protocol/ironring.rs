@@ -1,7 +1,9 @@
 //! ironring's client protocol: tagged by correlation, answered in any order.
 
+use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ironring_core::{Durability, ErrorCode, Offset, SessionId, Token, TopicId};
@@ -36,8 +38,32 @@ pub struct IronringTarget {
     uses_topic: bool,
     topic: TopicId,
     partitions: u32,
-    /// The map and the number of keys, when connections go to the shards that own them.
-    placed: Option<(ClusterMap, u64)>,
+    /// Where connections go, when they go to the shards that own their keys.
+    placed: Option<Arc<Placed>>,
+}
+
+/// The shards of a cluster, each with what it leads.
+#[derive(Debug)]
+struct Placed {
+    shards: Vec<(String, Arc<[bool]>)>,
+    keys: u64,
+}
+
+impl Placed {
+    /// By a map, as far as `wanted` takes the address of a shard.
+    fn new(map: &ClusterMap, keys: u64, wanted: impl Fn(&str) -> bool) -> Placed {
+        let mut shards: Vec<((&str, u16), Vec<bool>)> = Vec::new();
+        for shard in map.shards.iter().filter(|shard| wanted(&shard.address)) {
+            let name = (shard.address.as_str(), shard.shard);
+            let at = shards.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+                shards.push((name, vec![false; map.partitions as usize]));
+                shards.len() - 1
+            });
+            shards[at].1[shard.first as usize..shard.end as usize].fill(true);
+        }
+        let shards = shards.into_iter().map(|((at, _), owned)| (at.to_owned(), owned.into()));
+        Placed { shards: shards.collect(), keys }
+    }
 }
 
 impl IronringTarget {
@@ -60,9 +86,16 @@ impl IronringTarget {
             placed: None,
         };
         let mut control = Control::open(&target.addr)?;
-        if scenario.load.placement == Placement::Owner {
+        if scenario.load.placement != Placement::Any {
             let map = control.ask(&Request::ClusterMap, cluster_map)?;
-            target.placed = Some((map, scenario.keys.count));
+            let all = scenario.load.placement == Placement::Owner;
+            let own = |address: &str| all || same_host_and_port(address, &target.addr);
+            let placed = Placed::new(&map, scenario.keys.count, own);
+            if placed.shards.is_empty() {
+                let why = format!("no shard of the map is at {}", target.addr);
+                return Err(BenchError::Server(why));
+            }
+            target.placed = Some(Arc::new(placed));
         }
         if target.uses_topic {
             let name = scenario.topic.name.as_str();
@@ -83,6 +116,28 @@ impl IronringTarget {
     }
 }
 
+/// Whether two texts name the same address.
+fn same_host_and_port(a: &str, b: &str) -> bool {
+    let resolved = |text: &str| text.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+    a == b || matches!((resolved(a), resolved(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Where partitions are, as a node knows it.
+///
+/// # Errors
+/// The node cannot be reached or answers something else.
+pub fn map(addr: &str) -> Result<ClusterMap, BenchError> {
+    Control::open(addr)?.ask(&Request::ClusterMap, cluster_map)
+}
+
+/// Succeeds when a node answers clients.
+///
+/// # Errors
+/// It does not.
+pub fn reachable(addr: &str) -> Result<(), BenchError> {
+    Control::open(addr).map(drop)
+}
+
 /// Where the shards of a node are.
 fn cluster_map(response: &Response<'_>) -> Result<ClusterMap, String> {
     match response {
@@ -91,24 +146,34 @@ fn cluster_map(response: &Response<'_>) -> Result<ClusterMap, String> {
     }
 }
 
-/// What every shard of a node counts: `{"shards": [...]}`, in the order of the map. Each shard
+/// What every shard of a node or cluster counts: `{"shards": [...]}`, in the order of the map. Each shard
 /// answers for itself, and a connection to the node's address may land on any of them.
 ///
 /// # Errors
 /// The node cannot be reached or answers something else.
 pub fn stats(addr: &str) -> Result<Value, BenchError> {
     let map = Control::open(addr)?.ask(&Request::ClusterMap, cluster_map)?;
-    let of_shard = |address: &str| {
-        Control::open(address)?.ask(&Request::Stats, |response| match response {
-            Response::Stats(text) => {
-                serde_json::from_str::<Value>(text).map_err(|e| format!("Stats is no JSON: {e}"))
-            }
-            other => Err(unexpected(other)),
-        })
-    };
+    // In a cluster a shard leads many ranges of partitions.
+    let mut shards: Vec<(&str, u16)> =
+        map.shards.iter().map(|shard| (shard.address.as_str(), shard.shard)).collect();
+    let mut seen = BTreeSet::new();
+    shards.retain(|shard| seen.insert(*shard));
     let shards: Result<Vec<Value>, BenchError> =
-        map.shards.iter().map(|shard| of_shard(&shard.address)).collect();
+        shards.into_iter().map(|(address, _)| shard_stats(address)).collect();
     Ok(json!({ "shards": shards? }))
+}
+
+/// What the shard at an address counts.
+///
+/// # Errors
+/// It cannot be reached or answers something else.
+pub fn shard_stats(addr: &str) -> Result<Value, BenchError> {
+    Control::open(addr)?.ask(&Request::Stats, |response| match response {
+        Response::Stats(text) => {
+            serde_json::from_str::<Value>(text).map_err(|e| format!("Stats is no JSON: {e}"))
+        }
+        other => Err(unexpected(other)),
+    })
 }
 
 /// Succeeds when every shard serves: a node answers while it formats or recovers, too.
@@ -200,8 +265,8 @@ impl Target for IronringTarget {
         lane: usize,
         workload: &mut Workload,
     ) -> Result<(TcpStream, Ironring), BenchError> {
-        let shard = self.placed.as_ref().map(|(map, _)| &map.shards[lane % map.shards.len()]);
-        let control = Control::open(shard.map_or(&self.addr, |shard| &shard.address))?;
+        let shard = self.placed.as_ref().map(|placed| &placed.shards[lane % placed.shards.len()]);
+        let control = Control::open(shard.map_or(&self.addr, |(address, _)| address))?;
         if self.pipeline > control.in_flight_max as usize {
             return Err(BenchError::Usage(format!(
                 "load.pipeline = {}: the server allows {} unanswered requests per connection",
@@ -221,12 +286,9 @@ impl Target for IronringTarget {
             read_bytes_max: self.read_bytes_max,
             position: ReadFrom::Earliest,
             append: Vec::new(),
-            owned: shard.zip(self.placed.as_ref()).map(|(shard, (map, keys))| Owned {
-                first: shard.first,
-                end: shard.end,
-                partitions: map.partitions,
-                keys: *keys,
-            }),
+            owned: shard
+                .zip(self.placed.as_ref())
+                .map(|((_, owned), placed)| Owned { partitions: owned.clone(), keys: placed.keys }),
         };
         if self.uses_topic {
             protocol.encode_append(&workload.records(self.records_per_append))?;
@@ -239,21 +301,20 @@ impl Target for IronringTarget {
     }
 }
 
-/// The keys a connection's shard owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The keys a connection's shard leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Owned {
-    first: u32,
-    end: u32,
-    partitions: u32,
+    /// Of each partition, whether it does.
+    partitions: Arc<[bool]>,
     keys: u64,
 }
 
 impl Owned {
     /// The first owned key from this one on; the key itself when none is owned.
     fn from(&self, key: u64) -> u64 {
+        let partitions = self.partitions.len() as u32;
         let owned = |key: &u64| {
-            let partition = Token::of_key(&key_bytes(*key)).partition(self.partitions).0;
-            (self.first..self.end).contains(&partition)
+            self.partitions[Token::of_key(&key_bytes(*key)).partition(partitions).0 as usize]
         };
         (key..self.keys).chain(0..key).find(owned).unwrap_or(key)
     }
@@ -336,7 +397,7 @@ impl Protocol for Ironring {
     const TAGGED: bool = true;
 
     fn encode(&mut self, op: &Op<'_>, tag: u32, out: &mut Vec<u8>) {
-        let key = key_bytes(self.owned.map_or(op.key, |owned| owned.from(op.key)));
+        let key = key_bytes(self.owned.as_ref().map_or(op.key, |owned| owned.from(op.key)));
         let options = self.options;
         let condition = Condition::None;
         let request = match op.kind {

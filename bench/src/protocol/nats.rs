@@ -31,23 +31,38 @@ pub struct NatsTarget {
 }
 
 impl NatsTarget {
-    /// Reaches the server once and makes the stream: one replica, file storage.
+    /// Reaches the server once and makes the stream, with so many copies in files.
     ///
     /// # Errors
     /// The server cannot be reached, or has no JetStream.
-    pub fn prepare(addr: &str) -> Result<NatsTarget, BenchError> {
-        let mut control = Control::open(addr)?;
+    pub fn prepare(addr: &str, replicas: u8) -> Result<NatsTarget, BenchError> {
         let config = serde_json::json!({
             "name": STREAM, "subjects": [SUBJECT], "storage": "file", "retention": "limits",
-            "discard": "old", "num_replicas": 1, "max_msgs": -1, "max_bytes": -1, "max_age": 0,
+            "discard": "old", "num_replicas": replicas, "max_msgs": -1, "max_bytes": -1, "max_age": 0,
         });
-        let answer =
-            control.ask(&format!("$JS.API.STREAM.CREATE.{STREAM}"), &config.to_string())?;
+        NatsTarget::ask(addr, &format!("$JS.API.STREAM.CREATE.{STREAM}"), &config.to_string())?;
+        Ok(NatsTarget { addr: addr.to_owned() })
+    }
+
+    /// The name of the server that leads the stream.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or nobody leads it.
+    pub fn leader(addr: &str) -> Result<String, BenchError> {
+        let info = NatsTarget::ask(addr, &format!("$JS.API.STREAM.INFO.{STREAM}"), "")?;
+        let leader = info.pointer("/cluster/leader").and_then(|name| name.as_str());
+        leader
+            .map(str::to_owned)
+            .ok_or_else(|| BenchError::Server("nobody leads the stream".to_owned()))
+    }
+
+    fn ask(addr: &str, subject: &str, body: &str) -> Result<serde_json::Value, BenchError> {
+        let answer = Control::open(addr)?.ask(subject, body)?;
         let answer: serde_json::Value = serde_json::from_slice(&answer)
-            .map_err(|e| BenchError::Server(format!("making the stream: {e}")))?;
+            .map_err(|e| BenchError::Server(format!("{subject}: {e}")))?;
         match answer.get("error") {
-            None => Ok(NatsTarget { addr: addr.to_owned() }),
-            Some(error) => Err(BenchError::Server(format!("making the stream: {error}"))),
+            None => Ok(answer),
+            Some(error) => Err(BenchError::Server(format!("{subject}: {error}"))),
         }
     }
 }

@@ -5,11 +5,16 @@
 //! `--quick` is the same study at a scale that takes a minute or two: settings that are sizes are
 //! scaled with the data, so that what is shown is the same mechanism, not the same figure.
 
+mod cluster;
 mod disk_gets;
+mod failover;
 mod index;
+mod lanes;
 mod node;
 mod overwrite;
 mod recovery;
+mod replication;
+mod rivals;
 mod scaling;
 
 use serde::{Deserialize, Serialize};
@@ -22,9 +27,11 @@ use crate::run::Verdict;
 use crate::server;
 
 pub use disk_gets::DiskGetsResult;
+pub use failover::{FailoverResult, Fault};
 pub use index::IndexResult;
 pub use overwrite::{OverwriteResult, Sample, Slice};
 pub use recovery::RecoveryResult;
+pub use replication::ReplicationResult;
 pub use scaling::ScalingResult;
 
 /// Something a study has to show, and whether it did.
@@ -54,6 +61,10 @@ pub enum Figures {
     Overwrite(Box<OverwriteResult>),
     /// Many small keys, and the memory ceiling.
     Index(Box<IndexResult>),
+    /// Nodes of a cluster that fail.
+    Failover(Box<FailoverResult>),
+    /// What copies cost.
+    Replication(Box<ReplicationResult>),
 }
 
 /// Result of a study.
@@ -83,6 +94,8 @@ impl StudyResult {
             Figures::Recovery(_) => "recovery",
             Figures::Overwrite(_) => "overwrite",
             Figures::Index(_) => "index",
+            Figures::Failover(_) => "failover",
+            Figures::Replication(_) => "replication",
         }
     }
 }
@@ -100,6 +113,8 @@ pub fn command(args: &StudyArgs) -> Result<Verdict, BenchError> {
         StudyVerb::Recovery(args) => recovery::run(args)?,
         StudyVerb::Overwrite(args) => overwrite::run(args)?,
         StudyVerb::Index(args) => index::run(args)?,
+        StudyVerb::Failover(args) => failover::run(args)?,
+        StudyVerb::Replication(args) => replication::run(args)?,
     };
     let provenance = Provenance::here(&common.data_root);
     let good = study.checks.iter().all(|check| check.holds);
@@ -128,6 +143,8 @@ pub fn show(study: &StudyResult) -> String {
         Figures::Recovery(figures) => figures.show(),
         Figures::Overwrite(figures) => figures.show(),
         Figures::Index(figures) => figures.show(),
+        Figures::Failover(figures) => figures.show(),
+        Figures::Replication(figures) => figures.show(),
     };
     if !study.checks.is_empty() {
         let mut table = Table::new(&["requirement", "required", "measured", ""]);

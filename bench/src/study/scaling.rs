@@ -188,6 +188,7 @@ impl ScalingResult {
                 match cell.shape.placement {
                     Placement::Any => "any",
                     Placement::Owner => "owner",
+                    Placement::Leader => "leader",
                 }
                 .to_owned(),
                 dash(median(&|run| Some(run.achieved_per_s)).map(show_rate)),

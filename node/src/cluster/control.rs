@@ -1,7 +1,7 @@
 //! The controller while this node leads the metadata group: the pure state machine of
 //! [`ironring_ring::controller`], fed with what this node hears, and its effects carried out.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,6 +52,11 @@ impl Control {
         if let Some(office) = &mut *self.office.borrow_mut() {
             office.controller.gone(node);
         }
+    }
+
+    /// Nodes whose process has ended and that were not heard since.
+    pub fn known_gone(&self) -> Ref<'_, BTreeSet<NodeId>> {
+        self.gone.borrow()
     }
 
     /// Shards of this node or of others say something.

@@ -23,6 +23,7 @@ use super::operation::{self, Remaining};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
 use super::shards::Shards;
 use super::steward::{self, Step};
+use super::succession::{Succession, Turn};
 use super::{roster, token};
 use crate::driver::clock;
 use crate::driver::peers::{Down, LinkId, PeerShard, Remote, Side};
@@ -102,6 +103,7 @@ pub struct Member<R: Runtime> {
     pub(super) place: Place,
     pub(super) shards: Box<dyn Shards>,
     pub(super) control: Control,
+    succession: RefCell<Succession>,
     /// Which node this is, as its directory says.
     identity: RefCell<ClusterIdentity>,
     group: RefCell<Option<MetaGroup<Catalog>>>,
@@ -141,6 +143,7 @@ impl<R: Runtime> Member<R> {
             place,
             shards,
             control: Control::default(),
+            succession: RefCell::default(),
             group: RefCell::default(),
             poke: Rc::default(),
             stopping: Cell::new(false),
@@ -214,7 +217,8 @@ impl<R: Runtime> Member<R> {
         while !self.stopping.get() && !self.left.get() {
             self.look(group)?;
             let now = clock::now().mono;
-            let due = self.control.next_deadline(now).map(|at| at.since(now).max(NAP_MIN));
+            let due = [self.control.next_deadline(now), self.succession.borrow().next_deadline()];
+            let due = due.into_iter().flatten().min().map(|at| at.since(now).max(NAP_MIN));
             let nap = self.runtime.sleep(due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY));
             future::or(self.poke.notified(), nap).await;
         }
@@ -299,6 +303,7 @@ impl<R: Runtime> Member<R> {
         if status.role == Role::Leader {
             self.change_members(group, &status, &newest);
         }
+        self.succeed(group, &status);
         self.run_controller(group, &status, &newest);
         self.place.board.set_group(status);
         for order in self.place.board.orders() {
@@ -408,6 +413,19 @@ impl<R: Runtime> Member<R> {
             }
             me.changing.set(false);
             me.poke.notify_one();
+        });
+    }
+
+    /// Does what a voter does when the group's leader is gone.
+    fn succeed(&self, group: &MetaGroup<Catalog>, status: &GroupStatus) {
+        let gone = self.control.known_gone();
+        let turn = self.succession.borrow_mut().step(clock::now().mono, status, &gone);
+        let Some(Turn { gone, heir }) = turn else { return };
+        tracing::info!("metadata group: its leader, node {gone}, is gone: node {heir} is to lead");
+        let group = group.clone();
+        self.spawn(async move {
+            // A group that has stopped says so in its status.
+            let _ = group.succeed(gone, heir).await;
         });
     }
 

@@ -9,6 +9,8 @@
 //!   seeds before anything of it runs ([`join`]).
 //! - Members of the cluster become members of the group by what its leader does ([`steward`]); requests
 //!   go to the leader from wherever they come ([`plane`]).
+//! - When the leader of the group is known to be gone, those who vote take turns to succeed it
+//!   ([`succession`]), and do not wait until it has been silent.
 //! - On the node that leads the group the member is the controller ([`ironring_ring::controller`]): it
 //!   hears which nodes live, has partitions' leaders elected, and moves replicas ([`control`]).
 //! - Operators' orders are judged where the group is led ([`operation`]) and carried out there
@@ -31,6 +33,7 @@ pub mod roster;
 mod shards;
 pub mod status;
 pub mod steward;
+mod succession;
 pub mod token;
 
 #[cfg(test)]

@@ -90,6 +90,9 @@ pub struct MemberView {
     pub replicas: usize,
     /// Where it listens for clients.
     pub client_address: String,
+    /// Where each of its shards listens for clients that know which one they want, in order of shard;
+    /// empty: as any other.
+    pub shard_addresses: Vec<String>,
     /// Where it listens for nodes.
     pub node_address: String,
     /// Where it serves HTTP.
@@ -233,6 +236,7 @@ fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView
         leads: count(true),
         replicas: count(true) + count(false),
         client_address: facts.addresses.client.clone(),
+        shard_addresses: facts.addresses.shards.clone(),
         node_address: facts.addresses.node.clone(),
         http_address: facts.addresses.http.clone(),
         rack: facts.rack.clone(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ironring_core::Instant;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
 use openraft::{AsyncRuntime, BasicNode, ChangeMembers, Raft, ReadPolicy, Snapshot};
 
 use super::config::{COMMAND_BYTES_MAX, RaftConfig, Timing};
@@ -297,12 +297,24 @@ impl<M: MetaMachine> MetaGroup<M> {
         Ok(self.raft.trigger().snapshot().await?)
     }
 
-    /// Asks for votes now, if a quorum would give them.
+    /// The leader is known to be gone: this voter waits for it no longer, and when it is the heir
+    /// itself, it asks for votes at once, which others grant although they heard of that leader a
+    /// moment ago. Does nothing when this node has heard of a newer term by now.
+    ///
+    /// It is what the leader would have ordered if it had handed over. Nothing committed is at stake
+    /// when it was not gone: votes are given by the usual rules, and nobody reads by a leader's lease.
     ///
     /// # Errors
     /// When the group has stopped.
-    pub async fn campaign(&self) -> Result<(), GroupError> {
-        Ok(self.raft.trigger().elect(true).await?)
+    pub async fn succeed(&self, gone: u64, heir: u64) -> Result<(), GroupError> {
+        let vote = self.raft.metrics().borrow_watched().vote;
+        if vote.leader_id.voted_for != gone || !vote.committed {
+            return Ok(());
+        }
+        let order = TransferLeaderRequest::new(vote, heir, None);
+        // An entry that is being written is no reason to give up: another has its turn next.
+        let _refused = self.raft.handle_transfer_leader(order).await?;
+        Ok(())
     }
 
     /// How the group is, as this node knows it.

@@ -148,9 +148,16 @@ pub enum Down {
 
 impl Down {
     /// Whether the process at the other end is gone, as its kernel says: nothing has to be waited for.
+    /// A connection that ended says less: whatever is in between may have ended it.
     #[must_use]
     pub fn gone(&self) -> bool {
-        matches!(self, Down::NobodyListens | Down::Reset | Down::Closed)
+        matches!(self, Down::NobodyListens)
+    }
+
+    /// Whether the other end let go of the connection: whether its process is gone is known when it is
+    /// dialled again.
+    pub(super) fn let_go(&self) -> bool {
+        matches!(self, Down::Reset | Down::Closed)
     }
 
     pub(super) fn of(errno: Errno) -> Down {
@@ -210,8 +217,8 @@ mod tests {
 
     #[test]
     fn only_what_the_kernel_says_of_a_process_counts_as_gone() {
-        assert!(Down::of(Errno::ECONNREFUSED).gone() && Down::of(Errno::ECONNRESET).gone());
-        assert!(Down::Closed.gone());
+        assert!(Down::of(Errno::ECONNREFUSED).gone());
+        assert!(!Down::of(Errno::ECONNRESET).gone() && !Down::Closed.gone());
         assert!(!Down::of(Errno::ETIMEDOUT).gone() && !Down::of(Errno::EHOSTUNREACH).gone());
         assert!(!Down::HandshakeTimeout.gone() && !Down::Replaced.gone());
     }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use ironring_core::prng::Prng;
 use ironring_core::{Instant, NodeId, ShardId};
@@ -417,6 +418,7 @@ impl Peers {
             wanted.backoff.reset();
         }
         let wait = match reason {
+            _ if stable && reason.let_go() => Duration::ZERO,
             Down::NotLetIn { .. } => jittered(settings.refused_retry, &mut prng),
             _ => wanted.backoff.failed(settings.backoff_min, settings.backoff_max, &mut prng),
         };

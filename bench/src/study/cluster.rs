@@ -1,0 +1,334 @@
+//! A cluster of nodes that a study starts, disturbs and looks at: processes on loopback.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::cli::StudyCommon;
+use crate::error::BenchError;
+use crate::peers::find_ironring;
+use crate::protocol::ironring;
+use crate::server::{Scratch, Server, free_port};
+
+/// Time a node or the whole cluster may take to be as it should.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long a node may take to end when it is asked to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What `ironring cluster status -o json` says, as far as a study needs it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// Nothing needs anybody.
+    pub healthy: bool,
+    /// What does.
+    pub reasons: Vec<String>,
+    /// The metadata group.
+    pub metadata: Group,
+    /// The partitions.
+    pub partitions: Partitions,
+    /// The nodes.
+    pub members: Vec<Member>,
+}
+
+/// The metadata group.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Group {
+    /// Who leads it.
+    pub leader: Option<u64>,
+    /// Who votes.
+    pub voters: Vec<u64>,
+}
+
+/// Partitions, counted.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Partitions {
+    /// All.
+    pub total: u32,
+    /// Those nobody leads.
+    pub leaderless: u32,
+    /// Replicas on their way.
+    pub moves: u32,
+}
+
+/// A node, as the cluster knows it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// `alive`, `suspect` or `dead`.
+    pub status: String,
+    /// Partitions it leads.
+    pub leads: u32,
+    /// Where it serves clients.
+    pub client_address: String,
+    /// Where its shards serve clients.
+    pub shard_addresses: Vec<String>,
+}
+
+impl Member {
+    /// Where its first shard serves clients.
+    #[must_use]
+    pub fn shard(&self) -> &String {
+        self.shard_addresses.first().unwrap_or(&self.client_address)
+    }
+}
+
+impl Status {
+    /// Whether everybody lives, nothing moves and everybody leads about as much as others.
+    #[must_use]
+    pub fn settled(&self, nodes: usize) -> bool {
+        let leads = || self.members.iter().map(|m| m.leads);
+        let uneven = leads().max().unwrap_or(0) - leads().min().unwrap_or(0);
+        self.healthy
+            && self.members.len() == nodes
+            && self.partitions.moves == 0
+            && self.partitions.leaderless == 0
+            && self.members.iter().all(|m| m.status == "alive")
+            && uneven * 4 <= self.partitions.total / nodes as u32
+    }
+}
+
+/// A node of the cluster.
+#[derive(Debug)]
+struct Node {
+    name: String,
+    clients: String,
+    http: String,
+    peers: String,
+    cpus: String,
+    scratch: Arc<Scratch>,
+    server: Option<Server>,
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    program: PathBuf,
+    /// What `ironring --version` says.
+    pub version: String,
+    settings: Vec<String>,
+    token: String,
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Starts so many nodes of one shard each, and waits until every partition has its replicas.
+    ///
+    /// # Errors
+    /// One does not start.
+    pub fn start(common: &StudyCommon, nodes: usize) -> Result<Cluster, BenchError> {
+        let (program, version) =
+            find_ironring(common.ironring.as_ref()).map_err(BenchError::Usage)?;
+        let settings = common.ironring_args.clone();
+        let mut cluster =
+            Cluster { program, version, settings, token: String::new(), nodes: Vec::new() };
+        for index in 0..nodes {
+            cluster.add(common, index)?;
+        }
+        cluster.until("every partition has its replicas", |status| {
+            status.metadata.voters.len() == nodes && status.settled(nodes)
+        })?;
+        Ok(cluster)
+    }
+
+    fn add(&mut self, common: &StudyCommon, index: usize) -> Result<(), BenchError> {
+        let name = format!("n{}", index + 1);
+        let address = || Ok::<String, BenchError>(format!("127.0.0.1:{}", free_port()?));
+        // Nodes take turns on the CPUs there are; the generator goes wherever there is room.
+        let cpu = if index % 2 == 0 { common.server_cpu } else { common.client_cpu };
+        self.nodes.push(Node {
+            scratch: Scratch::new(&common.data_root, &name, common.keep)?,
+            clients: address()?,
+            http: address()?,
+            peers: address()?,
+            cpus: cpu.to_string(),
+            server: None,
+            name,
+        });
+        self.restart(index)?;
+        if index == 0 {
+            let token = self.until_said(&["cluster", "token", "create", "-o", "json"])?;
+            let missing = || BenchError::Server("a token was made without a secret".to_owned());
+            self.token = token["token"].as_str().ok_or_else(missing)?.to_owned();
+        }
+        Ok(())
+    }
+
+    /// Starts a node that does not run, where it was, and waits until its shard serves.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn restart(&mut self, index: usize) -> Result<(), BenchError> {
+        let seed = self.nodes[0].peers.clone();
+        let node = &mut self.nodes[index];
+        let folder = node.scratch.path();
+        let mut command = Command::new(&self.program);
+        command.current_dir(folder).arg("start").arg("--data-dir").arg(folder.join("data"));
+        command.args(["--cluster", "bench", "--node", &node.name, "--shards", "1"]);
+        command.args(["--listen", &node.clients, "--peers", &node.peers, "--http", &node.http]);
+        command.args(["--set", &format!("node.cpus={}", node.cpus)]);
+        if index > 0 {
+            command.args(["--seeds", &seed]).env("IRONRING__CLUSTER__TOKEN", &self.token);
+        }
+        command.args(&self.settings);
+        let mut server = Server::start(command, &node.scratch, &[])?;
+        server.wait_ready(PATIENCE, || ironring::reachable(&node.clients))?;
+        node.server = Some(server);
+        Ok(())
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.clients.clone()).collect()
+    }
+
+    /// The place of a member.
+    ///
+    /// # Errors
+    /// It is none of the study's nodes.
+    pub fn index_of(&self, member: &Member) -> Result<usize, BenchError> {
+        let unknown = || BenchError::Server(format!("the cluster has a node {}", member.name));
+        self.nodes.iter().position(|node| node.name == member.name).ok_or_else(unknown)
+    }
+
+    /// What a command line says to a node that runs, as JSON.
+    fn said(&self, index: usize, arguments: &[&str]) -> Result<serde_json::Value, BenchError> {
+        let failed = |problem: String| BenchError::Program { program: "ironring".into(), problem };
+        let mut command = Command::new(&self.program);
+        let (verb, rest) = arguments.split_first().expect("a command has a verb");
+        command.arg(verb).args(["--http", &self.nodes[index].http]).args(rest);
+        let output = command.output().map_err(|e| failed(e.to_string()))?;
+        serde_json::from_slice(&output.stdout)
+            .map_err(|e| failed(format!("{e}: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+
+    fn until_said(&self, arguments: &[&str]) -> Result<serde_json::Value, BenchError> {
+        let begin = Instant::now();
+        loop {
+            match self.said(0, arguments) {
+                Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+                Err(_) => std::thread::sleep(LOOK_EVERY),
+                Ok(said) => return Ok(said),
+            }
+        }
+    }
+
+    /// How the cluster is, by the first node that runs and says so.
+    ///
+    /// # Errors
+    /// No node answers.
+    pub fn status(&self) -> Result<Status, BenchError> {
+        let mut last = BenchError::Server("no node runs".to_owned());
+        for index in (0..self.nodes.len()).filter(|i| self.nodes[*i].server.is_some()) {
+            let said = self.said(index, &["cluster", "status", "-o", "json"]);
+            let read = said.and_then(|said| {
+                serde_json::from_value(said).map_err(|e| BenchError::Server(e.to_string()))
+            });
+            match read {
+                Ok(status) => return Ok(status),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Looks at the cluster until it is as wanted.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn until(
+        &self,
+        what: &str,
+        mut wanted: impl FnMut(&Status) -> bool,
+    ) -> Result<Status, BenchError> {
+        let begin = Instant::now();
+        loop {
+            let status = self.status();
+            match status {
+                Ok(status) if wanted(&status) => return Ok(status),
+                _ if begin.elapsed() < PATIENCE => std::thread::sleep(LOOK_EVERY),
+                Ok(status) => {
+                    let why = status.reasons.join("; ");
+                    return Err(BenchError::Server(format!("not in time: {what}; {why}")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The partitions a member leads.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn led_by(&self, member: &Member) -> Result<BTreeSet<u32>, BenchError> {
+        let map = ironring::map(&member.client_address)?;
+        let its = |address: &String| {
+            *address == member.client_address || member.shard_addresses.contains(address)
+        };
+        let ranges = map.shards.iter().filter(|shard| its(&shard.address));
+        Ok(ranges.flat_map(|shard| shard.first..shard.end).collect())
+    }
+
+    fn server(&mut self, index: usize) -> Result<&mut Server, BenchError> {
+        let missing = || BenchError::Server("a node that does not run".to_owned());
+        self.nodes[index].server.as_mut().ok_or_else(missing)
+    }
+
+    /// Processes of all nodes, in order.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().filter_map(|node| Some(node.server.as_ref()?.pid())).collect()
+    }
+
+    /// Sends SIGKILL, and does not wait.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self, index: usize) -> Result<(), BenchError> {
+        self.server(index)?.signal_kill()
+    }
+
+    /// Waits until a node that was killed is gone.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn bury(&mut self, index: usize) -> Result<(), BenchError> {
+        self.nodes[index].server.take().map_or(Ok(()), Server::kill)
+    }
+
+    /// Asks a node to stop with SIGTERM, and waits until it has; how long that took.
+    ///
+    /// # Errors
+    /// It does not stop cleanly.
+    pub fn stop(&mut self, index: usize) -> Result<Duration, BenchError> {
+        match self.nodes[index].server.take() {
+            Some(server) => server.stop(STOP_TIMEOUT),
+            None => Ok(Duration::ZERO),
+        }
+    }
+
+    /// Stops a node from running.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&mut self, index: usize) -> Result<(), BenchError> {
+        self.server(index)?.freeze()
+    }
+
+    /// Lets it run again.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn thaw(&mut self, index: usize) -> Result<(), BenchError> {
+        self.server(index)?.thaw()
+    }
+}
