@@ -45,7 +45,7 @@ pub enum NodeVerb {
     Reinit {
         /// The configuration: which data directory, and seeds when the directory knows none.
         #[command(flatten)]
-        settings: SettingsArgs,
+        settings: Box<SettingsArgs>,
         /// Do not ask
         #[arg(long)]
         yes: bool,

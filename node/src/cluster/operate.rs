@@ -86,7 +86,7 @@ impl<R: Runtime> Member<R> {
             match step {
                 Step::Propose(command) => {
                     let refused = committed(group, &command).await?;
-                    let parts = match &command {
+                    let parts = match &*command {
                         Command::Replicas { changes } => changes.len(),
                         _ => usize::MAX,
                     };

@@ -276,7 +276,7 @@ impl Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Have the group commit a command.
-    Propose(Command),
+    Propose(Box<Command>),
     /// Have another node lead the group.
     LeadGroup(u64),
     /// Have the leader of a partition hand over.
@@ -295,6 +295,12 @@ pub enum Step {
         /// Who is to lead.
         leader: LeaderId,
     },
+}
+
+impl Step {
+    fn propose(command: Command) -> Step {
+        Step::Propose(Box::new(command))
+    }
 }
 
 /// How an order is carried out.
@@ -410,7 +416,7 @@ impl Judge<'_> {
 
     fn set(&self, member: &Member, state: MemberState, done: String) -> Verdict {
         let set = Command::SetMember { node: member.id, state };
-        Verdict { steps: vec![Step::Propose(set)], done, changed: 1, warnings: Vec::new() }
+        Verdict { steps: vec![Step::propose(set)], done, changed: 1, warnings: Vec::new() }
     }
 
     fn drain(&self, node: NodeId, force: bool) -> Result<Verdict, Refusal> {
@@ -590,7 +596,7 @@ impl Judge<'_> {
                 n - 1
             ));
         }
-        Ok(Verdict { steps: vec![Step::Propose(set)], done, changed: 1, warnings })
+        Ok(Verdict { steps: vec![Step::propose(set)], done, changed: 1, warnings })
     }
 
     fn lead_group(&self, node: Option<NodeId>) -> Result<Verdict, Refusal> {
@@ -642,7 +648,7 @@ impl Judge<'_> {
         if self.metadata.balancing() == on {
             return as_it_is(done);
         }
-        let steps = vec![Step::Propose(Command::SetBalancing(on))];
+        let steps = vec![Step::propose(Command::SetBalancing(on))];
         Verdict { steps, done, changed: 1, warnings: Vec::new() }
     }
 
@@ -657,7 +663,7 @@ impl Judge<'_> {
         let mut steps = Vec::new();
         let mut warnings = Vec::new();
         if partition.is_none() && self.metadata.balancing() {
-            steps.push(Step::Propose(Command::SetBalancing(false)));
+            steps.push(Step::propose(Command::SetBalancing(false)));
         } else if partition.is_some() && self.metadata.balancing() {
             warnings.push("balancing is on: the move may be begun again".to_owned());
         }
@@ -674,7 +680,7 @@ impl Judge<'_> {
         }
         let commands = changes
             .chunks(CHANGES_MAX)
-            .map(|changes| Step::Propose(Command::Replicas { changes: changes.to_vec() }));
+            .map(|changes| Step::propose(Command::Replicas { changes: changes.to_vec() }));
         steps.extend(commands);
         let done = format!("{count} moves are given up");
         Ok(Verdict { steps, done, changed: count, warnings })
@@ -710,7 +716,7 @@ impl Judge<'_> {
             warnings.push("balancing is on: the replica may be moved again".to_owned());
         }
         let done = format!("partition {partition} moves from node {from} to node {to}");
-        Ok(Verdict { steps: vec![Step::Propose(command)], done, changed: 1, warnings })
+        Ok(Verdict { steps: vec![Step::propose(command)], done, changed: 1, warnings })
     }
 
     fn lead(&self, partition: PartitionId, node: NodeId) -> Result<Verdict, Refusal> {
