@@ -76,7 +76,7 @@ fn four_nodes_drain_hand_over_and_leave() {
 
     // Draining: everything goes to the others, and comes back.
     let drained = done(all[2], &["node", "drain", "b", "--wait"]);
-    assert!(drained["done"].as_str().unwrap().contains("node b (2) is drained"), "{drained}");
+    assert!(says(&drained, "node b (2) is drained"), "{drained}");
     let member = nodes.member(0, 2).expect("it is a member");
     assert_eq!(
         (member["state"].as_str(), member["replicas"].as_u64()),
@@ -98,8 +98,8 @@ fn four_nodes_drain_hand_over_and_leave() {
     nodes.settled(4);
 
     // The metadata group is led by whom the operator wants, if that has a vote.
-    let voters = cluster(all[0], &["status"]).unwrap()["metadata"]["voters"].clone();
-    let voters: Vec<u64> = voters.as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    let status = cluster(all[0], &["status"]).expect("it answers");
+    let voters = ids(&status["metadata"]["voters"]);
     assert_eq!(voters.len(), 3, "four would survive no more");
     let leader = agreed(&all, 3, None);
     let next = *voters.iter().find(|id| **id != leader).expect("there are three");
@@ -124,18 +124,17 @@ fn four_nodes_drain_hand_over_and_leave() {
     done(all[0], &["cluster", "rebalance", "pause"]);
     let list = done(all[0], &["partition", "list"]);
     let first = &list[0];
-    let voters: Vec<u64> =
-        first["voters"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    let voters = ids(&first["voters"]);
     let from = *voters.iter().find(|id| first["leader"] != **id).expect("there are three");
     let to = (1..=4).find(|id| !voters.contains(id)).expect("there are four nodes");
-    let (from, to) = (from.to_string(), to.to_string());
-    let order = ["partition", "move", "0", "--from", &from, "--to", &to];
+    let (source, target) = (from.to_string(), to.to_string());
+    let order = ["partition", "move", "0", "--from", &source, "--to", &target];
     done(all[0], &order);
     until("the replica has moved", || {
         let list = done(all[1], &["partition", "list"]);
-        let voters = list[0]["voters"].as_array()?;
-        let holds = |id: &str| voters.iter().any(|voter| voter.to_string() == id);
-        (holds(&to) && !holds(&from) && list[0]["moving"].is_null()).then_some(())
+        let voters = ids(&list[0]["voters"]);
+        (voters.contains(&to) && !voters.contains(&from) && list[0]["moving"].is_null())
+            .then_some(())
     });
     let why = refused(all[0], &order);
     assert!(why.contains("has no replica of partition 0"), "{why}");
@@ -144,7 +143,7 @@ fn four_nodes_drain_hand_over_and_leave() {
 
     // A node leaves, and ends when it is let go; the next would leave too few.
     let left = done(all[0], &["cluster", "leave", "d", "--wait"]);
-    assert!(left["done"].as_str().unwrap().contains("is no member any more"), "{left}");
+    assert!(says(&left, "is no member any more"), "{left}");
     let (status, said) = nodes.nodes.pop().expect("there are four").wait();
     assert_eq!(status, 0, "{said}");
     assert!(said.contains("node d (4) has left cluster `ordered`"), "{said}");
@@ -297,20 +296,17 @@ fn a_partition_that_lost_its_majority_goes_on_with_one_replica_when_it_is_ordere
         keys(a, &put).expect("it is taken");
     }
     let list = done(a, &["partition", "list"]);
-    let ids = |value: &Value| -> Vec<u64> {
-        value.as_array().unwrap().iter().filter_map(Value::as_u64).collect()
-    };
     // Two of the voters are lost, the leader among them, and the node that is asked is neither.
     let lost = |partition: &Value| {
         let (leader, voters) = (partition["leader"].as_u64()?, ids(&partition["voters"]));
         let other = *voters.iter().find(|id| **id != leader && **id != 1)?;
         let last = *voters.iter().find(|id| **id != leader && **id != other)?;
-        (leader != 1).then(|| (partition["partition"].to_string(), leader, other, last))
+        (leader != 1).then_some((partition["partition"].as_u64()?, leader, other, last))
     };
     let found = list.as_array().unwrap().iter().find_map(lost);
     let (partition, leader, other, last) = found.expect("one node does not lead everything");
-    let last = last.to_string();
-    let order = ["partition", "elect-unclean", &partition, "--to", &last, "--yes"];
+    let (id, to) = (partition.to_string(), last.to_string());
+    let order = ["partition", "elect-unclean", &id, "--to", &to, "--yes"];
     let why = refused(a, &order);
     assert!(why.contains("has a leader: nothing has to be given up"), "{why}");
 
@@ -321,16 +317,16 @@ fn a_partition_that_lost_its_majority_goes_on_with_one_replica_when_it_is_ordere
     let a = running[0].as_ref().expect("it runs");
     until("nobody leads it", || {
         let listed = cluster_list(a, &["--leaderless"])?;
-        let there = |p: &Value| p["partition"].to_string() == partition;
+        let there = |p: &Value| p["partition"] == partition;
         listed.as_array()?.iter().any(there).then_some(())
     });
     // The controller may have been lost as well, and the others are not silent for long yet.
     until("the order is taken", || ironring(a, &order).status.success().then_some(()));
     until("the replica leads", || {
-        let listed = cluster_list(a, &["--node", &last])?;
+        let listed = cluster_list(a, &["--node", &to])?;
         let partitions = listed.as_array()?;
-        let it = partitions.iter().find(|p| p["partition"].to_string() == partition)?;
-        (it["leader"].to_string() == last).then_some(())
+        let it = partitions.iter().find(|p| p["partition"] == partition)?;
+        (it["leader"] == last).then_some(())
     });
     // So do all the others that lost both.
     until("every partition is led", || {
@@ -348,6 +344,16 @@ fn a_partition_that_lost_its_majority_goes_on_with_one_replica_when_it_is_ordere
         let value = until("it is read", || keys(a, &["get", &key, "--timeout", "10s"]));
         assert!(value.to_string().contains('v'), "{value}");
     }
+}
+
+/// The numbers of a list.
+fn ids(value: &Value) -> Vec<u64> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
+}
+
+/// Whether what came of an order says this.
+fn says(operated: &Value, words: &str) -> bool {
+    operated["done"].as_str().is_some_and(|done| done.contains(words))
 }
 
 /// The partitions that pass a filter.
