@@ -1,4 +1,5 @@
-//! `ironring cluster`: how the cluster is, its members, and tokens that let nodes join.
+//! `ironring cluster`: how the cluster is, its members, and tokens that let nodes join. What operators
+//! order of it is in [`super::orders`].
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use serde_json::Value;
 
 use super::arguments;
 use super::error::{CliError, EXIT_UNHEALTHY};
+use super::force::{self, ForceArgs};
 use super::http::HttpArgs;
+use super::orders::{self, LeaveArgs, RebalanceVerb, VoteArgs};
 use super::output::{Cell, Column, Output, Report, Tone, View, each};
 use super::units;
 use crate::cluster::status::{ClusterStatus, MemberView};
@@ -34,6 +37,28 @@ pub enum ClusterVerb {
     Status,
     /// List the members
     Members,
+    /// Let a node give everything away and be no member any more, or give up a dead one
+    Leave(LeaveArgs),
+    /// Give a node a vote in the metadata group
+    Promote(VoteArgs),
+    /// Take a node's vote in the metadata group; it still takes every change
+    Demote(VoteArgs),
+    /// Have another voter lead the metadata group, and so be the controller
+    Transfer {
+        /// Which node, by its name or id; the voter that has the most unless given
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Take a snapshot of the metadata group on the node that is asked
+    Snapshot,
+    /// Show, plan, pause and cancel moves of replicas
+    Rebalance {
+        /// What to do.
+        #[command(subcommand)]
+        verb: RebalanceVerb,
+    },
+    /// Make a stopped node the only voter of the metadata group that lost its majority for good
+    ForceQuorum(ForceArgs),
     /// Make, list and revoke the tokens that let nodes join
     Token {
         /// What to do.
@@ -83,6 +108,13 @@ pub fn run(args: &ClusterArgs, output: Output) -> Result<ExitCode, CliError> {
         ClusterVerb::Members => {
             printed(output.print(&Members(http.ask("GET", "/v1/cluster/members", None)?)))?;
         }
+        ClusterVerb::Leave(args) => orders::leave(http, args, output)?,
+        ClusterVerb::Promote(args) => orders::vote(http, "promote", args, output)?,
+        ClusterVerb::Demote(args) => orders::vote(http, "demote", args, output)?,
+        ClusterVerb::Transfer { to } => orders::transfer(http, to.as_deref(), output)?,
+        ClusterVerb::Snapshot => orders::snapshot(http, output)?,
+        ClusterVerb::Rebalance { verb } => orders::rebalance(http, verb, output)?,
+        ClusterVerb::ForceQuorum(args) => force::run(args, output)?,
         ClusterVerb::Token { verb: TokenVerb::Create { valid, single_use } } => {
             let wish = TokenWish { valid_s: Some(valid.as_secs()), single_use: *single_use };
             let wish = serde_json::to_value(wish).expect("plain fields always serialise");

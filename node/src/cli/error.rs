@@ -59,6 +59,7 @@ local_codes! {
     NODE_RUNNING = "node_running", "The files are in use by a node.", retriable: true, exit: EXIT_FAILED, hint: "stop the node, or add --running to look anyway";
     NOT_CONFIRMED = "not_confirmed", "The command destroys data and was not confirmed.", retriable: false, exit: EXIT_USAGE, hint: "add --yes when you are sure";
     PROTOCOL_ERROR = "protocol_error", "What answered does not speak the client protocol.", retriable: false, exit: EXIT_FAILED, hint: "check that --addr is the client port of an ironring node (7411 by default)";
+    QUORUM_REACHABLE = "quorum_reachable", "A majority of the metadata group's voters can be reached: nothing has to be forced.", retriable: false, exit: EXIT_FAILED, hint: "start the node as it is; see `ironring cluster status`";
     START_FAILED = "start_failed", "The node could not start, or stopped because of a failure.", retriable: false, exit: EXIT_FAILED, hint: "see the message; `ironring doctor` checks the machine";
     USAGE = "usage", "The command line is wrong.", retriable: false, exit: EXIT_USAGE, hint: "run the command with --help";
 }

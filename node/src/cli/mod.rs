@@ -11,12 +11,16 @@ pub mod connect;
 pub mod demo;
 pub mod error;
 pub mod explain;
+pub mod force;
 pub mod http;
 pub mod inspect;
 pub mod kv;
 pub mod load;
 pub mod machine;
+pub mod node;
+pub mod orders;
 pub mod output;
+pub mod partition;
 pub mod settings;
 pub mod start;
 pub mod stats;
@@ -61,8 +65,12 @@ pub enum Command {
     Doctor(settings::SettingsArgs),
     /// Measure the disk under the data directory and keep the result for `start`
     Diskprobe(machine::DiskprobeArgs),
-    /// Show the cluster, and let nodes into it
+    /// Show the cluster, let nodes into it and out of it, and decide who votes and what is moved
     Cluster(cluster::ClusterArgs),
+    /// Take a node out of service for a while, and back
+    Node(node::NodeArgs),
+    /// Show where partitions are, and move them by hand
+    Partition(partition::PartitionArgs),
     /// Read and write keys
     Kv(kv::KvArgs),
     /// Define, fill and read topics
@@ -113,6 +121,8 @@ fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
         Command::Doctor(settings) => return machine::doctor(settings, output),
         Command::Diskprobe(args) => machine::diskprobe(args, output)?,
         Command::Cluster(args) => return cluster::run(args, output),
+        Command::Node(args) => node::run(args, output)?,
+        Command::Partition(args) => partition::run(args, output)?,
         Command::Kv(args) => kv::run(args, output)?,
         Command::Topic(args) => topic::run(args, output)?,
         Command::Stats(connect) => stats::run(connect, output)?,

@@ -3,9 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use ironring_core::NodeId;
-use ironring_ring::metadata::Metadata;
+use ironring_ring::metadata::{MemberState, Metadata};
 use tokio::sync::oneshot;
 
 use super::plane::{Answer, Ask, Failure};
@@ -40,6 +41,11 @@ pub struct Board {
     leader: AtomicU64,
     /// Terms of the metadata group since the node's start, the first left out.
     elections: AtomicU64,
+    given_up_after_ms: AtomicU64,
+    /// Operators' orders that were carried out here.
+    orders_done: AtomicU64,
+    /// Those that were refused here.
+    orders_refused: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,6 +69,18 @@ impl Board {
     #[must_use]
     pub fn group(&self) -> Option<GroupStatus> {
         locked(&self.group).clone()
+    }
+
+    /// After how long silence, in milliseconds, what a node held is rebuilt elsewhere, if this node
+    /// is the controller.
+    #[must_use]
+    pub fn given_up_after_ms(&self) -> u64 {
+        self.given_up_after_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_given_up_after(&self, silence: Duration) {
+        let ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        self.given_up_after_ms.store(ms, Ordering::Relaxed);
     }
 
     /// Why the node is no member any more, when that ended it.
@@ -100,12 +118,26 @@ impl Board {
         told
     }
 
+    /// An operator's order was carried out here, or refused.
+    pub(super) fn count_order(&self, done: bool) {
+        let counter = if done { &self.orders_done } else { &self.orders_refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn orders(&self) -> Vec<Order> {
         std::mem::take(&mut locked(&self.orders))
     }
 
     pub(super) fn set_metadata(&self, metadata: &Arc<Metadata>) {
         *locked(&self.metadata) = Arc::clone(metadata);
+    }
+
+    /// What an operator decided about this node, when it is to take no new work.
+    #[must_use]
+    pub fn going(&self) -> Option<MemberState> {
+        let me = NodeId(locked(&self.group).as_ref()?.id);
+        let state = self.metadata().member(me)?.state;
+        (state != MemberState::Active).then_some(state)
     }
 
     /// The node that leads the metadata group, as far as this node knows: where the controller is.
@@ -134,6 +166,9 @@ impl Board {
             partitions_leaderless: status.partitions.leaderless as u64,
             partitions_under_replicated: status.partitions.under_replicated as u64,
             moves: status.partitions.moves as u64,
+            members_going: status.members.iter().filter(|m| m.state != "active").count() as u64,
+            orders_done: self.orders_done.load(Ordering::Relaxed),
+            orders_refused: self.orders_refused.load(Ordering::Relaxed),
         }
     }
 

@@ -81,6 +81,7 @@ impl Control {
     fn step(
         &self,
         now: Now,
+        settings: Settings,
         (me, incarnation): (NodeId, Incarnation),
         status: &GroupStatus,
         metadata: &Metadata,
@@ -92,7 +93,7 @@ impl Control {
             return Vec::new();
         }
         if office.as_ref().is_none_or(|office| office.term != status.term) {
-            let mut controller = Controller::new(now.mono, Settings::default(), metadata);
+            let mut controller = Controller::new(now.mono, settings, metadata);
             // One that is no member any more is nobody's.
             self.gone.borrow_mut().retain(|node| metadata.member(*node).is_some());
             self.gone.borrow().iter().for_each(|node| controller.gone(*node));
@@ -137,7 +138,8 @@ impl<R: Runtime> Member<R> {
         metadata: &Arc<Metadata>,
     ) {
         let me = self.me();
-        for effect in self.control.step(clock::now(), me, status, metadata) {
+        let settings = self.place.controller;
+        for effect in self.control.step(clock::now(), settings, me, status, metadata) {
             tracing::debug!("controller: {}", described(&effect));
             match effect {
                 Effect::Propose(ticket, command) => {

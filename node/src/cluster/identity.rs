@@ -28,6 +28,8 @@ pub enum Stage {
     Joining,
     /// It is a member. A directory of the metadata group that is gone is a loss.
     Member,
+    /// No member any more, and never again.
+    Left,
 }
 
 /// Another member, as far as a node needs to know it before it has metadata.
@@ -111,6 +113,12 @@ impl ClusterIdentity {
             stage,
             known,
         }
+    }
+
+    /// What a node says that is no member any more.
+    #[must_use]
+    pub fn farewell(&self) -> String {
+        format!("node {} ({}) has left cluster `{}`", self.name, self.node, self.cluster)
     }
 
     /// What the directory at `path` says; `None` when it has no place in a cluster yet. `dir` is its

@@ -13,7 +13,7 @@ use ironring_net::peer::message::{Half, Raft};
 use ironring_net::peer::{
     Handshake, Hello, Input, Message, Output, Refusal, VERSIONS, judge_welcome,
 };
-use ironring_ring::metadata::{Facts, Outcome};
+use ironring_ring::metadata::{Facts, Outcome, Rejected};
 
 use super::plane::{self, Admitted, Answer, Ask, Letter};
 use crate::driver::clock;
@@ -73,13 +73,13 @@ impl Failed {
     }
 }
 
-/// Asks the seeds in turn until one lets the node in.
+/// Asks the seeds in turn until one lets the node in. `replace`: in place of a dead one of its name.
 ///
 /// # Errors
 /// See [`JoinError`].
 pub fn join(
     local: &Local,
-    facts: &Facts,
+    (facts, replace): (&Facts, bool),
     seeds: &[String],
     clock_skew_max_ms: u64,
     stopped: impl Fn() -> bool,
@@ -92,7 +92,7 @@ pub fn join(
             if stopped() {
                 return Err(JoinError::Stopped);
             }
-            match ask(local, facts, seed, clock_skew_max_ms) {
+            match ask(local, (facts, replace), seed, clock_skew_max_ms) {
                 Ok(admitted) => return Ok(admitted),
                 Err(Failed { message, again: None }) => {
                     return Err(JoinError::Refused { seed: seed.clone(), message });
@@ -115,7 +115,7 @@ pub fn join(
 /// One attempt with one seed.
 fn ask(
     local: &Local,
-    facts: &Facts,
+    (facts, replace): (&Facts, bool),
     seed: &str,
     clock_skew_max_ms: u64,
 ) -> Result<Admitted, Failed> {
@@ -128,12 +128,19 @@ fn ask(
     let mut wire = Wire { stream, input: Input::new(), output: Output::new(1 << 20) };
     wire.shake_hands(local, clock_skew_max_ms)?;
     let secret = String::from_utf8_lossy(&local.token).into_owned();
-    let ask = Ask::Join { facts: Box::new(facts.clone()), secret };
+    let ask = Ask::Join { facts: Box::new(facts.clone()), secret, replace };
     let answer = wire.call(&plane::request(&Letter { ask, forwarded: false }))?;
     match plane::read_answer(&answer).map_err(Failed::never)? {
         Answer::Joined(admitted) => Ok(admitted),
+        // It is dead for the others a little later.
+        Answer::Applied(Outcome::Rejected(why @ Rejected::NotDead { .. })) => {
+            Err(Failed::later(why))
+        }
         Answer::Applied(Outcome::Rejected(why)) => Err(Failed::never(why)),
-        other @ (Answer::Applied(_) | Answer::PassedOn) => {
+        other @ (Answer::Applied(_)
+        | Answer::PassedOn
+        | Answer::Operated(_)
+        | Answer::Snapshot(_)) => {
             Err(Failed::never(format!("an answer to something else: {other:?}")))
         }
         Answer::Failed(failure) if failure.retriable() => Err(Failed::later(failure)),

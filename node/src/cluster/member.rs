@@ -9,14 +9,17 @@ use std::time::Duration;
 use futures_lite::future;
 use ironring_core::{Incarnation, Instant, NodeId, ShardId};
 use ironring_log::Identity as LogIdentity;
+use ironring_net::peer::Refusal;
 use ironring_net::peer::message::{GoodbyeReason, Half, Raft};
-use ironring_ring::metadata::{Command, Facts, Metadata, Outcome, Rejected};
+use ironring_ring::controller::Settings;
+use ironring_ring::metadata::{Command, Facts, MemberState, Metadata, Outcome, Rejected};
 use tokio::sync::Notify;
 
 use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
+use super::operation::{self, Remaining};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
 use super::shards::Shards;
 use super::steward::{self, Step};
@@ -34,7 +37,7 @@ use crate::raft::{
 use crate::shard::{MetaAsk, MetaFailure, ToController};
 
 /// The log of the metadata group is no shard's.
-const META_SHARD: ShardId = ShardId(u16::MAX);
+pub const META_SHARD: ShardId = ShardId(u16::MAX);
 /// How many replicas a partition should have in a new cluster. There are no more than nodes.
 const RF: u8 = 3;
 /// How long a request may take.
@@ -45,6 +48,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const NAP_MIN: Duration = Duration::from_millis(1);
 /// Wait before what was not taken is sent again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How often a node that leaves asks whether it has been let go.
+const LET_GO_AFTER: Duration = Duration::from_secs(1);
 /// Wait for a leader that is just being elected.
 const ELECTION_NAP: Duration = Duration::from_millis(2);
 /// How long a leader that stops waits for another to lead.
@@ -64,6 +69,8 @@ pub struct Place {
     pub partitions: u32,
     /// Settings of the group.
     pub raft: RaftConfig,
+    /// How patient this node is as the controller.
+    pub controller: Settings,
     /// Where other threads look.
     pub board: Arc<Board>,
 }
@@ -90,10 +97,10 @@ pub enum ClusterError {
 
 /// This node's membership while it runs. Lives on core 0.
 pub struct Member<R: Runtime> {
-    runtime: Rc<R>,
+    pub(super) runtime: Rc<R>,
     host: Rc<OnDriver<R>>,
     calls: Rc<RaftCalls<R>>,
-    place: Place,
+    pub(super) place: Place,
     pub(super) shards: Box<dyn Shards>,
     pub(super) control: Control,
     succession: RefCell<Succession>,
@@ -110,6 +117,10 @@ pub struct Member<R: Runtime> {
     rejected: RefCell<Option<Rejected>>,
     /// A change of the group's members is under way, or was tried a moment ago.
     changing: Cell<bool>,
+    /// An operator's order is being carried out.
+    pub(super) operating: Cell<bool>,
+    /// The cluster removed this node.
+    left: Cell<bool>,
 }
 
 impl<R: Runtime> Member<R> {
@@ -121,6 +132,8 @@ impl<R: Runtime> Member<R> {
         place: Place,
         shards: Box<dyn Shards>,
     ) -> Rc<Member<R>> {
+        let Settings { session_timeout, rebalance_grace, .. } = place.controller;
+        place.board.set_given_up_after(session_timeout + rebalance_grace);
         let seed = place.identity.storage.0 as u64 ^ place.facts.incarnation.0;
         Rc::new(Member {
             host: Rc::new(OnDriver::new(Rc::clone(&runtime), seed)),
@@ -139,6 +152,8 @@ impl<R: Runtime> Member<R> {
             telling: Cell::new(false),
             rejected: RefCell::default(),
             changing: Cell::new(false),
+            operating: Cell::new(false),
+            left: Cell::new(false),
         })
     }
 
@@ -151,6 +166,12 @@ impl<R: Runtime> Member<R> {
     /// Something may be on the board's desk.
     pub fn poke(&self) {
         self.poke.notify_one();
+    }
+
+    /// Whether the cluster removed this node, which is then to end.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.left.get()
     }
 
     /// Runs a task in the queue of the metadata group.
@@ -193,7 +214,7 @@ impl<R: Runtime> Member<R> {
         if self.identity.borrow().stage == Stage::Founding {
             self.found(group).await?;
         }
-        while !self.stopping.get() {
+        while !self.stopping.get() && !self.left.get() {
             self.look(group)?;
             let now = clock::now().mono;
             let due = [self.control.next_deadline(now), self.succession.borrow().next_deadline()];
@@ -275,6 +296,9 @@ impl<R: Runtime> Member<R> {
             self.remember(&newest)?;
             *self.published.borrow_mut() = Arc::clone(&newest);
         }
+        if newest.was_removed(self.place.identity.storage) {
+            self.leave();
+        }
         self.tell_facts(&newest);
         if status.role == Role::Leader {
             self.change_members(group, &status, &newest);
@@ -313,11 +337,32 @@ impl<R: Runtime> Member<R> {
         Ok(())
     }
 
+    /// The cluster removed this node: its directory says so from here on.
+    fn leave(&self) {
+        if self.left.replace(true) {
+            return;
+        }
+        let mut identity = self.identity.borrow_mut();
+        let next = ClusterIdentity { stage: Stage::Left, ..identity.clone() };
+        match next.save(&self.place.data_dir) {
+            Ok(()) => *identity = next,
+            // The others know it as well: it is told again when it starts.
+            Err(error) => tracing::warn!("{error}"),
+        }
+        self.poke.notify_one();
+    }
+
     /// Tells the cluster what this node is like in this run, until the metadata say the same.
     fn tell_facts(self: &Rc<Self>, metadata: &Metadata) {
         let known = metadata.member(self.place.identity.node);
         let now = clock::now();
-        let due = known.is_some_and(|member| member.facts != self.place.facts);
+        // One that leaves and holds nothing asks whether it has been let go: nobody sends it the change
+        // that does it.
+        let leaves = known.is_some_and(|member| {
+            let holds_nothing = || Remaining::of(metadata, member.id).replicas == 0;
+            member.state == MemberState::Leaving && holds_nothing()
+        });
+        let due = leaves || known.is_some_and(|member| member.facts != self.place.facts);
         if !due || now.mono < self.tell_at.get() || self.telling.replace(true) {
             return;
         }
@@ -327,11 +372,14 @@ impl<R: Runtime> Member<R> {
         self.spawn(async move {
             let ask = Ask::Change(Box::new(command));
             let told = me.ask(Letter { ask, forwarded: false }).await;
-            if let Answer::Applied(Outcome::Rejected(why)) = told {
-                *me.rejected.borrow_mut() = Some(why);
+            match told {
+                Answer::Applied(Outcome::Rejected(Rejected::Removed(_))) => me.leave(),
+                Answer::Applied(Outcome::Rejected(why)) => *me.rejected.borrow_mut() = Some(why),
+                _ => {}
             }
             me.telling.set(false);
-            me.tell_at.set(clock::now().mono + AGAIN_AFTER);
+            let pause = if leaves { LET_GO_AFTER } else { AGAIN_AFTER };
+            me.tell_at.set(clock::now().mono + pause);
             me.poke.notify_one();
         });
     }
@@ -352,6 +400,8 @@ impl<R: Runtime> Member<R> {
             let done = match step.clone() {
                 Step::Add(id, address) => group.add_learner(id, address, false).await,
                 Step::Promote(ids) => group.promote(ids).await,
+                Step::Voters(ids) => group.change_voters(ids, true).await,
+                Step::HandOver(to) => group.transfer_leadership(to).await,
                 Step::Remove(id) => group.remove([id].into()).await,
             };
             match done {
@@ -389,6 +439,9 @@ impl<R: Runtime> Member<R> {
         let Some(group) = self.group.borrow().clone() else {
             return Answer::Failed(Failure::Unavailable("it is not running here".to_owned()));
         };
+        if letter.ask == Ask::Snapshot {
+            return self.snapshot(&group).await;
+        }
         let status = group.status();
         if status.leader != Some(status.id) {
             let leader = status.leader.filter(|_| !letter.forwarded);
@@ -396,6 +449,9 @@ impl<R: Runtime> Member<R> {
                 Some(leader) => self.send_on(leader, letter.ask).await,
                 None => Answer::Failed(Failure::NoLeader),
             };
+        }
+        if let Ask::Operate(operation) = &letter.ask {
+            return self.operate(&group, operation).await;
         }
         match self.command(&group, &letter.ask) {
             Ok(command) => match group.propose(command.encode(), WITHIN).await {
@@ -415,7 +471,7 @@ impl<R: Runtime> Member<R> {
                 Answer::Applied(outcome) => Ok(outcome),
                 Answer::Failed(Failure::Unknown) => Err(MetaFailure::Unknown),
                 Answer::Failed(failure) => Err(MetaFailure::Unavailable(failure.to_string())),
-                Answer::Joined(_) | Answer::PassedOn => Err(MetaFailure::Unknown),
+                _ => Err(MetaFailure::Unknown),
             };
             me.shards.decided(ticket, result);
         });
@@ -425,9 +481,11 @@ impl<R: Runtime> Member<R> {
     fn command(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
         let now = clock::now().wall;
         match ask {
-            Ask::HandOver { .. } => Err(Failure::Refused("it is no command".to_owned())),
+            Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot => {
+                Err(Failure::Refused("it is no command".to_owned()))
+            }
             Ask::Change(command) => Ok((**command).clone()),
-            Ask::Join { facts, secret } => {
+            Ask::Join { facts, secret, replace } => {
                 let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
                 let node = (**facts).clone();
                 if metadata.member_on(node.storage).is_some() {
@@ -435,7 +493,14 @@ impl<R: Runtime> Member<R> {
                 }
                 let token = token::shown(&metadata, secret.as_bytes(), now)
                     .map_err(|why| Failure::Refused(why.to_string()))?;
-                Ok(Command::Join { node, token: Some(token.id.clone()), at: now })
+                let token = token.id.clone();
+                // Mostly there is nobody to replace any more.
+                if *replace && metadata.members().any(|m| m.facts.name == node.name) {
+                    let command = Command::Replace { node, token, at: now };
+                    operation::understood(&metadata, &command).map_err(Failure::Denied)?;
+                    return Ok(command);
+                }
+                Ok(Command::Join { node, token: Some(token), at: now })
             }
         }
     }
@@ -494,9 +559,7 @@ impl<R: Runtime> Member<R> {
                 }
                 Some(plane::Message::Request(body)) => {
                     let answer = match plane::read_request(body) {
-                        Ok(Letter { ask: Ask::Change(_) | Ask::HandOver { .. }, .. })
-                            if stranger =>
-                        {
+                        Ok(Letter { ask, .. }) if stranger && !matches!(ask, Ask::Join { .. }) => {
                             let why = "a node that is no member changes nothing".to_owned();
                             Answer::Failed(Failure::Refused(why))
                         }
@@ -529,6 +592,10 @@ impl<R: Runtime> Member<R> {
             return;
         }
         self.calls.down(link, reason);
+        // Whoever was removed while it was away is told at every door, and may hear of it nowhere else.
+        if let Down::NotLetIn { refusal: Refusal::Removed, by_us: false, .. } = reason {
+            self.leave();
+        }
         // Whoever stops says so; whoever has ended, its kernel does.
         if reason.gone() || *reason == Down::Goodbye(GoodbyeReason::Stopping) {
             self.control.gone(peer.node);

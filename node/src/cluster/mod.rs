@@ -13,6 +13,8 @@
 //!   ([`succession`]), and do not wait until it has been silent.
 //! - On the node that leads the group the member is the controller ([`ironring_ring::controller`]): it
 //!   hears which nodes live, has partitions' leaders elected, and moves replicas ([`control`]).
+//! - Operators' orders are judged where the group is led ([`operation`]) and carried out there
+//!   ([`operate`]).
 //! - Who may connect follows from the metadata, and before a node has any from what its directory
 //!   remembers ([`roster`], [`token`]).
 //! - Only the thread of the group writes the board, and only with what is committed.
@@ -23,6 +25,9 @@ mod control;
 pub mod identity;
 pub mod join;
 mod member;
+mod operate;
+pub mod operation;
+pub mod overview;
 pub mod plane;
 pub mod roster;
 mod shards;
@@ -37,5 +42,5 @@ mod tests;
 pub use board::{Board, Order};
 pub use catalog::{Catalog, decode_outcome};
 pub use identity::{ClusterIdentity, IdentityError, Stage};
-pub use member::{ClusterError, Member, Place};
+pub use member::{ClusterError, META_SHARD, Member, Place};
 pub use shards::{Shards, ToShard};

@@ -10,6 +10,7 @@ use ironring_ring::metadata::{Command, Facts, Outcome, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Known;
+use super::operation::{Operation, Refusal};
 use crate::raft::GroupError;
 
 /// A message of the metadata group follows.
@@ -55,9 +56,16 @@ pub enum Ask {
         facts: Box<Facts>,
         /// The secret it shows.
         secret: String,
+        /// It takes the place of a dead node of its name.
+        #[serde(default)]
+        replace: bool,
     },
     /// A member wants a change of the metadata.
     Change(Box<Command>),
+    /// An operator's order.
+    Operate(Operation),
+    /// A snapshot of the metadata group is to be taken, on the node that is asked.
+    Snapshot,
     /// The controller wants a leader on the node that is asked to hand over.
     HandOver {
         /// The partition.
@@ -77,8 +85,38 @@ pub enum Answer {
     Applied(Outcome),
     /// It was passed on: what comes of it is seen in the metadata.
     PassedOn,
+    /// An operator's order was carried out.
+    Operated(Operated),
+    /// A snapshot was taken.
+    Snapshot(Taken),
     /// It was not taken, or nobody knows.
     Failed(Failure),
+}
+
+/// What came of an operator's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operated {
+    /// What is so now, or will be, for people.
+    pub done: String,
+    /// How many things changed; 0: it was as wanted.
+    pub changed: u64,
+    /// The metadata's epoch behind it.
+    pub epoch: u64,
+    /// What the operator should know besides.
+    pub warnings: Vec<String>,
+}
+
+/// A snapshot of the metadata group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The node that took it and keeps it.
+    pub node: NodeId,
+    /// The last change it reflects.
+    pub index: u64,
+    /// The term that change was made in.
+    pub term: u64,
+    /// How many snapshots the node keeps.
+    pub kept: usize,
 }
 
 /// What a node that was let in needs to begin.
@@ -110,13 +148,16 @@ pub enum Failure {
     /// It can never be taken as it is.
     #[error("{0}")]
     Refused(String),
+    /// The order is refused.
+    #[error("{0}")]
+    Denied(Refusal),
 }
 
 impl Failure {
     /// Whether the same request may be taken later.
     #[must_use]
     pub fn retriable(&self) -> bool {
-        !matches!(self, Failure::Refused(_))
+        !matches!(self, Failure::Refused(_) | Failure::Denied(_))
     }
 }
 
@@ -194,8 +235,10 @@ mod tests {
     #[test]
     fn requests_and_answers_are_read_as_they_were_written() {
         let asks = [
-            Ask::Join { facts: Box::new(facts("a", 4)), secret: "s".to_owned() },
+            Ask::Join { facts: Box::new(facts("a", 4)), secret: "s".to_owned(), replace: true },
             Ask::Change(Box::new(Command::SetBalancing(true))),
+            Ask::Operate(Operation::Leave { node: NodeId(3), force: true }),
+            Ask::Snapshot,
         ];
         for ask in asks {
             let letter = Letter { ask, forwarded: true };
@@ -215,7 +258,20 @@ mod tests {
             partitions: 64,
             members: vec![known],
         };
-        for sent in [Answer::Joined(admitted), Answer::Failed(Failure::NoLeader)] {
+        let denied = Refusal::FewerThanReplicas { left: 2, rf: 3 };
+        let operated = Operated {
+            done: "it is so".to_owned(),
+            changed: 1,
+            epoch: 9,
+            warnings: vec!["but".to_owned()],
+        };
+        for sent in [
+            Answer::Joined(admitted),
+            Answer::Failed(Failure::NoLeader),
+            Answer::Failed(Failure::Denied(denied)),
+            Answer::Operated(operated),
+            Answer::Snapshot(Taken { node: NodeId(1), index: 7, term: 2, kept: 3 }),
+        ] {
             assert_eq!(read_answer(&answer(&sent)), Ok(sent));
         }
     }

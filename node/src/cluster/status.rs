@@ -82,6 +82,8 @@ pub struct MemberView {
     pub state: String,
     /// Its part in the metadata group: `leader`, `voter`, `learner` or `none`.
     pub role: String,
+    /// What an operator decided about its vote: `auto`, `voter` or `learner`.
+    pub vote: String,
     /// Partitions it leads.
     pub leads: usize,
     /// Replicas it holds.
@@ -230,6 +232,7 @@ fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView
         since_unix_ms: member.since.0,
         state: member.state.name().to_owned(),
         role: role.to_owned(),
+        vote: member.vote.name().to_owned(),
         leads: count(true),
         replicas: count(true) + count(false),
         client_address: facts.addresses.client.clone(),

@@ -1,9 +1,15 @@
 //! What the leader of the metadata group does beside leading it: members of the cluster become
 //! members of the group, first without a vote, and leave it with the cluster.
+//!
+//! Who votes follows from the metadata. One that leaves, was given up, or is not wished to vote by an
+//! operator has no vote; one that is wished to has one as soon as it has caught up; of the others as
+//! many have one as make the number of voters odd. A leader that is to have no vote, or drains, first
+//! lets another lead.
 
 use std::collections::BTreeSet;
 
-use ironring_ring::metadata::Metadata;
+use ironring_core::NodeId;
+use ironring_ring::metadata::{MemberState, Metadata, Status, VoteWish};
 
 use crate::raft::GroupStatus;
 
@@ -19,6 +25,10 @@ pub enum Step {
     Add(u64, String),
     /// Nodes vote from here on.
     Promote(BTreeSet<u64>),
+    /// These are the voters from here on.
+    Voters(BTreeSet<u64>),
+    /// Another voter leads from here on.
+    HandOver(u64),
     /// A node takes no more part.
     Remove(u64),
 }
@@ -30,11 +40,38 @@ impl std::fmt::Display for Step {
                 write!(f, "node {id} at {address} takes part, without a vote")
             }
             Step::Promote(ids) => {
-                let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-                write!(f, "node {} votes", ids.join(" and "))
+                write!(f, "node {} votes", joined(ids))
             }
+            Step::Voters(ids) => write!(f, "of all only node {} votes", joined(ids)),
+            Step::HandOver(id) => write!(f, "node {id} leads"),
             Step::Remove(id) => write!(f, "node {id} takes part no more"),
         }
+    }
+}
+
+fn joined(ids: &BTreeSet<u64>) -> String {
+    ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// What a member of the group is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Nothing: it is no member of the cluster.
+    None,
+    /// A member without a vote.
+    Learner,
+    /// A voter.
+    Voter,
+    /// Either.
+    Any,
+}
+
+fn part(metadata: &Metadata, id: u64) -> Part {
+    let Some(member) = metadata.member(NodeId(id)) else { return Part::None };
+    match (member.state, member.vote) {
+        (MemberState::Leaving | MemberState::Lost, _) | (_, VoteWish::Learner) => Part::Learner,
+        (_, VoteWish::Voter) => Part::Voter,
+        (_, VoteWish::Auto) => Part::Any,
     }
 }
 
@@ -45,82 +82,76 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
     if status.changing || metadata.identity().is_none() {
         return None;
     }
-    let is_member = |id: &u64| metadata.members().any(|member| member.id.0 == *id);
-    if let Some(gone) = status.learners.iter().chain(&status.voters).find(|id| !is_member(id)) {
+    let part = |id: u64| part(metadata, id);
+    let at = |id: &u64| status.matched.get(id).copied().flatten();
+    let stays = |id: &u64| matches!(part(*id), Part::Voter | Part::Any);
+    let state = |id: &u64| metadata.member(NodeId(*id)).map(|member| member.state);
+    let drains = state(&status.id) == Some(MemberState::Draining);
+    if status.voters.contains(&status.id) && (drains || !stays(&status.id)) {
+        let is_heard = |id: &&u64| {
+            metadata.member(NodeId(**id)).is_some_and(|member| member.status == Status::Alive)
+        };
+        // One that drains has its vote, and leads only where nobody else may.
+        let fit = |id: &&u64| !drains || state(id) == Some(MemberState::Active);
+        let heirs = status.voters.iter().filter(|id| stays(id) && **id != status.id);
+        let heirs = heirs.filter(is_heard).filter(fit);
+        let active = |id: &u64| state(id) == Some(MemberState::Active);
+        if let Some(heir) = heirs.max_by_key(|id| (active(id), at(id))) {
+            return Some(Step::HandOver(*heir));
+        }
+    }
+    let mut all = status.learners.iter().chain(&status.voters);
+    if let Some(gone) = all.find(|id| part(**id) == Part::None && **id != status.id) {
         return Some(Step::Remove(*gone));
     }
     let takes_part = |id: u64| status.voters.contains(&id) || status.learners.contains(&id);
-    if let Some(new) = metadata.members().find(|member| !takes_part(member.id.0)) {
+    let comes = |state| matches!(state, MemberState::Active | MemberState::Draining);
+    let mut members = metadata.members();
+    if let Some(new) = members.find(|m| !takes_part(m.id.0) && comes(m.state)) {
         return Some(Step::Add(new.id.0, new.facts.addresses.node.clone()));
     }
+    let wanted = wanted_voters(status, part);
+    if wanted == status.voters {
+        return None;
+    }
+    let new: BTreeSet<u64> = wanted.difference(&status.voters).copied().collect();
+    Some(match wanted.is_superset(&status.voters) {
+        true => Step::Promote(new),
+        false => Step::Voters(wanted),
+    })
+}
+
+/// Who should vote, of those who take part and have caught up. Whoever leads keeps the vote until it
+/// leads no more.
+fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u64> {
     let last = status.last_log.unwrap_or(0);
     let caught_up = |id: &&u64| {
         let at = status.matched.get(id).copied().flatten();
         at.is_some_and(|at| at + LAG_MAX >= last)
     };
-    let mut ready: Vec<u64> = status.learners.iter().filter(caught_up).copied().collect();
-    let wanted = (status.voters.len() + ready.len()).min(VOTERS_MAX);
-    let wanted = if wanted.is_multiple_of(2) { wanted - 1 } else { wanted };
-    ready.truncate(wanted.saturating_sub(status.voters.len()));
-    (!ready.is_empty()).then(|| Step::Promote(ready.into_iter().collect()))
+    let keeps = |id: &&u64| **id == status.id || matches!(part(**id), Part::Voter | Part::Any);
+    let mut wanted: BTreeSet<u64> = status.voters.iter().filter(keeps).copied().collect();
+    let ready = |wished: Part| -> Vec<u64> {
+        let ready = status.learners.iter().filter(caught_up);
+        ready.copied().filter(|id| part(*id) == wished).collect()
+    };
+    let room = VOTERS_MAX.saturating_sub(wanted.len());
+    wanted.extend(ready(Part::Voter).into_iter().take(room));
+    let fill = ready(Part::Any);
+    let most = (wanted.len() + fill.len()).min(VOTERS_MAX);
+    let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
+    let more = odd.saturating_sub(wanted.len());
+    wanted.extend(fill.into_iter().take(more));
+    wanted
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use ironring_core::{NodeId, StorageUuid, WallTime};
-    use ironring_ring::metadata::{Command, Facts};
+    use ironring_core::WallTime;
+    use ironring_ring::metadata::Command;
 
     use super::*;
-    use crate::cluster::tests::facts;
-    use crate::cluster::token;
-    use crate::raft::Role;
-
-    fn metadata(nodes: u64) -> Metadata {
-        let now = WallTime(1);
-        let mut metadata = Metadata::default();
-        metadata.apply(&Command::Found {
-            name: "c".to_owned(),
-            uuid: StorageUuid(1),
-            partitions: 8,
-            rf: 1,
-            node: facts("n1", 1),
-            at: now,
-        });
-        let (_, shown) = token::draw(now, 1000, false);
-        let token = Some(shown.id.clone());
-        metadata.apply(&Command::AddToken(shown));
-        for n in 2..=nodes {
-            let name = format!("n{n}");
-            let node = Facts { storage: StorageUuid(n.into()), ..facts(&name, 1) };
-            metadata.apply(&Command::Join { node, token: token.clone(), at: now });
-        }
-        metadata
-    }
-
-    fn status(voters: &[u64], learners: &[u64]) -> GroupStatus {
-        let all = voters.iter().chain(learners);
-        GroupStatus {
-            id: 1,
-            role: Role::Leader,
-            term: 1,
-            leader: Some(1),
-            last_log: Some(100),
-            committed: None,
-            applied: None,
-            snapshot: None,
-            purged: None,
-            voters: voters.iter().copied().collect(),
-            learners: learners.iter().copied().collect(),
-            addresses: BTreeMap::new(),
-            changing: false,
-            millis_since_quorum_ack: None,
-            matched: all.map(|id| (*id, Some(99))).collect(),
-            damaged_snapshots: 0,
-            failure: None,
-        }
-    }
+    use crate::cluster::tests::{cluster_of as metadata, group_status as status};
 
     fn promote(ids: &[u64]) -> Option<Step> {
         Some(Step::Promote(ids.iter().copied().collect()))
@@ -150,6 +181,74 @@ mod tests {
         let metadata = metadata(9);
         let status = status(&[1, 2, 3, 4, 5], &[6, 7, 8, 9]);
         assert_eq!(next_step(&status, &metadata), promote(&[6, 7]));
+    }
+
+    #[test]
+    fn what_operators_wish_counts_before_the_number() {
+        let mut metadata = metadata(4);
+        let wish = |metadata: &mut Metadata, node, vote| {
+            metadata.apply(&Command::SetVote { node: NodeId(node), vote });
+        };
+        let voters = |ids: &[u64]| Some(Step::Voters(ids.iter().copied().collect()));
+        wish(&mut metadata, 4, VoteWish::Voter);
+        assert_eq!(next_step(&status(&[1, 2, 3], &[4]), &metadata), promote(&[4]));
+        assert_eq!(next_step(&status(&[1, 2, 3, 4], &[]), &metadata), None);
+        // Whoever takes its place comes in the same step.
+        wish(&mut metadata, 4, VoteWish::Auto);
+        wish(&mut metadata, 3, VoteWish::Learner);
+        assert_eq!(next_step(&status(&[1, 2, 3], &[4]), &metadata), voters(&[1, 2, 4]));
+        assert_eq!(next_step(&status(&[1, 2, 4], &[3]), &metadata), None);
+        // Without anybody it goes all the same.
+        wish(&mut metadata, 4, VoteWish::Learner);
+        assert_eq!(next_step(&status(&[1, 2, 3], &[4]), &metadata), voters(&[1, 2]));
+        assert_eq!(next_step(&status(&[1, 2], &[3, 4]), &metadata), None);
+    }
+
+    #[test]
+    fn a_leader_that_is_to_have_no_vote_lets_another_lead_first() {
+        let mut metadata = metadata(4);
+        let set = |node, state| Command::SetMember { node: NodeId(node), state };
+        metadata.apply(&set(1, MemberState::Leaving));
+        let mut three = status(&[1, 2, 3], &[4]);
+        three.matched.insert(3, Some(100));
+        assert_eq!(next_step(&three, &metadata), Some(Step::HandOver(3)), "it has the most");
+        let dead = Command::Status { nodes: vec![(NodeId(3), Status::Dead)], at: WallTime(2) };
+        metadata.apply(&dead);
+        assert_eq!(next_step(&three, &metadata), Some(Step::HandOver(2)));
+        // Nobody else votes: somebody has to be given the vote before.
+        assert_eq!(next_step(&status(&[1], &[2, 3, 4]), &metadata), promote(&[2, 3]));
+        // Another leads by then.
+        let mut led = status(&[1, 2, 3], &[4]);
+        (led.id, led.leader) = (2, Some(2));
+        let voters = Some(Step::Voters([2, 3, 4].into()));
+        assert_eq!(next_step(&led, &metadata), voters);
+        metadata.apply(&set(3, MemberState::Lost));
+        let voters = Some(Step::Voters([2].into()));
+        assert_eq!(
+            next_step(&status_of(2, &[1, 2, 3], &[]), &metadata_without(4, metadata)),
+            voters
+        );
+    }
+
+    #[test]
+    fn a_leader_that_drains_lets_an_active_voter_lead_and_keeps_its_vote() {
+        let mut metadata = metadata(3);
+        let set = |node| Command::SetMember { node: NodeId(node), state: MemberState::Draining };
+        metadata.apply(&set(1));
+        metadata.apply(&set(2));
+        let step = next_step(&status(&[1, 2, 3], &[]), &metadata);
+        assert_eq!(step, Some(Step::HandOver(3)));
+        metadata.apply(&set(3));
+        assert_eq!(next_step(&status(&[1, 2, 3], &[]), &metadata), None, "nobody else may lead");
+    }
+
+    fn status_of(leader: u64, voters: &[u64], learners: &[u64]) -> GroupStatus {
+        GroupStatus { id: leader, leader: Some(leader), ..status(voters, learners) }
+    }
+
+    fn metadata_without(node: u64, mut metadata: Metadata) -> Metadata {
+        metadata.apply(&Command::Remove { node: NodeId(node) });
+        metadata
     }
 
     #[test]

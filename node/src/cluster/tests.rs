@@ -1,13 +1,16 @@
 //! What the tests of this folder share, and a member's life in a real directory.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid};
+use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid, WallTime};
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata, Outcome, ReplicaId};
+use ironring_ring::metadata::{
+    Addresses, COMMAND_FORMAT, Command, Facts, Metadata, Outcome, ReplicaId,
+};
 use ironring_ring::replication::Fence;
 
 use super::*;
@@ -16,7 +19,7 @@ use crate::driver::glommio::Glommio;
 use crate::driver::monoio::Monoio;
 use crate::driver::peers::{Handover, Local, PeerSettings, Peers};
 use crate::driver::runtime::{Runtime, Seat};
-use crate::raft::{RaftCalls, RaftConfig};
+use crate::raft::{GroupStatus, RaftCalls, RaftConfig, Role};
 use crate::shard::MetaFailure;
 
 /// What a node says of itself.
@@ -31,6 +34,53 @@ pub fn facts(name: &str, incarnation: u64) -> Facts {
         weight: 100,
         shards: 2,
         format: COMMAND_FORMAT,
+    }
+}
+
+/// A cluster of so many nodes, founded by the first.
+pub fn cluster_of(nodes: u64) -> Metadata {
+    let now = WallTime(1);
+    let mut metadata = Metadata::default();
+    metadata.apply(&Command::Found {
+        name: "c".to_owned(),
+        uuid: StorageUuid(1),
+        partitions: 8,
+        rf: 1,
+        node: facts("n1", 1),
+        at: now,
+    });
+    let (_, shown) = token::draw(now, 1000, false);
+    let token = Some(shown.id.clone());
+    metadata.apply(&Command::AddToken(shown));
+    for n in 2..=nodes {
+        let name = format!("n{n}");
+        let node = Facts { storage: StorageUuid(n.into()), ..facts(&name, 1) };
+        metadata.apply(&Command::Join { node, token: token.clone(), at: now });
+    }
+    metadata
+}
+
+/// The metadata group as node 1 has it, which leads.
+pub fn group_status(voters: &[u64], learners: &[u64]) -> GroupStatus {
+    let all = voters.iter().chain(learners);
+    GroupStatus {
+        id: 1,
+        role: Role::Leader,
+        term: 1,
+        leader: Some(1),
+        last_log: Some(100),
+        committed: None,
+        applied: None,
+        snapshot: None,
+        purged: None,
+        voters: voters.iter().copied().collect(),
+        learners: learners.iter().copied().collect(),
+        addresses: BTreeMap::new(),
+        changing: false,
+        millis_since_quorum_ack: None,
+        matched: all.map(|id| (*id, Some(99))).collect(),
+        damaged_snapshots: 0,
+        failure: None,
     }
 }
 
@@ -63,6 +113,7 @@ fn place(dir: &Path, incarnation: u64) -> Place {
         facts: facts("a", incarnation),
         partitions: 8,
         raft: RaftConfig::default(),
+        controller: ironring_ring::controller::Settings::default(),
         board: Arc::default(),
     }
 }

@@ -211,6 +211,23 @@ schema! {
         purge_batch_size: u32 = 100, Whole::<u32>::within(1, 100_000);
     }
 
+    /// The controller: the node that leads the metadata group has partitions' leaders elected and
+    /// replicas moved. What counts is what that node has here, so give every node the same.
+    controller: ControllerConfig {
+        /// A node that is silent for so many milliseconds loses its leaderships. At least three
+        /// times `metadata.heartbeat_interval_ms`.
+        leader_timeout_ms: u32 = 600, Whole::<u32>::within(100, 600_000);
+        /// A node that is silent for so many milliseconds is dead: for people, and for the time
+        /// after which what it held is rebuilt. More than `leader_timeout_ms`.
+        session_timeout_ms: u32 = 10_000, Whole::<u32>::within(200, 3_600_000);
+        /// What a dead node held is rebuilt elsewhere after so many seconds more.
+        rebalance_grace_s: u32 = 600, Whole::<u32>::within(0, 2_592_000);
+        /// Replicas on their way from one node to another at a time.
+        moves_max: u32 = 8, Whole::<u32>::within(1, 1024);
+        /// Leaderships asked to be handed over at a time.
+        handovers_max: u32 = 16, Whole::<u32>::within(1, 4096);
+    }
+
     /// Connections between nodes.
     peers: PeersConfig {
         /// Milliseconds by which the clocks of two nodes may differ: a node that differs more is not

@@ -71,6 +71,26 @@ fn every_default_is_within_its_own_bounds() {
 }
 
 #[test]
+fn a_controller_that_is_too_impatient_is_refused() {
+    let case = Case::new(concat!(
+        "[metadata]\nheartbeat_interval_ms = 120\n",
+        "[controller]\nleader_timeout_ms = 300\nsession_timeout_ms = 300\n",
+    ));
+    assert_eq!(
+        case.problems(),
+        [
+            "node.toml:4:21: controller.leader_timeout_ms is 300, less than three times metadata.heartbeat_interval_ms (120): nodes that are well would lose their leaderships | use at least 360",
+            "node.toml:5:22: controller.session_timeout_ms is 300, no more than controller.leader_timeout_ms (300) | a node loses its leaderships first and is dead later",
+        ]
+    );
+    let mut config = Config::default();
+    config.controller.moves_max = 3;
+    config.controller.rebalance_grace_s = 7;
+    let settings = config.controller_settings();
+    assert_eq!((settings.moves_max, settings.rebalance_grace.as_secs()), (3, 7));
+}
+
+#[test]
 fn a_syntax_error_has_line_and_column() {
     let case = Case::new("[node]\nname = \"a\"\nshards = = 2\n");
     assert_eq!(case.problems(), ["node.toml:3:10: not TOML: extra `=`, expected nothing"]);
@@ -99,7 +119,7 @@ fn a_key_in_the_wrong_place_is_sent_to_the_right_one() {
             "node.toml:3:1: unknown key \"segment_bytes\" in [node] | segment_bytes belongs under [log]",
             "node.toml:4:1: unknown key \"blah\" in [node] | the keys of [node] are name, data_dir, shards, cpus, rack, region, weight",
             "node.toml:5:2: unknown section [nodes] | did you mean [node]?",
-            "node.toml:6:2: unknown section [zzz] | the sections are [node], [cluster], [listen], [log], [metadata], [peers], [memory], [limits], [driver], [trace]",
+            "node.toml:6:2: unknown section [zzz] | the sections are [node], [cluster], [listen], [log], [metadata], [controller], [peers], [memory], [limits], [driver], [trace]",
         ]
     );
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ironring_core::limits::BLOCK_BYTES;
+use ironring_ring::controller::Settings;
 
 use super::schema::Config;
 use super::size;
@@ -112,8 +113,52 @@ impl Config {
                 hint: "see the keys of [metadata]".to_owned(),
             });
         }
+        found.extend(self.controller_conflicts());
         found.extend(self.listen_conflicts());
         found
+    }
+
+    fn controller_conflicts(&self) -> Vec<Conflict> {
+        let mut found = Vec::new();
+        let (controller, heartbeat) = (&self.controller, self.metadata.heartbeat_interval_ms);
+        let (leader, session) = (controller.leader_timeout_ms, controller.session_timeout_ms);
+        if u64::from(leader) < 3 * u64::from(heartbeat) {
+            found.push(Conflict {
+                keys: &["controller.leader_timeout_ms", "metadata.heartbeat_interval_ms"],
+                message: format!(
+                    "controller.leader_timeout_ms is {leader}, less than three times \
+                     metadata.heartbeat_interval_ms ({heartbeat}): nodes that are well would lose \
+                     their leaderships"
+                ),
+                hint: format!("use at least {}", 3 * u64::from(heartbeat)),
+            });
+        }
+        if session <= leader {
+            found.push(Conflict {
+                keys: &["controller.session_timeout_ms", "controller.leader_timeout_ms"],
+                message: format!(
+                    "controller.session_timeout_ms is {session}, no more than \
+                     controller.leader_timeout_ms ({leader})"
+                ),
+                hint: "a node loses its leaderships first and is dead later".to_owned(),
+            });
+        }
+        found
+    }
+
+    /// How patient the node is as the controller.
+    #[must_use]
+    pub fn controller_settings(&self) -> Settings {
+        let controller = &self.controller;
+        let ms = |n: u32| Duration::from_millis(u64::from(n));
+        Settings {
+            leader_timeout: ms(controller.leader_timeout_ms),
+            session_timeout: ms(controller.session_timeout_ms),
+            rebalance_grace: Duration::from_secs(u64::from(controller.rebalance_grace_s)),
+            moves_max: controller.moves_max as usize,
+            handovers_max: controller.handovers_max as usize,
+            ..Settings::default()
+        }
     }
 
     /// The settings of the metadata group.

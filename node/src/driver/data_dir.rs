@@ -4,6 +4,7 @@
 //! DIR/lock          flock held while a node runs; its content is the process id
 //! DIR/node.toml     identity, written once: format, storage uuid, cluster, node, partitions, shards
 //! DIR/cluster.toml  which cluster and which of its nodes, written when it is founded or joined
+//! DIR/rejoin.toml  there only from `ironring node reinit` until the node is a member again
 //! DIR/run           how often a node was started here; its number is the incarnation
 //! DIR/probe         4 KiB of zeros, read first by every executor (see `glommio`)
 //! DIR/shard-000/    files of shard 0: superblock, segments, checkpoints
@@ -18,6 +19,7 @@ use ironring_core::{Incarnation, StorageUuid};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::rejoin;
 use crate::cluster::identity as cluster;
 
 /// Version of the directory's layout.
@@ -142,7 +144,9 @@ impl DataDir {
             Ok(text) => {
                 let identity = read_identity(&file, &text)?;
                 // A node that never got into a cluster may be started with other settings.
-                if is_first_start(path) && !path.join(cluster::FILE).exists() {
+                if let Some(rejoin) = rejoin::load(path)? {
+                    (rejoin::go_on(path, &rejoin, identity)?, false)
+                } else if is_first_start(path) && !path.join(cluster::FILE).exists() {
                     let storage_uuid = identity.storage_uuid;
                     let identity = Identity { storage_uuid, ..draw_identity(wanted) };
                     write_identity(path, &identity)?;
@@ -292,6 +296,15 @@ pub fn shard_dir(data_dir: &Path, shard: u16) -> PathBuf {
     data_dir.join(format!("shard-{shard:03}"))
 }
 
+/// Locks a data directory there is, whatever is in it besides.
+///
+/// # Errors
+/// When it cannot be, or says nothing of itself.
+pub fn lock_known(path: &Path) -> Result<(Flock<File>, Identity), DataDirError> {
+    let identity = identity_of(path)?;
+    Ok((lock(path)?, identity))
+}
+
 /// What a data directory says of itself, without locking it: for `inspect`.
 ///
 /// # Errors
@@ -302,7 +315,10 @@ pub fn identity_of(data_dir: &Path) -> Result<Identity, DataDirError> {
     read_identity(&file, &text)
 }
 
-fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> DataDirError + 'a {
+pub(super) fn io<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> DataDirError + 'a {
     move |source| DataDirError::Io { what, path: path.to_owned(), source }
 }
 
@@ -345,12 +361,15 @@ fn read_identity(file: &Path, text: &str) -> Result<Identity, DataDirError> {
     Ok(identity)
 }
 
+/// A storage uuid that nobody else has, as it is written.
+pub(super) fn draw_storage() -> String {
+    format!("{:032x}", cluster::draw_uuid().0)
+}
+
 fn draw_identity(wanted: &Wanted<'_>) -> Identity {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     Identity {
         format: FORMAT,
-        storage_uuid: format!("{:032x}", u128::from_be_bytes(bytes)),
+        storage_uuid: draw_storage(),
         cluster: wanted.cluster.to_owned(),
         node: wanted.node.to_owned(),
         partitions: wanted.partitions,
@@ -359,7 +378,7 @@ fn draw_identity(wanted: &Wanted<'_>) -> Identity {
     }
 }
 
-fn write_identity(path: &Path, identity: &Identity) -> Result<(), DataDirError> {
+pub(super) fn write_identity(path: &Path, identity: &Identity) -> Result<(), DataDirError> {
     let text = toml::to_string(identity).expect("plain fields always serialise");
     write_whole(path, "node.toml", &format!("# Made once by ironring. Do not edit.\n{text}"))
 }

@@ -20,6 +20,7 @@ pub mod peers;
 mod place;
 pub mod poller;
 pub mod receive;
+pub mod rejoin;
 pub mod runtime;
 pub mod signals;
 mod sockets;

@@ -270,6 +270,7 @@ impl Node {
             meta_dir: place::meta_dir(config, &dir)?,
             partitions: dir.identity.partitions,
             raft: RaftConfig { cluster_name: dir.identity.cluster.clone(), ..config.raft() },
+            controller: config.controller_settings(),
             board: Arc::clone(&shared.board),
         };
 
@@ -646,6 +647,7 @@ fn run_member<R: Runtime>(
     slices: Slices,
 ) -> Result<(Rc<Member<R>>, oneshot::Receiver<()>), String> {
     let peers = &executor.nodes.peers;
+    let left = place.identity.farewell();
     let (identity, shared) = (place.identity.clone(), Arc::clone(&executor.shared));
     let admit = move |hello: &Hello<'_>| {
         let (metadata, now) = (shared.board.metadata(), super::clock::now().wall);
@@ -663,10 +665,17 @@ fn run_member<R: Runtime>(
     let (ends, ended) = oneshot::channel();
     let (running, shared) = (Rc::clone(&member), Arc::clone(&executor.shared));
     member.spawn(async move {
-        if let Err(error) = running.live().await {
-            tracing::error!("{error}");
-            board.fail(error.to_string());
-            shared.stop();
+        match Rc::clone(&running).live().await {
+            Ok(()) if running.has_left() => {
+                tracing::info!("{left}");
+                shared.stop();
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!("{error}");
+                board.fail(error.to_string());
+                shared.stop();
+            }
         }
         // Nobody waits when the shard's thread has ended first.
         let _ = ends.send(());

@@ -12,6 +12,7 @@ use ironring_ring::metadata::{Addresses as Advertised, COMMAND_FORMAT, Facts};
 use super::data_dir::DataDir;
 use super::node::NodeError;
 use super::peers::{Local, PeerSettings};
+use super::rejoin;
 use super::sockets::{Addresses, advertised};
 use crate::cluster::identity::{draw_uuid, provisional};
 use crate::cluster::join::join;
@@ -27,16 +28,34 @@ pub(super) fn settle(
     stop: &AtomicBool,
 ) -> Result<ClusterIdentity, NodeError> {
     if let Some(identity) = ClusterIdentity::load(dir.path(), &dir.identity)? {
+        if identity.stage == Stage::Left {
+            let why = format!(
+                "{}; `ironring node reinit` makes an empty node of the directory, which may join again",
+                identity.farewell()
+            );
+            return Err(NodeError::Cluster(why));
+        }
         return Ok(identity);
     }
-    let identity = match config.cluster.seeds.is_empty() {
+    let rejoin = rejoin::load(dir.path())?;
+    let seeds = match (&rejoin, config.cluster.seeds.is_empty()) {
+        (Some(rejoin), true) => &rejoin.seeds,
+        _ => &config.cluster.seeds,
+    };
+    let identity = match seeds.is_empty() {
+        true if rejoin.is_some() => {
+            let why = "the directory was emptied to join its cluster again: name members of it with \
+                       cluster.seeds";
+            return Err(NodeError::Settings(why.to_owned()));
+        }
         true => {
             let (uuid, first) = (draw_uuid(), NodeId(1));
             ClusterIdentity::new(&dir.identity, uuid, first, Stage::Founding, Vec::new())
         }
-        false => joined(config, dir, addresses, stop)?,
+        false => joined(config, dir, addresses, (seeds, rejoin.is_some()), stop)?,
     };
     identity.save(dir.path())?;
+    rejoin::done(dir.path())?;
     tracing::info!(
         "{} cluster {} ({}) as node {}",
         if identity.stage == Stage::Founding { "founding" } else { "joined" },
@@ -51,6 +70,7 @@ fn joined(
     config: &Config,
     dir: &mut DataDir,
     addresses: &Addresses,
+    (seeds, replace): (&[String], bool),
     stop: &AtomicBool,
 ) -> Result<ClusterIdentity, NodeError> {
     if !dir.is_empty() {
@@ -69,7 +89,7 @@ fn joined(
     };
     let skew = u64::from(config.peers.clock_skew_max_ms);
     let stopped = || stop.load(Ordering::Relaxed);
-    let admitted = join(&local, &facts, &config.cluster.seeds, skew, stopped)
+    let admitted = join(&local, (&facts, replace), seeds, skew, stopped)
         .map_err(|error| NodeError::Cluster(error.to_string()))?;
     dir.adopt_partitions(admitted.partitions)?;
     let (uuid, node) = (admitted.cluster, admitted.node);

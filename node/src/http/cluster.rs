@@ -118,7 +118,12 @@ pub struct Revoked {
 
 /// Has the metadata group make a change, and waits for it.
 async fn change(shared: &Shared, command: Command) -> Result<(), HttpError> {
-    let told = shared.board().order(Ask::Change(Box::new(command)));
+    ask(shared, Ask::Change(Box::new(command))).await.map(|_| ())
+}
+
+/// Asks the node, or the one that leads the metadata group, and waits for what comes of it.
+pub(super) async fn ask(shared: &Shared, ask: Ask) -> Result<Answer, HttpError> {
+    let told = shared.board().order(ask);
     let answer = match tokio::time::timeout(WITHIN, told).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => return Err(HttpError::unavailable("the node is about to stop")),
@@ -126,9 +131,10 @@ async fn change(shared: &Shared, command: Command) -> Result<(), HttpError> {
     };
     match answer {
         Answer::Applied(Outcome::Rejected(why)) => Err(HttpError::refused(why.to_string())),
-        Answer::Applied(_) | Answer::Joined(_) | Answer::PassedOn => Ok(()),
         Answer::Failed(Failure::Unknown) => Err(HttpError::unknown(Failure::Unknown.to_string())),
         Answer::Failed(Failure::Refused(why)) => Err(HttpError::refused(why)),
+        Answer::Failed(Failure::Denied(refusal)) => Err(HttpError::denied(&refusal)),
         Answer::Failed(failure) => Err(HttpError::unavailable(failure.to_string())),
+        answer => Ok(answer),
     }
 }

@@ -5,6 +5,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::cluster::operation::Refusal;
+
 /// Every code a refusal can have.
 pub const CODES: &[&str] = &[
     "no_such_route",
@@ -29,6 +31,8 @@ pub struct HttpError {
     pub hint: &'static str,
     /// Whether the same request may succeed later.
     pub retriable: bool,
+    /// Of an order that is refused: the stable name of why.
+    pub reason: Option<&'static str>,
 }
 
 impl HttpError {
@@ -41,6 +45,7 @@ impl HttpError {
             message: format!("nothing is served at {path}"),
             hint: "see /v1/openapi.json for what is",
             retriable: false,
+            reason: None,
         }
     }
 
@@ -53,6 +58,7 @@ impl HttpError {
             message: format!("{path} does not take {method}"),
             hint: "see /v1/openapi.json for what it takes",
             retriable: false,
+            reason: None,
         }
     }
 
@@ -65,6 +71,7 @@ impl HttpError {
             message: message.into(),
             hint: "nothing was changed: ask again a little later",
             retriable: true,
+            reason: None,
         }
     }
 
@@ -77,7 +84,14 @@ impl HttpError {
             message: message.into(),
             hint: "nothing was changed: see the message",
             retriable: false,
+            reason: None,
         }
+    }
+
+    /// An operator's order is refused.
+    #[must_use]
+    pub fn denied(refusal: &Refusal) -> HttpError {
+        HttpError { reason: Some(refusal.name()), ..HttpError::refused(refusal.to_string()) }
     }
 
     /// A change may have been made.
@@ -89,6 +103,7 @@ impl HttpError {
             message: message.into(),
             hint: "look whether it was made before asking again",
             retriable: false,
+            reason: None,
         }
     }
 
@@ -101,6 +116,7 @@ impl HttpError {
             message: message.into(),
             hint: "report it with the node's log",
             retriable: true,
+            reason: None,
         }
     }
 }

@@ -5,12 +5,14 @@
 //! that says so. There is no authentication: it listens on loopback unless told otherwise, and whoever
 //! reaches it may let nodes into the cluster.
 //!
-//! - [`routes`]: what is served; [`ready`]: readiness; [`cluster`]: the cluster; [`error`]: refusals.
+//! - [`routes`]: what is served; [`ready`]: readiness; [`cluster`]: the cluster; [`orders`]: what
+//!   operators order; [`error`]: refusals.
 //! - [`listener`]: connections, how many and how long.
 
 pub mod cluster;
 pub mod error;
 pub mod listener;
+pub mod orders;
 pub mod ready;
 pub mod routes;
 

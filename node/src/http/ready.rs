@@ -1,4 +1,5 @@
-//! Readiness: not "the process runs", but "a write can be made durable on every shard".
+//! Readiness: not "the process runs", but "a write can be made durable on every shard". A node that
+//! drains or leaves is not ready either: new clients are to go elsewhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,10 @@ impl Prober {
         let mut reasons = self.view.snapshot().not_ready_reasons();
         if reasons.is_empty() {
             reasons = self.probe().await;
+        }
+        // It serves on, and those who spread clients over the nodes are to leave it out.
+        if let Some(state) = self.view.board().going() {
+            reasons.push(format!("the node is {}, by an operator's decision", state.name()));
         }
         let answer = Readiness::new(reasons);
         *last = Some((now, answer.clone()));

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::error::HttpError;
 use super::ready::Prober;
-use super::{NodeView, cluster};
+use super::{NodeView, cluster, orders};
 use crate::cluster::Board;
 use crate::metrics::{NodeSnapshot, ProcessCounters, exposition};
 
@@ -43,14 +43,28 @@ pub fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/health/live", get(live)),
         ("/health/ready", get(ready)),
         ("/metrics", get(metrics)),
+        ("/v1/cluster/demote", post(orders::demote)),
+        ("/v1/cluster/leave", post(orders::leave)),
         ("/v1/cluster/members", get(cluster::members)),
+        ("/v1/cluster/promote", post(orders::promote)),
+        ("/v1/cluster/rebalance", get(orders::rebalance).post(orders::set_rebalance)),
+        ("/v1/cluster/rebalance/plan", get(orders::rebalance_plan)),
+        ("/v1/cluster/snapshot", post(orders::snapshot)),
         ("/v1/cluster/status", get(cluster::status)),
         (
             "/v1/cluster/tokens",
             get(cluster::tokens).post(cluster::create_token).delete(cluster::revoke_token),
         ),
+        ("/v1/cluster/transfer", post(orders::transfer)),
         ("/v1/node", get(node)),
+        ("/v1/nodes/{id}", get(orders::going)),
+        ("/v1/nodes/{id}/drain", post(orders::drain)),
+        ("/v1/nodes/{id}/resume", post(orders::resume)),
         ("/v1/openapi.json", get(openapi)),
+        ("/v1/partitions", get(orders::partitions)),
+        ("/v1/partitions/{id}/elect-unclean", post(orders::elect_unclean)),
+        ("/v1/partitions/{id}/move", post(orders::move_partition)),
+        ("/v1/partitions/{id}/transfer", post(orders::transfer_partition)),
     ]
 }
 

@@ -148,6 +148,9 @@ metrics! {
     "cluster_partitions_leaderless" None node_gauge(|node| node.cluster_counters.partitions_leaderless as f64), "Partitions of the cluster nobody leads";
     "cluster_partitions_under_replicated" None node_gauge(|node| node.cluster_counters.partitions_under_replicated as f64), "Partitions of the cluster with fewer voters than they should have";
     "cluster_moves" None node_gauge(|node| node.cluster_counters.moves as f64), "Replicas on their way from one node to another";
+    "cluster_members_going" None node_gauge(|node| node.cluster_counters.members_going as f64), "Members that drain, leave or were given up";
+    "cluster_orders_done" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.orders_done as f64)), "Orders of operators this node carried out as the leader of the metadata group";
+    "cluster_orders_refused" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.orders_refused as f64)), "Orders of operators this node refused as the leader of the metadata group";
     "metadata_epoch" None node_gauge(|node| node.cluster_counters.epoch as f64), "Version of the metadata this node has";
     "metadata_term" None node_gauge(|node| node.cluster_counters.term as f64), "Term of the metadata group";
     "metadata_leader" None node_gauge(|node| f64::from(u8::from(node.cluster_counters.leads))), "1 on the node that leads the metadata group";

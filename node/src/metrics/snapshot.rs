@@ -66,6 +66,12 @@ pub struct ClusterCounters {
     pub partitions_under_replicated: u64,
     /// Replicas on their way.
     pub moves: u64,
+    /// Members that drain, leave or were given up.
+    pub members_going: u64,
+    /// Operators' orders this node carried out as the leader of the metadata group.
+    pub orders_done: u64,
+    /// Those it refused.
+    pub orders_refused: u64,
 }
 
 /// Connections to other nodes.

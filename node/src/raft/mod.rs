@@ -16,6 +16,7 @@ mod channels;
 mod config;
 mod disk;
 mod error;
+pub mod force;
 mod group;
 pub mod host;
 mod link;

@@ -33,7 +33,6 @@ pub(super) type Entry = <Types as RaftTypeConfig>::Entry;
 /// A vote.
 pub(super) type Vote = <Types as RaftTypeConfig>::Vote;
 /// Voters, learners and their addresses.
-#[cfg(test)]
 pub(super) type Membership = openraft::Membership<u64, BasicNode>;
 /// The same with the entry that set it.
 pub(super) type StoredMembership = openraft::StoredMembership<Committed, u64, BasicNode>;

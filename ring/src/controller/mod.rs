@@ -21,6 +21,7 @@ use std::time::Duration;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, WallTime};
 
 pub use election::{Decision, Election};
+pub use moves::{dry_run, takes_replicas};
 
 use crate::metadata::{Command, Metadata, Outcome, PartitionRecord, ReplicaId, Wish};
 use crate::replication::quorum::commit_quorum;

@@ -14,12 +14,76 @@ use crate::metadata::{
     Command, Member, MemberState, Metadata, PartitionRecord, Replica, ReplicaChange, Status, Wish,
 };
 use crate::placement::{
-    Change, LeaderChoice, Node, NodeState, PartitionState, Plan, PlanRules, Ring, Topology, Weight,
-    choose_leaders, plan,
+    Change, LeaderChoice, Node, NodeState, PartitionState, Plan, PlanRules, Reason, Ring, Topology,
+    Weight, choose_leaders, plan,
 };
 
 /// Changes of replicas in one command.
 const CHANGES_MAX: usize = 64;
+
+/// Whether a replica is on a node that leaves while every node that takes replicas has a voter
+/// already: nobody is to come in its place. That there are fewer such nodes than replicas wanted was
+/// accepted when the node was let go.
+fn has_no_successor(metadata: &Metadata, record: &PartitionRecord, replica: &Replica) -> bool {
+    let leaves = |m: &Member| m.state == MemberState::Leaving;
+    if !metadata.member(replica.node).is_some_and(leaves) {
+        return false;
+    }
+    let mut takers = metadata.members().filter(|m| takes_replicas(m)).peekable();
+    let votes = |node| {
+        let on = record.replicas.iter().find(|r| r.node == node);
+        on.is_some_and(|r| r.wish == Wish::Voter && record.is_voter(r.id))
+    };
+    takers.peek().is_some() && takers.all(|m| votes(m.id))
+}
+
+/// Whether replicas may come to a node.
+#[must_use]
+pub fn takes_replicas(member: &Member) -> bool {
+    member.state == MemberState::Active && member.facts.weight > 0
+}
+
+/// What placement would move, given the map there is. `lost` says which members are given up; those
+/// of [`MemberState::Lost`] always are. Changes nothing, and takes as long as [`plan()`].
+#[must_use]
+pub fn dry_run(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Plan> {
+    let ring = Ring::new(topology(metadata, lost)?);
+    let state = |(i, record): (usize, &PartitionRecord)| {
+        let leads = |r: &&Replica| record.leader.is_some_and(|l| l.replica == r.id);
+        let stays = record.replicas.iter().filter(|r| r.wish == Wish::Voter);
+        let moving = metadata.moves().get(&PartitionId(i as u32));
+        let from = moving.and_then(|m| m.from);
+        PartitionState {
+            // As they will be when the move that is under way has ended.
+            replicas: stays.filter(|r| Some(r.id) != from).map(|r| r.node).collect(),
+            leader: record.replicas.iter().find(leads).map(|r| r.node),
+            bytes: 0,
+            pinned: moving.is_some(),
+        }
+    };
+    let map: Vec<PartitionState> = metadata.partitions().iter().enumerate().map(state).collect();
+    let rules = PlanRules { rf: metadata.rf(), ..PlanRules::default() };
+    plan(&ring, &map, rules).ok()
+}
+
+/// The nodes as placement sees them.
+fn topology(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Topology> {
+    let node = |m: &Member| {
+        let label = |s: &String| (!s.is_empty()).then(|| s.clone());
+        Some(Node {
+            id: m.id,
+            weight: Weight::from_hundredths(m.facts.weight).ok()?,
+            rack: label(&m.facts.rack),
+            region: label(&m.facts.region),
+            state: match m.state {
+                _ if m.state == MemberState::Lost || lost(m) => NodeState::Lost,
+                MemberState::Active => NodeState::Active,
+                _ => NodeState::Draining,
+            },
+        })
+    };
+    Topology::new(metadata.members().filter_map(node).collect(), true).ok()
+}
 
 impl Controller {
     /// Takes the next step of every move that can take one, and sees members off that left.
@@ -58,13 +122,15 @@ impl Controller {
         id: PartitionId,
         record: &PartitionRecord,
     ) -> Option<ReplicaChange> {
-        // A replica on a storage that is no longer its node's is gone with it.
-        let replaced = |r: &&Replica| {
-            let member = metadata.member(r.node);
-            r.wish != Wish::Leaving && member.is_none_or(|m| m.facts.storage != r.id.storage)
+        // A replica on a storage that is no longer its node's, or was given up, is gone with it.
+        let gone = |r: &Replica| {
+            metadata
+                .member(r.node)
+                .is_none_or(|m| m.facts.storage != r.id.storage || m.state == MemberState::Lost)
         };
-        if let Some(gone) = record.replicas.iter().find(replaced) {
-            return Some(ReplicaChange::Wish { replica: gone.id, wish: Wish::Leaving });
+        let goes = |r: &&Replica| gone(r) || has_no_successor(metadata, record, r);
+        if let Some(r) = record.replicas.iter().filter(|r| r.wish != Wish::Leaving).find(goes) {
+            return Some(ReplicaChange::Wish { replica: r.id, wish: Wish::Leaving });
         }
         if let Some(moved) = metadata.moves().get(&id) {
             let comes = record.replica(moved.to);
@@ -96,56 +162,22 @@ impl Controller {
         self.liveness.silence(now, node) >= self.settings.session_timeout
     }
 
-    /// The nodes as placement sees them.
-    fn topology(&self, now: Instant, metadata: &Metadata) -> Option<Topology> {
+    /// Whether a node has been dead for so long that what it held is rebuilt elsewhere.
+    fn is_given_up(&self, now: Instant, m: &Member) -> bool {
         let patience = self.settings.session_timeout + self.settings.rebalance_grace;
-        let node = |m: &Member| {
-            let lost = m.state == MemberState::Lost
-                || (m.status == Status::Dead && self.liveness.silence(now, m.id) >= patience);
-            let label = |s: &String| (!s.is_empty()).then(|| s.clone());
-            Some(Node {
-                id: m.id,
-                weight: Weight::from_hundredths(m.facts.weight).ok()?,
-                rack: label(&m.facts.rack),
-                region: label(&m.facts.region),
-                state: match m.state {
-                    _ if lost => NodeState::Lost,
-                    MemberState::Active => NodeState::Active,
-                    _ => NodeState::Draining,
-                },
-            })
-        };
-        Topology::new(metadata.members().filter_map(node).collect(), true).ok()
+        m.status == Status::Dead && self.liveness.silence(now, m.id) >= patience
     }
 
-    /// What placement would move, given the map there is: also for a dry run.
-    #[must_use]
-    pub fn plan(&self, now: Instant, metadata: &Metadata) -> Option<Plan> {
-        let ring = Ring::new(self.topology(now, metadata)?);
-        let state = |(i, record): (usize, &PartitionRecord)| {
-            let leads = |r: &&Replica| record.leader.is_some_and(|l| l.replica == r.id);
-            let stays = record.replicas.iter().filter(|r| r.wish == Wish::Voter);
-            let moving = metadata.moves().get(&PartitionId(i as u32));
-            let from = moving.and_then(|m| m.from);
-            PartitionState {
-                // As they will be when the move that is under way has ended.
-                replicas: stays.filter(|r| Some(r.id) != from).map(|r| r.node).collect(),
-                leader: record.replicas.iter().find(leads).map(|r| r.node),
-                bytes: 0,
-                pinned: moving.is_some(),
-            }
-        };
-        let map: Vec<PartitionState> =
-            metadata.partitions().iter().enumerate().map(state).collect();
-        let rules = PlanRules { rf: metadata.rf(), ..PlanRules::default() };
-        plan(&ring, &map, rules).ok()
+    fn plan(&self, now: Instant, metadata: &Metadata) -> Option<Plan> {
+        dry_run(metadata, |m| self.is_given_up(now, m))
     }
 
-    /// Begins moves, as many as may be under way.
+    /// Begins moves, as many as may be under way. Those that mend and those off nodes that are to be
+    /// empty are begun also while the operator wants no balance.
     pub(super) fn balance_replicas(&mut self, now: Instant, metadata: &Metadata) {
         let under_way = metadata.moves().len();
         let busy = self.waits_for(|p| matches!(p, Proposed::Replicas));
-        if !metadata.balancing() || busy || under_way >= self.settings.moves_max {
+        if busy || under_way >= self.settings.moves_max {
             return;
         }
         self.moving_since = None;
@@ -155,6 +187,10 @@ impl Controller {
         for step in &plan.moves {
             if under_way + changes.len() >= self.settings.moves_max {
                 break;
+            }
+            let mends = matches!(step.reason, Reason::Lost | Reason::Missing | Reason::Drain);
+            if !metadata.balancing() && !mends {
+                continue;
             }
             let Some(record) = metadata.partition(step.partition) else { continue };
             // A partition nobody leads goes on when somebody does.
@@ -187,7 +223,8 @@ impl Controller {
 
     /// Asks leaders to hand over where nodes lead too much.
     pub(super) fn balance_leaders(&mut self, now: Instant, metadata: &Metadata) {
-        let Some(topology) = self.topology(now, metadata) else { return };
+        let given_up = |m: &Member| self.is_given_up(now, m);
+        let Some(topology) = topology(metadata, given_up) else { return };
         let heard = |node| self.liveness.is_heard(now, node, self.settings.leader_timeout);
         let choice = |record: &PartitionRecord| {
             let votes = record.replicas.iter().filter(|r| record.is_voter(r.id));

@@ -100,6 +100,21 @@ impl Room {
         }
     }
 
+    /// Leaders hand over, as they are asked to.
+    fn lead_elsewhere(&mut self) {
+        for (node, partition, to) in std::mem::take(&mut self.handovers) {
+            let record = self.record(partition);
+            let Some(leader) = record.leader else { continue };
+            if record.replica(leader.replica).is_some_and(|r| r.node == node) {
+                let to = LeaderId { replica: to, incarnation: Incarnation(1) };
+                let (term, from) = (record.term, leader.replica);
+                let request = Request::Transfer { partition, term, from, to };
+                self.controller.request(self.now, &self.metadata, &request);
+                self.settle();
+            }
+        }
+    }
+
     /// Those of the nodes that were fenced answer, with empty logs.
     fn answer(&mut self, nodes: &[u64]) {
         for (node, fence) in std::mem::take(&mut self.fences) {
@@ -300,18 +315,7 @@ fn a_drained_node_gives_everything_away_and_a_leaving_one_is_removed() {
     for _ in 0..30 {
         let members: Vec<u64> = room.metadata.members().map(|m| m.id.0).collect();
         room.rest(&members);
-        // Leaders on the node hand over, as they are asked to.
-        for (node, partition, to) in std::mem::take(&mut room.handovers) {
-            let record = room.record(partition);
-            let Some(leader) = record.leader else { continue };
-            if record.replica(leader.replica).is_some_and(|r| r.node == node) {
-                let to = LeaderId { replica: to, incarnation: Incarnation(1) };
-                let (term, from) = (record.term, leader.replica);
-                let request = Request::Transfer { partition, term, from, to };
-                room.controller.request(room.now, &room.metadata, &request);
-                room.settle();
-            }
-        }
+        room.lead_elsewhere();
         if room.metadata.member(NodeId(2)).is_none() {
             break;
         }
@@ -320,6 +324,67 @@ fn a_drained_node_gives_everything_away_and_a_leaving_one_is_removed() {
     for i in 0..4 {
         assert_eq!(room.nodes_of(PartitionId(i)), [1, 3, 4]);
     }
+}
+
+#[test]
+fn a_node_that_leaves_where_nobody_can_take_its_replicas_is_removed_all_the_same() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let set = |state| Command::SetMember { node: NodeId(2), state };
+    room.metadata.apply(&set(MemberState::Draining));
+    room.rest(&[1, 2, 3]);
+    assert_eq!(room.nodes_of(P), [1, 2, 3], "a node that drains keeps what nobody can take");
+    room.metadata.apply(&set(MemberState::Leaving));
+    for _ in 0..30 {
+        room.rest(&[1, 2, 3]);
+        room.lead_elsewhere();
+    }
+    assert!(room.metadata.member(NodeId(2)).is_none());
+    assert_eq!(room.nodes_of(P), [1, 3]);
+}
+
+#[test]
+fn a_lost_node_is_removed_when_the_others_have_its_partitions() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let set = Command::SetMember { node: NodeId(2), state: MemberState::Lost };
+    room.metadata.apply(&set);
+    for _ in 0..30 {
+        room.answer(&[1, 3]);
+        room.rest(&[1, 3]);
+    }
+    assert!(room.metadata.member(NodeId(2)).is_none());
+    assert_eq!(room.nodes_of(P), [1, 3]);
+}
+
+#[test]
+fn without_balancing_nodes_are_still_emptied_and_nothing_is_evened_out() {
+    let mut room = Room::new(4);
+    room.metadata.apply(&Command::SetBalancing(false));
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3, 4]);
+    let replicas = |room: &Room, node| {
+        (0..4).filter(|i| room.nodes_of(PartitionId(*i)).contains(&node)).count()
+    };
+    assert_eq!((1..=4).map(|n| replicas(&room, n)).sum::<usize>(), 12, "what was missing came");
+    let uneven: Vec<Vec<u64>> = (0..4).map(|i| room.nodes_of(PartitionId(i))).collect();
+    room.metadata.apply(&Command::SetMember { node: NodeId(3), state: MemberState::Draining });
+    for _ in 0..30 {
+        room.rest(&[1, 2, 3, 4]);
+        room.lead_elsewhere();
+    }
+    assert_eq!(replicas(&room, 3), 0, "{uneven:?}");
+    room.metadata.apply(&Command::SetMember { node: NodeId(3), state: MemberState::Active });
+    room.rest(&[1, 2, 3, 4]);
+    assert_eq!(replicas(&room, 3), 0, "it comes back, and nothing is moved there for balance");
+    room.metadata.apply(&Command::SetBalancing(true));
+    for _ in 0..30 {
+        room.rest(&[1, 2, 3, 4]);
+        room.lead_elsewhere();
+    }
+    assert!(replicas(&room, 3) > 0);
 }
 
 #[test]

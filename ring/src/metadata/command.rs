@@ -7,13 +7,19 @@
 use ironring_core::{NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
 use serde::{Deserialize, Serialize};
 
-use super::member::{Facts, MemberState, Status};
+use super::member::{Facts, MemberState, Status, VoteWish};
 use super::partition::{LeaderId, Refused, ReplicaId, Wish};
 use super::token::{JoinToken, TokenRefused};
 use super::topic::Topic;
 
-/// The newest format of commands this code writes and reads.
-pub const COMMAND_FORMAT: u32 = 1;
+/// The newest format of commands this code writes and reads. A command is written in the oldest
+/// format that has it, so that members which do not know the newest go on until one is needed.
+///
+/// | format | what it brought |
+/// |---|---|
+/// | 1 | all but the following |
+/// | 2 | [`Command::SetVote`], [`Command::Replace`], the wish of a member about its vote |
+pub const COMMAND_FORMAT: u32 = 2;
 
 /// A change of the metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +48,22 @@ pub enum Command {
         token: Option<String>,
         /// When.
         at: WallTime,
+    },
+    /// A node joins in place of a dead one of its name, whose storage is given up. Since format 2.
+    Replace {
+        /// The node.
+        node: Facts,
+        /// The id of the token it showed.
+        token: String,
+        /// When.
+        at: WallTime,
+    },
+    /// An operator decides whether a node votes in the metadata group. Since format 2.
+    SetVote {
+        /// Which.
+        node: NodeId,
+        /// See above.
+        vote: VoteWish,
     },
     /// An operator decides about a node.
     SetMember {
@@ -228,6 +250,16 @@ pub enum Rejected {
     /// It holds replicas, or is needed.
     #[error("node {0} still holds replicas")]
     HoldsReplicas(NodeId),
+    /// It is not dead, or not yet.
+    #[error("node {id} (`{name}`) is {status}: only a dead node is replaced", status = .status.name())]
+    NotDead {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        id: NodeId,
+        /// How it is.
+        status: Status,
+    },
     /// There are too many.
     #[error("there are {0} nodes, which is the most")]
     TooMany(usize),
@@ -312,13 +344,22 @@ struct Body<T> {
 }
 
 impl Command {
+    /// The oldest format that has it.
+    #[must_use]
+    pub fn format(&self) -> u32 {
+        match self {
+            Command::SetVote { .. } | Command::Replace { .. } => 2,
+            _ => 1,
+        }
+    }
+
     /// As it stands in the log.
     ///
     /// # Panics
     /// Never: every command is representable.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let envelope = Envelope { format: COMMAND_FORMAT, body: Body { command: self } };
+        let envelope = Envelope { format: self.format(), body: Body { command: self } };
         serde_json::to_vec(&envelope).expect("commands have string keys only")
     }
 
@@ -371,12 +412,15 @@ mod tests {
         let text = String::from_utf8(command.encode()).unwrap();
         let wanted = r#"{"format":1,"command":{"replicas":{"changes":[[1,{"wish":{"replica":{"storage":"00000000-0000-0000-0000-000000000123","life":3},"wish":"Leaving"}}]]}}}"#;
         assert_eq!(text, wanted);
+        let command = Command::SetVote { node: NodeId(4), vote: VoteWish::Learner };
+        let text = String::from_utf8(command.encode()).unwrap();
+        assert_eq!(text, r#"{"format":2,"command":{"set-vote":{"node":4,"vote":"learner"}}}"#);
     }
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        let newer = br#"{"format":2,"command":{"something-else":1}}"#;
-        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(2))));
+        let newer = br#"{"format":3,"command":{"something-else":1}}"#;
+        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(3))));
         assert!(matches!(Command::decode(b"{}"), Err(Unreadable::Malformed(_))));
     }
 }

@@ -67,6 +67,39 @@ impl MemberState {
     }
 }
 
+/// Whether a node votes in the metadata group, by an operator's decision.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum VoteWish {
+    /// The cluster decides: it votes when that makes the number of voters odd.
+    #[default]
+    Auto,
+    /// It votes, as long as it has caught up.
+    Voter,
+    /// It takes every change and has no vote.
+    Learner,
+}
+
+impl VoteWish {
+    /// Its name in tables and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            VoteWish::Auto => "auto",
+            VoteWish::Voter => "voter",
+            VoteWish::Learner => "learner",
+        }
+    }
+
+    /// Whether nobody decided.
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        *self == VoteWish::Auto
+    }
+}
+
 /// Whether a node is heard, in the controller's judgement. For people and placement; who leads and
 /// who votes does not follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,4 +140,7 @@ pub struct Member {
     pub since: WallTime,
     /// When it joined.
     pub joined: WallTime,
+    /// Whether it votes in the metadata group. Since format 2.
+    #[serde(default, skip_serializing_if = "VoteWish::is_auto")]
+    pub vote: VoteWish,
 }

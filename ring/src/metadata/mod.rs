@@ -16,7 +16,7 @@ use ironring_core::{NodeId, PartitionId, StorageUuid, WallTime};
 use serde::{Deserialize, Serialize};
 
 pub use command::{COMMAND_FORMAT, Command, Outcome, Rejected, ReplicaChange, Unreadable};
-pub use member::{Addresses, Facts, Member, MemberState, Status};
+pub use member::{Addresses, Facts, Member, MemberState, Status, VoteWish};
 pub use partition::{LeaderId, PartitionRecord, REPLICAS_MAX, Refused, Replica, ReplicaId, Wish};
 pub use token::{JoinToken, TOKEN_VALID_MS, TOKENS_MAX, TokenRefused};
 pub use topic::{Catalogue, Topic};
@@ -159,7 +159,9 @@ impl Metadata {
     /// Never: the state is representable.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let snapshot = Snapshot { format: COMMAND_FORMAT, metadata: self };
+        // Who does not know what is in it must not take it for something else.
+        let format = if self.members.values().all(|m| m.vote.is_auto()) { 1 } else { 2 };
+        let snapshot = Snapshot { format, metadata: self };
         serde_json::to_vec(&snapshot).expect("maps have keys that are written as strings")
     }
 
@@ -214,6 +216,11 @@ impl Metadata {
                 self.found(name, *uuid, *partitions, *rf, node, *at)
             }
             Command::Join { node, token, at } => self.join(node, token.as_deref(), *at),
+            Command::Replace { node, token, at } => self.replace(node, token, *at),
+            Command::SetVote { node, vote } => {
+                self.member_mut(*node)?.vote = *vote;
+                Ok(Changed::Settings)
+            }
             Command::SetMember { node, state } => {
                 self.member_mut(*node)?.state = *state;
                 Ok(Changed::Settings)
@@ -332,6 +339,30 @@ impl Metadata {
             return Ok(Changed::Node(known.id));
         }
         let token = token.ok_or(Rejected::NeedsToken)?;
+        self.admit(node, token, at)
+    }
+
+    /// A node takes the place of the dead one that has its name. It is another node: a number is one
+    /// storage's for ever, in the metadata group as everywhere.
+    fn replace(&mut self, node: &Facts, token: &str, at: WallTime) -> Result<Changed, Rejected> {
+        let other = |m: &&Member| m.facts.name == node.name && m.facts.storage != node.storage;
+        let Some(old) = self.members.values().find(other) else {
+            return self.join(node, Some(token), at);
+        };
+        let (id, status, kept) = (old.id, old.status, old.clone());
+        if status != Status::Dead {
+            return Err(Rejected::NotDead { name: node.name.clone(), id, status });
+        }
+        let old = self.member_mut(id)?;
+        // No node can have been given such a name.
+        old.facts.name = format!("{}~{id}", kept.facts.name);
+        old.state = MemberState::Lost;
+        self.join(node, Some(token), at).inspect_err(|_| {
+            self.members.insert(id, kept);
+        })
+    }
+
+    fn admit(&mut self, node: &Facts, token: &str, at: WallTime) -> Result<Changed, Rejected> {
         let shown = self.tokens.get(token).ok_or(Rejected::Token(TokenRefused::Unknown))?;
         shown.check(at).map_err(Rejected::Token)?;
         let token = shown.id.clone();
@@ -356,6 +387,7 @@ impl Metadata {
             status: Status::Alive,
             since: at,
             joined: at,
+            vote: VoteWish::Auto,
         };
         self.members.insert(id, member);
         Ok(id)

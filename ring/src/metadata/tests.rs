@@ -139,6 +139,59 @@ fn a_node_is_removed_when_it_holds_nothing_and_never_comes_back() {
 }
 
 #[test]
+fn a_dead_node_is_replaced_by_one_of_its_name_under_a_new_number() {
+    let mut m = three();
+    let replace = |m: &mut Metadata, node: Facts, token: &str| match m.apply(&Command::Replace {
+        node,
+        token: token.to_owned(),
+        at: WallTime(2000),
+    }) {
+        Outcome::Joined { node, .. } => Ok(node),
+        Outcome::Rejected(why) => Err(why),
+        other => panic!("a join says which node joined: {other:?}"),
+    };
+    let set = |m: &mut Metadata, status| {
+        m.apply(&Command::Status { nodes: vec![(NodeId(2), status)], at: WallTime(1500) });
+    };
+    for status in [Status::Alive, Status::Suspect] {
+        set(&mut m, status);
+        let refused = Rejected::NotDead { name: "b".to_owned(), id: NodeId(2), status };
+        assert_eq!(replace(&mut m, facts("b", 9), "t"), Err(refused));
+    }
+    set(&mut m, Status::Dead);
+    let before = m.clone();
+    let unknown = Err(Rejected::Token(TokenRefused::Unknown));
+    assert_eq!(replace(&mut m, facts("b", 9), "u"), unknown);
+    assert_eq!(m, before, "what is refused changes nothing");
+    assert_eq!(replace(&mut m, facts("b", 9), "t"), Ok(NodeId(4)));
+    let old = m.member(NodeId(2)).unwrap();
+    assert_eq!((old.state, old.facts.name.as_str()), (MemberState::Lost, "b~2"));
+    assert_eq!(replace(&mut m, facts("b", 9), "t"), Ok(NodeId(4)), "it asks again");
+    let back = join(&mut m, facts("b", 2), None, 2000);
+    assert!(matches!(back, Err(Rejected::NameTaken { id: NodeId(4), .. })), "{back:?}");
+    assert_eq!(replace(&mut m, facts("d", 10), "t"), Ok(NodeId(5)), "nobody had the name");
+}
+
+#[test]
+fn a_wish_about_a_vote_is_kept_and_makes_the_snapshot_newer() {
+    let mut m = three();
+    let format = |m: &Metadata| {
+        let bytes = m.encode();
+        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(&Metadata::decode(&bytes).unwrap(), m);
+        value["format"].as_u64().unwrap()
+    };
+    assert_eq!(format(&m), 1);
+    let set = |vote| Command::SetVote { node: NodeId(2), vote };
+    assert!(matches!(m.apply(&set(VoteWish::Learner)), Outcome::Done { .. }));
+    assert_eq!((m.member(NodeId(2)).unwrap().vote, format(&m)), (VoteWish::Learner, 2));
+    m.apply(&set(VoteWish::Auto));
+    assert_eq!(format(&m), 1);
+    let none = m.apply(&Command::SetVote { node: NodeId(9), vote: VoteWish::Voter });
+    assert_eq!(none, Outcome::Rejected(Rejected::NoNode(NodeId(9))));
+}
+
+#[test]
 fn a_move_ends_when_the_new_replica_votes_and_the_old_one_is_gone() {
     let mut m = three();
     let add = |node| ReplicaChange::Add { node, wish: Wish::Voter, replaces: None };

@@ -1,0 +1,358 @@
+//! What operators order of a cluster: `ironring cluster leave|promote|demote|transfer|snapshot|
+//! rebalance`. How nodes and partitions are ordered about is in [`super::node`] and
+//! [`super::partition`].
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::arguments;
+use super::error::{CONNECT_FAILED, CliError};
+use super::http::HttpArgs;
+use super::output::{Cell, Column, Output, Report, Tone, View};
+use crate::cluster::overview::{GoingView, MoveView, PlanView, RebalanceView};
+use crate::cluster::plane::{Operated, Taken};
+use crate::cluster::status::MemberView;
+
+/// Pause between two looks at what is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Arguments of `leave`.
+#[derive(Args, Debug)]
+pub struct LeaveArgs {
+    /// Name or id of the node; the one that is asked unless given
+    pub node: Option<String>,
+    /// Give up a dead node, with the replicas it holds
+    #[arg(long, requires = "node")]
+    pub lost: bool,
+    /// Although partitions then have fewer replicas than they should, or with --lost although it
+    /// may hold what no other node has
+    #[arg(long)]
+    pub force: bool,
+    /// Wait until it is no member any more
+    #[arg(long)]
+    pub wait: bool,
+    /// Do not ask before what may lose data
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Arguments of `promote` and `demote`.
+#[derive(Args, Debug)]
+pub struct VoteArgs {
+    /// Name or id of the node
+    pub node: String,
+    /// Leave it to the cluster again whether the node votes
+    #[arg(long)]
+    pub auto: bool,
+}
+
+/// What to do with moves of replicas.
+#[derive(Subcommand, Debug)]
+pub enum RebalanceVerb {
+    /// Show the moves under way, and whether others are begun for balance
+    Status,
+    /// Show what would be moved, and why; changes nothing
+    Plan,
+    /// Begin moves for balance, which is how a cluster begins
+    Start,
+    /// Begin no more moves for balance; those under way go on
+    Pause,
+    /// Give up the moves under way, and begin no more for balance
+    Cancel {
+        /// Give up that of one partition only
+        #[arg(long, value_name = "PARTITION")]
+        partition: Option<u32>,
+    },
+}
+
+/// Prints a result.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn printed(output: Output, report: &impl Report) -> Result<(), CliError> {
+    output.print(report).map_err(|error| CliError::io("stdout", &error))
+}
+
+/// Has a node carry an order out, and prints what came of it.
+///
+/// # Errors
+/// When no node can be asked, or it is refused.
+pub fn order(http: &HttpArgs, path: &str, body: &Value, output: Output) -> Result<(), CliError> {
+    printed(output, &http.ask::<Operated>("POST", path, Some(body))?)
+}
+
+/// `cluster leave`.
+///
+/// # Errors
+/// When no node can be asked, or it is refused.
+pub fn leave(http: &HttpArgs, args: &LeaveArgs, output: Output) -> Result<(), CliError> {
+    if args.lost || args.force {
+        let node = args.node.as_deref().unwrap_or("this node");
+        let what = match args.lost {
+            true => format!("give up node {node} and every replica it holds"),
+            false => format!("let node {node} leave although partitions keep too few replicas"),
+        };
+        arguments::confirm(args.yes, &what)?;
+    }
+    let member = going(http, args.node.as_deref())?;
+    let body = json!({ "node": member.id.0, "lost": args.lost, "force": args.force });
+    let mut operated: Operated = http.ask("POST", "/v1/cluster/leave", Some(&body))?;
+    if args.wait {
+        note_warnings(&operated, output);
+        wait(http, &member, output, |_| false)?;
+        operated.done = format!("node {} ({}) is no member any more", member.name, member.id);
+    }
+    printed(output, &operated)
+}
+
+/// How a node is; the one that is asked when none is named.
+///
+/// # Errors
+/// When no node can be asked, or there is none of that name.
+pub fn going(http: &HttpArgs, node: Option<&str>) -> Result<GoingView, CliError> {
+    let node = match node {
+        Some(node) => node.to_owned(),
+        None => http.ask::<Value>("GET", "/v1/cluster/status", None)?["node"].to_string(),
+    };
+    http.ask("GET", &format!("/v1/nodes/{}", segment(&node)), None)
+}
+
+/// A name as a part of a path: what no name has is left out.
+#[must_use]
+pub fn segment(name: &str) -> String {
+    name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect()
+}
+
+/// Waits until a node is no member any more, or as `enough` wants it, and says how it goes on.
+///
+/// # Errors
+/// When no node can be asked.
+pub fn wait(
+    http: &HttpArgs,
+    member: &GoingView,
+    output: Output,
+    enough: impl Fn(&GoingView) -> bool,
+) -> Result<(), CliError> {
+    let mut told = String::new();
+    let mut empty = false;
+    loop {
+        let look = || -> Result<Option<GoingView>, CliError> {
+            let members: Vec<MemberView> = http.ask("GET", "/v1/cluster/members", None)?;
+            match members.iter().any(|m| m.id == member.id) {
+                true => going(http, Some(&member.id.to_string())).map(Some),
+                false => Ok(None),
+            }
+        };
+        match look() {
+            Ok(None) => return Ok(()),
+            Ok(Some(now)) if enough(&now) => return Ok(()),
+            Ok(Some(now)) => {
+                let remaining = now.remaining;
+                empty = remaining.replicas == 0;
+                let text = format!(
+                    "node {} is {}: it leads {} partitions and holds {} replicas",
+                    now.name, now.state, remaining.leads, remaining.replicas
+                );
+                if text != told {
+                    output.note(&text);
+                    told = text;
+                }
+            }
+            // The node that is asked may be the one that has ended.
+            Err(error) if error.code == CONNECT_FAILED.name && empty => return Ok(()),
+            Err(error) if error.retriable => {}
+            Err(error) => return Err(error),
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Says what the operator should know before a wait.
+pub fn note_warnings(operated: &Operated, output: Output) {
+    for warning in &operated.warnings {
+        output.note(&format!("warning: {warning}"));
+    }
+}
+
+/// `cluster promote` and `cluster demote`.
+///
+/// # Errors
+/// When no node can be asked, or it is refused.
+pub fn vote(http: &HttpArgs, verb: &str, args: &VoteArgs, output: Output) -> Result<(), CliError> {
+    let body = json!({ "node": args.node, "auto": args.auto });
+    order(http, &format!("/v1/cluster/{verb}"), &body, output)
+}
+
+/// `cluster transfer`.
+///
+/// # Errors
+/// When no node can be asked, or it is refused.
+pub fn transfer(http: &HttpArgs, to: Option<&str>, output: Output) -> Result<(), CliError> {
+    order(http, "/v1/cluster/transfer", &json!({ "to": to }), output)
+}
+
+/// `cluster snapshot`.
+///
+/// # Errors
+/// When no node can be asked, or it takes none.
+pub fn snapshot(http: &HttpArgs, output: Output) -> Result<(), CliError> {
+    printed(output, &http.ask::<Taken>("POST", "/v1/cluster/snapshot", Some(&json!({})))?)
+}
+
+/// `cluster rebalance`.
+///
+/// # Errors
+/// When no node can be asked, or it is refused.
+pub fn rebalance(http: &HttpArgs, verb: &RebalanceVerb, output: Output) -> Result<(), CliError> {
+    let path = "/v1/cluster/rebalance";
+    let action = match verb {
+        RebalanceVerb::Status => {
+            return printed(output, &http.ask::<RebalanceView>("GET", path, None)?);
+        }
+        RebalanceVerb::Plan => {
+            let path = "/v1/cluster/rebalance/plan";
+            return printed(output, &http.ask::<PlanView>("GET", path, None)?);
+        }
+        RebalanceVerb::Start => json!({ "action": "start" }),
+        RebalanceVerb::Pause => json!({ "action": "pause" }),
+        RebalanceVerb::Cancel { partition } => {
+            json!({ "action": "cancel", "partition": partition })
+        }
+    };
+    order(http, path, &action, output)
+}
+
+impl Report for Operated {
+    fn view(&self) -> View {
+        let warnings = self.warnings.iter().map(|warning| format!("\nwarning: {warning}"));
+        View::new().text(format!("{}{}", self.done, warnings.collect::<String>()))
+    }
+}
+
+impl Report for Taken {
+    fn view(&self) -> View {
+        View::new().pairs([
+            ("node", Cell::from(self.node.to_string())),
+            ("reflects change", Cell::from(self.index.to_string())),
+            ("of term", Cell::from(self.term.to_string())),
+            ("snapshots kept", Cell::from(self.kept.to_string())),
+        ])
+    }
+}
+
+/// A node or nobody.
+fn who(node: Option<ironring_core::NodeId>) -> String {
+    node.map_or_else(|| "-".to_owned(), |node| node.to_string())
+}
+
+/// Node ids, with spaces between them.
+#[must_use]
+pub fn ids(nodes: &[ironring_core::NodeId]) -> String {
+    match nodes.is_empty() {
+        true => "-".to_owned(),
+        false => nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+    }
+}
+
+impl Report for RebalanceView {
+    fn view(&self) -> View {
+        let balancing = match self.balancing {
+            true => Cell::toned("on", Tone::Good),
+            false => Cell::toned("paused", Tone::Warn),
+        };
+        let view = View::new().pairs([
+            ("balancing", balancing),
+            ("controller", Cell::from(who(self.controller))),
+            ("nodes being emptied", Cell::from(ids(&self.emptying))),
+            ("moves under way", Cell::from(self.moves.len().to_string())),
+        ]);
+        if self.moves.is_empty() {
+            return view;
+        }
+        let columns = [
+            Column::Right("PARTITION"),
+            Column::Right("FROM"),
+            Column::Right("TO"),
+            Column::Left("STAGE"),
+        ];
+        let row = |moved: &MoveView| {
+            vec![
+                moved.partition.to_string().into(),
+                who(moved.from).into(),
+                who(moved.to).into(),
+                moved.stage.as_str().into(),
+            ]
+        };
+        view.rows(&columns, self.moves.iter().map(row).collect())
+    }
+}
+
+/// Rows of a table of moves; all of them are in the JSON.
+const MOVES_SHOWN: usize = 50;
+
+impl Report for PlanView {
+    fn view(&self) -> View {
+        let skew = |of: fn(&crate::cluster::overview::SkewView) -> f64| {
+            format!("{:.2} now, {:.2} behind the plan", of(&self.before), of(&self.after))
+        };
+        let copies =
+            format!("{} ({} would make every share exact)", self.copies, self.copies_to_even);
+        let balancing = if self.balancing { "on" } else { "paused" };
+        let shown = self.moves.len().min(MOVES_SHOWN);
+        let moves = match self.moves.len() - shown {
+            0 => self.moves.len().to_string(),
+            more => format!("{} ({more} not shown: see -o json)", self.moves.len()),
+        };
+        let view = View::new()
+            .pairs([
+                ("balancing", balancing.to_owned()),
+                ("skew of replicas (max/mean)", skew(|skew| skew.replicas)),
+                ("skew of leaderships (max/mean)", skew(|skew| skew.leaders)),
+                ("replicas to copy", copies),
+                ("partitions short of replicas", self.short.to_string()),
+                ("moves under way", self.under_way.to_string()),
+                ("moves planned", moves),
+            ])
+            .rows(&SHARE, self.nodes.iter().map(share_row).collect());
+        if shown == 0 {
+            return view;
+        }
+        let columns = [
+            Column::Right("PARTITION"),
+            Column::Right("FROM"),
+            Column::Right("TO"),
+            Column::Left("REASON"),
+        ];
+        let row = |moved: &crate::cluster::overview::PlannedMove| {
+            vec![
+                moved.partition.to_string().into(),
+                who(moved.from).into(),
+                who(moved.to).into(),
+                moved.reason.as_str().into(),
+            ]
+        };
+        view.rows(&columns, self.moves.iter().take(shown).map(row).collect())
+    }
+}
+
+const SHARE: [Column; 6] = [
+    Column::Right("NODE"),
+    Column::Right("SHARE"),
+    Column::Right("REPLICAS"),
+    Column::Right("THEN"),
+    Column::Right("LEADS"),
+    Column::Right("THEN"),
+];
+
+fn share_row(node: &crate::cluster::overview::NodeShare) -> Vec<Cell> {
+    vec![
+        node.node.to_string().into(),
+        node.share.to_string().into(),
+        node.replicas.to_string().into(),
+        node.replicas_after.to_string().into(),
+        node.leaders.to_string().into(),
+        node.leaders_after.to_string().into(),
+    ]
+}

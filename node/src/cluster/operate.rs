@@ -1,0 +1,220 @@
+//! Carrying operators' orders out, on the node that leads the metadata group: one at a time, each
+//! judged by [`super::operation`] on metadata behind everything that was decided.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ironring_core::{Instant, NodeId, PartitionId, Term};
+use ironring_ring::metadata::{Command, LeaderId, Metadata, Outcome, Refused, ReplicaId};
+
+use super::catalog::{Catalog, decode_outcome};
+use super::member::{Member, WITHIN};
+use super::operation::{Operation, Refusal, Step, judge};
+use super::plane::{Answer, Ask, Failure, Letter, Operated, Taken};
+use crate::driver::clock;
+use crate::driver::runtime::Runtime;
+use crate::raft::MetaGroup;
+
+/// How long a leader of a partition may take to hand over. With the commits before it this stays
+/// below the time a request between nodes may take.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+/// How often it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Pause between two looks at what is waited for.
+const NAP: Duration = Duration::from_millis(10);
+/// Terms an unclean election is tried in: each may be ended by an ordinary one that begins meanwhile.
+const TERMS_MAX: usize = 8;
+
+/// The turn of one order; the next may come when it goes.
+struct Turn<'a>(&'a Cell<bool>);
+
+impl Turn<'_> {
+    fn take(taken: &Cell<bool>) -> Option<Turn<'_>> {
+        (!taken.replace(true)).then(|| Turn(taken))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+fn newest(group: &MetaGroup<Catalog>) -> Arc<Metadata> {
+    group.read(|catalog| Arc::clone(catalog.newest()))
+}
+
+impl<R: Runtime> Member<R> {
+    /// Carries an order out; this node leads.
+    pub(super) async fn operate(
+        &self,
+        group: &MetaGroup<Catalog>,
+        operation: &Operation,
+    ) -> Answer {
+        let Some(_turn) = Turn::take(&self.operating) else {
+            let why = "another order is being carried out".to_owned();
+            return Answer::Failed(Failure::Unavailable(why));
+        };
+        match self.carry_out(group, operation).await {
+            Ok(operated) => {
+                tracing::info!("ordered: {}", operated.done);
+                self.place.board.count_order(true);
+                Answer::Operated(operated)
+            }
+            Err(failure) => {
+                let refused = matches!(failure, Failure::Denied(_) | Failure::Refused(_));
+                if refused {
+                    self.place.board.count_order(false);
+                }
+                tracing::info!("an order was not carried out: {operation:?}: {failure}");
+                Answer::Failed(failure)
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        group: &MetaGroup<Catalog>,
+        operation: &Operation,
+    ) -> Result<Operated, Failure> {
+        group.read_barrier(WITHIN).await?;
+        let metadata = newest(group);
+        let verdict = judge(operation, &metadata, &group.status()).map_err(Failure::Denied)?;
+        let mut changed = verdict.changed;
+        for step in verdict.steps {
+            match step {
+                Step::Propose(command) => {
+                    let refused = committed(group, &command).await?;
+                    let parts = match &*command {
+                        Command::Replicas { changes } => changes.len(),
+                        _ => usize::MAX,
+                    };
+                    match refused.first() {
+                        Some((id, why)) if refused.len() >= parts => {
+                            return Err(Failure::Refused(format!("partition {id}: {why}")));
+                        }
+                        // Some of many have ended by themselves.
+                        _ => changed = changed.saturating_sub(refused.len() as u64),
+                    }
+                }
+                Step::LeadGroup(to) => group.transfer_leadership(to).await?,
+                Step::HandOver { at, partition, to } => {
+                    self.hand_partition_over(group, at, partition, to).await?;
+                }
+                Step::LeadUnclean { partition, leader } => {
+                    lead_unclean(group, partition, leader).await?;
+                }
+            }
+        }
+        let (done, warnings) = (verdict.done, verdict.warnings);
+        Ok(Operated { done, changed, epoch: newest(group).epoch(), warnings })
+    }
+
+    /// Asks the leader of a partition to hand over until it has.
+    async fn hand_partition_over(
+        &self,
+        group: &MetaGroup<Catalog>,
+        at: NodeId,
+        partition: PartitionId,
+        to: ReplicaId,
+    ) -> Result<(), Failure> {
+        let leader = |metadata: &Metadata| {
+            metadata.partition(partition).and_then(|record| record.leader).map(|l| l.replica)
+        };
+        let before = leader(&newest(group));
+        let now = || clock::now().mono;
+        let by = now() + HAND_OVER_MAX;
+        let mut ask_at = Instant(0);
+        loop {
+            match leader(&newest(group)) {
+                led if led == Some(to) => return Ok(()),
+                led if led != before => {
+                    let why = format!("partition {partition}: another election came first");
+                    return Err(Failure::Unavailable(why));
+                }
+                _ if now() >= by => {
+                    let why = format!("the leader of partition {partition} did not hand over");
+                    return Err(Failure::Unavailable(why));
+                }
+                _ => {}
+            }
+            if now() >= ask_at {
+                ask_at = now() + ASK_AGAIN;
+                if at == self.me().0 {
+                    self.shards.hand_over(partition, to);
+                } else {
+                    let ask = Ask::HandOver { partition, to };
+                    let asked = self.call_node(at, Letter { ask, forwarded: true }).await;
+                    if let Answer::Failed(failure) = asked {
+                        return Err(failure);
+                    }
+                }
+            }
+            self.runtime.sleep(NAP).await;
+        }
+    }
+
+    /// Takes a snapshot of the metadata group on this node, of all it has applied by now.
+    pub(super) async fn snapshot(&self, group: &MetaGroup<Catalog>) -> Answer {
+        let wanted = group.status().applied;
+        if let Err(error) = group.take_snapshot().await {
+            return Answer::Failed(error.into());
+        }
+        let by = clock::now().mono + WITHIN;
+        loop {
+            let status = group.status();
+            if let Some(at) =
+                status.snapshot.filter(|at| wanted.is_none_or(|wanted| at.index >= wanted.index))
+            {
+                let (node, kept) = (self.me().0, group.snapshots().len());
+                return Answer::Snapshot(Taken { node, index: at.index, term: at.term, kept });
+            }
+            if clock::now().mono >= by {
+                let why = format!("there is no snapshot after {} s", WITHIN.as_secs());
+                return Answer::Failed(Failure::Unavailable(why));
+            }
+            self.runtime.sleep(NAP).await;
+        }
+    }
+}
+
+/// Has the group commit a command; what it refused of it.
+async fn committed(
+    group: &MetaGroup<Catalog>,
+    command: &Command,
+) -> Result<Vec<(PartitionId, Refused)>, Failure> {
+    let outcome = group.propose(command.encode(), WITHIN).await?;
+    match decode_outcome(&outcome).map_err(Failure::Refused)? {
+        Outcome::Rejected(why) => Err(Failure::Refused(why.to_string())),
+        Outcome::Done { refused, .. } => Ok(refused),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Ends the election of a partition with a replica that may lack what is committed, in whichever term
+/// there is.
+async fn lead_unclean(
+    group: &MetaGroup<Catalog>,
+    partition: PartitionId,
+    leader: LeaderId,
+) -> Result<(), Failure> {
+    for _ in 0..TERMS_MAX {
+        let metadata = newest(group);
+        let record = metadata.partition(partition);
+        let record = record.ok_or(Failure::Denied(Refusal::NoPartition(partition)))?;
+        if record.leader.is_some() {
+            return Err(Failure::Denied(Refusal::Led(partition)));
+        }
+        let term: Term = record.term;
+        let command = Command::LeadUnclean { partition, term, leader };
+        match committed(group, &command).await?.first() {
+            None => return Ok(()),
+            Some((_, Refused::Term(_))) => {}
+            Some((_, why)) => {
+                return Err(Failure::Refused(format!("partition {partition}: {why}")));
+            }
+        }
+    }
+    Err(Failure::Unavailable(format!("elections of partition {partition} come too fast")))
+}

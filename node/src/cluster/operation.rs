@@ -1,0 +1,781 @@
+//! What operators order, and whether it may be done: pure functions of the metadata and of how the
+//! metadata group is, asked on the node that leads it ([`super::operate`] carries it out).
+//!
+//! A node counts as heard here when the metadata call it alive. Orders are judged one at a time and
+//! on metadata that are behind everything that was decided, so two of them never rest on the same
+//! node.
+
+use std::collections::BTreeSet;
+
+use ironring_core::{NodeId, PartitionId};
+use ironring_ring::controller::takes_replicas;
+use ironring_ring::metadata::{
+    Command, LeaderId, Member, MemberState, Metadata, PartitionRecord, Replica, ReplicaChange,
+    ReplicaId, Status, VoteWish, Wish,
+};
+use ironring_ring::replication::quorum::commit_quorum;
+use serde::{Deserialize, Serialize};
+
+use super::steward::VOTERS_MAX;
+use crate::raft::GroupStatus;
+
+/// Changes of replicas in one command.
+const CHANGES_MAX: usize = 256;
+
+/// What an operator orders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// A node is to give away what it leads and holds, and serves on.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Although a node that leaves then finds too few to take its replicas.
+        force: bool,
+    },
+    /// A node is to take replicas and lead again.
+    Resume {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node is to give everything away and then be no member any more.
+    Leave {
+        /// Which.
+        node: NodeId,
+        /// Although partitions then have fewer replicas than they should.
+        force: bool,
+    },
+    /// A dead node is given up, with what it holds.
+    GiveUp {
+        /// Which.
+        node: NodeId,
+        /// Although it may hold what no other node has.
+        force: bool,
+    },
+    /// Whether a node votes in the metadata group.
+    Vote {
+        /// Which.
+        node: NodeId,
+        /// See above.
+        vote: VoteWish,
+    },
+    /// Another node is to lead the metadata group.
+    LeadGroup {
+        /// Which; none: the one that has the most of it.
+        node: Option<NodeId>,
+    },
+    /// Whether replicas are moved for balance.
+    Balance {
+        /// See above.
+        on: bool,
+    },
+    /// Moves that are under way are given up.
+    Cancel {
+        /// That of one partition; none: all, and no others are begun for balance.
+        partition: Option<PartitionId>,
+    },
+    /// A replica is moved.
+    Move {
+        /// Of which partition.
+        partition: PartitionId,
+        /// From where.
+        from: NodeId,
+        /// To where.
+        to: NodeId,
+    },
+    /// Another voter is to lead a partition.
+    Lead {
+        /// Which partition.
+        partition: PartitionId,
+        /// On which node.
+        node: NodeId,
+    },
+    /// A replica is to lead a partition that has lost most of its voters, whatever it lacks.
+    LeadUnclean {
+        /// Which partition.
+        partition: PartitionId,
+        /// On which node.
+        node: NodeId,
+    },
+}
+
+/// Why an order is not carried out. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// There is no such node.
+    #[error("there is no node {0}")]
+    NoNode(NodeId),
+    /// There is no such partition.
+    #[error("there is no partition {0}")]
+    NoPartition(PartitionId),
+    /// An earlier decision stands against it.
+    #[error("node {node} is {state}", state = .state.name())]
+    State {
+        /// Which.
+        node: NodeId,
+        /// What was decided about it.
+        state: MemberState,
+    },
+    /// Nobody else could take anything.
+    #[error("no other node takes replicas: what node {0} holds has nowhere to go")]
+    LastNode(NodeId),
+    /// Too few nodes would take replicas.
+    #[error(
+        "{left} nodes would be left for {rf} replicas of each partition: add a node first; with \
+         --force partitions keep {left}, and survive fewer failures"
+    )]
+    FewerThanReplicas {
+        /// Nodes that would take replicas.
+        left: usize,
+        /// Replicas wanted.
+        rf: u8,
+    },
+    /// The metadata group would stand still.
+    #[error(
+        "of the {voters} voters the metadata group would have {heard} are heard, and {needed} are \
+         needed: it would stand still; give up the dead ones first (`ironring cluster leave --lost`)"
+    )]
+    BreaksQuorum {
+        /// Voters there would be.
+        voters: usize,
+        /// Those that are heard.
+        heard: usize,
+        /// How many must be.
+        needed: usize,
+    },
+    /// Nobody would vote.
+    #[error("node {0} is the only voter of the metadata group")]
+    LastVoter(NodeId),
+    /// There are as many voters as there may be.
+    #[error("the metadata group has {0} voters, which is the most: demote one first")]
+    TooManyVoters(usize),
+    /// Only a dead node is given up.
+    #[error("node {node} is {status}, and only a dead node is given up: {hint}",
+        status = .status.name(),
+        hint = match .status {
+            Status::Alive => "`ironring cluster leave` without --lost lets it go without loss",
+            _ => "a silent node is dead after controller.session_timeout_ms",
+        })]
+    NotDead {
+        /// Which.
+        node: NodeId,
+        /// How it is.
+        status: Status,
+    },
+    /// What only that node has would be gone.
+    #[error(
+        "without node {node} {partitions} partitions have no majority of their voters: what was \
+         acknowledged there may be on it alone; with --force it is given up, and `ironring partition \
+         elect-unclean` lets them go on with what is left"
+    )]
+    LosesData {
+        /// Which.
+        node: NodeId,
+        /// How many.
+        partitions: usize,
+    },
+    /// It is not heard.
+    #[error("node {0} is not heard")]
+    NotHeard(NodeId),
+    /// It has no vote in the metadata group.
+    #[error("node {0} has no vote in the metadata group: only a voter leads it")]
+    NoVote(NodeId),
+    /// There is nobody to lead in its place.
+    #[error("no other voter of the metadata group is heard and active")]
+    NoOtherVoter,
+    /// A member runs an older program.
+    #[error(
+        "node {node} knows metadata commands up to format {has}, this needs {needs}: upgrade it"
+    )]
+    OldProgram {
+        /// Which.
+        node: NodeId,
+        /// What it knows.
+        has: u32,
+        /// What is needed.
+        needs: u32,
+    },
+    /// There is nothing to cancel.
+    #[error("no move of partition {0} is under way")]
+    NotMoving(PartitionId),
+    /// One at a time.
+    #[error("a move of partition {0} is under way")]
+    Moving(PartitionId),
+    /// There is no replica there.
+    #[error("node {node} has no replica of partition {partition}")]
+    NoReplica {
+        /// Which partition.
+        partition: PartitionId,
+        /// Which node.
+        node: NodeId,
+    },
+    /// There is a replica there.
+    #[error("node {node} has a replica of partition {partition}")]
+    HasReplica {
+        /// Which partition.
+        partition: PartitionId,
+        /// Which node.
+        node: NodeId,
+    },
+    /// No replica may come there.
+    #[error("node {0} takes no replicas: it drains, leaves, is not heard or has no weight")]
+    TakesNone(NodeId),
+    /// Its replica has no vote.
+    #[error("the replica of partition {partition} on node {node} has no vote, or is to leave")]
+    NotVoter {
+        /// Which partition.
+        partition: PartitionId,
+        /// Which node.
+        node: NodeId,
+    },
+    /// Nobody leads it.
+    #[error("nobody leads partition {0}")]
+    Leaderless(PartitionId),
+    /// It has a leader.
+    #[error("partition {0} has a leader: nothing has to be given up")]
+    Led(PartitionId),
+    /// It will have one.
+    #[error("a majority of the voters of partition {0} is heard: one of them will lead")]
+    QuorumHeard(PartitionId),
+}
+
+impl Refusal {
+    /// Its stable name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::NoNode(_) => "no-node",
+            Refusal::NoPartition(_) => "no-partition",
+            Refusal::State { .. } => "state",
+            Refusal::LastNode(_) => "last-node",
+            Refusal::FewerThanReplicas { .. } => "fewer-than-replicas",
+            Refusal::BreaksQuorum { .. } => "breaks-quorum",
+            Refusal::LastVoter(_) => "last-voter",
+            Refusal::TooManyVoters(_) => "too-many-voters",
+            Refusal::NotDead { .. } => "not-dead",
+            Refusal::LosesData { .. } => "loses-data",
+            Refusal::NotHeard(_) => "not-heard",
+            Refusal::NoVote(_) => "no-vote",
+            Refusal::NoOtherVoter => "no-other-voter",
+            Refusal::OldProgram { .. } => "old-program",
+            Refusal::NotMoving(_) => "not-moving",
+            Refusal::Moving(_) => "moving",
+            Refusal::NoReplica { .. } => "no-replica",
+            Refusal::HasReplica { .. } => "has-replica",
+            Refusal::TakesNone(_) => "takes-none",
+            Refusal::NotVoter { .. } => "not-voter",
+            Refusal::Leaderless(_) => "leaderless",
+            Refusal::Led(_) => "led",
+            Refusal::QuorumHeard(_) => "quorum-heard",
+        }
+    }
+}
+
+/// One thing to do for an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Have the group commit a command.
+    Propose(Box<Command>),
+    /// Have another node lead the group.
+    LeadGroup(u64),
+    /// Have the leader of a partition hand over.
+    HandOver {
+        /// Where the leader is.
+        at: NodeId,
+        /// The partition.
+        partition: PartitionId,
+        /// Who is to lead.
+        to: ReplicaId,
+    },
+    /// Have a replica lead in the newest term.
+    LeadUnclean {
+        /// The partition.
+        partition: PartitionId,
+        /// Who is to lead.
+        leader: LeaderId,
+    },
+}
+
+impl Step {
+    fn propose(command: Command) -> Step {
+        Step::Propose(Box::new(command))
+    }
+}
+
+/// How an order is carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// In order; empty: it is as wanted already.
+    pub steps: Vec<Step>,
+    /// What is then so, for people.
+    pub done: String,
+    /// How many things change.
+    pub changed: u64,
+    /// What the operator should know besides.
+    pub warnings: Vec<String>,
+}
+
+/// What a node still has to give away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remaining {
+    /// Partitions it leads.
+    pub leads: usize,
+    /// Replicas it holds.
+    pub replicas: usize,
+    /// Those of them that no other node can take: every node that takes replicas has one, and none is
+    /// on its way.
+    pub stay: usize,
+}
+
+impl Remaining {
+    /// What a node has.
+    #[must_use]
+    pub fn of(metadata: &Metadata, node: NodeId) -> Remaining {
+        let takers: Vec<NodeId> = takers(metadata, node).map(|m| m.id).collect();
+        let mut remaining = Remaining::default();
+        for (i, record) in metadata.partitions().iter().enumerate() {
+            let Some(replica) = on(record, node) else { continue };
+            remaining.replicas += 1;
+            remaining.leads += usize::from(record.leader.is_some_and(|l| l.replica == replica.id));
+            let moves = metadata.moves().contains_key(&PartitionId(i as u32));
+            let stays = replica.wish != Wish::Leaving && !moves;
+            let held = |taker: &NodeId| on(record, *taker).is_some_and(|r| r.wish != Wish::Leaving);
+            remaining.stay += usize::from(stays && takers.iter().all(held));
+        }
+        remaining
+    }
+}
+
+/// The replica on a node.
+fn on(record: &PartitionRecord, node: NodeId) -> Option<&Replica> {
+    record.replicas.iter().find(|replica| replica.node == node)
+}
+
+/// The other nodes that take replicas.
+fn takers(metadata: &Metadata, not: NodeId) -> impl Iterator<Item = &Member> {
+    metadata.members().filter(move |m| m.id != not && takes_replicas(m))
+}
+
+/// Whether an order may be carried out, and how.
+///
+/// # Errors
+/// Why not.
+pub fn judge(
+    operation: &Operation,
+    metadata: &Metadata,
+    group: &GroupStatus,
+) -> Result<Verdict, Refusal> {
+    let judge = Judge { metadata, group };
+    match *operation {
+        Operation::Drain { node, force } => judge.drain(node, force),
+        Operation::Resume { node } => judge.resume(node),
+        Operation::Leave { node, force } => judge.leave(node, force),
+        Operation::GiveUp { node, force } => judge.give_up(node, force),
+        Operation::Vote { node, vote } => judge.vote(node, vote),
+        Operation::LeadGroup { node } => judge.lead_group(node),
+        Operation::Balance { on } => Ok(judge.balance(on)),
+        Operation::Cancel { partition } => judge.cancel(partition),
+        Operation::Move { partition, from, to } => judge.move_replica(partition, from, to),
+        Operation::Lead { partition, node } => judge.lead(partition, node),
+        Operation::LeadUnclean { partition, node } => judge.lead_unclean(partition, node),
+    }
+}
+
+/// Whether every member's program knows a command.
+///
+/// # Errors
+/// [`Refusal::OldProgram`].
+pub fn understood(metadata: &Metadata, command: &Command) -> Result<(), Refusal> {
+    let needs = command.format();
+    match metadata.members().find(|m| m.facts.format < needs) {
+        Some(m) => Err(Refusal::OldProgram { node: m.id, has: m.facts.format, needs }),
+        None => Ok(()),
+    }
+}
+
+struct Judge<'a> {
+    metadata: &'a Metadata,
+    group: &'a GroupStatus,
+}
+
+impl Judge<'_> {
+    fn member(&self, node: NodeId) -> Result<&Member, Refusal> {
+        self.metadata.member(node).ok_or(Refusal::NoNode(node))
+    }
+
+    fn record(&self, partition: PartitionId) -> Result<&PartitionRecord, Refusal> {
+        self.metadata.partition(partition).ok_or(Refusal::NoPartition(partition))
+    }
+
+    fn is_heard(&self, node: NodeId) -> bool {
+        // Who judges is the leader itself.
+        node.0 == self.group.id
+            || self.metadata.member(node).is_some_and(|m| m.status == Status::Alive)
+    }
+
+    fn set(&self, member: &Member, state: MemberState, done: String) -> Verdict {
+        let set = Command::SetMember { node: member.id, state };
+        Verdict { steps: vec![Step::propose(set)], done, changed: 1, warnings: Vec::new() }
+    }
+
+    fn drain(&self, node: NodeId, force: bool) -> Result<Verdict, Refusal> {
+        let member = self.member(node)?;
+        let named = named(member);
+        match member.state {
+            MemberState::Draining => return Ok(as_it_is(format!("{named} is draining"))),
+            MemberState::Active => {}
+            state => return Err(Refusal::State { node, state }),
+        }
+        let left = takers(self.metadata, node).count();
+        if left == 0 {
+            return Err(Refusal::LastNode(node));
+        }
+        // Those that leave were let go because of the nodes there were then.
+        let someone_leaves = self.metadata.members().any(|m| m.state == MemberState::Leaving);
+        let rf = self.metadata.rf();
+        if someone_leaves && takes_replicas(member) && left < usize::from(rf) && !force {
+            return Err(Refusal::FewerThanReplicas { left, rf });
+        }
+        let remaining = Remaining::of(self.metadata, node);
+        let mut verdict = self.set(member, MemberState::Draining, format!("{named} drains"));
+        if remaining.stay > 0 {
+            verdict.warnings.push(format!(
+                "{} of its {} replicas stay, because every other node has one: it serves them on",
+                remaining.stay, remaining.replicas
+            ));
+        }
+        Ok(verdict)
+    }
+
+    fn resume(&self, node: NodeId) -> Result<Verdict, Refusal> {
+        let member = self.member(node)?;
+        match member.state {
+            MemberState::Active => Ok(as_it_is(format!("{} is active", named(member)))),
+            // What it held is being forgotten.
+            state @ MemberState::Lost => Err(Refusal::State { node, state }),
+            _ => {
+                let done = format!("{} takes replicas and leads again", named(member));
+                Ok(self.set(member, MemberState::Active, done))
+            }
+        }
+    }
+
+    fn leave(&self, node: NodeId, force: bool) -> Result<Verdict, Refusal> {
+        let member = self.member(node)?;
+        match member.state {
+            MemberState::Leaving => return Ok(as_it_is(format!("{} is leaving", named(member)))),
+            state @ MemberState::Lost => return Err(Refusal::State { node, state }),
+            _ => {}
+        }
+        self.stays_a_quorum(node)?;
+        let left = takers(self.metadata, node).filter(|m| m.status != Status::Dead).count();
+        let (rf, remaining) = (self.metadata.rf(), Remaining::of(self.metadata, node));
+        if left == 0 {
+            return Err(Refusal::LastNode(node));
+        }
+        let short = left < usize::from(rf) && remaining.replicas > 0;
+        if short && !force {
+            return Err(Refusal::FewerThanReplicas { left, rf });
+        }
+        let done = format!(
+            "{} leaves: it gives away {} replicas and {} leaderships, and then ends",
+            named(member),
+            remaining.replicas,
+            remaining.leads
+        );
+        let mut verdict = self.set(member, MemberState::Leaving, done);
+        if short {
+            verdict.warnings.push(format!("partitions keep {left} replicas instead of {rf}"));
+        }
+        Ok(verdict)
+    }
+
+    /// Whether the group goes on when a node votes no more.
+    fn stays_a_quorum(&self, without: NodeId) -> Result<(), Refusal> {
+        let voters: BTreeSet<NodeId> = self.group.voters.iter().copied().map(NodeId).collect();
+        if !voters.contains(&without) {
+            return Ok(());
+        }
+        let left: Vec<NodeId> = voters.into_iter().filter(|voter| *voter != without).collect();
+        if left.is_empty() {
+            // Before it goes, one that takes part already gets the vote.
+            let heir = |id: &u64| {
+                let member = self.metadata.member(NodeId(*id));
+                member.is_some_and(|m| {
+                    m.state == MemberState::Active
+                        && m.vote != VoteWish::Learner
+                        && self.is_heard(m.id)
+                })
+            };
+            let heir = self.group.learners.iter().any(heir);
+            return if heir { Ok(()) } else { Err(Refusal::LastVoter(without)) };
+        }
+        let heard = left.iter().filter(|voter| self.is_heard(**voter)).count();
+        let needed = left.len() / 2 + 1;
+        if heard < needed {
+            return Err(Refusal::BreaksQuorum { voters: left.len(), heard, needed });
+        }
+        Ok(())
+    }
+
+    fn give_up(&self, node: NodeId, force: bool) -> Result<Verdict, Refusal> {
+        let member = self.member(node)?;
+        if member.state == MemberState::Lost {
+            return Ok(as_it_is(format!("{} is given up", named(member))));
+        }
+        let status = member.status;
+        if self.is_heard(node) || status != Status::Dead {
+            return Err(Refusal::NotDead { node, status });
+        }
+        let stranded = |record: &&PartitionRecord| {
+            let Some(replica) = on(record, node) else { return false };
+            let others = record.voters.iter().filter(|voter| **voter != replica.id);
+            let node_of = |voter: &&ReplicaId| record.replica(**voter).map(|r| r.node);
+            let heard = others.filter(|v| node_of(v).is_some_and(|n| self.is_heard(n))).count();
+            record.is_voter(replica.id) && heard < commit_quorum(record.voters.len())
+        };
+        let partitions = self.metadata.partitions().iter().filter(stranded).count();
+        if partitions > 0 && !force {
+            return Err(Refusal::LosesData { node, partitions });
+        }
+        let done = format!("{} is given up, with the replicas it holds", named(member));
+        let mut verdict = self.set(member, MemberState::Lost, done);
+        if partitions > 0 {
+            verdict.warnings.push(format!(
+                "{partitions} partitions have no majority of their voters: see `ironring partition \
+                 list --leaderless`"
+            ));
+        }
+        let (left, rf) = (takers(self.metadata, node).count(), self.metadata.rf());
+        if left < usize::from(rf) {
+            verdict.warnings.push(format!("partitions have {left} replicas at most, not {rf}"));
+        }
+        Ok(verdict)
+    }
+
+    fn vote(&self, node: NodeId, vote: VoteWish) -> Result<Verdict, Refusal> {
+        let member = self.member(node)?;
+        let set = Command::SetVote { node, vote };
+        understood(self.metadata, &set)?;
+        if let state @ (MemberState::Leaving | MemberState::Lost) = member.state {
+            return Err(Refusal::State { node, state });
+        }
+        let voters = &self.group.voters;
+        let mut after = voters.clone();
+        match vote {
+            VoteWish::Voter if !voters.contains(&node.0) => {
+                if !self.is_heard(node) {
+                    return Err(Refusal::NotHeard(node));
+                }
+                if voters.len() >= VOTERS_MAX {
+                    return Err(Refusal::TooManyVoters(voters.len()));
+                }
+                after.insert(node.0);
+            }
+            VoteWish::Learner if voters.contains(&node.0) => {
+                self.stays_a_quorum(node)?;
+                after.remove(&node.0);
+            }
+            _ => {}
+        }
+        let done = match vote {
+            VoteWish::Auto => format!("the cluster decides whether {} votes", named(member)),
+            VoteWish::Voter => format!("{} votes in the metadata group", named(member)),
+            VoteWish::Learner => format!("{} has no vote in the metadata group", named(member)),
+        };
+        if member.vote == vote {
+            return Ok(as_it_is(done));
+        }
+        let mut warnings = Vec::new();
+        if after.len().is_multiple_of(2) && !after.is_empty() {
+            let (n, survives) = (after.len(), (after.len() - 1) / 2);
+            warnings.push(format!(
+                "{n} voters survive the loss of {survives}, as {} do, unless the cluster finds \
+                 another",
+                n - 1
+            ));
+        }
+        Ok(Verdict { steps: vec![Step::propose(set)], done, changed: 1, warnings })
+    }
+
+    fn lead_group(&self, node: Option<NodeId>) -> Result<Verdict, Refusal> {
+        let me = NodeId(self.group.id);
+        let to = match node {
+            Some(node) => node,
+            None => self.successor().ok_or(Refusal::NoOtherVoter)?,
+        };
+        let member = self.member(to)?;
+        let done = format!("{} leads the metadata group", named(member));
+        if to == me {
+            return Ok(as_it_is(done));
+        }
+        if !self.group.voters.contains(&to.0) {
+            return Err(Refusal::NoVote(to));
+        }
+        if !self.is_heard(to) {
+            return Err(Refusal::NotHeard(to));
+        }
+        if member.state != MemberState::Active {
+            return Err(Refusal::State { node: to, state: member.state });
+        }
+        let steps = vec![Step::LeadGroup(to.0)];
+        Ok(Verdict { steps, done, changed: 1, warnings: Vec::new() })
+    }
+
+    /// Whoever of the other voters should lead: the one that has the most.
+    fn successor(&self) -> Option<NodeId> {
+        let fit = |id: &&u64| {
+            let member = self.metadata.member(NodeId(**id));
+            member.is_some_and(|m| {
+                m.state == MemberState::Active
+                    && m.status == Status::Alive
+                    && m.vote != VoteWish::Learner
+            })
+        };
+        let others = self.group.voters.iter().filter(|id| **id != self.group.id);
+        let at = |id: &&u64| self.group.matched.get(id).copied().flatten();
+        others.filter(fit).max_by_key(at).copied().map(NodeId)
+    }
+
+    fn balance(&self, on: bool) -> Verdict {
+        let done = match on {
+            true => "replicas are moved for balance".to_owned(),
+            false => "no more moves are begun for balance; those under way go on, and nodes that \
+                      drain or were lost are still seen to"
+                .to_owned(),
+        };
+        if self.metadata.balancing() == on {
+            return as_it_is(done);
+        }
+        let steps = vec![Step::propose(Command::SetBalancing(on))];
+        Verdict { steps, done, changed: 1, warnings: Vec::new() }
+    }
+
+    fn cancel(&self, partition: Option<PartitionId>) -> Result<Verdict, Refusal> {
+        let moves = self.metadata.moves();
+        if let Some(partition) = partition {
+            self.record(partition)?;
+            if !moves.contains_key(&partition) {
+                return Err(Refusal::NotMoving(partition));
+            }
+        }
+        let mut steps = Vec::new();
+        let mut warnings = Vec::new();
+        if partition.is_none() && self.metadata.balancing() {
+            steps.push(Step::propose(Command::SetBalancing(false)));
+        } else if partition.is_some() && self.metadata.balancing() {
+            warnings.push("balancing is on: the move may be begun again".to_owned());
+        }
+        let given_up = moves.iter().filter(|(id, _)| partition.is_none_or(|only| only == **id));
+        let mut changes = Vec::new();
+        let mut count = 0;
+        for (id, moved) in given_up {
+            count += 1;
+            changes.push((*id, ReplicaChange::Cancel));
+            // In the same command: what was to make room stays.
+            if let Some(replica) = moved.from {
+                changes.push((*id, ReplicaChange::Wish { replica, wish: Wish::Voter }));
+            }
+        }
+        let commands = changes
+            .chunks(CHANGES_MAX)
+            .map(|changes| Step::propose(Command::Replicas { changes: changes.to_vec() }));
+        steps.extend(commands);
+        let done = format!("{count} moves are given up");
+        Ok(Verdict { steps, done, changed: count, warnings })
+    }
+
+    fn move_replica(
+        &self,
+        partition: PartitionId,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<Verdict, Refusal> {
+        let record = self.record(partition)?;
+        self.member(from)?;
+        let taker = self.member(to)?;
+        let leaves = on(record, from).ok_or(Refusal::NoReplica { partition, node: from })?;
+        if on(record, to).is_some() {
+            return Err(Refusal::HasReplica { partition, node: to });
+        }
+        if self.metadata.moves().contains_key(&partition) || leaves.wish == Wish::Leaving {
+            return Err(Refusal::Moving(partition));
+        }
+        if record.leader.is_none() {
+            return Err(Refusal::Leaderless(partition));
+        }
+        if !takes_replicas(taker) || !self.is_heard(to) {
+            return Err(Refusal::TakesNone(to));
+        }
+        let replaces = Some(leaves.id);
+        let add = ReplicaChange::Add { node: to, wish: Wish::Voter, replaces };
+        let command = Command::Replicas { changes: vec![(partition, add)] };
+        let mut warnings = Vec::new();
+        if self.metadata.balancing() {
+            warnings.push("balancing is on: the replica may be moved again".to_owned());
+        }
+        let done = format!("partition {partition} moves from node {from} to node {to}");
+        Ok(Verdict { steps: vec![Step::propose(command)], done, changed: 1, warnings })
+    }
+
+    fn lead(&self, partition: PartitionId, node: NodeId) -> Result<Verdict, Refusal> {
+        let record = self.record(partition)?;
+        let member = self.member(node)?;
+        let leader = record.leader.and_then(|leader| record.replica(leader.replica));
+        let leader = leader.ok_or(Refusal::Leaderless(partition))?;
+        let replica = on(record, node).ok_or(Refusal::NoReplica { partition, node })?;
+        let done = format!("{} leads partition {partition}", named(member));
+        if leader.node == node {
+            return Ok(as_it_is(done));
+        }
+        if !record.is_voter(replica.id) || replica.wish != Wish::Voter {
+            return Err(Refusal::NotVoter { partition, node });
+        }
+        if !self.is_heard(node) {
+            return Err(Refusal::NotHeard(node));
+        }
+        if member.state != MemberState::Active {
+            return Err(Refusal::State { node, state: member.state });
+        }
+        let steps = vec![Step::HandOver { at: leader.node, partition, to: replica.id }];
+        let warnings =
+            vec!["leaderships are kept even: the controller may hand it back".to_owned()];
+        Ok(Verdict { steps, done, changed: 1, warnings })
+    }
+
+    fn lead_unclean(&self, partition: PartitionId, node: NodeId) -> Result<Verdict, Refusal> {
+        let record = self.record(partition)?;
+        let member = self.member(node)?;
+        let replica = on(record, node).ok_or(Refusal::NoReplica { partition, node })?;
+        if record.leader.is_some() {
+            return Err(Refusal::Led(partition));
+        }
+        if !self.is_heard(node) {
+            return Err(Refusal::NotHeard(node));
+        }
+        let node_of = |voter: &&ReplicaId| record.replica(**voter).map(|r| r.node);
+        let heard = |voter: &&ReplicaId| node_of(voter).is_some_and(|n| self.is_heard(n));
+        if record.voters.iter().filter(heard).count() >= commit_quorum(record.voters.len()) {
+            return Err(Refusal::QuorumHeard(partition));
+        }
+        let leader = LeaderId { replica: replica.id, incarnation: member.facts.incarnation };
+        let done = format!(
+            "{} leads partition {partition} and is its only voter: what it lacks is lost",
+            named(member)
+        );
+        let steps = vec![Step::LeadUnclean { partition, leader }];
+        Ok(Verdict { steps, done, changed: 1, warnings: Vec::new() })
+    }
+}
+
+fn as_it_is(done: String) -> Verdict {
+    Verdict { done, ..Verdict::default() }
+}
+
+fn named(member: &Member) -> String {
+    format!("node {} ({})", member.facts.name, member.id)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+//! What operators order over HTTP, and what they look at for it. Any node answers; orders go to the
+//! leader of the metadata group, which judges them ([`crate::cluster::operation`]).
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use ironring_core::{NodeId, PartitionId};
+use ironring_ring::metadata::{Metadata, VoteWish};
+use serde::{Deserialize, Serialize};
+
+use super::cluster::ask;
+use super::error::HttpError;
+use super::routes::Shared;
+use crate::cluster::operation::{Operation, Refusal};
+use crate::cluster::overview::{
+    GoingView, PartitionFilter, PartitionView, PlanView, RebalanceView, partitions as listed,
+};
+use crate::cluster::plane::{Answer, Ask, Operated, Taken};
+use crate::driver::clock;
+
+/// A node, by its number or its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NodeName {
+    /// Its number.
+    Id(u64),
+    /// Its name, or its number as a string.
+    Name(String),
+}
+
+impl NodeName {
+    fn resolve(&self, metadata: &Metadata) -> Result<NodeId, HttpError> {
+        let by_name = |name: &str| metadata.members().find(|m| m.facts.name == name).map(|m| m.id);
+        let found = match self {
+            NodeName::Id(id) => Ok(NodeId(*id)),
+            NodeName::Name(name) => {
+                by_name(name).or_else(|| name.parse().ok().map(NodeId)).ok_or(name)
+            }
+        };
+        let id = found.map_err(|name| HttpError::refused(format!("there is no node `{name}`")))?;
+        match metadata.member(id) {
+            Some(_) => Ok(id),
+            None => Err(HttpError::denied(&Refusal::NoNode(id))),
+        }
+    }
+}
+
+/// Has an order carried out.
+async fn operate(shared: &Shared, operation: Operation) -> Result<Json<Operated>, HttpError> {
+    match ask(shared, Ask::Operate(operation)).await? {
+        Answer::Operated(operated) => Ok(Json(operated)),
+        _ => Err(HttpError::internal("an answer to something else")),
+    }
+}
+
+fn named(shared: &Shared, node: &NodeName) -> Result<NodeId, HttpError> {
+    node.resolve(&shared.board().metadata())
+}
+
+/// The node that is asked.
+fn this_node(shared: &Shared) -> Result<NodeId, HttpError> {
+    let group = shared.board().group();
+    let group = group.ok_or_else(|| HttpError::unavailable("the metadata group starts"))?;
+    Ok(NodeId(group.id))
+}
+
+/// Which node is to leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LeaveWish {
+    /// None: the one that is asked.
+    pub node: Option<NodeName>,
+    /// It is dead and given up, with what it holds.
+    pub lost: bool,
+    /// Whatever is lost by that.
+    pub force: bool,
+}
+
+pub(super) async fn leave(
+    State(shared): State<Shared>,
+    Json(wish): Json<LeaveWish>,
+) -> Result<Json<Operated>, HttpError> {
+    let node = match &wish.node {
+        Some(node) => named(&shared, node)?,
+        None if wish.lost => return Err(HttpError::refused("a node does not give itself up")),
+        None => this_node(&shared)?,
+    };
+    let force = wish.force;
+    let operation = match wish.lost {
+        true => Operation::GiveUp { node, force },
+        false => Operation::Leave { node, force },
+    };
+    operate(&shared, operation).await
+}
+
+/// Which node is to vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VoteOrder {
+    /// Which.
+    pub node: NodeName,
+    /// The cluster decides from here on.
+    #[serde(default)]
+    pub auto: bool,
+}
+
+pub(super) async fn promote(
+    State(shared): State<Shared>,
+    Json(order): Json<VoteOrder>,
+) -> Result<Json<Operated>, HttpError> {
+    vote(&shared, &order, VoteWish::Voter).await
+}
+
+pub(super) async fn demote(
+    State(shared): State<Shared>,
+    Json(order): Json<VoteOrder>,
+) -> Result<Json<Operated>, HttpError> {
+    vote(&shared, &order, VoteWish::Learner).await
+}
+
+async fn vote(
+    shared: &Shared,
+    order: &VoteOrder,
+    vote: VoteWish,
+) -> Result<Json<Operated>, HttpError> {
+    let node = named(shared, &order.node)?;
+    let vote = if order.auto { VoteWish::Auto } else { vote };
+    operate(shared, Operation::Vote { node, vote }).await
+}
+
+/// Which node is to lead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferWish {
+    /// None: whichever voter has the most.
+    pub to: Option<NodeName>,
+}
+
+pub(super) async fn transfer(
+    State(shared): State<Shared>,
+    Json(wish): Json<TransferWish>,
+) -> Result<Json<Operated>, HttpError> {
+    let node = wish.to.as_ref().map(|to| named(&shared, to)).transpose()?;
+    operate(&shared, Operation::LeadGroup { node }).await
+}
+
+pub(super) async fn snapshot(State(shared): State<Shared>) -> Result<Json<Taken>, HttpError> {
+    match ask(&shared, Ask::Snapshot).await? {
+        Answer::Snapshot(taken) => Ok(Json(taken)),
+        _ => Err(HttpError::internal("an answer to something else")),
+    }
+}
+
+pub(super) async fn rebalance(State(shared): State<Shared>) -> Json<RebalanceView> {
+    let board = shared.board();
+    Json(RebalanceView::of(&board.metadata(), board.leader()))
+}
+
+pub(super) async fn rebalance_plan(
+    State(shared): State<Shared>,
+) -> Result<Json<PlanView>, HttpError> {
+    let board = shared.board();
+    let (metadata, after_ms) = (board.metadata(), board.given_up_after_ms());
+    // It may take some seconds for many partitions.
+    let plan =
+        tokio::task::spawn_blocking(move || PlanView::of(&metadata, clock::now().wall, after_ms));
+    let plan = plan.await.map_err(|_| HttpError::internal("the plan could not be made"))?;
+    plan.map(Json).ok_or_else(|| HttpError::unavailable("there is nothing to plan for yet"))
+}
+
+/// What is to become of moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebalanceOrder {
+    /// See [`RebalanceAction`].
+    pub action: RebalanceAction,
+    /// For `cancel`: that of this partition only.
+    #[serde(default)]
+    pub partition: Option<u32>,
+}
+
+/// What is to become of moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebalanceAction {
+    /// Moves are begun for balance.
+    Start,
+    /// No more moves are begun for balance.
+    Pause,
+    /// Those under way are given up, and no more are begun for balance.
+    Cancel,
+}
+
+pub(super) async fn set_rebalance(
+    State(shared): State<Shared>,
+    Json(order): Json<RebalanceOrder>,
+) -> Result<Json<Operated>, HttpError> {
+    let operation = match order.action {
+        RebalanceAction::Start => Operation::Balance { on: true },
+        RebalanceAction::Pause => Operation::Balance { on: false },
+        RebalanceAction::Cancel => {
+            Operation::Cancel { partition: order.partition.map(PartitionId) }
+        }
+    };
+    if order.partition.is_some() && order.action != RebalanceAction::Cancel {
+        return Err(HttpError::refused("only a move is cancelled by its partition"));
+    }
+    operate(&shared, operation).await
+}
+
+pub(super) async fn going(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Json<GoingView>, HttpError> {
+    let metadata = shared.board().metadata();
+    let node = NodeName::Name(id).resolve(&metadata)?;
+    let view = GoingView::of(&metadata, node);
+    view.map(Json).ok_or_else(|| HttpError::denied(&Refusal::NoNode(node)))
+}
+
+/// How a node drains.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainWish {
+    /// Although a node that leaves then finds too few to take its replicas.
+    pub force: bool,
+}
+
+pub(super) async fn drain(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    Json(wish): Json<DrainWish>,
+) -> Result<Json<Operated>, HttpError> {
+    let node = named(&shared, &NodeName::Name(id))?;
+    operate(&shared, Operation::Drain { node, force: wish.force }).await
+}
+
+pub(super) async fn resume(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Json<Operated>, HttpError> {
+    let node = named(&shared, &NodeName::Name(id))?;
+    operate(&shared, Operation::Resume { node }).await
+}
+
+/// Which partitions are listed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PartitionQuery {
+    node: Option<String>,
+    leaderless: bool,
+    under_replicated: bool,
+}
+
+pub(super) async fn partitions(
+    State(shared): State<Shared>,
+    Query(query): Query<PartitionQuery>,
+) -> Result<Json<Vec<PartitionView>>, HttpError> {
+    let metadata = shared.board().metadata();
+    let node = query.node.map(|node| NodeName::Name(node).resolve(&metadata)).transpose()?;
+    let PartitionQuery { leaderless, under_replicated, .. } = query;
+    Ok(Json(listed(&metadata, PartitionFilter { node, leaderless, under_replicated })))
+}
+
+/// Where a replica is moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveOrder {
+    /// Where it is.
+    pub from: NodeName,
+    /// Where it is to be.
+    pub to: NodeName,
+}
+
+pub(super) async fn move_partition(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    Json(order): Json<MoveOrder>,
+) -> Result<Json<Operated>, HttpError> {
+    let partition = partition(&id)?;
+    let (from, to) = (named(&shared, &order.from)?, named(&shared, &order.to)?);
+    operate(&shared, Operation::Move { partition, from, to }).await
+}
+
+/// Which replica is to lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeadOrder {
+    /// Where it is.
+    pub to: NodeName,
+}
+
+pub(super) async fn transfer_partition(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    Json(order): Json<LeadOrder>,
+) -> Result<Json<Operated>, HttpError> {
+    let (partition, node) = (partition(&id)?, named(&shared, &order.to)?);
+    operate(&shared, Operation::Lead { partition, node }).await
+}
+
+pub(super) async fn elect_unclean(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    Json(order): Json<LeadOrder>,
+) -> Result<Json<Operated>, HttpError> {
+    let (partition, node) = (partition(&id)?, named(&shared, &order.to)?);
+    operate(&shared, Operation::LeadUnclean { partition, node }).await
+}
+
+fn partition(id: &str) -> Result<PartitionId, HttpError> {
+    let id = id.parse().map(PartitionId);
+    id.map_err(|_| HttpError::refused("a partition is a whole number from 0 on"))
+}
