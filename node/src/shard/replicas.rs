@@ -327,7 +327,9 @@ impl Shard {
     /// Why a partition takes no request although the shard serves.
     pub(super) fn not_serving(&self, why: NotServing) -> (ErrorCode, u64, String) {
         match why {
-            NotServing::FewVoters { .. } | NotServing::NoQuorum => (ErrorCode::TooFewReplicas, 0, why.to_string()),
+            NotServing::FewVoters { .. } | NotServing::NoQuorum => {
+                (ErrorCode::TooFewReplicas, 0, why.to_string())
+            }
             NotServing::Changing if self.replicas.as_ref().is_some_and(|r| r.no_space) => {
                 (ErrorCode::NoSpace, 0, AppendError::NoSpace.to_string())
             }
