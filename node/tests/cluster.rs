@@ -281,6 +281,48 @@ fn a_directory_keeps_its_place_in_its_cluster() {
     assert!(said.contains("the metadata group's log"), "{said}");
 }
 
+#[test]
+fn an_old_copy_of_a_directory_is_not_let_in() {
+    let (_first, a) = Place::new("a").start_alone("mine");
+    let secret = token(&a, &[]);
+    let seed = a.peers.to_string();
+    let mut second = Place::new("b");
+    let runs = |run: u64| {
+        until("the run is known", || {
+            let members = cluster(&a, &["members"])?;
+            (members.as_array()?.get(1)?["incarnation"] == run).then_some(())
+        });
+    };
+    let b = second.start(&["--cluster", "mine", "--seeds", &seed, "--token", &secret]);
+    runs(1);
+    b.kill();
+    let (_tmp, backup) = data_dir();
+    copy(&second.dir, &backup);
+    let b = second.start(&[]);
+    runs(2);
+    b.kill();
+    std::fs::remove_dir_all(&second.dir).expect("it is there");
+    copy(&backup, &second.dir);
+    // It has run twice, like the one that is known.
+    let said = second.refused(&[]);
+    assert!(said.contains("the cluster refuses this node: this is run 2 of node 2"), "{said}");
+    // Nor does it become another by being started more often.
+    let said = second.refused(&[]);
+    assert!(said.contains("is not the one its last run had"), "{said}");
+}
+
+/// Copies a directory with everything in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("there is room");
+    for entry in std::fs::read_dir(from).expect("it is there").flatten() {
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("it is there").is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("there is room")),
+        }
+    }
+}
+
 fn remove_meta(dir: &Path) {
     std::fs::remove_dir_all(dir.join("meta")).expect("it is there");
 }

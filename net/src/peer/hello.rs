@@ -65,6 +65,8 @@ pub struct Hello<'a> {
     pub to_shard: ShardId,
     /// Lets a node join that is not a member yet; empty for members.
     pub token: &'a [u8],
+    /// The mark of its data directory, by which it is told from a copy; 0: none.
+    pub mark: u64,
 }
 
 /// The answer to a node that is let in: from here on frames of `version` go both ways.
@@ -144,6 +146,8 @@ refusals! {
     Stopping = 10, true;
     /// What was received is no `Hello`.
     Malformed = 11, false;
+    /// A newer run of the node is known, or another process with the same run.
+    OldRun = 12, false;
 }
 
 /// The answer to a node that is not let in; the connection closes behind it.
@@ -221,6 +225,7 @@ impl<'a> Hello<'a> {
         self.identity.encode_names(out)?;
         out.put_u16(token_len as u16);
         out.put(self.token);
+        out.put_u64(self.mark);
         Ok(())
     }
 
@@ -238,7 +243,9 @@ impl<'a> Hello<'a> {
         }
         let token_len = within(reader.u16("token_len")?.into(), TOKEN_BYTES_MAX, "token")?;
         let token = reader.take(token_len, "token")?;
-        Ok(Hello { versions, identity, to_node, from_shard, to_shard, token })
+        // Builds that knew no marks end here.
+        let mark = if reader.rest().is_empty() { 0 } else { reader.u64("mark")? };
+        Ok(Hello { versions, identity, to_node, from_shard, to_shard, token, mark })
     }
 }
 
@@ -377,5 +384,5 @@ fn invalid(field: &'static str, rule: &'static str) -> BodyError {
 }
 
 // The longest of each fits a frame.
-const _: () = assert!(16 + 72 + 2 * 256 + 2 + TOKEN_BYTES_MAX <= HANDSHAKE_BYTES_MAX as usize);
+const _: () = assert!(16 + 72 + 2 * 256 + 2 + TOKEN_BYTES_MAX + 8 <= HANDSHAKE_BYTES_MAX as usize);
 const _: () = assert!(8 + REFUSAL_BYTES_MAX <= HANDSHAKE_BYTES_MAX as usize);

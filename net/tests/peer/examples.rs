@@ -47,6 +47,7 @@ pub fn hello() -> Hello<'static> {
         from_shard: ShardId(0),
         to_shard: ShardId(1),
         token: b"",
+        mark: 0x1122_3344_5566_7788,
     }
 }
 

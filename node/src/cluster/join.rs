@@ -156,6 +156,7 @@ impl Wire {
             from_shard: ShardId(0),
             to_shard: ShardId(0),
             token: &local.token,
+            mark: local.mark,
         };
         self.output.handshake(&Handshake::Hello(hello)).map_err(Failed::never)?;
         self.write()?;

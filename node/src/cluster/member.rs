@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_lite::future;
 use ironring_core::{Incarnation, Instant, NodeId, ShardId};
 use ironring_log::Identity as LogIdentity;
+use ironring_net::peer::Refusal;
 use ironring_net::peer::message::{GoodbyeReason, Half, Raft};
 use ironring_ring::metadata::{Command, Facts, Metadata, Outcome, Rejected};
 use tokio::sync::Notify;
@@ -22,9 +23,9 @@ use super::shards::Shards;
 use super::steward::{self, Step};
 use super::succession::{Succession, Turn};
 use super::{roster, token};
-use crate::driver::clock;
 use crate::driver::peers::{Down, LinkId, PeerShard, Remote, Side};
 use crate::driver::runtime::Runtime;
+use crate::driver::{clock, data_dir};
 use crate::raft::host::{Host, Local, OnDriver};
 use crate::raft::store::StoreConfig;
 use crate::raft::{
@@ -83,6 +84,9 @@ pub enum ClusterError {
     /// The cluster refuses what the node is.
     #[error("the cluster refuses this node: {0}")]
     Rejected(Rejected),
+    /// Another process is this node by now, as another member says.
+    #[error("the cluster refuses this node: {0}")]
+    OldRun(String),
     /// The system has no descriptors left.
     #[error("the metadata group has no descriptors: {0}")]
     System(#[from] std::io::Error),
@@ -107,7 +111,10 @@ pub struct Member<R: Runtime> {
     /// Telling the cluster what this node is: not before then, and one at a time.
     tell_at: Cell<Instant>,
     telling: Cell<bool>,
-    rejected: RefCell<Option<Rejected>>,
+    /// Why it can be no member any more.
+    refused: RefCell<Option<ClusterError>>,
+    /// Its directory notes that the metadata know its mark.
+    marked: Cell<bool>,
     /// A change of the group's members is under way, or was tried a moment ago.
     changing: Cell<bool>,
 }
@@ -137,7 +144,8 @@ impl<R: Runtime> Member<R> {
             published: RefCell::default(),
             tell_at: Cell::new(Instant(0)),
             telling: Cell::new(false),
-            rejected: RefCell::default(),
+            refused: RefCell::default(),
+            marked: Cell::new(false),
             changing: Cell::new(false),
         })
     }
@@ -290,18 +298,18 @@ impl<R: Runtime> Member<R> {
                 let _ = order.answer.send(answer);
             });
         }
-        match self.rejected.borrow_mut().take() {
-            Some(why) => Err(ClusterError::Rejected(why)),
-            None => Ok(()),
-        }
+        self.refused.borrow_mut().take().map_or(Ok(()), Err)
     }
 
     /// Keeps what the directory has to say in step with the metadata. That is once per change of the
     /// members, and the only write to a disk this thread waits for.
     fn remember(&self, metadata: &Metadata) -> Result<(), ClusterError> {
         let mut identity = self.identity.borrow_mut();
-        if metadata.member(identity.node).is_none() {
-            return Ok(());
+        let Some(me) = metadata.member(identity.node) else { return Ok(()) };
+        let mine = &self.place.facts;
+        if mine.lineage.mark != 0 && me.facts == *mine && !self.marked.replace(true) {
+            let (dir, mark) = (&self.place.data_dir, mine.lineage.mark);
+            data_dir::settle_mark(dir, mine.incarnation, mark).map_err(IdentityError::from)?;
         }
         // From here on a directory of the metadata group that is gone is a loss.
         let known = roster::known(metadata, identity.node);
@@ -315,10 +323,14 @@ impl<R: Runtime> Member<R> {
 
     /// Tells the cluster what this node is like in this run, until the metadata say the same.
     fn tell_facts(self: &Rc<Self>, metadata: &Metadata) {
-        let known = metadata.member(self.place.identity.node);
-        let now = clock::now();
-        let due = known.is_some_and(|member| member.facts != self.place.facts);
-        if !due || now.mono < self.tell_at.get() || self.telling.replace(true) {
+        let (mine, now) = (&self.place.facts, clock::now());
+        let Some(known) = metadata.member(self.place.identity.node) else { return };
+        if mine.is_superseded_by(&known.facts) {
+            // However old these metadata are: it is over, and the leader may not even listen.
+            *self.refused.borrow_mut() = known.admits(mine).err().map(ClusterError::Rejected);
+            return;
+        }
+        if known.facts == *mine || now.mono < self.tell_at.get() || self.telling.replace(true) {
             return;
         }
         let node = self.place.facts.clone();
@@ -328,7 +340,7 @@ impl<R: Runtime> Member<R> {
             let ask = Ask::Change(Box::new(command));
             let told = me.ask(Letter { ask, forwarded: false }).await;
             if let Answer::Applied(Outcome::Rejected(why)) = told {
-                *me.rejected.borrow_mut() = Some(why);
+                *me.refused.borrow_mut() = Some(ClusterError::Rejected(why));
             }
             me.telling.set(false);
             me.tell_at.set(clock::now().mono + AGAIN_AFTER);
@@ -529,6 +541,10 @@ impl<R: Runtime> Member<R> {
             return;
         }
         self.calls.down(link, reason);
+        if let Down::NotLetIn { refusal: Refusal::OldRun, message, by_us: false } = reason {
+            *self.refused.borrow_mut() = Some(ClusterError::OldRun(message.clone()));
+            self.poke.notify_one();
+        }
         // Whoever stops says so; whoever has ended, its kernel does.
         if reason.gone() || *reason == Down::Goodbye(GoodbyeReason::Stopping) {
             self.control.gone(peer.node);

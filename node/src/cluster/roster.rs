@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use ironring_core::{NodeId, WallTime};
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_net::peer::{Hello, Member, Refusal};
+use ironring_net::peer::{Hello, Member, Refusal, Run};
 use ironring_ring::metadata::{Metadata, TokenRefused};
 
 use super::identity::{ClusterIdentity, Known, is_provisional};
@@ -70,14 +70,21 @@ pub fn admission(
 ) -> Admission {
     let (node, storage) = (hello.identity.node, hello.identity.storage);
     if metadata.was_removed(storage) {
-        let member = Some(Member { storage, removed: true });
+        let member = Some(Member { storage, removed: true, newest: None });
         return Admission { member, token_refused: None, stopping };
     }
     let member = match knows_me(identity, metadata) {
-        true => metadata.member(node).map(|member| member.facts.storage),
-        false => identity.known.iter().find(|known| known.node == node).map(|known| known.storage),
+        true => metadata.member(node).map(|member| {
+            let facts = &member.facts;
+            let newest = Run { incarnation: facts.incarnation, mark: facts.lineage.mark };
+            Member { storage: facts.storage, removed: false, newest: Some(newest) }
+        }),
+        false => identity.known.iter().find(|known| known.node == node).map(|known| Member {
+            storage: known.storage,
+            removed: false,
+            newest: None,
+        }),
     };
-    let member = member.map(|storage| Member { storage, removed: false });
     let token_refused = if !is_provisional(node) {
         let why = format!("node {node} is not a member, and one that joins has no id yet");
         Some((Refusal::UnknownNode, why))
@@ -145,6 +152,7 @@ mod tests {
             from_shard: ShardId(0),
             to_shard: ShardId(0),
             token,
+            mark: 0,
         }
     }
 

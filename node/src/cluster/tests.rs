@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid};
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Facts, Metadata, Outcome, ReplicaId};
+use ironring_ring::metadata::{
+    Addresses, COMMAND_FORMAT, Facts, Lineage, Metadata, Outcome, ReplicaId,
+};
 use ironring_ring::replication::Fence;
 
 use super::*;
@@ -31,6 +33,7 @@ pub fn facts(name: &str, incarnation: u64) -> Facts {
         weight: 100,
         shards: 2,
         format: COMMAND_FORMAT,
+        lineage: Lineage::default(),
     }
 }
 
@@ -95,6 +98,7 @@ fn calls<R: Runtime>(runtime: Rc<R>) -> Rc<RaftCalls<R>> {
         incarnation: Incarnation(1),
         shard_count: 1,
         token: Vec::new(),
+        mark: 0,
     };
     let handover = Handover::all(1).unwrap().pop().unwrap();
     let peers = Peers::new(local, PeerSettings::default(), handover, 1).unwrap();

@@ -99,6 +99,7 @@ pub(super) fn facts(
         weight: (config.node.weight * 100.0).round() as u16,
         shards: dir.identity.shards,
         format: COMMAND_FORMAT,
+        lineage: dir.lineage,
     })
 }
 
@@ -127,6 +128,7 @@ pub(super) fn local(dir: &DataDir, identity: Option<&ClusterIdentity>) -> Local 
         incarnation: dir.incarnation,
         shard_count: dir.identity.shards,
         token: Vec::new(),
+        mark: dir.lineage.mark,
     }
 }
 

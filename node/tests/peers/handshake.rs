@@ -104,7 +104,7 @@ fn each_refusal_is_told_with_its_reason() {
     stranger.local.token = b"guess".to_vec();
     check(stranger, two.clone(), Refusal::BadToken);
     let mut removing = two.clone();
-    let member = Member { storage: one.local.storage, removed: true };
+    let member = Member { storage: one.local.storage, removed: true, newest: None };
     removing.members = vec![(1, member)];
     check(one.clone(), removing, Refusal::Removed);
     let mut stopping = two.clone();

@@ -106,7 +106,11 @@ struct NodeStart {
 fn admit_all() -> Admit {
     let storage = |node: NodeId| Spec::new(node.0).local.storage;
     Box::new(move |hello| Admission {
-        member: Some(Member { storage: storage(hello.identity.node), removed: false }),
+        member: Some(Member {
+            storage: storage(hello.identity.node),
+            removed: false,
+            newest: None,
+        }),
         token_refused: None,
         stopping: false,
     })

@@ -4,7 +4,7 @@ use ironring_core::{Offset, StorageUuid, Term};
 
 use super::*;
 use crate::metadata::{
-    Addresses, COMMAND_FORMAT, Facts, JoinToken, LeaderId, MemberState, Status, Wish,
+    Addresses, COMMAND_FORMAT, Facts, JoinToken, LeaderId, Lineage, MemberState, Status, Wish,
 };
 use crate::placement::Weight;
 
@@ -19,6 +19,7 @@ fn facts(n: u64, incarnation: u64) -> Facts {
         weight: Weight::ONE.hundredths(),
         shards: 1,
         format: COMMAND_FORMAT,
+        lineage: Lineage::default(),
     }
 }
 

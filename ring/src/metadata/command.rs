@@ -4,7 +4,7 @@
 //! applying instead of guessing. Times and random numbers are in the command: they were drawn by
 //! the leader that proposed it, so that every node applies the same.
 
-use ironring_core::{NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
+use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::member::{Facts, MemberState, Status};
@@ -225,6 +225,28 @@ pub enum Rejected {
         "storage {0} belongs to a node that was removed: start it with an empty data directory"
     )]
     Removed(StorageUuid),
+    /// A newer run of the node is known.
+    #[error(
+        "this is run {run} of node {node}, and run {known} of it is known: its data directory is an old \
+         copy, or another process runs on a copy of it"
+    )]
+    OldRun {
+        /// The node.
+        node: NodeId,
+        /// The run that was told of.
+        run: Incarnation,
+        /// The newest.
+        known: Incarnation,
+    },
+    /// The directory is not the one that ran last.
+    #[error(
+        "the data directory of node {node} is not the one its last run had: it is a copy, or was restored \
+         from a backup, and may lack what was acknowledged since; start it with an empty one"
+    )]
+    OtherCopy {
+        /// The node.
+        node: NodeId,
+    },
     /// It holds replicas, or is needed.
     #[error("node {0} still holds replicas")]
     HoldsReplicas(NodeId),

@@ -159,6 +159,7 @@ impl Peers {
             from_shard: self.shard(),
             to_shard: link.peer.shard,
             token: &local.token,
+            mark: local.mark,
         }
     }
 
