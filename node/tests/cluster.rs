@@ -207,10 +207,21 @@ fn three_nodes_form_lose_their_leader_and_restart() {
     until("the topic is there again", || {
         topics(all[1], &["list"])?.to_string().contains("orders").then_some(())
     });
+    // Who is left without a quorum says so, whatever it knew last.
+    let mut nodes = nodes;
+    let last = nodes.pop().expect("there are three");
     for node in nodes {
         let (status, said) = node.stop();
         assert_eq!(status, 0, "{said}");
     }
+    until("it knows that nobody leads", || {
+        let status = cluster(&last, &["status"])?;
+        let group = &status["metadata"];
+        let leaderless = group["leader"].is_null() || group["role"] == "leader-without-quorum";
+        (leaderless && status["healthy"] == false).then_some(())
+    });
+    let (status, said) = last.stop();
+    assert_eq!(status, 0, "{said}");
 }
 
 #[test]

@@ -106,6 +106,7 @@ mod tests {
             role: Role::Leader,
             term: 1,
             leader: Some(1),
+            silent_leader: None,
             last_log: Some(100),
             committed: None,
             applied: None,
