@@ -478,7 +478,7 @@ impl<R: Runtime> Member<R> {
         match self.calls.call(&peer, plane::request(&letter), WITHIN).await {
             Ok(answer) => plane::read_answer(&answer)
                 .unwrap_or_else(|error| Answer::Failed(Failure::Refused(error))),
-            Err(LinkError::Timeout) => Answer::Failed(Failure::Unknown),
+            Err(LinkError::Timeout | LinkError::Lost(_)) => Answer::Failed(Failure::Unknown),
             Err(LinkError::Unreachable(why)) => {
                 Answer::Failed(Failure::Unavailable(format!("node {node}: {why}")))
             }

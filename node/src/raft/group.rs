@@ -165,10 +165,17 @@ impl<M: MetaMachine> MetaGroup<M> {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(GroupError::TooLarge { got: command.len(), max: COMMAND_BYTES_MAX });
         }
+        let status = self.status();
+        if status.role == Role::Stopped {
+            let why = status.failure.unwrap_or_else(|| "it was shut down".to_owned());
+            return Err(GroupError::Stopped(why));
+        }
         let write = self.raft.client_write(Command(command));
         match RaftRuntime::timeout(within, write).await {
-            Ok(written) => Ok(written?.data.0),
-            Err(_) => Err(GroupError::Unknown),
+            Ok(Ok(written)) => Ok(written.data.0),
+            // It ran a moment ago: others may have taken the command before it ended.
+            Ok(Err(RaftError::Fatal(_))) | Err(_) => Err(GroupError::Unknown),
+            Ok(Err(error)) => Err(error.into()),
         }
     }
 
