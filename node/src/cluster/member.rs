@@ -492,7 +492,7 @@ impl<R: Runtime> Member<R> {
             return self.calls.answered(link, raft);
         }
         // Who is no member may ask to be one, and nothing else.
-        let stranger = is_provisional(remote.peer.node);
+        let (stranger, storage) = (is_provisional(remote.peer.node), remote.storage);
         let me = Rc::clone(self);
         self.calls.requested(link, raft, |request| async move {
             match plane::Message::of(&request) {
@@ -506,13 +506,13 @@ impl<R: Runtime> Member<R> {
                 }
                 Some(plane::Message::Request(body)) => {
                     let answer = match plane::read_request(body) {
-                        Ok(Letter { ask: Ask::Change(_) | Ask::HandOver { .. }, .. })
-                            if stranger =>
-                        {
-                            let why = "a node that is no member changes nothing".to_owned();
-                            Answer::Failed(Failure::Refused(why))
+                        Ok(letter) => {
+                            let Letter { ask, forwarded } = &letter;
+                            match ask.check_sender(storage, stranger, *forwarded) {
+                                Ok(()) => me.ask(letter).await,
+                                Err(why) => Answer::Failed(Failure::Refused(why)),
+                            }
                         }
-                        Ok(letter) => me.ask(letter).await,
                         Err(error) => Answer::Failed(Failure::Refused(error)),
                     };
                     plane::answer(&answer)
