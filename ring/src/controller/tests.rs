@@ -259,6 +259,26 @@ fn an_election_without_quorum_is_begun_again_in_another_term() {
 }
 
 #[test]
+fn what_a_leader_asked_for_does_not_depose_the_next() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let record = room.record(P).clone();
+    let from = record.leader.unwrap();
+    let asks = Request::Election { partition: P, term: record.term, from };
+    room.controller.request(room.now, &room.metadata, &asks);
+    // Before that is looked at, the leader hands over.
+    let other = record.voters.iter().find(|voter| **voter != from.replica).unwrap();
+    let to = LeaderId { replica: *other, incarnation: Incarnation(1) };
+    let partitions = Command::Transfer { partition: P, term: record.term, from: from.replica, to };
+    room.metadata.apply(&partitions);
+    let term = room.record(P).term;
+    assert!(term > record.term && room.record(P).leader == Some(to));
+    room.pass(100, &[1, 2, 3]);
+    assert_eq!((room.record(P).term, room.record(P).leader), (term, Some(to)));
+}
+
+#[test]
 fn a_leader_that_is_cut_off_does_not_go_on_alone() {
     let mut room = Room::new(3);
     room.elect(&[1]);
