@@ -256,6 +256,7 @@ impl Controller {
             return;
         }
         self.liveness.follow(now, metadata);
+        self.liveness.look(now, self.settings.leader_timeout);
         let is_current = |id: &PartitionId, term: &Term| {
             metadata.partition(*id).is_some_and(|record| record.term == *term)
         };

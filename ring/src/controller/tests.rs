@@ -223,6 +223,26 @@ fn a_silent_leader_is_replaced_and_comes_back_without_an_election() {
 }
 
 #[test]
+fn a_pause_of_the_controller_is_nobodys_silence() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    room.pass(11_000, &[1, 2]);
+    room.answer(&[1, 2]);
+    room.pass(1000, &[1, 2]);
+    let terms = |room: &Room| (0..4).map(|i| room.record(PartitionId(i)).term).collect::<Vec<_>>();
+    let before = terms(&room);
+    let status = |room: &Room, n| room.metadata.member(NodeId(n)).unwrap().status;
+    room.now = room.now + Duration::from_secs(5);
+    room.pass(10, &[]);
+    assert_eq!(terms(&room), before);
+    assert_eq!([1, 2, 3].map(|n| status(&room, n)), [Status::Alive, Status::Alive, Status::Dead]);
+    // From here on their silence is their own.
+    room.pass(650, &[1]);
+    assert_eq!(status(&room, 2), Status::Suspect);
+}
+
+#[test]
 fn a_process_that_ended_is_not_waited_for() {
     let mut room = Room::new(3);
     room.elect(&[1]);
