@@ -69,7 +69,8 @@ fn joined(
     };
     let skew = u64::from(config.peers.clock_skew_max_ms);
     let stopped = || stop.load(Ordering::Relaxed);
-    let admitted = join(&local, &facts, &config.cluster.seeds, skew, stopped)
+    let seeds = (&*config.cluster.seeds, addresses.peers);
+    let admitted = join(&local, &facts, seeds, skew, stopped)
         .map_err(|error| NodeError::Cluster(error.to_string()))?;
     dir.adopt_partitions(admitted.partitions)?;
     let (uuid, node) = (admitted.cluster, admitted.node);
