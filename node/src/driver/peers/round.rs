@@ -236,6 +236,10 @@ impl Peers {
     fn welcome(&self, now: Now, newcomer: Newcomer, owner: &mut impl PeerOwner) {
         let Newcomer { socket, input, remote } = newcomer;
         let peer = remote.peer;
+        if self.removed.borrow().contains(&peer.node) {
+            // The door has let it in a moment before it was removed.
+            return;
+        }
         let older = self.accepted(peer).and_then(|id| self.link(id));
         if let Some(older) = older {
             let run = older.remote.borrow().as_ref().map(|r| r.incarnation);
