@@ -438,7 +438,11 @@ impl<R: Runtime> Member<R> {
         let now = clock::now().wall;
         match ask {
             Ask::HandOver { .. } => Err(Failure::Refused("it is no command".to_owned())),
-            Ask::Change(command) => Ok((**command).clone()),
+            Ask::Change(command) => {
+                let mut command = (**command).clone();
+                command.stamp(now);
+                Ok(command)
+            }
             Ask::Join { facts, secret } => {
                 let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
                 let node = (**facts).clone();

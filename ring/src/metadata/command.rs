@@ -1,8 +1,9 @@
 //! Changes of the metadata, as they stand in the group's log, and what comes of them.
 //!
 //! Commands are JSON with a format number: a node that meets a command of a newer format stops
-//! applying instead of guessing. Times and random numbers are in the command: they were drawn by
-//! the leader that proposed it, so that every node applies the same.
+//! applying instead of guessing. Times and random numbers are in the command, so that every node
+//! applies the same. Times are those of the leader that proposes it, whoever asked for the change
+//! ([`Command::stamp`]): one clock at a time says what is early and what is late.
 
 use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
 use serde::{Deserialize, Serialize};
@@ -158,6 +159,38 @@ pub enum Command {
         /// How many.
         count: u64,
     },
+}
+
+impl Command {
+    /// Puts the time of the leader that proposes it in the place of what its sender took for the time.
+    /// What is valid for so long is valid for so long still.
+    pub fn stamp(&mut self, now: WallTime) {
+        match self {
+            Command::Found { at, .. }
+            | Command::Join { at, .. }
+            | Command::Status { at, .. }
+            | Command::CreateTopic { at, .. } => *at = now,
+            Command::AddToken(token) => {
+                let valid_ms = token.expires.0.saturating_sub(token.created.0);
+                token.created = now;
+                token.expires = WallTime(now.0.saturating_add(valid_ms));
+            }
+            Command::SetMember { .. }
+            | Command::Remove { .. }
+            | Command::Elect { .. }
+            | Command::Lead { .. }
+            | Command::LeadUnclean { .. }
+            | Command::Voters { .. }
+            | Command::Transfer { .. }
+            | Command::Replicas { .. }
+            | Command::SetKeyspace { .. }
+            | Command::RevokeToken { .. }
+            | Command::SetBalancing(_)
+            | Command::DropTopic { .. }
+            | Command::AlterTopic { .. }
+            | Command::GrantSessions { .. } => {}
+        }
+    }
 }
 
 /// One change of a partition's replicas.
@@ -393,6 +426,38 @@ mod tests {
         let text = String::from_utf8(command.encode()).unwrap();
         let wanted = r#"{"format":1,"command":{"replicas":{"changes":[[1,{"wish":{"replica":{"storage":"00000000-0000-0000-0000-000000000123","life":3},"wish":"Leaving"}}]]}}}"#;
         assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn times_are_those_of_the_leader() {
+        let token = |created, expires| {
+            Command::AddToken(JoinToken {
+                id: "t".to_owned(),
+                hash: String::new(),
+                created: WallTime(created),
+                expires: WallTime(expires),
+                single_use: true,
+                used_by: None,
+            })
+        };
+        let topic = |at| Command::CreateTopic {
+            name: "n".to_owned(),
+            partitions: 1,
+            age_ms: 5,
+            bytes: 0,
+            at: WallTime(at),
+        };
+        let status = |at| Command::Status { nodes: Vec::new(), at: WallTime(at) };
+        for (mut sent, proposed) in [
+            (token(9_000, 9_700), token(100, 800)),
+            (token(9_000, u64::MAX), token(100, u64::MAX - 8_900)),
+            (topic(9_000), topic(100)),
+            (status(9_000), status(100)),
+            (Command::SetBalancing(true), Command::SetBalancing(true)),
+        ] {
+            sent.stamp(WallTime(100));
+            assert_eq!(sent, proposed);
+        }
     }
 
     #[test]
