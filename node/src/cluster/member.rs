@@ -355,7 +355,9 @@ impl<R: Runtime> Member<R> {
         status: &GroupStatus,
         metadata: &Metadata,
     ) {
-        let Some(step) = steward::next_step(status, metadata) else { return };
+        let step = steward::next_step(status, metadata)
+            .or_else(|| steward::replace_dead(status, metadata, clock::now().wall));
+        let Some(step) = step else { return };
         if self.changing.replace(true) {
             return;
         }
@@ -365,6 +367,7 @@ impl<R: Runtime> Member<R> {
                 Step::Add(id, address) => group.add_learner(id, address, false).await,
                 Step::Promote(ids) => group.promote(ids).await,
                 Step::Remove(id) => group.remove([id].into()).await,
+                Step::Replace { voters, .. } => group.change_voters(voters, true).await,
             };
             match done {
                 Ok(()) => tracing::info!("metadata group: {step}"),
