@@ -702,6 +702,7 @@ fn run_member<R: Runtime>(
             board.fail(error.to_string());
             shared.stop();
         }
+        board.close();
         // Nobody waits when the shard's thread has ended first.
         let _ = ends.send(());
     });
