@@ -116,10 +116,15 @@ impl Board {
             let _ = answer.send(Answer::Failed(Failure::Unavailable(why)));
             return told;
         }
+        self.call();
+        told
+    }
+
+    /// Makes the thread of the group look, once it can be made to.
+    pub(super) fn call(&self) {
         if let Some(call) = self.caller.get() {
             call();
         }
-        told
     }
 
     pub(super) fn orders(&self) -> Vec<Order> {

@@ -19,13 +19,14 @@ use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
+use super::saver::{Note, Saver};
 use super::shards::Shards;
 use super::steward::{self, Step};
 use super::succession::{Succession, Turn};
 use super::{roster, token};
+use crate::driver::clock;
 use crate::driver::peers::{Down, LinkId, PeerShard, Remote, Side};
 use crate::driver::runtime::Runtime;
-use crate::driver::{clock, data_dir};
 use crate::raft::host::{Host, Local, OnDriver};
 use crate::raft::store::StoreConfig;
 use crate::raft::{
@@ -101,8 +102,8 @@ pub struct Member<R: Runtime> {
     pub(super) shards: Box<dyn Shards>,
     pub(super) control: Control,
     succession: RefCell<Succession>,
-    /// Which node this is, as its directory says.
-    identity: RefCell<ClusterIdentity>,
+    /// What its directory says of it.
+    saver: Saver,
     group: RefCell<Option<MetaGroup<Catalog>>>,
     /// Something happened that [`Member::look`] should see.
     poke: Rc<Notify>,
@@ -113,8 +114,6 @@ pub struct Member<R: Runtime> {
     telling: Cell<bool>,
     /// Why it can be no member any more.
     refused: RefCell<Option<ClusterError>>,
-    /// Its directory notes that the metadata know its mark.
-    marked: Cell<bool>,
     /// A change of the group's members is under way, or was tried a moment ago.
     changing: Cell<bool>,
 }
@@ -133,7 +132,10 @@ impl<R: Runtime> Member<R> {
             host: Rc::new(OnDriver::new(Rc::clone(&runtime), seed)),
             runtime,
             calls,
-            identity: RefCell::new(place.identity.clone()),
+            saver: Saver::new(
+                &place.data_dir,
+                Note { identity: place.identity.clone(), settled: None },
+            ),
             place,
             shards,
             control: Control::default(),
@@ -145,7 +147,6 @@ impl<R: Runtime> Member<R> {
             tell_at: Cell::new(Instant(0)),
             telling: Cell::new(false),
             refused: RefCell::default(),
-            marked: Cell::new(false),
             changing: Cell::new(false),
         })
     }
@@ -179,7 +180,15 @@ impl<R: Runtime> Member<R> {
         }
         *self.group.borrow_mut() = None;
         let ended = group.shutdown().await;
+        let saved = loop {
+            match self.save() {
+                Ok(false) => self.runtime.sleep(NAP_MIN).await,
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         lived?;
+        saved?;
         Ok(ended?)
     }
 
@@ -198,7 +207,7 @@ impl<R: Runtime> Member<R> {
     }
 
     async fn lead_life(self: &Rc<Self>, group: &MetaGroup<Catalog>) -> Result<(), ClusterError> {
-        if self.identity.borrow().stage == Stage::Founding {
+        if self.place.identity.stage == Stage::Founding {
             self.found(group).await?;
         }
         while !self.stopping.get() {
@@ -280,9 +289,10 @@ impl<R: Runtime> Member<R> {
         if !Arc::ptr_eq(&newest, &self.published.borrow()) {
             self.place.board.set_metadata(&newest);
             self.shards.publish(&newest);
-            self.remember(&newest)?;
+            self.remember(&newest);
             *self.published.borrow_mut() = Arc::clone(&newest);
         }
+        self.save()?;
         self.tell_facts(&newest);
         if status.role == Role::Leader {
             self.change_members(group, &status, &newest);
@@ -301,24 +311,24 @@ impl<R: Runtime> Member<R> {
         self.refused.borrow_mut().take().map_or(Ok(()), Err)
     }
 
-    /// Keeps what the directory has to say in step with the metadata. That is once per change of the
-    /// members, and the only write to a disk this thread waits for.
-    fn remember(&self, metadata: &Metadata) -> Result<(), ClusterError> {
-        let mut identity = self.identity.borrow_mut();
-        let Some(me) = metadata.member(identity.node) else { return Ok(()) };
-        let mine = &self.place.facts;
-        if mine.lineage.mark != 0 && me.facts == *mine && !self.marked.replace(true) {
-            let (dir, mark) = (&self.place.data_dir, mine.lineage.mark);
-            data_dir::settle_mark(dir, mine.incarnation, mark).map_err(IdentityError::from)?;
-        }
+    /// Keeps what the directory has to say in step with the metadata.
+    fn remember(&self, metadata: &Metadata) {
+        let mut note = self.saver.newest();
+        let Some(me) = metadata.member(note.identity.node) else { return };
         // From here on a directory of the metadata group that is gone is a loss.
-        let known = roster::known(metadata, identity.node);
-        let next = ClusterIdentity { stage: Stage::Member, known, ..identity.clone() };
-        if next != *identity {
-            next.save(&self.place.data_dir).map_err(IdentityError::from)?;
-            *identity = next;
+        note.identity.stage = Stage::Member;
+        note.identity.known = roster::known(metadata, note.identity.node);
+        let (mine, mark) = (&self.place.facts, self.place.facts.lineage.mark);
+        if mark != 0 && me.facts == *mine {
+            note.settled = Some((mine.incarnation, mark));
         }
-        Ok(())
+        self.saver.want(note);
+    }
+
+    /// Lets writes go on; whether there is nothing to write.
+    fn save(&self) -> Result<bool, ClusterError> {
+        let board = Arc::clone(&self.place.board);
+        self.saver.step(move || board.call())
     }
 
     /// Tells the cluster what this node is like in this run, until the metadata say the same.

@@ -25,6 +25,7 @@ pub mod join;
 mod member;
 pub mod plane;
 pub mod roster;
+mod saver;
 mod shards;
 pub mod status;
 pub mod steward;
