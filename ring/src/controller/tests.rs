@@ -1,5 +1,7 @@
 //! The controller's steps, one by one.
 
+use std::collections::BTreeSet;
+
 use ironring_core::{Offset, StorageUuid, Term};
 
 use super::*;
