@@ -112,6 +112,8 @@ pub struct Member<R: Runtime> {
     /// Telling the cluster what this node is: not before then, and one at a time.
     tell_at: Cell<Instant>,
     telling: Cell<bool>,
+    /// Which other member is asked next.
+    turn: Cell<usize>,
     /// Why it can be no member any more.
     refused: RefCell<Option<ClusterError>>,
     /// A change of the group's members is under way, or was tried a moment ago.
@@ -146,6 +148,7 @@ impl<R: Runtime> Member<R> {
             published: RefCell::default(),
             tell_at: Cell::new(Instant(0)),
             telling: Cell::new(false),
+            turn: Cell::new(0),
             refused: RefCell::default(),
             changing: Cell::new(false),
         })
@@ -348,7 +351,12 @@ impl<R: Runtime> Member<R> {
         let me = Rc::clone(self);
         self.spawn(async move {
             let ask = Ask::Change(Box::new(command));
-            let told = me.ask(Letter { ask, forwarded: false }).await;
+            let told = match me.ask(Letter { ask: ask.clone(), forwarded: false }).await {
+                // A directory that is an old copy may never hear of a leader by itself: the group sends
+                // nothing to a member that has lost entries.
+                Answer::Failed(Failure::NoLeader) => me.ask_another(ask).await,
+                told => told,
+            };
             if let Answer::Applied(Outcome::Rejected(why)) = told {
                 *me.refused.borrow_mut() = Some(ClusterError::Rejected(why));
             }
@@ -356,6 +364,16 @@ impl<R: Runtime> Member<R> {
             me.tell_at.set(clock::now().mono + AGAIN_AFTER);
             me.poke.notify_one();
         });
+    }
+
+    /// Has another member send a request on to the leader: each in turn.
+    async fn ask_another(&self, ask: Ask) -> Answer {
+        let known = self.saver.newest().identity.known;
+        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
+        match known.get(turn % known.len().max(1)) {
+            Some(other) => self.call_node(other.node, Letter { ask, forwarded: false }).await,
+            None => Answer::Failed(Failure::NoLeader),
+        }
     }
 
     /// Takes the next step that makes the members of the group those of the cluster.
