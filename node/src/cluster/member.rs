@@ -290,9 +290,9 @@ impl<R: Runtime> Member<R> {
         }
         let newest = group.read(|catalog| Arc::clone(catalog.newest()));
         if !Arc::ptr_eq(&newest, &self.published.borrow()) {
+            self.remember(&newest)?;
             self.place.board.set_metadata(&newest);
             self.shards.publish(&newest);
-            self.remember(&newest);
             *self.published.borrow_mut() = Arc::clone(&newest);
         }
         self.save()?;
@@ -315,17 +315,22 @@ impl<R: Runtime> Member<R> {
     }
 
     /// Keeps what the directory has to say in step with the metadata.
-    fn remember(&self, metadata: &Metadata) {
+    fn remember(&self, metadata: &Metadata) -> Result<(), ClusterError> {
         let mut note = self.saver.newest();
-        let Some(me) = metadata.member(note.identity.node) else { return };
-        // From here on a directory of the metadata group that is gone is a loss.
-        note.identity.stage = Stage::Member;
+        let Some(me) = metadata.member(note.identity.node) else { return Ok(()) };
+        let before = std::mem::replace(&mut note.identity.stage, Stage::Member);
         note.identity.known = roster::known(metadata, note.identity.node);
         let (mine, mark) = (&self.place.facts, self.place.facts.lineage.mark);
         if mark != 0 && me.facts == *mine {
             note.settled = Some((mine.incarnation, mark));
         }
+        if before != Stage::Member {
+            // Once in the life of a directory, before anybody is told of metadata: from here on a
+            // directory of the metadata group that is gone is a loss. Nothing was written before.
+            return self.saver.write_now(note);
+        }
         self.saver.want(note);
+        Ok(())
     }
 
     /// Lets writes go on; whether there is nothing to write.

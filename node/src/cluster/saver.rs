@@ -70,6 +70,21 @@ impl Saver {
         *self.wanted.borrow_mut() = (!is_there).then_some(note);
     }
 
+    /// Has this in the directory when it returns. For what nobody may be told before it is there.
+    ///
+    /// # Errors
+    /// Why the directory cannot be written.
+    ///
+    /// # Panics
+    /// When a write is under way.
+    pub fn write_now(&self, note: Note) -> Result<(), ClusterError> {
+        assert!(self.under_way.borrow().is_none(), "one write at a time");
+        note.write(&self.written.borrow(), &self.dir)?;
+        *self.written.borrow_mut() = note;
+        *self.wanted.borrow_mut() = None;
+        Ok(())
+    }
+
     /// Looks whether a write has ended, and begins the next. `ended` is called on another thread when
     /// one has. Whether nothing is left to be done.
     ///
