@@ -342,13 +342,15 @@ impl<R: Runtime> Member<R> {
     /// Tells the cluster what this node is like in this run, until the metadata say the same.
     fn tell_facts(self: &Rc<Self>, metadata: &Metadata) {
         let (mine, now) = (&self.place.facts, clock::now());
-        let Some(known) = metadata.member(self.place.identity.node) else { return };
-        if mine.is_superseded_by(&known.facts) {
+        // Without metadata it is a member still, as its directory says, and may be an old copy.
+        let known = metadata.member(self.place.identity.node);
+        if let Some(known) = known.filter(|known| mine.is_superseded_by(&known.facts)) {
             // However old these metadata are: it is over, and the leader may not even listen.
             *self.refused.borrow_mut() = known.admits(mine).err().map(ClusterError::Rejected);
             return;
         }
-        if known.facts == *mine || now.mono < self.tell_at.get() || self.telling.replace(true) {
+        let is_known = known.is_some_and(|known| known.facts == *mine);
+        if is_known || now.mono < self.tell_at.get() || self.telling.replace(true) {
             return;
         }
         let node = self.place.facts.clone();
@@ -362,11 +364,17 @@ impl<R: Runtime> Member<R> {
                 Answer::Failed(Failure::NoLeader) => me.ask_another(ask).await,
                 told => told,
             };
-            if let Answer::Applied(Outcome::Rejected(why)) = told {
-                *me.refused.borrow_mut() = Some(ClusterError::Rejected(why));
-            }
+            let again_after = match told {
+                Answer::Applied(Outcome::Rejected(why)) => {
+                    *me.refused.borrow_mut() = Some(ClusterError::Rejected(why));
+                    AGAIN_AFTER
+                }
+                // The metadata will say it.
+                Answer::Applied(_) => WITHIN,
+                Answer::Joined(_) | Answer::PassedOn | Answer::Failed(_) => AGAIN_AFTER,
+            };
             me.telling.set(false);
-            me.tell_at.set(clock::now().mono + AGAIN_AFTER);
+            me.tell_at.set(clock::now().mono + again_after);
             me.poke.notify_one();
         });
     }
