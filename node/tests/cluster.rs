@@ -306,6 +306,11 @@ fn an_old_copy_of_a_directory_is_not_let_in() {
     };
     let b = second.start(&["--cluster", "mine", "--seeds", &seed, "--token", &secret]);
     runs(1);
+    until("the directory notes that its mark is known", || {
+        let run = std::fs::read_to_string(second.dir.join("run")).ok()?;
+        let mut marks = run.lines().skip(1).filter_map(|line| line.split(' ').nth(1));
+        (marks.next() == marks.next()).then_some(())
+    });
     b.kill();
     let (_tmp, backup) = data_dir();
     copy(&second.dir, &backup);
