@@ -80,6 +80,8 @@ pub struct Welcome<'a> {
     pub shard: ShardId,
     /// Payload bytes the dialler may send until it is given more.
     pub credits: u64,
+    /// As in [`Hello`], of the node that answers.
+    pub mark: u64,
 }
 
 macro_rules! refusals {
@@ -243,8 +245,7 @@ impl<'a> Hello<'a> {
         }
         let token_len = within(reader.u16("token_len")?.into(), TOKEN_BYTES_MAX, "token")?;
         let token = reader.take(token_len, "token")?;
-        // Builds that knew no marks end here.
-        let mark = if reader.rest().is_empty() { 0 } else { reader.u64("mark")? };
+        let mark = mark(reader)?;
         Ok(Hello { versions, identity, to_node, from_shard, to_shard, token, mark })
     }
 }
@@ -257,7 +258,9 @@ impl<'a> Welcome<'a> {
         out.put(&[0; 10]);
         self.identity.encode_numbers(out);
         out.put_u64(self.credits);
-        self.identity.encode_names(out)
+        self.identity.encode_names(out)?;
+        out.put_u64(self.mark);
+        Ok(())
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Welcome<'a>, BodyError> {
@@ -274,7 +277,8 @@ impl<'a> Welcome<'a> {
         if shard.0 >= shard_count {
             return Err(invalid("shard", "must be below shard_count"));
         }
-        Ok(Welcome { version, identity, shard, credits })
+        let mark = mark(reader)?;
+        Ok(Welcome { version, identity, shard, credits, mark })
     }
 }
 
@@ -369,6 +373,11 @@ impl Numbers {
             features,
         })
     }
+}
+
+/// The last field; builds that knew no marks end before it.
+fn mark(reader: &mut Reader<'_>) -> Result<u64, BodyError> {
+    if reader.rest().is_empty() { Ok(0) } else { reader.u64("mark") }
 }
 
 fn versions(reader: &mut Reader<'_>) -> Result<(u16, u16), BodyError> {

@@ -99,6 +99,8 @@ pub fn judge_hello<'a>(
         identity: Identity { features: ours.features & them.features, ..*ours },
         shard: theirs.to_shard,
         credits: policy.credits,
+        // Whoever answers has it.
+        mark: 0,
     })
 }
 
@@ -194,7 +196,9 @@ fn membership(
             let message = format!("node {} is removed from the cluster", them.node);
             Err((Refusal::Removed, message))
         }
-        (Some(Member { newest: Some(newest), .. }), _) => superseded(theirs, newest),
+        (Some(Member { newest: Some(newest), .. }), _) => {
+            judge_run(&theirs.identity, theirs.mark, newest).map_err(|why| (Refusal::OldRun, why))
+        }
         (Some(_), _) => Ok(()),
         (None, _) if theirs.token.is_empty() => {
             let message = format!("node {} is not a member and has no token to join", them.node);
@@ -205,24 +209,27 @@ fn membership(
     }
 }
 
-/// A process whose node has run again elsewhere is not the node any more.
-fn superseded(theirs: &Hello<'_>, newest: Run) -> Result<(), (Refusal, String)> {
-    let (node, run, known) =
-        (theirs.identity.node, theirs.identity.incarnation, newest.incarnation);
+/// Whether a process that says this of itself can be its node, of which `newest` is known: one whose
+/// node has run again elsewhere is it no more. Both sides of a connection ask.
+///
+/// # Errors
+/// What is wrong, with the values that are: [`Refusal::OldRun`].
+pub fn judge_run(them: &Identity<'_>, mark: u64, newest: Run) -> Result<(), String> {
+    let (node, run, known) = (them.node, them.incarnation, newest.incarnation);
     if run < known {
         let message = format!(
             "this is run {run} of node {node}, and run {known} of it is known: its data directory is \
              an old copy, or another process runs on a copy of it"
         );
-        return Err((Refusal::OldRun, message));
+        return Err(message);
     }
-    let marked = theirs.mark != 0 && newest.mark != 0;
-    if run == known && marked && theirs.mark != newest.mark {
+    let marked = mark != 0 && newest.mark != 0;
+    if run == known && marked && mark != newest.mark {
         let message = format!(
             "this is run {run} of node {node}, and another process was that as well: its data directory \
              is an old copy, or another process runs on a copy of it"
         );
-        return Err((Refusal::OldRun, message));
+        return Err(message);
     }
     Ok(())
 }

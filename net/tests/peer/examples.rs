@@ -52,7 +52,7 @@ pub fn hello() -> Hello<'static> {
 }
 
 pub fn welcome() -> Welcome<'static> {
-    Welcome { version: 1, identity: identity(1), shard: ShardId(1), credits: 16 << 20 }
+    Welcome { version: 1, identity: identity(1), shard: ShardId(1), credits: 16 << 20, mark: 0 }
 }
 
 pub fn handshakes() -> Vec<(&'static str, Handshake<'static>)> {

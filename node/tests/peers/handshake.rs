@@ -123,7 +123,7 @@ fn impostor(answer: fn(Welcome<'_>) -> Welcome<'_>) -> Down {
     let spec = Spec::new(2);
     let mut output = Output::new(1 << 20);
     let identity = spec.local.identity(wall_now());
-    let welcome = answer(Welcome { version: 1, identity, shard: ShardId(1), credits: 0 });
+    let welcome = answer(Welcome { version: 1, identity, shard: ShardId(1), credits: 0, mark: 0 });
     output.handshake(&Handshake::Welcome(welcome)).unwrap();
     socket.write_all(output.bytes()).unwrap();
     let reason = one.shards[0].seen.down().2;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ironring_core::prng::Prng;
 use ironring_core::{Instant, NodeId, ShardId};
 use ironring_net::peer::message::GoodbyeReason;
-use ironring_net::peer::{Input, Message, Output};
+use ironring_net::peer::{Input, Message, Output, Run};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -63,6 +63,8 @@ pub struct Peers {
     pub(super) targets: RefCell<BTreeMap<NodeId, PeerTarget>>,
     /// Nodes that were targets and are no more.
     pub(super) removed: RefCell<BTreeSet<NodeId>>,
+    /// The newest run of each node that is known.
+    pub(super) runs: RefCell<BTreeMap<NodeId, Run>>,
     pub(super) wanted: RefCell<BTreeMap<PeerShard, Wanted>>,
     pub(super) accepted: RefCell<BTreeMap<PeerShard, LinkId>>,
     pub(super) dirty: RefCell<Vec<Rc<Link>>>,
@@ -106,6 +108,7 @@ impl Peers {
             links: RefCell::default(),
             targets: RefCell::default(),
             removed: RefCell::default(),
+            runs: RefCell::default(),
             wanted: RefCell::default(),
             accepted: RefCell::default(),
             dirty: RefCell::default(),
@@ -143,6 +146,12 @@ impl Peers {
         self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, DOOR))?;
         *self.gate.borrow_mut() = Some(Gate::new(socket, admit));
         Ok(())
+    }
+
+    /// The newest run of each node that is known: what answers as an older one is an old copy of a data
+    /// directory, and is not talked to.
+    pub fn set_runs(&self, runs: BTreeMap<NodeId, Run>) {
+        self.runs.replace(runs);
     }
 
     /// Who may be dialled from here on. Connections to nodes that are not among them end, and so do
