@@ -34,7 +34,7 @@ pub use error::{OutputError, PeerError};
 pub use frame::{Frame, Kind};
 pub use hello::{Handshake, Hello, Refusal, Refused, Welcome};
 pub use input::Input;
-pub use judge::{Member, Policy, judge_hello, judge_welcome};
+pub use judge::{Member, Policy, Run, judge_hello, judge_run, judge_welcome};
 pub use message::Message;
 pub use output::Output;
 

@@ -9,7 +9,7 @@ use ironring_core::ErrorCode;
 use ironring_net::client::ClientConfig;
 use ironring_net::client::blocking::Client;
 use support::cluster::{Place, agreed, cluster, keys, token, topics, until};
-use support::{NodeProcess, under_every_runtime};
+use support::{NodeProcess, data_dir, under_every_runtime};
 
 under_every_runtime! {
     three_nodes_form_lose_their_leader_and_restart,
@@ -121,10 +121,21 @@ fn three_nodes_form_lose_their_leader_and_restart() {
     until("the topic is there again", || {
         topics(all[1], &["list"])?.to_string().contains("orders").then_some(())
     });
+    // Who is left without a quorum says so, whatever it knew last.
+    let mut nodes = nodes;
+    let last = nodes.pop().expect("there are three");
     for node in nodes {
         let (status, said) = node.stop();
         assert_eq!(status, 0, "{said}");
     }
+    until("it knows that nobody leads", || {
+        let status = cluster(&last, &["status"])?;
+        let group = &status["metadata"];
+        let leaderless = group["leader"].is_null() || group["role"] == "leader-without-quorum";
+        (leaderless && status["healthy"] == false).then_some(())
+    });
+    let (status, said) = last.stop();
+    assert_eq!(status, 0, "{said}");
 }
 
 #[test]
@@ -185,6 +196,53 @@ fn a_directory_keeps_its_place_in_its_cluster() {
     remove_meta(&place.dir);
     let said = place.refused(&[]);
     assert!(said.contains("the metadata group's log"), "{said}");
+}
+
+#[test]
+fn an_old_copy_of_a_directory_is_not_let_in() {
+    let (_first, a) = Place::new("a").start_alone("mine");
+    let secret = token(&a, &[]);
+    let seed = a.peers.to_string();
+    let mut second = Place::new("b");
+    let runs = |run: u64| {
+        until("the run is known", || {
+            let members = cluster(&a, &["members"])?;
+            (members.as_array()?.get(1)?["incarnation"] == run).then_some(())
+        });
+    };
+    let b = second.start(&["--cluster", "mine", "--seeds", &seed, "--token", &secret]);
+    runs(1);
+    until("the directory notes that its mark is known", || {
+        let run = std::fs::read_to_string(second.dir.join("run")).ok()?;
+        let mut marks = run.lines().skip(1).filter_map(|line| line.split(' ').nth(1));
+        (marks.next() == marks.next()).then_some(())
+    });
+    b.kill();
+    let (_tmp, backup) = data_dir();
+    copy(&second.dir, &backup);
+    let b = second.start(&[]);
+    runs(2);
+    b.kill();
+    std::fs::remove_dir_all(&second.dir).expect("it is there");
+    copy(&backup, &second.dir);
+    // It has run twice, like the one that is known.
+    let said = second.refused(&[]);
+    assert!(said.contains("the cluster refuses this node: this is run 2 of node 2"), "{said}");
+    // Nor does it become another by being started more often.
+    let said = second.refused(&[]);
+    assert!(said.contains("is not the one its last run had"), "{said}");
+}
+
+/// Copies a directory with everything in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("there is room");
+    for entry in std::fs::read_dir(from).expect("it is there").flatten() {
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("it is there").is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("there is room")),
+        }
+    }
 }
 
 fn remove_meta(dir: &Path) {

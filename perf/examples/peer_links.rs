@@ -37,6 +37,7 @@ fn local(node: u64) -> Local {
         incarnation: Incarnation(1),
         shard_count: 1,
         token: Vec::new(),
+        mark: 0,
     }
 }
 
@@ -147,7 +148,11 @@ fn peers(node: u64) -> Rc<Peers> {
 async fn answer<R: Runtime>(runtime: Rc<R>, door: socket2::Socket) -> Result<(), String> {
     let peers = peers(2);
     let admit = |hello: &Hello<'_>| Admission {
-        member: Some(Member { storage: StorageUuid(hello.identity.node.0.into()), removed: false }),
+        member: Some(Member {
+            storage: StorageUuid(hello.identity.node.0.into()),
+            removed: false,
+            newest: None,
+        }),
         token_refused: None,
         stopping: false,
     };

@@ -65,6 +65,8 @@ pub struct Hello<'a> {
     pub to_shard: ShardId,
     /// Lets a node join that is not a member yet; empty for members.
     pub token: &'a [u8],
+    /// The mark of its data directory, by which it is told from a copy; 0: none.
+    pub mark: u64,
 }
 
 /// The answer to a node that is let in: from here on frames of `version` go both ways.
@@ -78,6 +80,8 @@ pub struct Welcome<'a> {
     pub shard: ShardId,
     /// Payload bytes the dialler may send until it is given more.
     pub credits: u64,
+    /// As in [`Hello`], of the node that answers.
+    pub mark: u64,
 }
 
 macro_rules! refusals {
@@ -144,6 +148,8 @@ refusals! {
     Stopping = 10, true;
     /// What was received is no `Hello`.
     Malformed = 11, false;
+    /// A newer run of the node is known, or another process with the same run.
+    OldRun = 12, false;
 }
 
 /// The answer to a node that is not let in; the connection closes behind it.
@@ -221,6 +227,7 @@ impl<'a> Hello<'a> {
         self.identity.encode_names(out)?;
         out.put_u16(token_len as u16);
         out.put(self.token);
+        out.put_u64(self.mark);
         Ok(())
     }
 
@@ -238,7 +245,8 @@ impl<'a> Hello<'a> {
         }
         let token_len = within(reader.u16("token_len")?.into(), TOKEN_BYTES_MAX, "token")?;
         let token = reader.take(token_len, "token")?;
-        Ok(Hello { versions, identity, to_node, from_shard, to_shard, token })
+        let mark = mark(reader)?;
+        Ok(Hello { versions, identity, to_node, from_shard, to_shard, token, mark })
     }
 }
 
@@ -250,7 +258,9 @@ impl<'a> Welcome<'a> {
         out.put(&[0; 10]);
         self.identity.encode_numbers(out);
         out.put_u64(self.credits);
-        self.identity.encode_names(out)
+        self.identity.encode_names(out)?;
+        out.put_u64(self.mark);
+        Ok(())
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Welcome<'a>, BodyError> {
@@ -267,7 +277,8 @@ impl<'a> Welcome<'a> {
         if shard.0 >= shard_count {
             return Err(invalid("shard", "must be below shard_count"));
         }
-        Ok(Welcome { version, identity, shard, credits })
+        let mark = mark(reader)?;
+        Ok(Welcome { version, identity, shard, credits, mark })
     }
 }
 
@@ -364,6 +375,11 @@ impl Numbers {
     }
 }
 
+/// The last field; builds that knew no marks end before it.
+fn mark(reader: &mut Reader<'_>) -> Result<u64, BodyError> {
+    if reader.rest().is_empty() { Ok(0) } else { reader.u64("mark") }
+}
+
 fn versions(reader: &mut Reader<'_>) -> Result<(u16, u16), BodyError> {
     let versions = (reader.u16("version_min")?, reader.u16("version_max")?);
     if versions.0 == 0 || versions.0 > versions.1 {
@@ -377,5 +393,5 @@ fn invalid(field: &'static str, rule: &'static str) -> BodyError {
 }
 
 // The longest of each fits a frame.
-const _: () = assert!(16 + 72 + 2 * 256 + 2 + TOKEN_BYTES_MAX <= HANDSHAKE_BYTES_MAX as usize);
+const _: () = assert!(16 + 72 + 2 * 256 + 2 + TOKEN_BYTES_MAX + 8 <= HANDSHAKE_BYTES_MAX as usize);
 const _: () = assert!(8 + REFUSAL_BYTES_MAX <= HANDSHAKE_BYTES_MAX as usize);

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use ironring_core::{NodeId, StorageUuid};
+use ironring_core::{Incarnation, NodeId, StorageUuid};
 
 use super::error::PeerError;
 use super::hello::{ClusterUuid, Hello, Identity, Refusal, Refused, Welcome};
@@ -18,6 +18,17 @@ pub struct Member {
     pub storage: StorageUuid,
     /// It is being removed, or was.
     pub removed: bool,
+    /// The newest run of it, when one is known.
+    pub newest: Option<Run>,
+}
+
+/// A run of a node's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its number.
+    pub incarnation: Incarnation,
+    /// The mark of its data directory, by which it is told from a copy; 0: it has none.
+    pub mark: u64,
 }
 
 /// What an acceptor requires, beside what it is.
@@ -88,6 +99,8 @@ pub fn judge_hello<'a>(
         identity: Identity { features: ours.features & them.features, ..*ours },
         shard: theirs.to_shard,
         credits: policy.credits,
+        // Whoever answers has it.
+        mark: 0,
     })
 }
 
@@ -183,6 +196,9 @@ fn membership(
             let message = format!("node {} is removed from the cluster", them.node);
             Err((Refusal::Removed, message))
         }
+        (Some(Member { newest: Some(newest), .. }), _) => {
+            judge_run(&theirs.identity, theirs.mark, newest).map_err(|why| (Refusal::OldRun, why))
+        }
         (Some(_), _) => Ok(()),
         (None, _) if theirs.token.is_empty() => {
             let message = format!("node {} is not a member and has no token to join", them.node);
@@ -191,6 +207,31 @@ fn membership(
         (None, Ok(())) => Ok(()),
         (None, Err((refusal, why))) => Err((refusal, why.to_owned())),
     }
+}
+
+/// Whether a process that says this of itself can be its node, of which `newest` is known: one whose
+/// node has run again elsewhere is it no more. Both sides of a connection ask.
+///
+/// # Errors
+/// What is wrong, with the values that are: [`Refusal::OldRun`].
+pub fn judge_run(them: &Identity<'_>, mark: u64, newest: Run) -> Result<(), String> {
+    let (node, run, known) = (them.node, them.incarnation, newest.incarnation);
+    if run < known {
+        let message = format!(
+            "this is run {run} of node {node}, and run {known} of it is known: its data directory is \
+             an old copy, or another process runs on a copy of it"
+        );
+        return Err(message);
+    }
+    let marked = mark != 0 && newest.mark != 0;
+    if run == known && marked && mark != newest.mark {
+        let message = format!(
+            "this is run {run} of node {node}, and another process was that as well: its data directory \
+             is an old copy, or another process runs on a copy of it"
+        );
+        return Err(message);
+    }
+    Ok(())
 }
 
 fn refused(refusal: Refusal, versions: (u16, u16), message: String) -> Refused<'static> {

@@ -47,11 +47,12 @@ pub fn hello() -> Hello<'static> {
         from_shard: ShardId(0),
         to_shard: ShardId(1),
         token: b"",
+        mark: 0x1122_3344_5566_7788,
     }
 }
 
 pub fn welcome() -> Welcome<'static> {
-    Welcome { version: 1, identity: identity(1), shard: ShardId(1), credits: 16 << 20 }
+    Welcome { version: 1, identity: identity(1), shard: ShardId(1), credits: 16 << 20, mark: 0 }
 }
 
 pub fn handshakes() -> Vec<(&'static str, Handshake<'static>)> {

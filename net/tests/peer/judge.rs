@@ -1,16 +1,22 @@
 //! Who is let in: a test for each row.
 
-use ironring_core::{NodeId, ShardId, StorageUuid, WallTime};
+use ironring_core::{Incarnation, NodeId, ShardId, StorageUuid, WallTime};
 use ironring_net::peer::hello::{ClusterUuid, Identity};
-use ironring_net::peer::{Hello, Member, Policy, Refusal, Welcome, judge_hello, judge_welcome};
+use ironring_net::peer::{
+    Hello, Member, Policy, Refusal, Run, Welcome, judge_hello, judge_welcome,
+};
 
 use super::examples::{NOW, hello, identity, welcome};
+
+fn member(storage: StorageUuid) -> Member {
+    Member { storage, removed: false, newest: None }
+}
 
 fn policy() -> Policy<'static> {
     Policy {
         versions: (1, 1),
         clock_skew_max_ms: 500,
-        member: Some(Member { storage: identity(2).storage, removed: false }),
+        member: Some(member(identity(2).storage)),
         token: Ok(()),
         stopping: false,
         credits: 16 << 20,
@@ -104,7 +110,7 @@ fn an_id_belongs_to_one_data_directory() {
     let storage = StorageUuid(77);
     let other = with(|hello| hello.identity.storage = storage);
     assert_eq!(refusal(&other, &policy()), Some(Refusal::DuplicateNode));
-    let moved = Policy { member: Some(Member { storage, removed: false }), ..policy() };
+    let moved = Policy { member: Some(member(storage)), ..policy() };
     assert_eq!(refusal(&other, &moved), None);
 }
 
@@ -123,11 +129,32 @@ fn a_stranger_needs_the_token() {
 
 #[test]
 fn who_is_removed_stays_out() {
-    let member = Some(Member { storage: identity(2).storage, removed: true });
+    let member = Some(Member { removed: true, ..member(identity(2).storage) });
     let removed = Policy { member, ..policy() };
     assert_eq!(refusal(&hello(), &removed), Some(Refusal::Removed));
     let with_token = with(|hello| hello.token = b"let me in");
     assert_eq!(refusal(&with_token, &removed), Some(Refusal::Removed));
+}
+
+#[test]
+fn a_run_that_another_has_followed_stays_out() {
+    let knows = |incarnation, mark| {
+        let newest = Some(Run { incarnation: Incarnation(incarnation), mark });
+        let member = Some(Member { newest, ..member(identity(2).storage) });
+        judge_hello(&identity(1), &hello(), &Policy { member, ..policy() }).map(|_| ())
+    };
+    let mine = hello().mark;
+    assert_eq!(knows(6, mine + 1), Ok(()), "this node has not heard of the newest run yet");
+    assert_eq!(knows(7, mine), Ok(()));
+    assert_eq!(knows(7, 0), Ok(()), "what said nothing of itself is not told from a copy");
+    let refused = knows(7, mine + 1).unwrap_err();
+    let why = "this is run 7 of node 2, and another process was that as well: its data directory is an \
+               old copy, or another process runs on a copy of it";
+    assert_eq!((refused.refusal, &*refused.message), (Refusal::OldRun, why));
+    let refused = knows(8, mine).unwrap_err();
+    let why = "this is run 7 of node 2, and run 8 of it is known: its data directory is an old copy, or \
+               another process runs on a copy of it";
+    assert_eq!((refused.refusal, &*refused.message), (Refusal::OldRun, why));
 }
 
 #[test]

@@ -17,6 +17,9 @@ use crate::raft::{GroupStatus, Role};
 /// Orders that may wait to be looked at.
 const ORDERS_MAX: usize = 256;
 
+/// What is said where nobody looks any more.
+const CLOSED: &str = "this node has stopped taking part";
+
 /// What somebody wants of the metadata group.
 #[derive(Debug)]
 pub struct Order {
@@ -29,10 +32,25 @@ pub struct Order {
 /// Makes the thread of the metadata group look at the board.
 type Caller = Box<dyn Fn() + Send + Sync>;
 
+/// Where orders lie.
+#[derive(Debug)]
+enum Desk {
+    /// They are looked at.
+    Open(Vec<Order>),
+    /// Nobody looks any more.
+    Closed,
+}
+
+impl Default for Desk {
+    fn default() -> Desk {
+        Desk::Open(Vec::new())
+    }
+}
+
 /// Written by the thread of the metadata group, read by all; orders go the other way.
 #[derive(Default)]
 pub struct Board {
-    orders: Mutex<Vec<Order>>,
+    orders: Mutex<Desk>,
     caller: OnceLock<Caller>,
     metadata: Mutex<Arc<Metadata>>,
     group: Mutex<Option<GroupStatus>>,
@@ -103,18 +121,20 @@ impl Board {
     /// Lays an order down. What comes of it is told once; when nothing is, the node has stopped.
     pub fn order(&self, ask: Ask) -> oneshot::Receiver<Answer> {
         let (answer, told) = oneshot::channel();
-        let mut orders = locked(&self.orders);
-        if orders.len() < ORDERS_MAX {
-            orders.push(Order { ask, answer });
-        } else {
-            let why = format!("{ORDERS_MAX} requests wait already");
+        let why = match &mut *locked(&self.orders) {
+            Desk::Open(orders) if orders.len() < ORDERS_MAX => {
+                orders.push(Order { ask, answer });
+                None
+            }
+            Desk::Open(_) => Some((answer, format!("{ORDERS_MAX} requests wait already"))),
+            Desk::Closed => Some((answer, CLOSED.to_owned())),
+        };
+        if let Some((answer, why)) = why {
             // The other end is right here.
             let _ = answer.send(Answer::Failed(Failure::Unavailable(why)));
+            return told;
         }
-        drop(orders);
-        if let Some(call) = self.caller.get() {
-            call();
-        }
+        self.call();
         told
     }
 
@@ -124,8 +144,28 @@ impl Board {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Makes the thread of the group look, once it can be made to.
+    pub(super) fn call(&self) {
+        if let Some(call) = self.caller.get() {
+            call();
+        }
+    }
+
     pub(super) fn orders(&self) -> Vec<Order> {
-        std::mem::take(&mut locked(&self.orders))
+        match &mut *locked(&self.orders) {
+            Desk::Open(orders) => std::mem::take(orders),
+            Desk::Closed => Vec::new(),
+        }
+    }
+
+    /// The node is a member no longer: what lies here, and what comes, is answered at once.
+    pub fn close(&self) {
+        let desk = std::mem::replace(&mut *locked(&self.orders), Desk::Closed);
+        let Desk::Open(orders) = desk else { return };
+        for order in orders {
+            // Who asked may have given up.
+            let _ = order.answer.send(Answer::Failed(Failure::Unavailable(CLOSED.to_owned())));
+        }
     }
 
     pub(super) fn set_metadata(&self, metadata: &Arc<Metadata>) {
@@ -179,5 +219,29 @@ impl Board {
             self.elections.fetch_add(1, Ordering::Relaxed);
         }
         *locked(&self.group) = Some(status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_ring::metadata::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_closed_board_answers_what_lies_there_and_what_comes() {
+        let board = Board::default();
+        let ask = || Ask::Change(Box::new(Command::SetBalancing(true)));
+        let taken = board.order(ask());
+        assert_eq!(board.orders().len(), 1);
+        drop(taken);
+        let mut waits = board.order(ask());
+        assert!(waits.try_recv().is_err());
+        board.close();
+        for mut told in [waits, board.order(ask())] {
+            let answer = told.try_recv().expect("it is told at once");
+            assert_eq!(answer, Answer::Failed(Failure::Unavailable(CLOSED.to_owned())));
+        }
+        assert!(board.orders().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! The controller while this node leads the metadata group: the pure state machine of
 //! [`ironring_ring::controller`], fed with what this node hears, and its effects carried out.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,8 +18,10 @@ use crate::driver::runtime::Runtime;
 use crate::raft::{GroupStatus, MetaGroup, Role};
 use crate::shard::ToController;
 
-/// The controller of one term of this node.
+/// The controller of one time that this node leads without a break.
 struct Office {
+    /// Which of them: a node may lead, hear of no quorum and lead again within one term.
+    number: u64,
     term: u64,
     controller: Controller,
 }
@@ -31,6 +33,8 @@ type Decided = (Ticket, Option<Outcome>);
 #[derive(Default)]
 pub(super) struct Control {
     office: RefCell<Option<Office>>,
+    /// How many offices there were.
+    offices: Cell<u64>,
     /// Nodes whose process has ended and that were not heard since, also before this node led: a new
     /// controller need not wait for what its node knows.
     gone: RefCell<BTreeSet<NodeId>>,
@@ -77,6 +81,18 @@ impl Control {
         self.office.borrow().as_ref().map(|office| office.controller.next_deadline(now))
     }
 
+    /// The office this node has, if it has one.
+    fn office(&self) -> Option<u64> {
+        self.office.borrow().as_ref().map(|office| office.number)
+    }
+
+    /// What came of a proposal of an office. One that is over has its own names for proposals.
+    fn decided(&self, office: u64, decided: Decided) {
+        if self.office() == Some(office) {
+            self.decided.borrow_mut().push(decided);
+        }
+    }
+
     /// What is to be done now; nothing when this node does not lead the group.
     fn step(
         &self,
@@ -97,7 +113,9 @@ impl Control {
             // One that is no member any more is nobody's.
             self.gone.borrow_mut().retain(|node| metadata.member(*node).is_some());
             self.gone.borrow().iter().for_each(|node| controller.gone(*node));
-            *office = Some(Office { term: status.term, controller });
+            let number = self.offices.get() + 1;
+            self.offices.set(number);
+            *office = Some(Office { number, term: status.term, controller });
             self.decided.borrow_mut().clear();
         }
         let Some(Office { controller, .. }) = &mut *office else { return Vec::new() };
@@ -139,11 +157,14 @@ impl<R: Runtime> Member<R> {
     ) {
         let me = self.me();
         let settings = self.place.controller;
-        for effect in self.control.step(clock::now(), settings, me, status, metadata) {
+        let effects = self.control.step(clock::now(), settings, me, status, metadata);
+        // Effects are of an office.
+        let Some(office) = self.control.office() else { return };
+        for effect in effects {
             tracing::debug!("controller: {}", described(&effect));
             match effect {
                 Effect::Propose(ticket, command) => {
-                    self.propose(group, status.term, ticket, &command);
+                    self.propose(group, office, ticket, &command);
                 }
                 Effect::Fence(node, fences) if node == me.0 => self.shards.fence(fences),
                 Effect::Fence(node, fences) => self.shards.fence_at(node, &fences),
@@ -160,7 +181,7 @@ impl<R: Runtime> Member<R> {
     fn propose(
         self: &Rc<Self>,
         group: &MetaGroup<Catalog>,
-        term: u64,
+        office: u64,
         ticket: Ticket,
         command: &Command,
     ) {
@@ -170,12 +191,7 @@ impl<R: Runtime> Member<R> {
             let outcome = proposed.ok().and_then(|bytes| decode_outcome(&bytes).ok());
             let known = outcome.is_some();
             tracing::debug!(ticket = ticket.0, known, "the controller's proposal is decided");
-            // The controller of another term has its own names for proposals.
-            let office = me.control.office.borrow();
-            if office.as_ref().is_some_and(|office| office.term == term) {
-                me.control.decided.borrow_mut().push((ticket, outcome));
-            }
-            drop(office);
+            me.control.decided(office, (ticket, outcome));
             me.poke();
         });
     }
@@ -187,5 +203,58 @@ impl<R: Runtime> Member<R> {
             let ask = Ask::HandOver { partition, to };
             let _ = me.call_node(node, Letter { ask, forwarded: true }).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ironring_core::WallTime;
+
+    use super::*;
+
+    fn status(role: Role) -> GroupStatus {
+        GroupStatus {
+            id: 1,
+            role,
+            term: 3,
+            leader: Some(1),
+            silent_leader: None,
+            last_log: None,
+            committed: None,
+            applied: None,
+            snapshot: None,
+            purged: None,
+            voters: [1].into(),
+            learners: BTreeSet::new(),
+            addresses: BTreeMap::new(),
+            changing: false,
+            millis_since_quorum_ack: None,
+            matched: BTreeMap::new(),
+            damaged_snapshots: 0,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn an_outcome_is_told_to_the_office_that_proposed_and_to_no_other_of_its_term() {
+        let (control, metadata) = (Control::default(), Metadata::default());
+        let step = |role| {
+            let now = Now { mono: Instant(1), wall: WallTime(1) };
+            let me = (NodeId(1), Incarnation(1));
+            control.step(now, Settings::default(), me, &status(role), &metadata);
+            control.office()
+        };
+        let first = step(Role::Leader).unwrap();
+        assert_eq!(step(Role::Leader), Some(first));
+        control.decided(first, (Ticket(1), None));
+        assert_eq!(control.decided.borrow().len(), 1);
+        assert_eq!(step(Role::LeaderWithoutQuorum), None);
+        control.decided(first, (Ticket(2), None));
+        let second = step(Role::Leader).unwrap();
+        assert_ne!(first, second);
+        control.decided(first, (Ticket(3), None));
+        assert!(control.decided.borrow().is_empty(), "these were not its own");
     }
 }

@@ -5,13 +5,13 @@
 //! ordinary one between nodes, with the token in its handshake.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ironring_core::ShardId;
 use ironring_net::peer::message::{Half, Raft};
 use ironring_net::peer::{
-    Handshake, Hello, Input, Message, Output, Refusal, VERSIONS, judge_welcome,
+    Handshake, Hello, Input, Message, Output, Refusal, Refused, VERSIONS, judge_welcome,
 };
 use ironring_ring::metadata::{Facts, Outcome, Rejected};
 
@@ -25,6 +25,8 @@ const STEP_MAX: Duration = Duration::from_secs(5);
 pub const JOIN_MAX: Duration = Duration::from_secs(60);
 /// How long a member may take to hear of a token that another has made.
 const TOKEN_MAX: Duration = Duration::from_secs(10);
+/// How long other seeds are asked again when one has refused.
+const REFUSED_MAX: Duration = Duration::from_secs(10);
 /// Pause before the seeds are asked again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Payload bytes the member may send: its answer.
@@ -35,10 +37,10 @@ const READ_BYTES: usize = 64 << 10;
 /// Why a node did not join.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
-    /// A member refused it.
+    /// The cluster refused it, or every seed that was asked.
     #[error("the node at {seed} does not let this node join: {message}")]
     Refused {
-        /// Who.
+        /// Who said so.
         seed: String,
         /// Why.
         message: String,
@@ -57,71 +59,157 @@ pub enum JoinError {
 }
 
 /// How one attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Failed {
     message: String,
-    /// It may go otherwise later, or with another seed, for so long.
-    again: Option<Duration>,
+    then: Then,
+}
+
+/// What may come of asking once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The same seed may let the node in, for so long.
+    Later(Duration),
+    /// This seed does not let it in; it may be of another cluster, or know less than others.
+    Elsewhere,
+    /// The cluster has decided: nobody lets it in.
+    Never,
 }
 
 impl Failed {
     fn later(message: impl std::fmt::Display) -> Failed {
-        Failed { message: message.to_string(), again: Some(JOIN_MAX) }
+        Failed { message: message.to_string(), then: Then::Later(JOIN_MAX) }
+    }
+
+    fn elsewhere(message: impl std::fmt::Display) -> Failed {
+        Failed { message: message.to_string(), then: Then::Elsewhere }
     }
 
     fn never(message: impl std::fmt::Display) -> Failed {
-        Failed { message: message.to_string(), again: None }
+        Failed { message: message.to_string(), then: Then::Never }
     }
 }
 
-/// Asks the seeds in turn until one lets the node in. `replace`: in place of a dead one of its name.
+/// One round over the seeds, and what it means: pure.
+#[derive(Default)]
+struct Round {
+    /// The first seed that refused.
+    refused: Option<(String, String)>,
+    /// The last that may let the node in later, and how long one of them is worth asking.
+    later: Option<(String, String)>,
+    patience: Duration,
+}
+
+impl Round {
+    /// Takes note of a failure; an error ends the join.
+    fn failed(&mut self, seed: &str, failed: Failed) -> Result<(), JoinError> {
+        let (seed, message) = (seed.to_owned(), failed.message);
+        match failed.then {
+            Then::Never => return Err(JoinError::Refused { seed, message }),
+            Then::Elsewhere => drop(self.refused.get_or_insert((seed, message))),
+            Then::Later(patience) => {
+                self.later = Some((seed, message));
+                self.patience = self.patience.max(patience);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said while the seeds are asked once more; an error when `since` the first round so much
+    /// time has passed that it is of no use.
+    fn end(self, since: Duration) -> Result<String, JoinError> {
+        let patience = match &self.refused {
+            // One says no and another nothing: that is not worth a long wait.
+            Some(_) => self.patience.min(REFUSED_MAX),
+            None => self.patience,
+        };
+        let over = since >= patience;
+        match (self.refused, self.later) {
+            (Some((seed, message)), _) if over => Err(JoinError::Refused { seed, message }),
+            (None, Some((seed, message))) if over => {
+                Err(JoinError::NobodyAnswers { seed, message })
+            }
+            (_, Some((seed, message))) | (Some((seed, message)), None) => {
+                Ok(format!("{seed}: {message}"))
+            }
+            (None, None) => {
+                let message = "there are no seeds".to_owned();
+                Err(JoinError::NobodyAnswers { seed: String::new(), message })
+            }
+        }
+    }
+}
+
+/// Asks the seeds in turn, at each of their addresses, until one lets the node in. `replace`: in place
+/// of a dead one of its name. `listens` is where this node listens for others: it does not ask itself.
 ///
 /// # Errors
 /// See [`JoinError`].
 pub fn join(
     local: &Local,
     (facts, replace): (&Facts, bool),
-    seeds: &[String],
+    (seeds, listens): (&[String], SocketAddr),
     clock_skew_max_ms: u64,
     stopped: impl Fn() -> bool,
 ) -> Result<Admitted, JoinError> {
     let begin = Instant::now();
     let mut told = None;
     loop {
-        let mut last = (String::new(), Failed::never("there are no seeds"));
+        let mut round = Round::default();
         for seed in seeds {
-            if stopped() {
-                return Err(JoinError::Stopped);
-            }
-            match ask(local, (facts, replace), seed, clock_skew_max_ms) {
-                Ok(admitted) => return Ok(admitted),
-                Err(Failed { message, again: None }) => {
-                    return Err(JoinError::Refused { seed: seed.clone(), message });
+            let addresses = match seed.to_socket_addrs() {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    round.failed(seed, Failed::later(error))?;
+                    continue;
                 }
-                Err(failed) => last = (seed.clone(), failed),
+            };
+            // A name may be that of all nodes, this one too.
+            let others = addresses.filter(|address| !is_own(*address, listens, facts));
+            let others: Vec<SocketAddr> = others.collect();
+            if others.is_empty() {
+                round.failed(seed, Failed::later("it has no address but this node's own"))?;
+            }
+            for address in others {
+                if stopped() {
+                    return Err(JoinError::Stopped);
+                }
+                match ask(local, (facts, replace), address, clock_skew_max_ms) {
+                    Ok(admitted) => return Ok(admitted),
+                    Err(failed) => round.failed(seed, failed)?,
+                }
             }
         }
-        let (seed, Failed { message, again }) = last;
-        if again.is_none_or(|again| begin.elapsed() >= again) {
-            return Err(JoinError::NobodyAnswers { seed, message });
-        }
+        let message = round.end(begin.elapsed())?;
         if told.as_ref() != Some(&message) {
-            tracing::warn!("not let into the cluster yet, asking again: {seed}: {message}");
+            tracing::warn!("not let into the cluster yet, asking again: {message}");
             told = Some(message);
+        }
+        if stopped() {
+            return Err(JoinError::Stopped);
         }
         std::thread::sleep(AGAIN_AFTER);
     }
 }
 
-/// One attempt with one seed.
+/// Whether an address is where this node listens itself, which answers nobody yet.
+fn is_own(address: SocketAddr, listens: SocketAddr, facts: &Facts) -> bool {
+    if address == listens || facts.addresses.node.parse() == Ok(address) {
+        return true;
+    }
+    // Whoever listens everywhere listens on every address of this machine, and on no other.
+    let here = || UdpSocket::bind((address.ip(), 0)).is_ok();
+    listens.ip().is_unspecified() && address.port() == listens.port() && here()
+}
+
+/// One attempt at one address.
 fn ask(
     local: &Local,
     (facts, replace): (&Facts, bool),
-    seed: &str,
+    address: SocketAddr,
     clock_skew_max_ms: u64,
 ) -> Result<Admitted, Failed> {
-    let addresses: Vec<SocketAddr> = seed.to_socket_addrs().map_err(Failed::later)?.collect();
-    let address = addresses.first().ok_or_else(|| Failed::later("the name has no address"))?;
-    let stream = TcpStream::connect_timeout(address, STEP_MAX).map_err(Failed::later)?;
+    let stream = TcpStream::connect_timeout(&address, STEP_MAX).map_err(Failed::later)?;
     stream.set_read_timeout(Some(STEP_MAX)).map_err(Failed::later)?;
     stream.set_write_timeout(Some(STEP_MAX)).map_err(Failed::later)?;
     stream.set_nodelay(true).map_err(Failed::later)?;
@@ -130,7 +218,7 @@ fn ask(
     let secret = String::from_utf8_lossy(&local.token).into_owned();
     let ask = Ask::Join { facts: Box::new(facts.clone()), secret, replace };
     let answer = wire.call(&plane::request(&Letter { ask, forwarded: false }))?;
-    match plane::read_answer(&answer).map_err(Failed::never)? {
+    match plane::read_answer(&answer).map_err(Failed::elsewhere)? {
         Answer::Joined(admitted) => Ok(admitted),
         // It is dead for the others a little later.
         Answer::Applied(Outcome::Rejected(why @ Rejected::NotDead { .. })) => {
@@ -141,11 +229,21 @@ fn ask(
         | Answer::PassedOn
         | Answer::Operated(_)
         | Answer::Snapshot(_)) => {
-            Err(Failed::never(format!("an answer to something else: {other:?}")))
+            Err(Failed::elsewhere(format!("an answer to something else: {other:?}")))
         }
         Answer::Failed(failure) if failure.retriable() => Err(Failed::later(failure)),
         Answer::Failed(failure) => Err(Failed::never(failure)),
     }
+}
+
+/// What a refusal of the handshake means for the join.
+fn refusal(refused: &Refused<'_>, token: &[u8]) -> Failed {
+    let then = match refused.refusal {
+        Refusal::Stopping | Refusal::ClockSkew => Then::Later(JOIN_MAX),
+        Refusal::UnknownNode if !token.is_empty() => Then::Later(TOKEN_MAX),
+        _ => Then::Elsewhere,
+    };
+    Failed { message: format!("{} ({})", refused.message, refused.refusal.name()), then }
 }
 
 struct Wire {
@@ -163,6 +261,7 @@ impl Wire {
             from_shard: ShardId(0),
             to_shard: ShardId(0),
             token: &local.token,
+            mark: local.mark,
         };
         self.output.handshake(&Handshake::Hello(hello)).map_err(Failed::never)?;
         self.write()?;
@@ -170,18 +269,10 @@ impl Wire {
             Ok(match frame.handshake().map_err(Failed::later)? {
                 Handshake::Welcome(welcome) => {
                     judge_welcome(&hello, &welcome, clock_skew_max_ms)
-                        .map_err(|refused| Failed::never(refused.message))?;
+                        .map_err(|refused| refusal(&refused, &local.token))?;
                     Some((welcome.version, welcome.credits))
                 }
-                Handshake::Refused(refused) => {
-                    let message = format!("{} ({})", refused.message, refused.refusal.name());
-                    let again = match refused.refusal {
-                        Refusal::Stopping => Some(JOIN_MAX),
-                        Refusal::UnknownNode if !local.token.is_empty() => Some(TOKEN_MAX),
-                        _ => None,
-                    };
-                    return Err(Failed { message, again });
-                }
+                Handshake::Refused(refused) => return Err(refusal(&refused, &local.token)),
                 Handshake::Hello(_) => return Err(Failed::later("it is no node")),
             })
         })?;
@@ -233,5 +324,74 @@ impl Wire {
             }
             self.input.filled(n);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::tests::facts;
+
+    const LATER: Duration = Duration::from_secs(5);
+
+    fn round(failures: &[(&str, Failed)]) -> Result<Round, JoinError> {
+        let mut round = Round::default();
+        for (seed, failed) in failures {
+            round.failed(seed, failed.clone())?;
+        }
+        Ok(round)
+    }
+
+    fn refused(seed: &str, message: &str) -> JoinError {
+        JoinError::Refused { seed: seed.to_owned(), message: message.to_owned() }
+    }
+
+    #[test]
+    fn a_seed_that_refuses_does_not_end_the_join_while_another_may_let_it_in() {
+        let both = [("a", Failed::elsewhere("no")), ("b", Failed::later("silent"))];
+        let asked_again = round(&both).unwrap().end(LATER);
+        assert_eq!(asked_again, Ok("b: silent".to_owned()));
+        let end = round(&both).unwrap().end(REFUSED_MAX);
+        assert_eq!(end, Err(refused("a", "no")), "what was said counts more than silence");
+        let all = [("a", Failed::elsewhere("no")), ("b", Failed::elsewhere("never"))];
+        assert_eq!(round(&all).unwrap().end(Duration::ZERO), Err(refused("a", "no")));
+        let decided = [("a", Failed::later("silent")), ("b", Failed::never("the name is taken"))];
+        assert_eq!(round(&decided).err(), Some(refused("b", "the name is taken")));
+    }
+
+    #[test]
+    fn who_says_nothing_is_asked_for_a_minute() {
+        let silent = || round(&[("a", Failed::later("silent"))]).unwrap();
+        assert_eq!(silent().end(JOIN_MAX - LATER), Ok("a: silent".to_owned()));
+        assert!(matches!(silent().end(JOIN_MAX), Err(JoinError::NobodyAnswers { .. })));
+        assert!(matches!(Round::default().end(LATER), Err(JoinError::NobodyAnswers { .. })));
+    }
+
+    #[test]
+    fn what_is_refused_for_the_moment_is_asked_again() {
+        let of = |kind, token: &[u8]| {
+            let refused = Refused { refusal: kind, versions: (1, 1), message: "why".into() };
+            refusal(&refused, token).then
+        };
+        assert_eq!(of(Refusal::ClockSkew, b""), Then::Later(JOIN_MAX));
+        assert_eq!(of(Refusal::Stopping, b""), Then::Later(JOIN_MAX));
+        assert_eq!(of(Refusal::UnknownNode, b"token"), Then::Later(TOKEN_MAX));
+        assert_eq!(of(Refusal::UnknownNode, b""), Then::Elsewhere);
+        assert_eq!(of(Refusal::WrongCluster, b"token"), Then::Elsewhere);
+    }
+
+    #[test]
+    fn a_node_does_not_ask_itself() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mut facts = facts("a", 1);
+        facts.addresses.node = "10.9.9.9:7412".to_owned();
+        let own = |seed, listens| is_own(address(seed), address(listens), &facts);
+        assert!(own("127.0.0.1:7412", "127.0.0.1:7412"));
+        assert!(own("10.9.9.9:7412", "0.0.0.0:7412"), "it is advertised");
+        assert!(own("127.0.0.1:7412", "0.0.0.0:7412"));
+        assert!(!own("127.0.0.1:7413", "0.0.0.0:7412"));
+        assert!(!own("127.0.0.2:7412", "127.0.0.1:7412"));
+        // An address for documentation, which no machine has.
+        assert!(!own("192.0.2.1:7412", "0.0.0.0:7412"));
     }
 }

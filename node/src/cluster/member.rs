@@ -21,6 +21,7 @@ use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
 use super::operation::{self, Remaining};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
+use super::saver::{Note, Saver};
 use super::shards::Shards;
 use super::steward::{self, Step};
 use super::succession::{Succession, Turn};
@@ -90,6 +91,9 @@ pub enum ClusterError {
     /// The cluster refuses what the node is.
     #[error("the cluster refuses this node: {0}")]
     Rejected(Rejected),
+    /// Another process is this node by now, as another member says.
+    #[error("the cluster refuses this node: {0}")]
+    OldRun(String),
     /// The system has no descriptors left.
     #[error("the metadata group has no descriptors: {0}")]
     System(#[from] std::io::Error),
@@ -104,8 +108,8 @@ pub struct Member<R: Runtime> {
     pub(super) shards: Box<dyn Shards>,
     pub(super) control: Control,
     succession: RefCell<Succession>,
-    /// Which node this is, as its directory says.
-    identity: RefCell<ClusterIdentity>,
+    /// What its directory says of it.
+    saver: Saver,
     group: RefCell<Option<MetaGroup<Catalog>>>,
     /// Something happened that [`Member::look`] should see.
     poke: Rc<Notify>,
@@ -114,7 +118,10 @@ pub struct Member<R: Runtime> {
     /// Telling the cluster what this node is: not before then, and one at a time.
     tell_at: Cell<Instant>,
     telling: Cell<bool>,
-    rejected: RefCell<Option<Rejected>>,
+    /// Which other member is asked next.
+    turn: Cell<usize>,
+    /// Why it can be no member any more.
+    refused: RefCell<Option<ClusterError>>,
     /// A change of the group's members is under way, or was tried a moment ago.
     changing: Cell<bool>,
     /// An operator's order is being carried out.
@@ -139,7 +146,10 @@ impl<R: Runtime> Member<R> {
             host: Rc::new(OnDriver::new(Rc::clone(&runtime), seed)),
             runtime,
             calls,
-            identity: RefCell::new(place.identity.clone()),
+            saver: Saver::new(
+                &place.data_dir,
+                Note { identity: place.identity.clone(), settled: None },
+            ),
             place,
             shards,
             control: Control::default(),
@@ -150,7 +160,8 @@ impl<R: Runtime> Member<R> {
             published: RefCell::default(),
             tell_at: Cell::new(Instant(0)),
             telling: Cell::new(false),
-            rejected: RefCell::default(),
+            turn: Cell::new(0),
+            refused: RefCell::default(),
             changing: Cell::new(false),
             operating: Cell::new(false),
             left: Cell::new(false),
@@ -192,7 +203,15 @@ impl<R: Runtime> Member<R> {
         }
         *self.group.borrow_mut() = None;
         let ended = group.shutdown().await;
+        let saved = loop {
+            match self.save() {
+                Ok(false) => self.runtime.sleep(NAP_MIN).await,
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         lived?;
+        saved?;
         Ok(ended?)
     }
 
@@ -211,7 +230,7 @@ impl<R: Runtime> Member<R> {
     }
 
     async fn lead_life(self: &Rc<Self>, group: &MetaGroup<Catalog>) -> Result<(), ClusterError> {
-        if self.identity.borrow().stage == Stage::Founding {
+        if self.place.identity.stage == Stage::Founding {
             self.found(group).await?;
         }
         while !self.stopping.get() && !self.left.get() {
@@ -291,14 +310,15 @@ impl<R: Runtime> Member<R> {
         }
         let newest = group.read(|catalog| Arc::clone(catalog.newest()));
         if !Arc::ptr_eq(&newest, &self.published.borrow()) {
+            self.remember(&newest)?;
             self.place.board.set_metadata(&newest);
             self.shards.publish(&newest);
-            self.remember(&newest)?;
             *self.published.borrow_mut() = Arc::clone(&newest);
         }
         if newest.was_removed(self.place.identity.storage) {
             self.leave();
         }
+        self.save()?;
         self.tell_facts(&newest);
         if status.role == Role::Leader {
             self.change_members(group, &status, &newest);
@@ -314,26 +334,25 @@ impl<R: Runtime> Member<R> {
                 let _ = order.answer.send(answer);
             });
         }
-        match self.rejected.borrow_mut().take() {
-            Some(why) => Err(ClusterError::Rejected(why)),
-            None => Ok(()),
-        }
+        self.refused.borrow_mut().take().map_or(Ok(()), Err)
     }
 
-    /// Keeps what the directory has to say in step with the metadata. That is once per change of the
-    /// members, and the only write to a disk this thread waits for.
+    /// Keeps what the directory has to say in step with the metadata.
     fn remember(&self, metadata: &Metadata) -> Result<(), ClusterError> {
-        let mut identity = self.identity.borrow_mut();
-        if metadata.member(identity.node).is_none() {
-            return Ok(());
+        let mut note = self.saver.newest();
+        let Some(me) = metadata.member(note.identity.node) else { return Ok(()) };
+        let before = std::mem::replace(&mut note.identity.stage, Stage::Member);
+        note.identity.known = roster::known(metadata, note.identity.node);
+        let (mine, mark) = (&self.place.facts, self.place.facts.lineage.mark);
+        if mark != 0 && me.facts == *mine {
+            note.settled = Some((mine.incarnation, mark));
         }
-        // From here on a directory of the metadata group that is gone is a loss.
-        let known = roster::known(metadata, identity.node);
-        let next = ClusterIdentity { stage: Stage::Member, known, ..identity.clone() };
-        if next != *identity {
-            next.save(&self.place.data_dir).map_err(IdentityError::from)?;
-            *identity = next;
+        if before != Stage::Member {
+            // Once in the life of a directory, before anybody is told of metadata: from here on a
+            // directory of the metadata group that is gone is a loss. Nothing was written before.
+            return self.saver.write_now(note);
         }
+        self.saver.want(note);
         Ok(())
     }
 
@@ -342,28 +361,36 @@ impl<R: Runtime> Member<R> {
         if self.left.replace(true) {
             return;
         }
-        let mut identity = self.identity.borrow_mut();
-        let next = ClusterIdentity { stage: Stage::Left, ..identity.clone() };
-        match next.save(&self.place.data_dir) {
-            Ok(()) => *identity = next,
-            // The others know it as well: it is told again when it starts.
-            Err(error) => tracing::warn!("{error}"),
-        }
+        let mut note = self.saver.newest();
+        note.identity.stage = Stage::Left;
+        self.saver.want(note);
         self.poke.notify_one();
+    }
+
+    /// Lets writes go on; whether there is nothing to write.
+    fn save(&self) -> Result<bool, ClusterError> {
+        let board = Arc::clone(&self.place.board);
+        self.saver.step(move || board.call())
     }
 
     /// Tells the cluster what this node is like in this run, until the metadata say the same.
     fn tell_facts(self: &Rc<Self>, metadata: &Metadata) {
+        let (mine, now) = (&self.place.facts, clock::now());
+        // Without metadata it is a member still, as its directory says, and may be an old copy.
         let known = metadata.member(self.place.identity.node);
-        let now = clock::now();
+        if let Some(known) = known.filter(|known| mine.is_superseded_by(&known.facts)) {
+            // However old these metadata are: it is over, and the leader may not even listen.
+            *self.refused.borrow_mut() = known.admits(mine).err().map(ClusterError::Rejected);
+            return;
+        }
         // One that leaves and holds nothing asks whether it has been let go: nobody sends it the change
         // that does it.
         let leaves = known.is_some_and(|member| {
             let holds_nothing = || Remaining::of(metadata, member.id).replicas == 0;
             member.state == MemberState::Leaving && holds_nothing()
         });
-        let due = leaves || known.is_some_and(|member| member.facts != self.place.facts);
-        if !due || now.mono < self.tell_at.get() || self.telling.replace(true) {
+        let is_known = !leaves && known.is_some_and(|known| known.facts == *mine);
+        if is_known || now.mono < self.tell_at.get() || self.telling.replace(true) {
             return;
         }
         let node = self.place.facts.clone();
@@ -371,17 +398,40 @@ impl<R: Runtime> Member<R> {
         let me = Rc::clone(self);
         self.spawn(async move {
             let ask = Ask::Change(Box::new(command));
-            let told = me.ask(Letter { ask, forwarded: false }).await;
-            match told {
-                Answer::Applied(Outcome::Rejected(Rejected::Removed(_))) => me.leave(),
-                Answer::Applied(Outcome::Rejected(why)) => *me.rejected.borrow_mut() = Some(why),
-                _ => {}
-            }
+            let told = match me.ask(Letter { ask: ask.clone(), forwarded: false }).await {
+                // A directory that is an old copy may never hear of a leader by itself: the group sends
+                // nothing to a member that has lost entries.
+                Answer::Failed(Failure::NoLeader) => me.ask_another(ask).await,
+                told => told,
+            };
+            let again_after = match told {
+                Answer::Applied(Outcome::Rejected(Rejected::Removed(_))) => {
+                    me.leave();
+                    AGAIN_AFTER
+                }
+                Answer::Applied(Outcome::Rejected(why)) => {
+                    *me.refused.borrow_mut() = Some(ClusterError::Rejected(why));
+                    AGAIN_AFTER
+                }
+                Answer::Applied(_) if leaves => LET_GO_AFTER,
+                // The metadata will say it.
+                Answer::Applied(_) => WITHIN,
+                _ => AGAIN_AFTER,
+            };
             me.telling.set(false);
-            let pause = if leaves { LET_GO_AFTER } else { AGAIN_AFTER };
-            me.tell_at.set(clock::now().mono + pause);
+            me.tell_at.set(clock::now().mono + again_after);
             me.poke.notify_one();
         });
+    }
+
+    /// Has another member send a request on to the leader: each in turn.
+    async fn ask_another(&self, ask: Ask) -> Answer {
+        let known = self.saver.newest().identity.known;
+        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
+        match known.get(turn % known.len().max(1)) {
+            Some(other) => self.call_node(other.node, Letter { ask, forwarded: false }).await,
+            None => Answer::Failed(Failure::NoLeader),
+        }
     }
 
     /// Takes the next step that makes the members of the group those of the cluster.
@@ -391,7 +441,9 @@ impl<R: Runtime> Member<R> {
         status: &GroupStatus,
         metadata: &Metadata,
     ) {
-        let Some(step) = steward::next_step(status, metadata) else { return };
+        let step = steward::next_step(status, metadata)
+            .or_else(|| steward::replace_dead(status, metadata, clock::now().wall));
+        let Some(step) = step else { return };
         if self.changing.replace(true) {
             return;
         }
@@ -403,6 +455,7 @@ impl<R: Runtime> Member<R> {
                 Step::Voters(ids) => group.change_voters(ids, true).await,
                 Step::HandOver(to) => group.transfer_leadership(to).await,
                 Step::Remove(id) => group.remove([id].into()).await,
+                Step::Replace { voters, .. } => group.change_voters(voters, true).await,
             };
             match done {
                 Ok(()) => tracing::info!("metadata group: {step}"),
@@ -484,7 +537,11 @@ impl<R: Runtime> Member<R> {
             Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot => {
                 Err(Failure::Refused("it is no command".to_owned()))
             }
-            Ask::Change(command) => Ok((**command).clone()),
+            Ask::Change(command) => {
+                let mut command = (**command).clone();
+                command.stamp(now);
+                Ok(command)
+            }
             Ask::Join { facts, secret, replace } => {
                 let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
                 let node = (**facts).clone();
@@ -531,7 +588,7 @@ impl<R: Runtime> Member<R> {
         match self.calls.call(&peer, plane::request(&letter), WITHIN).await {
             Ok(answer) => plane::read_answer(&answer)
                 .unwrap_or_else(|error| Answer::Failed(Failure::Refused(error))),
-            Err(LinkError::Timeout) => Answer::Failed(Failure::Unknown),
+            Err(LinkError::Timeout | LinkError::Lost(_)) => Answer::Failed(Failure::Unknown),
             Err(LinkError::Unreachable(why)) => {
                 Answer::Failed(Failure::Unavailable(format!("node {node}: {why}")))
             }
@@ -545,7 +602,7 @@ impl<R: Runtime> Member<R> {
             return self.calls.answered(link, raft);
         }
         // Who is no member may ask to be one, and nothing else.
-        let stranger = is_provisional(remote.peer.node);
+        let (stranger, storage) = (is_provisional(remote.peer.node), remote.storage);
         let me = Rc::clone(self);
         self.calls.requested(link, raft, |request| async move {
             match plane::Message::of(&request) {
@@ -559,11 +616,13 @@ impl<R: Runtime> Member<R> {
                 }
                 Some(plane::Message::Request(body)) => {
                     let answer = match plane::read_request(body) {
-                        Ok(Letter { ask, .. }) if stranger && !matches!(ask, Ask::Join { .. }) => {
-                            let why = "a node that is no member changes nothing".to_owned();
-                            Answer::Failed(Failure::Refused(why))
+                        Ok(letter) => {
+                            let Letter { ask, forwarded } = &letter;
+                            match ask.check_sender(storage, stranger, *forwarded) {
+                                Ok(()) => me.ask(letter).await,
+                                Err(why) => Answer::Failed(Failure::Refused(why)),
+                            }
                         }
-                        Ok(letter) => me.ask(letter).await,
                         Err(error) => Answer::Failed(Failure::Refused(error)),
                     };
                     plane::answer(&answer)
@@ -595,6 +654,10 @@ impl<R: Runtime> Member<R> {
         // Whoever was removed while it was away is told at every door, and may hear of it nowhere else.
         if let Down::NotLetIn { refusal: Refusal::Removed, by_us: false, .. } = reason {
             self.leave();
+        }
+        if let Down::NotLetIn { refusal: Refusal::OldRun, message, by_us: false } = reason {
+            *self.refused.borrow_mut() = Some(ClusterError::OldRun(message.clone()));
+            self.poke.notify_one();
         }
         // Whoever stops says so; whoever has ended, its kernel does.
         if reason.gone() || *reason == Down::Goodbye(GoodbyeReason::Stopping) {

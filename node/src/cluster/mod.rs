@@ -30,6 +30,7 @@ pub mod operation;
 pub mod overview;
 pub mod plane;
 pub mod roster;
+mod saver;
 mod shards;
 pub mod status;
 pub mod steward;

@@ -75,6 +75,37 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// Why a node may not ask this, if it may not: whoever tells of a data directory must have it, as
+    /// the handshake says, and who is no member changes nothing. `passed_on`: a member passes on what
+    /// another asked, and has looked at it.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check_sender(
+        &self,
+        storage: StorageUuid,
+        stranger: bool,
+        passed_on: bool,
+    ) -> Result<(), String> {
+        let told = match self {
+            Ask::Join { facts, .. } => facts.storage,
+            _ if stranger => {
+                return Err("a node that is no member changes nothing".to_owned());
+            }
+            Ask::Change(command) => match &**command {
+                Command::Join { node, .. } => node.storage,
+                _ => return Ok(()),
+            },
+            Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot => return Ok(()),
+        };
+        if told == storage || (passed_on && !stranger) {
+            return Ok(());
+        }
+        Err(format!("the node has the data directory {storage} and tells of {told}"))
+    }
+}
+
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -274,6 +305,28 @@ mod tests {
         ] {
             assert_eq!(read_answer(&answer(&sent)), Ok(sent));
         }
+    }
+
+    #[test]
+    fn nobody_tells_of_the_directory_of_another() {
+        let (mine, other) = (StorageUuid(0x77), StorageUuid(1));
+        let node = facts("a", 4);
+        let (facts, secret) = (Box::new(node.clone()), String::new());
+        let join = Ask::Join { facts, secret, replace: false };
+        let again = Command::Join { node, token: None, at: ironring_core::WallTime(1) };
+        let again = Ask::Change(Box::new(again));
+        for ask in [&join, &again] {
+            assert_eq!(ask.check_sender(mine, false, false), Ok(()));
+            let why = ask.check_sender(other, false, false).unwrap_err();
+            assert!(why.ends_with("tells of 00000000-0000-0000-0000-000000000077"), "{why}");
+            assert_eq!(ask.check_sender(other, false, true), Ok(()), "it was looked at before");
+        }
+        assert_eq!(join.check_sender(mine, true, true), Ok(()));
+        assert!(join.check_sender(other, true, true).is_err(), "a stranger passes nothing on");
+        assert!(again.check_sender(mine, true, false).is_err(), "nor changes anything");
+        let setting = Ask::Change(Box::new(Command::SetBalancing(true)));
+        assert_eq!(setting.check_sender(other, false, false), Ok(()));
+        assert!(setting.check_sender(other, true, false).is_err());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Who is let in and whom this node may dial: pure functions of the metadata, or, before there are
 //! any, of what the directory remembers.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ironring_core::{NodeId, WallTime};
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_net::peer::{Hello, Member, Refusal};
-use ironring_ring::metadata::{Metadata, TokenRefused};
+use ironring_net::peer::{Hello, Member, Refusal, Run};
+use ironring_ring::metadata::{Facts, Metadata, TokenRefused};
 
 use super::identity::{ClusterIdentity, Known, is_provisional};
 use super::token;
@@ -24,6 +25,16 @@ pub fn known(metadata: &Metadata, me: NodeId) -> Vec<Known> {
             shards: member.facts.shards,
         })
         .collect()
+}
+
+/// The newest run of each member.
+#[must_use]
+pub fn runs(metadata: &Metadata) -> BTreeMap<NodeId, Run> {
+    metadata.members().map(|member| (member.id, run_of(&member.facts))).collect()
+}
+
+fn run_of(facts: &Facts) -> Run {
+    Run { incarnation: facts.incarnation, mark: facts.lineage.mark }
 }
 
 /// What the node at the door is told besides.
@@ -70,14 +81,20 @@ pub fn admission(
 ) -> Admission {
     let (node, storage) = (hello.identity.node, hello.identity.storage);
     if metadata.was_removed(storage) {
-        let member = Some(Member { storage, removed: true });
+        let member = Some(Member { storage, removed: true, newest: None });
         return Admission { member, token_refused: None, stopping };
     }
     let member = match knows_me(identity, metadata) {
-        true => metadata.member(node).map(|member| member.facts.storage),
-        false => identity.known.iter().find(|known| known.node == node).map(|known| known.storage),
+        true => metadata.member(node).map(|member| {
+            let storage = member.facts.storage;
+            Member { storage, removed: false, newest: Some(run_of(&member.facts)) }
+        }),
+        false => identity.known.iter().find(|known| known.node == node).map(|known| Member {
+            storage: known.storage,
+            removed: false,
+            newest: None,
+        }),
     };
-    let member = member.map(|storage| Member { storage, removed: false });
     let token_refused = if !is_provisional(node) {
         let why = format!("node {node} is not a member, and one that joins has no id yet");
         Some((Refusal::UnknownNode, why))
@@ -100,7 +117,7 @@ mod tests {
     use ironring_core::{Incarnation, ShardId, StorageUuid};
     use ironring_net::peer::VERSIONS;
     use ironring_net::peer::hello::Identity;
-    use ironring_ring::metadata::{Command, Facts};
+    use ironring_ring::metadata::Command;
 
     use super::*;
     use crate::cluster::Stage;
@@ -145,6 +162,7 @@ mod tests {
             from_shard: ShardId(0),
             to_shard: ShardId(0),
             token,
+            mark: 0,
         }
     }
 

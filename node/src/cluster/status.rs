@@ -174,10 +174,12 @@ impl ClusterStatus {
                 reasons
                     .push("this node leads the metadata group and hears of no quorum".to_owned());
             }
-            _ if group.leader.is_none() => {
-                reasons
-                    .push("nobody leads the metadata group, as far as this node knows".to_owned());
-            }
+            _ if group.leader.is_none() => reasons.push(match group.silent_leader {
+                Some(silent) => format!(
+                    "node {silent} led the metadata group and is not heard, and nobody leads it since"
+                ),
+                None => "nobody leads the metadata group, as far as this node knows".to_owned(),
+            }),
             _ => {}
         }
         let partitions = &self.partitions;
@@ -246,5 +248,66 @@ fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView
         storage: facts.storage,
         incarnation: facts.incarnation.0,
         joined_unix_ms: member.joined.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use ironring_core::WallTime;
+    use ironring_ring::metadata::Command;
+
+    use super::*;
+    use crate::cluster::tests::facts;
+
+    fn group(role: Role, leader: Option<u64>, silent_leader: Option<u64>) -> GroupStatus {
+        GroupStatus {
+            id: 1,
+            role,
+            term: 3,
+            leader,
+            silent_leader,
+            last_log: None,
+            committed: None,
+            applied: None,
+            snapshot: None,
+            purged: None,
+            voters: [1, 2, 3].into(),
+            learners: BTreeSet::new(),
+            addresses: BTreeMap::new(),
+            changing: false,
+            millis_since_quorum_ack: None,
+            matched: BTreeMap::new(),
+            damaged_snapshots: 0,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn a_node_that_hears_no_leader_is_not_healthy() {
+        let mut metadata = Metadata::default();
+        metadata.apply(&Command::Found {
+            name: "c".to_owned(),
+            uuid: StorageUuid(1),
+            partitions: 1,
+            rf: 1,
+            node: facts("a", 1),
+            at: WallTime(1),
+        });
+        let why = |group: GroupStatus| {
+            let status = ClusterStatus::new(&metadata, &group);
+            assert_eq!(status.healthy, status.reasons.is_empty());
+            assert_eq!(status.metadata.leader.map(|node| node.0), group.leader);
+            status.reasons.join("; ")
+        };
+        let leaderless = "1 of 1 partitions have no leader";
+        assert_eq!(why(group(Role::Follower, Some(2), None)), leaderless);
+        let silent = "node 2 led the metadata group and is not heard, and nobody leads it since";
+        let said = why(group(Role::Follower, None, Some(2)));
+        assert_eq!(said, format!("{silent}; {leaderless}"));
+        assert!(
+            why(group(Role::Candidate, None, None)).contains("nobody leads the metadata group")
+        );
     }
 }

@@ -8,13 +8,15 @@
 
 use std::collections::BTreeSet;
 
-use ironring_core::NodeId;
+use ironring_core::{NodeId, WallTime};
 use ironring_ring::metadata::{MemberState, Metadata, Status, VoteWish};
 
 use crate::raft::GroupStatus;
 
 /// Most voters of the metadata group: more make every change slower and survive nothing more.
 pub const VOTERS_MAX: usize = 7;
+/// How long a voter is dead before another gets its vote: longer than a restart of a machine takes.
+const DEAD_GRACE_MS: u64 = 5 * 60 * 1000;
 /// A member without a vote that lacks no more entries than these is ready for one.
 const LAG_MAX: u64 = 64;
 
@@ -31,6 +33,15 @@ pub enum Step {
     HandOver(u64),
     /// A node takes no more part.
     Remove(u64),
+    /// These vote from here on; who did and does no more stays without a vote.
+    Replace {
+        /// Whose vote goes.
+        dead: u64,
+        /// Who gets it.
+        by: u64,
+        /// All that vote then.
+        voters: BTreeSet<u64>,
+    },
 }
 
 impl std::fmt::Display for Step {
@@ -45,6 +56,9 @@ impl std::fmt::Display for Step {
             Step::Voters(ids) => write!(f, "of all only node {} votes", joined(ids)),
             Step::HandOver(id) => write!(f, "node {id} leads"),
             Step::Remove(id) => write!(f, "node {id} takes part no more"),
+            Step::Replace { dead, by, .. } => {
+                write!(f, "node {by} votes in the place of node {dead}, which is dead")
+            }
         }
     }
 }
@@ -145,9 +159,37 @@ fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u
     wanted
 }
 
+/// The vote of a member that is dead, and has been for [`DEAD_GRACE_MS`], goes to one that has caught
+/// up: a group with dead voters survives fewer failures than it has voters for. One at a time; who
+/// comes back takes entries, and may vote again when somebody else does not.
+#[must_use]
+pub fn replace_dead(status: &GroupStatus, metadata: &Metadata, now: WallTime) -> Option<Step> {
+    if status.changing {
+        return None;
+    }
+    let status_of =
+        |id: u64| metadata.member(NodeId(id)).map(|member| (member.status, member.since));
+    let is_dead = |id: &&u64| {
+        let since = status_of(**id).filter(|(status, _)| *status == Status::Dead);
+        since.is_some_and(|(_, since)| now.0.saturating_sub(since.0) >= DEAD_GRACE_MS)
+    };
+    let dead = *status.voters.iter().find(is_dead)?;
+    let last = status.last_log.unwrap_or(0);
+    let fit = |id: &&u64| {
+        let at = status.matched.get(id).copied().flatten();
+        let alive = status_of(**id).is_some_and(|(status, _)| status == Status::Alive);
+        let may_vote = matches!(part(metadata, **id), Part::Voter | Part::Any);
+        alive && may_vote && at.is_some_and(|at| at + LAG_MAX >= last)
+    };
+    let by = *status.learners.iter().find(fit)?;
+    let mut voters = status.voters.clone();
+    voters.remove(&dead);
+    voters.insert(by);
+    Some(Step::Replace { dead, by, voters })
+}
+
 #[cfg(test)]
 mod tests {
-    use ironring_core::WallTime;
     use ironring_ring::metadata::Command;
 
     use super::*;
@@ -257,5 +299,32 @@ mod tests {
         metadata.apply(&Command::Remove { node: NodeId(3) });
         let status = status(&[1], &[2, 3]);
         assert_eq!(next_step(&status, &metadata), Some(Step::Remove(3)));
+    }
+
+    #[test]
+    fn who_is_dead_for_long_gives_its_vote_to_one_that_has_caught_up() {
+        let mut metadata = metadata(5);
+        let mut say = |nodes: &[(u64, Status)], at: u64| {
+            let nodes = nodes.iter().map(|(id, status)| (NodeId(*id), *status)).collect();
+            metadata.apply(&Command::Status { nodes, at: WallTime(at) });
+            metadata.clone()
+        };
+        let group = status(&[1, 2, 3], &[4, 5]);
+        let late = WallTime(1000 + DEAD_GRACE_MS);
+        let all_alive = say(&[], 1000);
+        assert_eq!(replace_dead(&group, &all_alive, late), None);
+        let suspect = say(&[(2, Status::Suspect)], 1000);
+        assert_eq!(replace_dead(&group, &suspect, late), None);
+        let dead = say(&[(2, Status::Dead), (4, Status::Suspect)], 1000);
+        assert_eq!(replace_dead(&group, &dead, WallTime(late.0 - 1)), None, "it may come back");
+        let voters = BTreeSet::from([1, 3, 5]);
+        let step = Step::Replace { dead: 2, by: 5, voters };
+        assert_eq!(replace_dead(&group, &dead, late), Some(step), "node 4 is not heard");
+        let mut behind = group.clone();
+        behind.matched.insert(5, Some(3));
+        assert_eq!(replace_dead(&behind, &dead, late), None);
+        assert_eq!(replace_dead(&status(&[1, 2, 3], &[]), &dead, late), None, "nobody is left");
+        let changing = GroupStatus { changing: true, ..group };
+        assert_eq!(replace_dead(&changing, &dead, late), None);
     }
 }

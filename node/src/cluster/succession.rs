@@ -92,6 +92,7 @@ mod tests {
             role: Role::Follower,
             term,
             leader,
+            silent_leader: None,
             last_log: Some(100),
             committed: None,
             applied: None,

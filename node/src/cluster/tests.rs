@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid, WallTime};
 use ironring_net::peer::hello::ClusterUuid;
 use ironring_ring::metadata::{
-    Addresses, COMMAND_FORMAT, Command, Facts, Metadata, Outcome, ReplicaId,
+    Addresses, COMMAND_FORMAT, Command, Facts, Lineage, Metadata, Outcome, ReplicaId,
 };
 use ironring_ring::replication::Fence;
 
@@ -34,6 +34,7 @@ pub fn facts(name: &str, incarnation: u64) -> Facts {
         weight: 100,
         shards: 2,
         format: COMMAND_FORMAT,
+        lineage: Lineage::default(),
     }
 }
 
@@ -68,6 +69,7 @@ pub fn group_status(voters: &[u64], learners: &[u64]) -> GroupStatus {
         role: Role::Leader,
         term: 1,
         leader: Some(1),
+        silent_leader: None,
         last_log: Some(100),
         committed: None,
         applied: None,
@@ -146,6 +148,7 @@ fn calls<R: Runtime>(runtime: Rc<R>) -> Rc<RaftCalls<R>> {
         incarnation: Incarnation(1),
         shard_count: 1,
         token: Vec::new(),
+        mark: 0,
     };
     let handover = Handover::all(1).unwrap().pop().unwrap();
     let peers = Peers::new(local, PeerSettings::default(), handover, 1).unwrap();

@@ -5,7 +5,8 @@
 //! DIR/node.toml     identity, written once: format, storage uuid, cluster, node, partitions, shards
 //! DIR/cluster.toml  which cluster and which of its nodes, written when it is founded or joined
 //! DIR/rejoin.toml  there only from `ironring node reinit` until the node is a member again
-//! DIR/run           how often a node was started here; its number is the incarnation
+//! DIR/run           how often a node was started here, which is the incarnation; below that the marks
+//!                   that tell the directory from a copy (`mark`, `previous`: 16 hexadecimal digits)
 //! DIR/probe         4 KiB of zeros, read first by every executor (see `glommio`)
 //! DIR/shard-000/    files of shard 0: superblock, segments, checkpoints
 //! DIR/meta/         files of the metadata group: the same, and snapshots
@@ -16,6 +17,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use ironring_core::{Incarnation, StorageUuid};
+use ironring_ring::metadata::Lineage;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +109,8 @@ pub struct DataDir {
     pub fresh: bool,
     /// This run of a node here: higher than any before.
     pub incarnation: Incarnation,
+    /// What tells the directory from a copy of it.
+    pub lineage: Lineage,
     _lock: Flock<File>,
 }
 
@@ -165,8 +169,14 @@ impl DataDir {
             }
             Err(e) => return Err(io("cannot read", &file)(e)),
         };
-        let incarnation = Incarnation(0);
-        let mut dir = DataDir { path: path.to_owned(), identity, fresh, incarnation, _lock: lock };
+        let mut dir = DataDir {
+            path: path.to_owned(),
+            identity,
+            fresh,
+            incarnation: Incarnation(0),
+            lineage: Lineage::default(),
+            _lock: lock,
+        };
         dir.compare(wanted)?;
         dir.make_probe()?;
         for shard in 0..dir.identity.shards {
@@ -175,7 +185,7 @@ impl DataDir {
         }
         let meta = dir.meta_dir();
         fs::create_dir_all(&meta).map_err(io("cannot make", &meta))?;
-        dir.incarnation = next_run(path)?;
+        (dir.incarnation, dir.lineage) = next_run(path)?;
         Ok(dir)
     }
 
@@ -402,19 +412,52 @@ pub fn write_whole(dir: &Path, name: &str, text: &str) -> Result<(), DataDirErro
     write().map_err(io("cannot write", &file))
 }
 
-/// Counts this run, durably.
-fn next_run(path: &Path) -> Result<Incarnation, DataDirError> {
+/// Counts this run, durably, and draws a mark when the last is known to be in the metadata.
+fn next_run(path: &Path) -> Result<(Incarnation, Lineage), DataDirError> {
     let file = path.join("run");
-    let last = match fs::read_to_string(&file) {
-        Ok(text) => text.trim().parse::<u64>().map_err(|_| DataDirError::BadIdentity {
-            path: file.clone(),
-            message: format!("`{}` is no number of a run", text.trim()),
-        })?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+    let (last, mut lineage) = match fs::read_to_string(&file) {
+        Ok(text) => read_run(&text)
+            .map_err(|message| DataDirError::BadIdentity { path: file.clone(), message })?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => (0, Lineage::default()),
         Err(e) => return Err(io("cannot read", &file)(e)),
     };
-    write_whole(path, "run", &format!("{}\n", last + 1))?;
-    Ok(Incarnation(last + 1))
+    if lineage.mark == lineage.previous {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+        // 0 is none.
+        lineage.mark = u64::from_be_bytes(bytes).max(1);
+    }
+    let run = Incarnation(last + 1);
+    write_run(path, run, lineage)?;
+    Ok((run, lineage))
+}
+
+/// Notes that the metadata know the mark of this run: the next one draws another.
+///
+/// # Errors
+/// When the system refuses.
+pub fn settle_mark(path: &Path, run: Incarnation, mark: u64) -> Result<(), DataDirError> {
+    write_run(path, run, Lineage { mark, previous: mark })
+}
+
+fn write_run(path: &Path, run: Incarnation, lineage: Lineage) -> Result<(), DataDirError> {
+    let Lineage { mark, previous } = lineage;
+    write_whole(path, "run", &format!("{}\nmark {mark:016x}\nprevious {previous:016x}\n", run.0))
+}
+
+/// The number of the last run and its marks; builds that knew no marks wrote the number alone.
+fn read_run(text: &str) -> Result<(u64, Lineage), String> {
+    let mut lines = text.lines();
+    let number = lines.next().unwrap_or_default().trim();
+    let run = number.parse().map_err(|_| format!("`{number}` is no number of a run"))?;
+    let mut mark = |name: &str| match lines.next() {
+        None => Ok(0),
+        Some(line) => {
+            let digits = line.strip_prefix(name).unwrap_or_default().trim();
+            u64::from_str_radix(digits, 16).map_err(|_| format!("`{line}` is no {name} of a run"))
+        }
+    };
+    Ok((run, Lineage { mark: mark("mark")?, previous: mark("previous")? }))
 }
 
 #[cfg(test)]
@@ -455,6 +498,35 @@ mod tests {
         assert!(error.contains("belongs to cluster `c`, not `d`"), "{error}");
         let error = DataDir::open(tmp.path(), &wanted(&[], Some(3))).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("start it with --shards 2"), "{error}");
+    }
+
+    #[test]
+    fn a_mark_is_kept_until_the_metadata_know_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let open = || DataDir::open(tmp.path(), &wanted(&[], None)).unwrap();
+        let first = open();
+        let mark = first.lineage.mark;
+        assert!(mark != 0 && first.lineage.previous == 0);
+        drop(first);
+        let again = open();
+        assert_eq!(
+            (again.incarnation, again.lineage),
+            (Incarnation(2), Lineage { mark, previous: 0 })
+        );
+        settle_mark(tmp.path(), again.incarnation, mark).unwrap();
+        drop(again);
+        let next = open();
+        assert_eq!((next.incarnation, next.lineage.previous), (Incarnation(3), mark));
+        assert_ne!(next.lineage.mark, mark);
+        drop(next);
+        // As builds that knew no marks wrote it.
+        fs::write(tmp.path().join("run"), "7\n").unwrap();
+        let old = open();
+        assert_eq!((old.incarnation, old.lineage.previous), (Incarnation(8), 0));
+        drop(old);
+        fs::write(tmp.path().join("run"), "7\nmark x\n").unwrap();
+        let error = DataDir::open(tmp.path(), &wanted(&[], None)).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("`mark x` is no mark of a run"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One node: data directory, sockets, one executor per shard, the control thread, and the end.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -139,6 +140,8 @@ pub struct Shared {
     base: NodeSnapshot,
     started: std::time::Instant,
     shards: Vec<Mutex<ShardSnapshot>>,
+    /// Shards that lead nothing any more and have answered everybody.
+    left: AtomicU64,
 }
 
 impl Shared {
@@ -157,6 +160,11 @@ impl Shared {
     pub fn publish(&self, snapshot: ShardSnapshot) {
         let shard = usize::from(snapshot.shard);
         *self.shard(shard) = snapshot;
+    }
+
+    /// Whether every shard has left what it led.
+    fn all_left(&self) -> bool {
+        self.left.load(Ordering::Acquire) >= self.shards.len() as u64
     }
 
     fn shard(&self, shard: usize) -> MutexGuard<'_, ShardSnapshot> {
@@ -228,6 +236,11 @@ const NO_MEMORY: &str = "(os error 12)";
 const SCRUB_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a probe looks for its answers; executors look for probes every 20 ms.
 const PROBE_NAP: Duration = Duration::from_millis(5);
+/// How long core 0 waits for the other shards before its part of the metadata group stops: what they
+/// may take to hand over and to give their answers, and a little more.
+const ALL_LEFT_MAX: Duration = Duration::from_secs(12);
+/// How often it looks whether they have left.
+const ALL_LEFT_LOOK: Duration = Duration::from_millis(5);
 /// A node to run.
 pub struct Node {
     /// Its settings.
@@ -319,7 +332,7 @@ impl Node {
                 sockets,
                 core_0: core_0.take(),
                 shared: Arc::clone(shared),
-                _node: NodeEndsToo(Arc::clone(shared)),
+                node: NodeEndsToo { shared: Arc::clone(shared), left: Cell::new(false) },
             };
             threads.push((shard, self.spawn::<R>(dir, shard, start)?));
         }
@@ -403,6 +416,7 @@ impl Node {
                     Mutex::new(ShardSnapshot { shard, cpu, ..ShardSnapshot::default() })
                 })
                 .collect(),
+            left: AtomicU64::new(0),
         }
     }
 
@@ -540,22 +554,35 @@ struct ShardStart {
     /// On core 0: the node's place in its cluster, and the door for other nodes.
     core_0: Option<(Place, socket2::Socket)>,
     shared: Arc<Shared>,
-    _node: NodeEndsToo,
+    node: NodeEndsToo,
 }
 
 /// Stops the node when it goes: a node does not outlive any of its shards. A shard's thread owns
 /// it, so it goes when the shard has ended, and when there is no executor to run it.
-struct NodeEndsToo(Arc<Shared>);
+struct NodeEndsToo {
+    shared: Arc<Shared>,
+    left: Cell<bool>,
+}
+
+impl NodeEndsToo {
+    /// The shard needs the metadata group no more.
+    fn leave(&self) {
+        if !self.left.replace(true) {
+            self.shared.left.fetch_add(1, Ordering::Release);
+        }
+    }
+}
 
 impl Drop for NodeEndsToo {
     fn drop(&mut self) {
-        self.0.stop();
+        self.leave();
+        self.shared.stop();
     }
 }
 
 /// A shard's life on its executor.
 async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), String> {
-    let slices = start.config.slices;
+    let (slices, node) = (start.config.slices, start.node);
     let (mine, partitions) = (slices.range(start.config.shard()), slices.partitions());
     let shard = Shard::new(start.config, Box::new(Alloc));
     let poller = Poller::new(&*runtime, start.mesh.bell()).map_err(|e| e.to_string())?;
@@ -586,7 +613,14 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
     if phase == Phase::Failed {
         executor.shared.stop();
     }
+    node.leave();
     if let Some((member, ended)) = member {
+        // Other shards hand over by commits of the metadata group, which this node may lead.
+        let by = super::clock::now().mono + ALL_LEFT_MAX;
+        while phase != Phase::Failed && !executor.shared.all_left() && super::clock::now().mono < by
+        {
+            runtime.sleep(ALL_LEFT_LOOK).await;
+        }
         member.stop();
         // A sender that is gone has ended as well.
         let _ = ended.await;
@@ -677,6 +711,7 @@ fn run_member<R: Runtime>(
                 shared.stop();
             }
         }
+        board.close();
         // Nobody waits when the shard's thread has ended first.
         let _ = ends.send(());
     });

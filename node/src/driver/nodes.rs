@@ -97,6 +97,7 @@ impl<R: Runtime> Nodes<R> {
             self.peers.set_targets(targets.clone());
             self.targets.replace(targets);
         }
+        self.peers.set_runs(roster::runs(metadata));
         self.want_partners(metadata);
     }
 

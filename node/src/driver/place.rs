@@ -89,6 +89,7 @@ fn joined(
     };
     let skew = u64::from(config.peers.clock_skew_max_ms);
     let stopped = || stop.load(Ordering::Relaxed);
+    let seeds = (seeds, addresses.peers);
     let admitted = join(&local, (&facts, replace), seeds, skew, stopped)
         .map_err(|error| NodeError::Cluster(error.to_string()))?;
     dir.adopt_partitions(admitted.partitions)?;
@@ -119,6 +120,7 @@ pub(super) fn facts(
         weight: (config.node.weight * 100.0).round() as u16,
         shards: dir.identity.shards,
         format: COMMAND_FORMAT,
+        lineage: dir.lineage,
     })
 }
 
@@ -147,6 +149,7 @@ pub(super) fn local(dir: &DataDir, identity: Option<&ClusterIdentity>) -> Local 
         incarnation: dir.incarnation,
         shard_count: dir.identity.shards,
         token: Vec::new(),
+        mark: dir.lineage.mark,
     }
 }
 

@@ -109,7 +109,7 @@ impl<R: Runtime> RaftCalls<R> {
             waiting.iter().filter(|(_, call)| call.link == link).map(|(id, _)| *id).collect();
         for call in lost {
             if let Some(call) = waiting.remove(&call) {
-                let _ = call.answer.send(Err(LinkError::Unreachable(reason.to_string())));
+                let _ = call.answer.send(Err(LinkError::Lost(reason.to_string())));
             }
         }
     }
@@ -163,7 +163,7 @@ impl<R: Runtime> RaftLink for RaftCalls<R> {
         let runtime = Rc::clone(&self.runtime);
         Box::pin(async move {
             let answer = async {
-                let lost = || LinkError::Unreachable("the connections are gone".to_owned());
+                let lost = || LinkError::Lost("the connections are gone".to_owned());
                 answered.await.unwrap_or_else(|_| Err(lost()))
             };
             let late = async {

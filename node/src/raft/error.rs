@@ -37,8 +37,8 @@ pub enum GroupError {
     /// was changed: try again a little later.
     #[error("no quorum of the metadata group answers")]
     NoQuorum,
-    /// The command may be applied or not: the leadership was lost, or the time was over, after it
-    /// had been taken. Find out before it is sent again.
+    /// The command may be applied or not: the leadership was lost, the time was over, or the group
+    /// stopped on this node, after it had been taken. Find out before it is sent again.
     #[error("it is not known whether the command will be applied")]
     Unknown,
     /// The command is too long.

@@ -4,7 +4,7 @@
 //! - A proposal that was answered is durable on a quorum and applied here.
 //! - Time limits are the caller's: a proposal whose time is over may still be applied.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::network::{Factory, Limits};
 use super::runtime::RaftRuntime;
 use super::snapshot::transfer::{Piece, Received, Receiver};
 use super::snapshot::{SnapshotBytes, Snapshots};
-use super::status::{GroupStatus, LeadershipWatch, peer_of};
+use super::status::{GroupStatus, LeadershipWatch, Role, peer_of};
 use super::store::{LogStore, Store, StoreConfig};
 use super::types::{Command, LogPoint, Types};
 
@@ -53,6 +53,10 @@ pub struct MetaGroup<M: MetaMachine> {
     host: Rc<dyn Host>,
     id: u64,
     timing: Timing,
+    /// When the leader was heard last; before that, when the group was started here.
+    heard: Rc<Cell<Instant>>,
+    /// A leader that was not heard for so long has been replaced, if that is possible.
+    silence_max: Duration,
     snapshot_bytes_max: u64,
 }
 
@@ -65,6 +69,7 @@ impl<M: MetaMachine> Clone for MetaGroup<M> {
             snapshots: Rc::clone(&self.snapshots),
             receiver: Rc::clone(&self.receiver),
             host: Rc::clone(&self.host),
+            heard: Rc::clone(&self.heard),
             ..*self
         }
     }
@@ -107,6 +112,7 @@ impl<M: MetaMachine> MetaGroup<M> {
                 return Err(error.unwrap_or_else(|| StartError::State(fatal.to_string())));
             }
         };
+        let host_now = around.host.now();
         let group = MetaGroup {
             raft,
             shared,
@@ -115,7 +121,9 @@ impl<M: MetaMachine> MetaGroup<M> {
             receiver: Rc::default(),
             host: around.host,
             id,
+            heard: Rc::new(Cell::new(host_now)),
             timing: config.timing(),
+            silence_max: config.election_timeout_max,
             snapshot_bytes_max: config.snapshot_bytes_max,
         };
         let watch = SnapshotWatch {
@@ -157,10 +165,17 @@ impl<M: MetaMachine> MetaGroup<M> {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(GroupError::TooLarge { got: command.len(), max: COMMAND_BYTES_MAX });
         }
+        let status = self.status();
+        if status.role == Role::Stopped {
+            let why = status.failure.unwrap_or_else(|| "it was shut down".to_owned());
+            return Err(GroupError::Stopped(why));
+        }
         let write = self.raft.client_write(Command(command));
         match RaftRuntime::timeout(within, write).await {
-            Ok(written) => Ok(written?.data.0),
-            Err(_) => Err(GroupError::Unknown),
+            Ok(Ok(written)) => Ok(written.data.0),
+            // It ran a moment ago: others may have taken the command before it ended.
+            Ok(Err(RaftError::Fatal(_))) | Err(_) => Err(GroupError::Unknown),
+            Ok(Err(error)) => Err(error.into()),
         }
     }
 
@@ -324,8 +339,13 @@ impl<M: MetaMachine> MetaGroup<M> {
         let metrics = metrics.borrow_watched();
         let mut status = GroupStatus::new(&metrics, self.timing, self.snapshots.damaged());
         if let Some(failure) = self.store.failure() {
-            status.role = super::Role::Stopped;
+            status.role = Role::Stopped;
             status.failure = Some(failure.to_string());
+        }
+        // openraft keeps the last leader until another is elected, which without a quorum is never.
+        let hears = matches!(status.role, Role::Learner | Role::Follower | Role::Candidate);
+        if hears && self.host.now().since(self.heard.get()) > self.silence_max {
+            status.silent_leader = status.leader.take();
         }
         status
     }
@@ -362,6 +382,10 @@ impl<M: MetaMachine> MetaGroup<M> {
             Request::Append(request) => {
                 let answer: AppendEntriesResponse<Types> =
                     self.raft.append_entries(request).await.map_err(|e| e.to_string())?;
+                // Who has an older vote leads no more.
+                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                    self.heard.set(self.host.now());
+                }
                 Answer::Append(answer)
             }
             Request::Vote(request) => {
@@ -383,6 +407,7 @@ impl<M: MetaMachine> MetaGroup<M> {
         if mine > piece.vote {
             return Ok(Answer::Snapshot { vote: mine, have: Some(0) });
         }
+        self.heard.set(self.host.now());
         let (vote, meta) = (piece.vote, piece.meta.clone());
         let received = self.receiver.borrow_mut().receive(piece, self.snapshot_bytes_max);
         match received {

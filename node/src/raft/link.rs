@@ -16,9 +16,12 @@ pub struct Peer {
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// The request was not delivered, or the connection ended first.
+    /// The request was not sent.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// The connection ended before the answer; the request may have been taken.
+    #[error("no answer: {0}")]
+    Lost(String),
     /// No answer came in time; the request may have been taken.
     #[error("no answer in time")]
     Timeout,

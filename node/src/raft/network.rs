@@ -94,7 +94,10 @@ impl Client {
     ) -> Result<Answer, RPCError<Types>> {
         let bytes = self.link.call(&self.peer, message::pack(&request), timeout).await;
         let bytes = bytes.map_err(|error| match error {
-            LinkError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&error)),
+            // Either way the connection is gone, and asking at once is of no use.
+            LinkError::Unreachable(_) | LinkError::Lost(_) => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
             LinkError::Timeout => {
                 let (id, target) = (self.id, self.peer.id);
                 RPCError::Timeout(Timeout { action, id, target, timeout })

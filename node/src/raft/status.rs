@@ -37,8 +37,10 @@ pub struct GroupStatus {
     pub role: Role,
     /// Its term.
     pub term: u64,
-    /// The leader it knows.
+    /// The leader it knows; one that was not heard for the election window is none.
     pub leader: Option<u64>,
+    /// The leader it knew, when that has not been heard for the election window.
+    pub silent_leader: Option<u64>,
     /// Index of its last entry.
     pub last_log: Option<u64>,
     /// The last entry it knows to be committed.
@@ -90,6 +92,7 @@ impl GroupStatus {
             role,
             term: m.current_term,
             leader: m.current_leader,
+            silent_leader: None,
             last_log: m.last_log_index,
             committed: m.local_committed.map(LogPoint::from),
             applied: m.last_applied.map(LogPoint::from),

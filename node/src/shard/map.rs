@@ -48,7 +48,7 @@ fn member(metadata: &Metadata, storage: StorageUuid) -> Option<&ironring_ring::m
 #[cfg(test)]
 mod tests {
     use ironring_core::{Incarnation, WallTime};
-    use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Command, Facts};
+    use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Command, Facts, Lineage};
 
     use super::*;
 
@@ -71,6 +71,7 @@ mod tests {
             weight: 100,
             shards,
             format: COMMAND_FORMAT,
+            lineage: Lineage::default(),
         }
     }
 

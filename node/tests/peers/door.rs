@@ -97,6 +97,7 @@ fn answer_to(node: &TestNode, change: impl FnOnce(&mut Hello<'_>)) -> Refusal {
         from_shard: ShardId(0),
         to_shard: ShardId(0),
         token: &[],
+        mark: 0,
     };
     change(&mut hello);
     let mut output = Output::new(1 << 20);

@@ -104,7 +104,7 @@ fn each_refusal_is_told_with_its_reason() {
     stranger.local.token = b"guess".to_vec();
     check(stranger, two.clone(), Refusal::BadToken);
     let mut removing = two.clone();
-    let member = Member { storage: one.local.storage, removed: true };
+    let member = Member { storage: one.local.storage, removed: true, newest: None };
     removing.members = vec![(1, member)];
     check(one.clone(), removing, Refusal::Removed);
     let mut stopping = two.clone();
@@ -123,7 +123,7 @@ fn impostor(answer: fn(Welcome<'_>) -> Welcome<'_>) -> Down {
     let spec = Spec::new(2);
     let mut output = Output::new(1 << 20);
     let identity = spec.local.identity(wall_now());
-    let welcome = answer(Welcome { version: 1, identity, shard: ShardId(1), credits: 0 });
+    let welcome = answer(Welcome { version: 1, identity, shard: ShardId(1), credits: 0, mark: 0 });
     output.handshake(&Handshake::Welcome(welcome)).unwrap();
     socket.write_all(output.bytes()).unwrap();
     let reason = one.shards[0].seen.down().2;

@@ -192,7 +192,7 @@ fn storage_of(node: u64) -> StorageUuid {
 impl Spec {
     /// Node `node` of a cluster of nodes 1 to 9, on an address of its own.
     pub fn new(node: u64) -> Spec {
-        let member = |id| (id, Member { storage: storage_of(id), removed: false });
+        let member = |id| (id, Member { storage: storage_of(id), removed: false, newest: None });
         Spec {
             local: Local {
                 cluster_name: "test".to_owned(),
@@ -203,6 +203,7 @@ impl Spec {
                 incarnation: Incarnation(1),
                 shard_count: SHARDS,
                 token: Vec::new(),
+                mark: 0,
             },
             settings: PeerSettings {
                 backoff_max: Duration::from_millis(100),

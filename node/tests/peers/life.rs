@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use ironring_core::{Incarnation, NodeId, ShardId};
 use ironring_net::peer::Refusal;
 use ironring_net::peer::message::GoodbyeReason;
-use ironring_node::driver::peers::{Down, LinkId, PeerShard, PeerTarget, Side};
+use ironring_node::driver::peers::{Down, LinkId, PeerShard, PeerTarget, PeerTargets, Side};
 
 use crate::harness::{SHARDS, Seen, Spec, TestNode, Told, linked};
 use crate::support::under_every_runtime;
@@ -18,6 +18,7 @@ under_every_runtime! {
     an_earlier_run_takes_nobodys_place,
     what_is_not_wanted_ends_and_is_not_dialled_again,
     another_address_is_dialled,
+    a_node_that_was_removed_loses_its_connections_and_gets_no_others,
     whoever_never_answers_is_given_up,
     whoever_answers_nonsense_is_given_up,
 }
@@ -126,6 +127,26 @@ fn what_is_not_wanted_ends_and_is_not_dialled_again() {
     assert!(!one.shards[0].ask(move |peers| peers.want(other)));
     let beyond = PeerShard { shard: ShardId(SHARDS), ..peer };
     assert!(!one.shards[0].ask(move |peers| peers.want(beyond)));
+}
+
+fn a_node_that_was_removed_loses_its_connections_and_gets_no_others() {
+    let (one, two, here, there) = linked(0, 0);
+    let (cluster, from, target) = (two.spec.local.cluster, one.shard(0), one.target());
+    let accepted = |two: &TestNode| two.shards[0].ask(move |peers| peers.accepted(from));
+    let know = |nodes: Vec<PeerTarget>| {
+        two.shards[0].ask(move |peers| peers.set_targets(PeerTargets { cluster, nodes }));
+    };
+    know(vec![target.clone()]);
+    assert_eq!(accepted(&two), Some(there));
+    know(Vec::new());
+    let reason = down_of(&one.shards[0].seen, here);
+    assert_eq!(reason, Down::Goodbye(GoodbyeReason::Removed));
+    // The door, which has not heard of it, lets it in still, and the shard does not.
+    let (_, _, reason) = one.shards[0].seen.down();
+    assert!(matches!(reason, Down::Closed | Down::Reset), "{reason:?}");
+    assert_eq!(accepted(&two), None);
+    know(vec![target]);
+    one.shards[0].seen.up(Side::Dialled);
 }
 
 fn another_address_is_dialled() {

@@ -85,7 +85,7 @@ impl Controller {
             .liveness
             .incarnation(replica.node)
             .is_some_and(|incarnation| incarnation > leader.incarnation);
-        silent || restarted || self.asked.contains(&id)
+        silent || restarted || self.asked.get(&id) == Some(&record.term)
     }
 
     /// Fences, and ends the elections that can be ended.

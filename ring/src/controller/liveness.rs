@@ -19,11 +19,13 @@ struct Heard {
 #[derive(Debug)]
 pub(super) struct Liveness {
     nodes: BTreeMap<NodeId, Heard>,
+    /// When they were looked at last.
+    looked: Instant,
 }
 
 impl Liveness {
     pub fn new(now: Instant, metadata: &Metadata) -> Liveness {
-        let mut liveness = Liveness { nodes: BTreeMap::new() };
+        let mut liveness = Liveness { nodes: BTreeMap::new(), looked: now };
         liveness.follow(now, metadata);
         liveness
     }
@@ -37,6 +39,20 @@ impl Liveness {
         for member in metadata.members() {
             let incarnation = member.facts.incarnation;
             self.nodes.entry(member.id).or_insert(Heard { at: now, incarnation, gone: false });
+        }
+    }
+
+    /// Takes note that this node looks. Between two looks that are far apart it heard nobody, or has not
+    /// come to it: whoever was heard then counts as heard now, for the silence was this node's own.
+    pub fn look(&mut self, now: Instant, timeout: Duration) {
+        let before = std::mem::replace(&mut self.looked, now);
+        if now.since(before) <= timeout / 2 {
+            return;
+        }
+        for heard in self.nodes.values_mut() {
+            if before.since(heard.at) < timeout {
+                heard.at = heard.at.max(now);
+            }
         }
     }
 

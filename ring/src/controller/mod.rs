@@ -15,10 +15,10 @@ mod elections;
 mod liveness;
 mod moves;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ironring_core::{Incarnation, Instant, NodeId, PartitionId, WallTime};
+use ironring_core::{Incarnation, Instant, NodeId, PartitionId, Term, WallTime};
 
 pub use election::{Decision, Election};
 pub use moves::{dry_run, takes_replicas};
@@ -108,8 +108,9 @@ pub struct Controller {
     settings: Settings,
     liveness: Liveness,
     elections: Elections,
-    /// Elections that leaders asked for because they cannot lead.
-    asked: BTreeSet<PartitionId>,
+    /// Elections that leaders asked for because they cannot lead, and of which term: they say nothing of
+    /// a later leader.
+    asked: BTreeMap<PartitionId, Term>,
     proposed: BTreeMap<Ticket, Proposed>,
     last_ticket: u64,
     balance_at: Instant,
@@ -126,7 +127,7 @@ impl Controller {
             settings,
             liveness: Liveness::new(now, metadata),
             elections: Elections::default(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             proposed: BTreeMap::new(),
             last_ticket: 0,
             balance_at: now + settings.balance_every,
@@ -163,7 +164,7 @@ impl Controller {
                     r.term == *term && r.leader.is_some_and(|l| l.replica == from.replica)
                 };
                 if metadata.partition(*partition).is_some_and(named) {
-                    self.asked.insert(*partition);
+                    self.asked.insert(*partition, *term);
                 }
             }
             Request::Transfer { partition, term, from, to } => {
@@ -173,7 +174,7 @@ impl Controller {
             }
             Request::Voters { partition, term, from, base, voters } => {
                 if self.cuts_off(now, metadata, *partition, voters) {
-                    self.asked.insert(*partition);
+                    self.asked.insert(*partition, *term);
                     return;
                 }
                 let command = Command::Voters {
@@ -256,6 +257,11 @@ impl Controller {
             return;
         }
         self.liveness.follow(now, metadata);
+        self.liveness.look(now, self.settings.leader_timeout);
+        let is_current = |id: &PartitionId, term: &Term| {
+            metadata.partition(*id).is_some_and(|record| record.term == *term)
+        };
+        self.asked.retain(|id, term| is_current(id, term));
         self.tell_status(now, wall, metadata);
         self.begin_elections(now, metadata);
         self.go_on_electing(now, metadata);

@@ -1,10 +1,12 @@
 //! The controller's steps, one by one.
 
+use std::collections::BTreeSet;
+
 use ironring_core::{Offset, StorageUuid, Term};
 
 use super::*;
 use crate::metadata::{
-    Addresses, COMMAND_FORMAT, Facts, JoinToken, LeaderId, MemberState, Status, Wish,
+    Addresses, COMMAND_FORMAT, Facts, JoinToken, LeaderId, Lineage, MemberState, Status, Wish,
 };
 use crate::placement::Weight;
 
@@ -19,6 +21,7 @@ fn facts(n: u64, incarnation: u64) -> Facts {
         weight: Weight::ONE.hundredths(),
         shards: 1,
         format: COMMAND_FORMAT,
+        lineage: Lineage::default(),
     }
 }
 
@@ -237,6 +240,26 @@ fn a_silent_leader_is_replaced_and_comes_back_without_an_election() {
 }
 
 #[test]
+fn a_pause_of_the_controller_is_nobodys_silence() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    room.pass(11_000, &[1, 2]);
+    room.answer(&[1, 2]);
+    room.pass(1000, &[1, 2]);
+    let terms = |room: &Room| (0..4).map(|i| room.record(PartitionId(i)).term).collect::<Vec<_>>();
+    let before = terms(&room);
+    let status = |room: &Room, n| room.metadata.member(NodeId(n)).unwrap().status;
+    room.now = room.now + Duration::from_secs(5);
+    room.pass(10, &[]);
+    assert_eq!(terms(&room), before);
+    assert_eq!([1, 2, 3].map(|n| status(&room, n)), [Status::Alive, Status::Alive, Status::Dead]);
+    // From here on their silence is their own.
+    room.pass(650, &[1]);
+    assert_eq!(status(&room, 2), Status::Suspect);
+}
+
+#[test]
 fn a_process_that_ended_is_not_waited_for() {
     let mut room = Room::new(3);
     room.elect(&[1]);
@@ -270,6 +293,26 @@ fn an_election_without_quorum_is_begun_again_in_another_term() {
     assert_eq!(room.record(P).leader, None, "one of three is no fence quorum");
     room.pass(1000, &[2]);
     assert!(room.record(P).term > term);
+}
+
+#[test]
+fn what_a_leader_asked_for_does_not_depose_the_next() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let record = room.record(P).clone();
+    let from = record.leader.unwrap();
+    let asks = Request::Election { partition: P, term: record.term, from };
+    room.controller.request(room.now, &room.metadata, &asks);
+    // Before that is looked at, the leader hands over.
+    let other = record.voters.iter().find(|voter| **voter != from.replica).unwrap();
+    let to = LeaderId { replica: *other, incarnation: Incarnation(1) };
+    let partitions = Command::Transfer { partition: P, term: record.term, from: from.replica, to };
+    room.metadata.apply(&partitions);
+    let term = room.record(P).term;
+    assert!(term > record.term && room.record(P).leader == Some(to));
+    room.pass(100, &[1, 2, 3]);
+    assert_eq!((room.record(P).term, room.record(P).leader), (term, Some(to)));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Changes of the metadata, as they stand in the group's log, and what comes of them.
 //!
 //! Commands are JSON with a format number: a node that meets a command of a newer format stops
-//! applying instead of guessing. Times and random numbers are in the command: they were drawn by
-//! the leader that proposed it, so that every node applies the same.
+//! applying instead of guessing. Times and random numbers are in the command, so that every node
+//! applies the same. Times are those of the leader that proposes it, whoever asked for the change
+//! ([`Command::stamp`]): one clock at a time says what is early and what is late.
 
-use ironring_core::{NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
+use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::member::{Facts, MemberState, Status, VoteWish};
@@ -182,6 +183,40 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Puts the time of the leader that proposes it in the place of what its sender took for the time.
+    /// What is valid for so long is valid for so long still.
+    pub fn stamp(&mut self, now: WallTime) {
+        match self {
+            Command::Found { at, .. }
+            | Command::Join { at, .. }
+            | Command::Replace { at, .. }
+            | Command::Status { at, .. }
+            | Command::CreateTopic { at, .. } => *at = now,
+            Command::AddToken(token) => {
+                let valid_ms = token.expires.0.saturating_sub(token.created.0);
+                token.created = now;
+                token.expires = WallTime(now.0.saturating_add(valid_ms));
+            }
+            Command::SetMember { .. }
+            | Command::SetVote { .. }
+            | Command::Remove { .. }
+            | Command::Elect { .. }
+            | Command::Lead { .. }
+            | Command::LeadUnclean { .. }
+            | Command::Voters { .. }
+            | Command::Transfer { .. }
+            | Command::Replicas { .. }
+            | Command::SetKeyspace { .. }
+            | Command::RevokeToken { .. }
+            | Command::SetBalancing(_)
+            | Command::DropTopic { .. }
+            | Command::AlterTopic { .. }
+            | Command::GrantSessions { .. } => {}
+        }
+    }
+}
+
 /// One change of a partition's replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -247,6 +282,28 @@ pub enum Rejected {
         "storage {0} belongs to a node that was removed: start it with an empty data directory"
     )]
     Removed(StorageUuid),
+    /// A newer run of the node is known.
+    #[error(
+        "this is run {run} of node {node}, and run {known} of it is known: its data directory is an old \
+         copy, or another process runs on a copy of it"
+    )]
+    OldRun {
+        /// The node.
+        node: NodeId,
+        /// The run that was told of.
+        run: Incarnation,
+        /// The newest.
+        known: Incarnation,
+    },
+    /// The directory is not the one that ran last.
+    #[error(
+        "the data directory of node {node} is not the one its last run had: it is a copy, or was restored \
+         from a backup, and may lack what was acknowledged since; start it with an empty one"
+    )]
+    OtherCopy {
+        /// The node.
+        node: NodeId,
+    },
     /// It holds replicas, or is needed.
     #[error("node {0} still holds replicas")]
     HoldsReplicas(NodeId),
@@ -415,6 +472,38 @@ mod tests {
         let command = Command::SetVote { node: NodeId(4), vote: VoteWish::Learner };
         let text = String::from_utf8(command.encode()).unwrap();
         assert_eq!(text, r#"{"format":2,"command":{"set-vote":{"node":4,"vote":"learner"}}}"#);
+    }
+
+    #[test]
+    fn times_are_those_of_the_leader() {
+        let token = |created, expires| {
+            Command::AddToken(JoinToken {
+                id: "t".to_owned(),
+                hash: String::new(),
+                created: WallTime(created),
+                expires: WallTime(expires),
+                single_use: true,
+                used_by: None,
+            })
+        };
+        let topic = |at| Command::CreateTopic {
+            name: "n".to_owned(),
+            partitions: 1,
+            age_ms: 5,
+            bytes: 0,
+            at: WallTime(at),
+        };
+        let status = |at| Command::Status { nodes: Vec::new(), at: WallTime(at) };
+        for (mut sent, proposed) in [
+            (token(9_000, 9_700), token(100, 800)),
+            (token(9_000, u64::MAX), token(100, u64::MAX - 8_900)),
+            (topic(9_000), topic(100)),
+            (status(9_000), status(100)),
+            (Command::SetBalancing(true), Command::SetBalancing(true)),
+        ] {
+            sent.stamp(WallTime(100));
+            assert_eq!(sent, proposed);
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use ironring_core::{Incarnation, NodeId, StorageUuid, WallTime};
 use serde::{Deserialize, Serialize};
 
+use super::command::Rejected;
+
 /// Where a node is reached, each as `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Addresses {
@@ -15,6 +17,20 @@ pub struct Addresses {
     /// By clients that know which of its shards they want, in order of shard; empty: as any other.
     #[serde(default)]
     pub shards: Vec<String>,
+}
+
+/// What tells a data directory from a copy of it: random marks that it draws, one after the other.
+///
+/// A mark is drawn once the one before is known to be in the metadata, and is kept over starts until
+/// then. So the one that goes on is the directory that knows the mark in the metadata: as its own, or as
+/// the one before. A copy, or what was restored from a backup, knows it no more as soon as the other has
+/// drawn. 0 is no mark: the code that told of it knew none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The newest.
+    pub mark: u64,
+    /// The one before, which was in the metadata.
+    pub previous: u64,
 }
 
 /// What a node says about itself when it joins or starts.
@@ -38,6 +54,32 @@ pub struct Facts {
     pub shards: u16,
     /// The newest format of metadata commands it understands.
     pub format: u32,
+    /// What tells its directory from a copy.
+    #[serde(default)]
+    pub lineage: Lineage,
+}
+
+impl Facts {
+    /// Whether `known`, which the metadata have or had once, is of a later run or of another process
+    /// with the same run: then this one must end, whatever else there may be.
+    #[must_use]
+    pub fn is_superseded_by(&self, known: &Facts) -> bool {
+        self.incarnation < known.incarnation
+            || (self.incarnation == known.incarnation && self.is_unlike(known))
+    }
+
+    /// Whether a member that said `known` last may go on with this. `known` has to be the newest there
+    /// is.
+    #[must_use]
+    pub fn continues(&self, known: &Facts) -> bool {
+        let drawn_behind = self.lineage.previous == known.lineage.mark;
+        !self.is_superseded_by(known) && (drawn_behind || !self.is_unlike(known))
+    }
+
+    fn is_unlike(&self, known: &Facts) -> bool {
+        let (mine, theirs) = (self.lineage.mark, known.lineage.mark);
+        mine != 0 && theirs != 0 && mine != theirs
+    }
 }
 
 /// What may be done with a node, by an operator's decision.
@@ -143,4 +185,20 @@ pub struct Member {
     /// Whether it votes in the metadata group. Since format 2.
     #[serde(default, skip_serializing_if = "VoteWish::is_auto")]
     pub vote: VoteWish,
+}
+
+impl Member {
+    /// Whether a process that says `facts` of itself may go on as this node, of which this is the
+    /// newest there is.
+    ///
+    /// # Errors
+    /// [`Rejected::OldRun`], [`Rejected::OtherCopy`].
+    pub fn admits(&self, facts: &Facts) -> Result<(), Rejected> {
+        let (node, run, known) = (self.id, facts.incarnation, self.facts.incarnation);
+        match facts.continues(&self.facts) {
+            true => Ok(()),
+            false if run < known => Err(Rejected::OldRun { node, run, known }),
+            false => Err(Rejected::OtherCopy { node }),
+        }
+    }
 }

@@ -16,7 +16,7 @@ use ironring_core::{NodeId, PartitionId, StorageUuid, WallTime};
 use serde::{Deserialize, Serialize};
 
 pub use command::{COMMAND_FORMAT, Command, Outcome, Rejected, ReplicaChange, Unreadable};
-pub use member::{Addresses, Facts, Member, MemberState, Status, VoteWish};
+pub use member::{Addresses, Facts, Lineage, Member, MemberState, Status, VoteWish};
 pub use partition::{LeaderId, PartitionRecord, REPLICAS_MAX, Refused, Replica, ReplicaId, Wish};
 pub use token::{JoinToken, TOKEN_VALID_MS, TOKENS_MAX, TokenRefused};
 pub use topic::{Catalogue, Topic};
@@ -332,10 +332,8 @@ impl Metadata {
             });
         }
         if let Some(known) = self.members.values_mut().find(|m| m.facts.storage == node.storage) {
-            // An older run's words may arrive late.
-            if node.incarnation >= known.facts.incarnation {
-                known.facts = node.clone();
-            }
+            known.admits(node)?;
+            known.facts = node.clone();
             return Ok(Changed::Node(known.id));
         }
         let token = token.ok_or(Rejected::NeedsToken)?;

@@ -15,7 +15,14 @@ fn facts(name: &str, storage: u128) -> Facts {
         weight: 100,
         shards: 1,
         format: COMMAND_FORMAT,
+        lineage: Lineage::default(),
     }
+}
+
+/// Run `run` of node a, with these marks.
+fn run(run: u64, mark: u64, previous: u64) -> Facts {
+    let lineage = Lineage { mark, previous };
+    Facts { incarnation: Incarnation(run), lineage, ..facts("a", 1) }
 }
 
 fn founded() -> Metadata {
@@ -119,7 +126,7 @@ fn a_member_that_restarts_keeps_its_number() {
     again.addresses.client = "10.0.0.2:7411".to_owned();
     assert_eq!(join(&mut m, again.clone(), None, 9000), Ok(NodeId(2)));
     assert_eq!(m.member(NodeId(2)).unwrap().facts, again);
-    assert_eq!(join(&mut m, facts("b", 2), None, 9000), Ok(NodeId(2)));
+    assert!(join(&mut m, facts("b", 2), None, 9000).is_err());
     assert_eq!(m.member(NodeId(2)).unwrap().facts, again, "older words came late");
     let taken = join(&mut m, facts("b", 7), Some("t"), 2000);
     assert!(matches!(taken, Err(Rejected::NameTaken { id: NodeId(2), .. })), "{taken:?}");
@@ -253,4 +260,36 @@ fn a_snapshot_gives_the_state_back() {
     assert_eq!(Metadata::decode(&bytes).unwrap(), m);
     let newer = String::from_utf8(bytes).unwrap().replacen("\"format\":1", "\"format\":9", 1);
     assert!(matches!(Metadata::decode(newer.as_bytes()), Err(Unreadable::Newer(9))));
+}
+
+#[test]
+fn an_older_run_changes_nothing() {
+    let mut m = founded();
+    join(&mut m, run(5, 0, 0), None, 2000).unwrap();
+    let old = Rejected::OldRun { node: NodeId(1), run: Incarnation(4), known: Incarnation(5) };
+    assert_eq!(join(&mut m, run(4, 0, 0), None, 2000), Err(old));
+    assert_eq!(m.member(NodeId(1)).unwrap().facts, run(5, 0, 0));
+    // The same run may say more of itself.
+    let more = Facts { weight: 200, ..run(5, 0, 0) };
+    join(&mut m, more.clone(), None, 2000).unwrap();
+    assert_eq!(m.member(NodeId(1)).unwrap().facts, more);
+}
+
+#[test]
+fn one_of_two_copies_of_a_directory_goes_on() {
+    let mut m = founded();
+    let copy = Err(Rejected::OtherCopy { node: NodeId(1) });
+    join(&mut m, run(2, 0x10, 0), None, 2000).unwrap();
+    // Started again before it knew that it was heard, it has the mark still.
+    join(&mut m, run(3, 0x10, 0), None, 2000).unwrap();
+    // Two copies of the directory draw, and the first that is heard is the node.
+    join(&mut m, run(4, 0x20, 0x10), None, 2000).unwrap();
+    assert_eq!(join(&mut m, run(4, 0x30, 0x10), None, 2000), copy);
+    assert_eq!(join(&mut m, run(9, 0x30, 0x10), None, 2000), copy, "however often it is started");
+    // A backup of a time when another mark counted.
+    assert_eq!(join(&mut m, run(9, 0x10, 0), None, 2000), copy);
+    join(&mut m, run(5, 0x40, 0x20), None, 2000).unwrap();
+    assert!(run(4, 0x20, 0x10).is_superseded_by(&run(5, 0x40, 0x20)));
+    assert!(run(5, 0x20, 0x10).is_superseded_by(&run(5, 0x40, 0x20)));
+    assert!(!run(6, 0x50, 0x40).is_superseded_by(&run(4, 0x20, 0x10)), "these metadata are old");
 }

@@ -11,6 +11,8 @@ use crate::cli::error::{CliError, DEMO_FAILED};
 
 /// How long a node may take to say where it listens: to join, it has to be let in first.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node may take to stop: more than its shards take to hand over and to answer.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Lines of a node's log that are shown when it fails.
@@ -132,12 +134,16 @@ impl NodeChild {
     /// Ends it at once.
     pub fn kill(self) {}
 
-    /// Asks it to stop, and waits until it has.
+    /// Asks it to stop, and waits until it has; one that takes longer than [`STOP_PATIENCE`] is killed.
     pub fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
         // One that has ended by itself need not be asked.
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.child.wait();
+        let begin = Instant::now();
+        // Whatever is left then is killed by the drop.
+        while self.ended().is_none() && begin.elapsed() < STOP_PATIENCE {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use ironring_core::{Instant, Now};
 use ironring_net::peer::message::Ping;
 use ironring_net::peer::{
-    Handshake, Hello, Input, Message, PeerError, VERSIONS, Welcome, judge_welcome,
+    Handshake, Hello, Input, Message, PeerError, Refusal, VERSIONS, Welcome, judge_run,
+    judge_welcome,
 };
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
@@ -159,6 +160,7 @@ impl Peers {
             from_shard: self.shard(),
             to_shard: link.peer.shard,
             token: &local.token,
+            mark: local.mark,
         }
     }
 
@@ -208,6 +210,14 @@ impl Peers {
             message: refused.message.into_owned(),
             by_us: true,
         })?;
+        let them = &welcome.identity;
+        if let Some(newest) = self.runs.borrow().get(&them.node) {
+            judge_run(them, welcome.mark, *newest).map_err(|message| Down::NotLetIn {
+                refusal: Refusal::OldRun,
+                message,
+                by_us: true,
+            })?;
+        }
         let spoken = (welcome.version, welcome.identity.features);
         let remote = Remote::new(Side::Dialled, welcome.shard, &welcome.identity, spoken);
         Ok((remote, welcome.credits))
@@ -235,6 +245,10 @@ impl Peers {
     fn welcome(&self, now: Now, newcomer: Newcomer, owner: &mut impl PeerOwner) {
         let Newcomer { socket, input, remote } = newcomer;
         let peer = remote.peer;
+        if self.removed.borrow().contains(&peer.node) {
+            // The door has let it in a moment before it was removed.
+            return;
+        }
         let older = self.accepted(peer).and_then(|id| self.link(id));
         if let Some(older) = older {
             let run = older.remote.borrow().as_ref().map(|r| r.incarnation);
@@ -260,6 +274,7 @@ impl Peers {
             },
             shard: self.shard(),
             credits: self.settings.window_bytes,
+            mark: local.mark,
         };
         let sent = link.output.borrow_mut().handshake(&Handshake::Welcome(welcome));
         drop(local);

@@ -1,7 +1,7 @@
 //! The connections of one shard to other nodes: which there are, and which there should be.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use ironring_core::prng::Prng;
 use ironring_core::{Instant, NodeId, ShardId};
 use ironring_net::peer::message::GoodbyeReason;
-use ironring_net::peer::{Input, Message, Output};
+use ironring_net::peer::{Input, Message, Output, Run};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -61,6 +61,10 @@ pub struct Peers {
     pub(super) handover: Handover,
     pub(super) links: RefCell<BTreeMap<LinkId, Rc<Link>>>,
     pub(super) targets: RefCell<BTreeMap<NodeId, PeerTarget>>,
+    /// Nodes that were targets and are no more.
+    pub(super) removed: RefCell<BTreeSet<NodeId>>,
+    /// The newest run of each node that is known.
+    pub(super) runs: RefCell<BTreeMap<NodeId, Run>>,
     pub(super) wanted: RefCell<BTreeMap<PeerShard, Wanted>>,
     pub(super) accepted: RefCell<BTreeMap<PeerShard, LinkId>>,
     pub(super) dirty: RefCell<Vec<Rc<Link>>>,
@@ -103,6 +107,8 @@ impl Peers {
             handover,
             links: RefCell::default(),
             targets: RefCell::default(),
+            removed: RefCell::default(),
+            runs: RefCell::default(),
             wanted: RefCell::default(),
             accepted: RefCell::default(),
             dirty: RefCell::default(),
@@ -142,8 +148,16 @@ impl Peers {
         Ok(())
     }
 
+    /// The newest run of each node that is known: what answers as an older one is an old copy of a data
+    /// directory, and is not talked to.
+    pub fn set_runs(&self, runs: BTreeMap<NodeId, Run>) {
+        self.runs.replace(runs);
+    }
+
     /// Who may be dialled from here on. Connections to nodes that are not among them end, and so do
-    /// those to a node whose address is another; what waits to be dialled again is dialled at once.
+    /// those to a node whose address is another; what waits to be dialled again is dialled at once. Nodes
+    /// that were among them and are no more have their connections to this one ended as well, and
+    /// get no others: ids are never given again.
     pub fn set_targets(&self, targets: PeerTargets) {
         self.local.borrow_mut().cluster = targets.cluster;
         let new: BTreeMap<NodeId, PeerTarget> =
@@ -164,10 +178,25 @@ impl Peers {
             wanted.backoff.reset();
             wanted.due = now;
         }
+        self.note_removed(&old);
+        let removed = self.removed.borrow();
+        let accepted = self.accepted.borrow();
+        let gone = accepted.iter().filter(|(peer, _)| removed.contains(&peer.node));
+        over.extend(gone.map(|(_, link)| *link));
+        drop((removed, accepted));
         for link in over {
             self.close(link, GoodbyeReason::Removed);
         }
         self.wake_at(now);
+    }
+
+    /// Which nodes were targets and are no more. One that comes again, because what was known of it was
+    /// older, is let in again.
+    fn note_removed(&self, old: &BTreeMap<NodeId, PeerTarget>) {
+        let targets = self.targets.borrow();
+        let mut removed = self.removed.borrow_mut();
+        removed.extend(old.keys());
+        removed.retain(|node| !targets.contains_key(node));
     }
 
     /// Dials a shard of another node, now and whenever the connection is lost; false when there is no

@@ -27,6 +27,8 @@ pub struct Local {
     pub shard_count: u16,
     /// Lets it join; empty when it is a member.
     pub token: Vec<u8>,
+    /// The mark of its data directory, by which it is told from a copy; 0: none.
+    pub mark: u64,
 }
 
 impl Local {

@@ -5,7 +5,8 @@ use ironring_core::prng::Prng;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid, WallTime};
 use ironring_ring::controller::{Controller, Effect, Settings, Ticket};
 use ironring_ring::metadata::{
-    Addresses, COMMAND_FORMAT, Command, Facts, JoinToken, Metadata, Outcome, PartitionRecord,
+    Addresses, COMMAND_FORMAT, Command, Facts, JoinToken, Lineage, Metadata, Outcome,
+    PartitionRecord,
 };
 use ironring_ring::placement::Weight;
 use ironring_ring::replication::{FenceAnswer, Request};
@@ -41,6 +42,7 @@ pub fn facts(index: usize, storage: StorageUuid, incarnation: Incarnation) -> Fa
         weight: Weight::ONE.hundredths(),
         shards: 1,
         format: COMMAND_FORMAT,
+        lineage: Lineage::default(),
     }
 }
 
