@@ -143,7 +143,7 @@ impl Cluster {
         let name = format!("n{}", index + 1);
         let address = || Ok::<String, BenchError>(format!("127.0.0.1:{}", free_port()?));
         // Nodes take turns on the CPUs there are; the generator goes wherever there is room.
-        let cpu = if index % 2 == 0 { common.server_cpu } else { common.client_cpu };
+        let cpu = if index.is_multiple_of(2) { common.server_cpu } else { common.client_cpu };
         self.nodes.push(Node {
             scratch: Scratch::new(&common.data_root, &name, common.keep)?,
             clients: address()?,

@@ -46,7 +46,7 @@ pub fn installed(name: &str, flag: &str) -> Option<(PathBuf, String)> {
 
 /// The CPU of a member: they take turns on those there are.
 fn cpu(common: &StudyCommon, member: usize) -> usize {
-    if member % 2 == 0 { common.server_cpu } else { common.client_cpu }
+    if member.is_multiple_of(2) { common.server_cpu } else { common.client_cpu }
 }
 
 fn ports() -> Result<Vec<u16>, BenchError> {

@@ -23,7 +23,10 @@ from ._errors import (
 _PAUSE_FIRST = 0.010
 _PAUSE_MAX = 1.0
 #: Longest pause while another node may take over any moment.
-_FOLLOW_PAUSE_MAX = 0.1
+_FOLLOW_PAUSE_MAX = 0.025
+#: The same after so many attempts, which is about a second.
+_FOLLOW_CLOSELY = 50
+_FOLLOW_LATER_PAUSE_MAX = 0.1
 
 
 class Again(NamedTuple):
@@ -59,6 +62,8 @@ class Call:
         pause_min = 0.0
         new_map = new_session = route = False
         pause_max = _PAUSE_MAX
+        close = self._attempts < _FOLLOW_CLOSELY
+        follow_pause_max = _FOLLOW_PAUSE_MAX if close else _FOLLOW_LATER_PAUSE_MAX
         if isinstance(error, ServerError):
             code = error.code
             if isinstance(error, ConditionFailed):
@@ -82,11 +87,11 @@ class Call:
                 ErrorCode.TOO_FEW_REPLICAS,
             )
             if code == ErrorCode.NOT_LEADER:
-                route, pause_max = True, _FOLLOW_PAUSE_MAX
+                route, pause_max = True, follow_pause_max
         elif isinstance(error, InvalidRequest) or (isinstance(error, ProtocolError) and not sent):
             raise self._settled(error)
         else:
-            new_map, pause_max = True, _FOLLOW_PAUSE_MAX
+            new_map, pause_max = True, follow_pause_max
             if sent:
                 self._doubt(error)
         self._last = error

@@ -28,8 +28,12 @@ use crate::message::{Request, Response, WriteOptions};
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Longest pause while another node may take over any moment.
-const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// Longest pause while another node may take over any moment: a planned change of leaders takes some
+/// milliseconds, the loss of one half a second.
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(25);
+/// The same after [`FOLLOW_CLOSELY`] attempts: about a second.
+const FOLLOW_LATER_PAUSE_MAX: Duration = Duration::from_millis(100);
+const FOLLOW_CLOSELY: u32 = 50;
 
 /// How often a request may take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,12 +144,12 @@ impl Call {
             Failure::Invalid(error) => return Next::Stop(self.settle(error)),
             Failure::NotSent(error) => {
                 first.map = true;
-                pause_max = FOLLOW_PAUSE_MAX;
+                pause_max = self.follow_pause_max();
                 error
             }
             Failure::Lost(error) => {
                 first.map = true;
-                pause_max = FOLLOW_PAUSE_MAX;
+                pause_max = self.follow_pause_max();
                 if let Some(stop) = self.doubt(&error) {
                     return Next::Stop(stop);
                 }
@@ -175,7 +179,7 @@ impl Call {
                     ErrorCode::Overloaded => pause_min = Duration::from_millis(detail),
                     ErrorCode::NotLeader => {
                         (first.map, first.route) = (true, true);
-                        pause_max = FOLLOW_PAUSE_MAX;
+                        pause_max = self.follow_pause_max();
                     }
                     ErrorCode::WrongPartition
                     | ErrorCode::NotReady
@@ -192,6 +196,10 @@ impl Call {
         let pause = pause(self.attempts, prng).min(pause_max).max(pause_min.min(PAUSE_MAX));
         self.attempts += 1;
         Next::Again { pause, first }
+    }
+
+    fn follow_pause_max(&self) -> Duration {
+        if self.attempts < FOLLOW_CLOSELY { FOLLOW_PAUSE_MAX } else { FOLLOW_LATER_PAUSE_MAX }
     }
 
     /// The attempt may have been applied: the error to stop with when it must not be repeated.

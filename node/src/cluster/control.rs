@@ -2,7 +2,7 @@
 //! [`ironring_ring::controller`], fed with what this node hears, and its effects carried out.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -38,6 +38,10 @@ pub(super) struct Control {
     /// Nodes whose process has ended and that were not heard since, also before this node led: a new
     /// controller need not wait for what its node knows.
     gone: RefCell<BTreeSet<NodeId>>,
+    /// When each node was heard last.
+    heard_at: RefCell<BTreeMap<NodeId, Instant>>,
+    /// Who led before this node did: the others listen for it.
+    predecessor: Cell<Option<NodeId>>,
     decided: RefCell<Vec<Decided>>,
 }
 
@@ -45,6 +49,7 @@ impl Control {
     /// A node was heard.
     pub fn heard(&self, node: NodeId, incarnation: Incarnation) {
         self.gone.borrow_mut().remove(&node);
+        self.heard_at.borrow_mut().insert(node, clock::now().mono);
         if let Some(office) = &mut *self.office.borrow_mut() {
             office.controller.heard(clock::now().mono, node, incarnation);
         }
@@ -104,6 +109,8 @@ impl Control {
     ) -> Vec<Effect> {
         let mut office = self.office.borrow_mut();
         if status.role != Role::Leader {
+            let leader = status.leader.or(status.silent_leader).filter(|id| *id != me.0);
+            self.predecessor.set(leader.map(NodeId).or(self.predecessor.get()));
             *office = None;
             self.decided.borrow_mut().clear();
             return Vec::new();
@@ -113,6 +120,13 @@ impl Control {
             // One that is no member any more is nobody's.
             self.gone.borrow_mut().retain(|node| metadata.member(*node).is_some());
             self.gone.borrow().iter().for_each(|node| controller.gone(*node));
+            // Its silence is why this node leads, perhaps, and need not be waited for once more.
+            let mut heard_at = self.heard_at.borrow_mut();
+            heard_at.retain(|node, _| metadata.member(*node).is_some());
+            let heard = self.predecessor.get().and_then(|node| Some((node, *heard_at.get(&node)?)));
+            if let Some((node, at)) = heard {
+                controller.heard_before(node, at);
+            }
             let number = self.offices.get() + 1;
             self.offices.set(number);
             *office = Some(Office { number, term: status.term, controller });

@@ -64,6 +64,13 @@ impl Liveness {
         }
     }
 
+    /// A node was heard last before this node became the controller.
+    pub fn heard_before(&mut self, node: NodeId, at: Instant) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.at = known.at.min(at);
+        }
+    }
+
     pub fn gone(&mut self, node: NodeId) {
         if let Some(known) = self.nodes.get_mut(&node) {
             known.gone = true;

@@ -146,6 +146,12 @@ impl Controller {
         self.liveness.heard(now, node, incarnation);
     }
 
+    /// A node was last heard before this controller was made. Of one that was listened for until then:
+    /// the others may have been silent to this node and to nobody else.
+    pub fn heard_before(&mut self, node: NodeId, at: Instant) {
+        self.liveness.heard_before(node, at);
+    }
+
     /// A node's process is known to have ended: nobody listens where it listened.
     pub fn gone(&mut self, node: NodeId) {
         self.liveness.gone(node);

@@ -239,6 +239,25 @@ fn a_silent_leader_is_replaced_and_comes_back_without_an_election() {
     assert_eq!((room.record(P).term, room.record(P).leader), (term, Some(leader)));
 }
 
+/// The group's leader led partitions too. Whoever succeeds it after a silence knows of that silence.
+#[test]
+fn a_silence_from_before_the_controller_counts() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let term = room.record(P).term;
+    let silent_since = room.now;
+    room.now = room.now + Duration::from_millis(900);
+    for (known, expected) in [(None, 0), (Some(silent_since), 1)] {
+        room.controller = Controller::new(room.now, Settings::default(), &room.metadata);
+        if let Some(at) = known {
+            room.controller.heard_before(NodeId(1), at);
+        }
+        room.pass(20, &[2, 3]);
+        assert_eq!(room.record(P).term.0 - term.0, expected, "{known:?}");
+    }
+}
+
 #[test]
 fn a_pause_of_the_controller_is_nobodys_silence() {
     let mut room = Room::new(3);
