@@ -26,9 +26,9 @@ use super::shards::Shards;
 use super::steward::{self, Step};
 use super::succession::{Succession, Turn};
 use super::{roster, token};
-use crate::driver::clock;
 use crate::driver::peers::{Down, LinkId, PeerShard, Remote, Side};
 use crate::driver::runtime::Runtime;
+use crate::driver::{clock, data_dir};
 use crate::raft::host::{Host, Local, OnDriver};
 use crate::raft::store::StoreConfig;
 use crate::raft::{
@@ -210,6 +210,15 @@ impl<R: Runtime> Member<R> {
                 Err(error) => break Err(error),
             }
         };
+        if let Err(
+            ClusterError::OldRun(_)
+            | ClusterError::Rejected(Rejected::OldRun { .. } | Rejected::OtherCopy { .. }),
+        ) = &lived
+        {
+            let (dir, facts) = (&self.place.data_dir, &self.place.facts);
+            let taken = data_dir::take_back_run(dir, facts.incarnation, facts.lineage);
+            taken.map_err(IdentityError::from)?;
+        }
         lived?;
         saved?;
         Ok(ended?)

@@ -440,6 +440,15 @@ pub fn settle_mark(path: &Path, run: Incarnation, mark: u64) -> Result<(), DataD
     write_run(path, run, Lineage { mark, previous: mark })
 }
 
+/// Takes back the count of a run that the cluster has refused as that of an old copy: started again
+/// it is refused again, and at the door, however often that is.
+///
+/// # Errors
+/// When the system refuses.
+pub fn take_back_run(path: &Path, run: Incarnation, lineage: Lineage) -> Result<(), DataDirError> {
+    write_run(path, Incarnation(run.0.saturating_sub(1)), lineage)
+}
+
 fn write_run(path: &Path, run: Incarnation, lineage: Lineage) -> Result<(), DataDirError> {
     let Lineage { mark, previous } = lineage;
     write_whole(path, "run", &format!("{}\nmark {mark:016x}\nprevious {previous:016x}\n", run.0))
@@ -519,6 +528,11 @@ mod tests {
         assert_eq!((next.incarnation, next.lineage.previous), (Incarnation(3), mark));
         assert_ne!(next.lineage.mark, mark);
         drop(next);
+        let lineage = Lineage { mark: 5, previous: 4 };
+        take_back_run(tmp.path(), Incarnation(3), lineage).unwrap();
+        let refused = open();
+        assert_eq!((refused.incarnation, refused.lineage), (Incarnation(3), lineage));
+        drop(refused);
         // As builds that knew no marks wrote it.
         fs::write(tmp.path().join("run"), "7\n").unwrap();
         let old = open();
