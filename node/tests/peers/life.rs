@@ -35,7 +35,8 @@ fn a_peer_that_is_killed_is_reported_and_found_again_with_its_next_run() {
     let again = two.spec.next_run(two.address);
     drop(two);
     let reason = down_of(&one.shards[0].seen, here);
-    assert!(reason.gone(), "{reason:?}");
+    // Its process may have let go of this connection only: who listens says more.
+    assert!(matches!(reason, Down::Closed | Down::Reset), "{reason:?}");
     // Nobody listens there meanwhile, and that is said, again and again.
     let (link, peer, reason) = one.shards[0].seen.down();
     assert_eq!(
