@@ -3,7 +3,7 @@
 use ironring_core::ErrorCode;
 use ironring_net::Opcode;
 
-use crate::metrics::LatencyHistogram;
+use crate::metrics::{LatencyHistogram, RepairCounters};
 
 /// Counts by error code.
 #[derive(Clone, Debug)]
@@ -82,6 +82,8 @@ pub struct Counters {
     pub expired: u64,
     /// Requests answered from their receipts.
     pub duplicates: u64,
+    /// What was damaged, and what became of it; the gauges among these are not kept here.
+    pub repair: RepairCounters,
     /// Memory of topics, sessions and large values at the last sweep, in bytes.
     pub other_memory_bytes: usize,
 }
