@@ -156,13 +156,10 @@ impl Shard {
                 if !needed {
                     return true;
                 }
-                match self.log.append(&copy, Priority::Reserve) {
-                    Ok(appended) => {
-                        self.models.appended(appended.location, &copy);
-                        self.counters.repair.records_moved += 1;
-                    }
-                    // It is found again with the next look.
-                    Err(_) => {}
+                // What the log does not take now is found again with the next look.
+                if let Ok(appended) = self.log.append(&copy, Priority::Reserve) {
+                    self.models.appended(appended.location, &copy);
+                    self.counters.repair.records_moved += 1;
                 }
             }
             None => {
