@@ -58,6 +58,11 @@ pub enum RecordKind {
     /// Everything before the record's offset is in the state: entries go on there. The body is the
     /// term of the entry before it (u64). Not an entry.
     Jump = 17,
+    /// Records of the partition before the record's offset cannot be read: the replica neither votes
+    /// nor leads until it has them again. No key, no body; not an entry.
+    Damaged = 18,
+    /// They are all there again. No key, no body; not an entry.
+    Repaired = 19,
     /// A change of the metadata group's own log, in a log of its own.
     Raft = 20,
 }
@@ -75,6 +80,8 @@ impl RecordKind {
                 | RecordKind::Adopt
                 | RecordKind::State
                 | RecordKind::Jump
+                | RecordKind::Damaged
+                | RecordKind::Repaired
         )
     }
 
@@ -99,6 +106,8 @@ impl RecordKind {
             15 => RecordKind::UploadAbort,
             16 => RecordKind::State,
             17 => RecordKind::Jump,
+            18 => RecordKind::Damaged,
+            19 => RecordKind::Repaired,
             20 => RecordKind::Raft,
             _ => return None,
         })

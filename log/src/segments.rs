@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     pub pins: u32,
     /// Something in it does not verify: it is kept as it is.
     pub damaged: bool,
+    /// Its owner needs nothing of it once this group is durable.
+    pub retires_after: Option<GroupSeq>,
 }
 
 impl Slot {
@@ -48,6 +50,7 @@ impl Slot {
             live: 0,
             pins: 0,
             damaged: false,
+            retires_after: None,
         }
     }
 

@@ -330,6 +330,8 @@ pub struct LogCounters {
     pub scrub_rounds: u64,
     /// Damaged places found while running.
     pub damage: u64,
+    /// Damaged segments freed because nothing in them is needed any more.
+    pub segments_retired: u64,
     /// What recovery found.
     pub recovery: RecoveryReport,
     /// Slots by state at present.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ironring_core::ErrorCode;
@@ -247,4 +247,136 @@ fn copy(from: &Path, to: &Path) {
 
 fn remove_meta(dir: &Path) {
     std::fs::remove_dir_all(dir.join("meta")).expect("it is there");
+}
+
+/// Three nodes that replicate everything, each with one shard, and keys whose values fill segments.
+fn three_with_values(places: &mut [Place; 3], keys: &[String]) -> Vec<NodeProcess> {
+    let a = places[0].start(&["--cluster", "trio", "--set", "cluster.partitions=16"]);
+    let secret = token(&a, &[]);
+    let seed = a.peers.to_string();
+    let join = ["--cluster", "trio", "--token", &secret, "--seeds", &seed];
+    let b = places[1].start(&join);
+    let c = places[2].start(&join);
+    let nodes = vec![a, b, c];
+    until_whole(&nodes[0]);
+    for key in keys {
+        put(&nodes[0], key);
+    }
+    nodes
+}
+
+fn until_whole(node: &NodeProcess) {
+    until("everything is replicated", || {
+        let status = cluster(node, &["status"])?;
+        let alive = status["members"].as_array()?.iter().all(|member| member["status"] == "alive");
+        let settled = status["healthy"] == true && status["partitions"]["under_replicated"] == 0;
+        (alive && settled).then_some(())
+    });
+}
+
+fn value_of(key: &str) -> Vec<u8> {
+    format!("value of {key} ").into_bytes().into_iter().cycle().take(60_000).collect()
+}
+
+fn put(node: &NodeProcess, key: &str) {
+    let value = value_of(key);
+    until("the value is taken", || node.client().put(key.as_bytes(), &value).ok());
+}
+
+/// Every key has its value, whoever leads its partition.
+fn verify(node: &NodeProcess, keys: &[String]) {
+    for key in keys {
+        let found = until("the key can be read", || node.client().get(key.as_bytes()).ok());
+        assert!(found.is_some_and(|found| found.value == value_of(key)), "{key}");
+    }
+}
+
+/// The segment of a data directory with these bytes, and where in it they are.
+fn find_in_segments(dir: &Path, bytes: &[u8]) -> Option<(PathBuf, usize)> {
+    let files = std::fs::read_dir(dir.join("shard-000")).expect("it is there");
+    let mut files: Vec<PathBuf> = files.map(|entry| entry.expect("it is there").path()).collect();
+    files.sort();
+    let segments = files.into_iter().filter(|file| file.to_string_lossy().contains("segment-"));
+    segments.into_iter().find_map(|file| {
+        let held = std::fs::read(&file).expect("it is there");
+        let at = held.windows(bytes.len()).position(|window| window == bytes)?;
+        Some((file, at))
+    })
+}
+
+fn flip_bit(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).expect("it is there");
+    bytes[at] ^= 4;
+    std::fs::write(file, bytes).expect("it can be written");
+}
+
+#[test]
+fn a_log_that_is_lost_is_rebuilt_from_the_other_replicas() {
+    let keys: Vec<String> = (0..60).map(|n| format!("key-{n:03}")).collect();
+    let mut places = ["a", "b", "c"].map(Place::new);
+    let mut nodes = three_with_values(&mut places, &keys);
+    let shard = places[2].dir.join("shard-000");
+    for damage in ["a flipped bit", "a lost segment", "a lost directory"] {
+        // Killed, it has to replay what it wrote last.
+        put(&nodes[0], "last");
+        nodes.pop().expect("it runs").kill();
+        match damage {
+            "a flipped bit" => {
+                let needle = format!("value of {} ", keys[59]);
+                let (file, at) =
+                    find_in_segments(&places[2].dir, needle.as_bytes()).expect("it has it");
+                flip_bit(&file, at);
+            }
+            "a lost segment" => {
+                let needle = format!("value of {} ", keys[59]);
+                let (file, _) =
+                    find_in_segments(&places[2].dir, needle.as_bytes()).expect("it has it");
+                std::fs::remove_file(file).expect("it is there");
+            }
+            _ => {
+                std::fs::remove_dir_all(&shard).expect("it is there");
+                std::fs::create_dir(&shard).expect("it is gone");
+            }
+        }
+        let c = places[2].start(&[]);
+        c.until_metric("ironring_repair_logs_total", |n| n >= 1.0);
+        until_whole(&nodes[0]);
+        assert!(c.metric("ironring_repair_logs_lost_total") >= 1.0, "{damage}");
+        until("the lost log's files are deleted", || {
+            (!places[2].dir.join("shard-000.damaged").exists()).then_some(())
+        });
+        // What it has is as good as before: the others are not needed all the time.
+        verify(&c, &keys);
+        nodes.push(c);
+    }
+    nodes.remove(0).kill();
+    verify(&nodes[1], &keys);
+}
+
+#[test]
+fn records_that_cannot_be_read_are_repaired_while_the_node_serves() {
+    let keys: Vec<String> = (0..120).map(|n| format!("key-{n:03}")).collect();
+    let mut places = ["a", "b", "c"].map(Place::new);
+    let mut nodes = three_with_values(&mut places, &keys);
+    // The checkpoint of the stop lies behind all of it: nothing is noticed at the start.
+    assert_eq!(nodes.pop().expect("it runs").stop().0, 0);
+    let mut flipped = 0;
+    for key in &keys[..30] {
+        let needle = format!("value of {key} ");
+        let (file, at) = find_in_segments(&places[2].dir, needle.as_bytes()).expect("it has it");
+        if file.ends_with("segment-00000000.log") {
+            flip_bit(&file, at);
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0, "the first segment holds the first keys");
+    let c = places[2].start(&[]);
+    until_whole(&nodes[0]);
+    until("it leads again, and reads what is damaged", || {
+        verify(&nodes[0], &keys);
+        (c.metric("ironring_repair_records_total") > 0.0).then_some(())
+    });
+    c.until_metric("ironring_repair_partitions_damaged", |n| n == 0.0);
+    assert!(c.metric("ironring_repair_records_lost_total") > 0.0);
+    verify(&c, &keys);
 }

@@ -112,6 +112,11 @@ impl Compactor {
         self.appended = true;
     }
 
+    /// The segment at hand.
+    pub fn segment(&self) -> Option<ironring_core::SegmentId> {
+        self.victim.as_ref().map(|victim| victim.walk.segment)
+    }
+
     pub fn is_active(&self) -> bool {
         self.victim.is_some()
     }

@@ -1,6 +1,6 @@
 //! Opening and stopping.
 
-use ironring_core::io::{FileName, IoError, IoOk, IoOp, IoQueue};
+use ironring_core::io::{FileName, HeapAlloc, IoError, IoOk, IoOp, IoQueue};
 use ironring_core::{GroupSeq, Now, SegmentId};
 
 use super::{Log, ProvisionWork};
@@ -119,6 +119,22 @@ impl Log {
             let op = IoOp::Remove { file: FileName::Checkpoint(number) };
             self.ops.push(io, Purpose::Cleanup, op);
         }
+    }
+
+    /// Whether no request is in flight.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Becomes a log that was not started, for an owner that has put its files out of the way.
+    ///
+    /// # Panics
+    /// When a request is in flight.
+    pub fn renew(&mut self) {
+        assert!(self.ops.is_empty(), "the files of a log that is in use stay where they are");
+        let alloc = std::mem::replace(&mut self.alloc, Box::new(HeapAlloc));
+        *self = Log::new(self.config.clone(), self.identity, alloc);
     }
 
     /// No more appends; what is staged is written, then the status becomes `Stopped`. A log that

@@ -6,6 +6,7 @@ mod compaction;
 mod life;
 mod provisioning;
 mod reads;
+mod retire;
 mod room;
 mod scrub;
 
@@ -70,6 +71,10 @@ pub struct Log {
     compaction: Compactor,
     scrub: Scrubber,
     damages: Vec<Damage>,
+    /// Damaged segments the owner was not told of.
+    suspects: Vec<SegmentId>,
+    /// Segments the owner has given up, not free yet.
+    retiring: Vec<SegmentId>,
     provision: ProvisionWork,
     /// A slot that is Absent in the superblock being written; then its file is removed.
     giving_way: Option<SlotId>,
@@ -139,6 +144,8 @@ impl Log {
             compaction: Compactor::new(),
             scrub: Scrubber::new(),
             damages: Vec::new(),
+            suspects: Vec::new(),
+            retiring: Vec::new(),
             provision: ProvisionWork::Idle,
             giving_way: None,
             no_space_until: None,
@@ -216,6 +223,7 @@ impl Log {
         if matches!(self.status, LogStatus::Open | LogStatus::Stopping) {
             self.checkpoint_pump(now, io, sink);
             self.compaction_pump(now, io, sink);
+            self.retire_pump();
             self.scrub_pump(now, io);
         }
     }
@@ -312,6 +320,12 @@ impl Log {
     /// The record at `at` is not needed any more. Of a segment that was freed: nothing happens.
     pub fn mark_dead(&mut self, at: Location) {
         self.segments.mark_dead(at);
+    }
+
+    /// The file a segment is in; for inspection.
+    #[must_use]
+    pub fn file_of(&self, segment: SegmentId) -> Option<ironring_core::io::FileName> {
+        self.segments.find(segment).map(crate::segments::file_of)
     }
 
     /// Starts what can be started.

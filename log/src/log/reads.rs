@@ -109,6 +109,11 @@ impl Log {
             Ok(_) => unreachable!("the driver answers a request with its own kind of result"),
             Err(error) => {
                 self.counters.reads_failed += 1;
+                // The device may do better next time; the owner decides.
+                let segment = self.segments.slot(slot).segment;
+                if !self.suspects.contains(&segment) {
+                    self.suspects.push(segment);
+                }
                 let message = error.to_string();
                 return sink.read_done(read, at, Err(ReadError::Io { at, message }));
             }

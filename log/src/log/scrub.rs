@@ -1,8 +1,9 @@
-//! Background verification: every sealed byte is read and verified within the configured period.
+//! Background verification: every durable byte is read and verified within the configured period.
 //!
 //! The pace follows from what there is to read: a chunk is due so often that a round over all
-//! sealed segments takes the period, but never faster than the configured rate. Damage is reported
-//! and the segment kept; the shard repairs from a replica what it can.
+//! segments takes the period, but never faster than the configured rate. Of the active segment what
+//! is durable when its turn comes is read. Damage is reported and the segment kept, and not read
+//! again; the shard repairs from a replica what it can.
 
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ impl Log {
         detail: String,
     ) {
         let segment = self.segments.slot(slot).segment;
-        self.segments.slot_mut(slot).damaged = true;
+        self.suspect(slot);
         if self.damages.iter().any(|d| (d.segment, d.pos) == (segment, pos)) {
             return;
         }
@@ -73,7 +74,8 @@ impl Log {
     /// Time between two chunks.
     fn scrub_interval(&self) -> Duration {
         let sealed = u64::from(self.segments.count(SlotState::Sealed));
-        let bytes = (sealed * u64::from(self.config.segment_bytes)).max(1);
+        let active = u64::from(self.durable_end.pos);
+        let bytes = (sealed * u64::from(self.config.segment_bytes) + active).max(1);
         let chunks = bytes.div_ceil(u64::from(CHUNK_BYTES));
         let even = self.config.scrub.period.as_nanos() / u128::from(chunks);
         let rate = u128::from(self.config.scrub.bytes_per_second_max);
@@ -86,7 +88,7 @@ impl Log {
         if !matches!(self.status, LogStatus::Open) || self.scrub.reading {
             return;
         }
-        if self.segments.count(SlotState::Sealed) == 0 {
+        if self.segments.count(SlotState::Sealed) == 0 && !self.active_has_groups() {
             self.scrub.due = None;
             return;
         }
@@ -121,15 +123,23 @@ impl Log {
         }
     }
 
-    /// The sealed segment behind the last one, or the first of a new round.
+    fn active_has_groups(&self) -> bool {
+        self.durable_end.pos > self.config.data_start()
+    }
+
+    /// The segment behind the last one that was verified, or the first of a new round.
     fn next_to_scrub(&mut self) -> Option<SegmentWalk> {
         // The last group of a segment that was just sealed may be in flight.
         let durable = self.durable_end.segment;
+        let active = self.active_has_groups();
         let after = |segment: SegmentId| {
-            self.segments
-                .from(segment)
-                .take_while(|(segment, _)| *segment < durable)
-                .find(|(_, slot)| self.segments.slot(*slot).state() == SlotState::Sealed)
+            self.segments.from(segment).take_while(|(segment, _)| *segment <= durable).find(
+                |(segment, slot)| {
+                    let slot = self.segments.slot(*slot);
+                    let ended = slot.state() == SlotState::Sealed && *segment < durable;
+                    !slot.damaged && (ended || (*segment == durable && active))
+                },
+            )
         };
         let mut found = after(SegmentId(self.scrub.last.0 + 1));
         if found.is_none() && self.scrub.progressed {
@@ -141,7 +151,9 @@ impl Log {
         }
         let (segment, slot) = found?;
         let seed = IdentitySeed::new(self.identity);
-        let (start, end) = (self.config.data_start(), self.segments.slot(slot).used);
+        let ends =
+            if segment == durable { self.durable_end.pos } else { self.segments.slot(slot).used };
+        let (start, end) = (self.config.data_start(), ends);
         Some(SegmentWalk::new(seed, self.config.block_bytes, (segment, slot), start, end))
     }
 

@@ -166,6 +166,15 @@ pub enum Ask<'a> {
         /// Who says so.
         from: LeaderId,
     },
+    /// A new life for a replica that has lost its log.
+    Renew {
+        /// The partition.
+        partition: PartitionId,
+        /// The replica.
+        replica: ReplicaId,
+        /// Names the request; the storage uses a number once.
+        renewal: u64,
+    },
 }
 
 /// Which half of a call a frame is.

@@ -30,6 +30,7 @@ mod ask_kind {
     pub const VOTERS: u32 = 1;
     pub const TRANSFER: u32 = 2;
     pub const ELECTION: u32 = 3;
+    pub const RENEW: u32 = 4;
 }
 
 /// Values of [`Raft::half`].

@@ -232,6 +232,7 @@ impl Any {
                     Ask::Election { partition, term, from },
                     Ask::Voters { partition, term, from: replica, base: call, voters },
                     Ask::Transfer { partition, term, from: replica, to },
+                    Ask::Renew { partition, replica, renewal: call },
                 ]))
             }
             5 => Message::Raft(Raft { call, half: Half::Request, payload }),

@@ -238,6 +238,12 @@ impl DataDir {
         shard_dir(&self.path, shard)
     }
 
+    /// Whether a shard's log was made once: from then on it is not made again for being absent.
+    #[must_use]
+    pub fn shard_was_made(&self, shard: u16) -> bool {
+        made_mark(&self.shard_dir(shard)).exists()
+    }
+
     /// The probe file.
     #[must_use]
     pub fn probe(&self) -> PathBuf {
@@ -313,6 +319,62 @@ pub fn shard_dir(data_dir: &Path, shard: u16) -> PathBuf {
 pub fn lock_known(path: &Path) -> Result<(Flock<File>, Identity), DataDirError> {
     let identity = identity_of(path)?;
     Ok((lock(path)?, identity))
+}
+
+/// Beside a shard's directory: its log was made.
+fn made_mark(shard_dir: &Path) -> PathBuf {
+    shard_dir.with_extension("made")
+}
+
+/// Notes that a shard's log was made, durably; nothing when that is noted.
+///
+/// # Errors
+/// When the system refuses.
+pub fn note_made(shard_dir: &Path) -> Result<(), DataDirError> {
+    let mark = made_mark(shard_dir);
+    if mark.exists() {
+        return Ok(());
+    }
+    let (Some(dir), Some(name)) = (mark.parent(), mark.file_name().and_then(|n| n.to_str())) else {
+        return Ok(());
+    };
+    write_whole(
+        dir,
+        name,
+        "A log was made here. Without it this file keeps it from being made anew.\n",
+    )
+}
+
+/// Where the files of a shard's log go that was lost.
+fn aside(shard_dir: &Path) -> PathBuf {
+    shard_dir.with_extension("damaged")
+}
+
+/// Puts the files of a shard's log out of the way, for people to look at: an earlier log's there are
+/// deleted. The directory is empty behind it, durably.
+///
+/// # Errors
+/// When the system refuses.
+pub fn set_aside(shard_dir: &Path) -> Result<(), DataDirError> {
+    drop_aside(shard_dir)?;
+    let aside = aside(shard_dir);
+    fs::rename(shard_dir, &aside).map_err(io("cannot rename", shard_dir))?;
+    fs::create_dir(shard_dir).map_err(io("cannot make", shard_dir))?;
+    let Some(dir) = shard_dir.parent() else { return Ok(()) };
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(io("cannot sync", dir))
+}
+
+/// Deletes what [`set_aside`] has put out of the way.
+///
+/// # Errors
+/// When the system refuses.
+pub fn drop_aside(shard_dir: &Path) -> Result<(), DataDirError> {
+    let aside = aside(shard_dir);
+    match fs::remove_dir_all(&aside) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("cannot remove", &aside)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// What a data directory says of itself, without locking it: for `inspect`.

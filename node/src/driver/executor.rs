@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use ironring_core::Instant;
 use ironring_core::io::{IoDone, IoRequest};
+use ironring_log::LogStatus;
 use ironring_net::connection::Connection;
 
 use super::clock;
 use super::connection::{ConnState, next_receives};
+use super::data_dir;
 use super::files::Files;
 use super::idle::Idle;
 use super::mesh::Mesh;
@@ -76,6 +78,7 @@ pub struct Executor<R: Runtime> {
     /// True from the moment a stop was asked for.
     pub stopping: Cell<bool>,
     io_in_flight: Cell<u64>,
+    log_was_made: Cell<bool>,
     probe_seen: Cell<u64>,
 }
 
@@ -111,6 +114,7 @@ impl<R: Runtime> Executor<R> {
             dirty: RefCell::default(),
             stopping: Cell::new(false),
             io_in_flight: Cell::new(0),
+            log_was_made: Cell::new(false),
             probe_seen: Cell::new(0),
         })
     }
@@ -211,6 +215,7 @@ impl<R: Runtime> Executor<R> {
         shard.handle(clock::now(), Event::TurnEnd, &mut fx);
         let bytes_max = shard.output_bytes_max();
         drop(shard);
+        self.note_log();
         if fx.valid_until.take().is_some_and(|until| until <= clock::now().mono) {
             fx.doubt();
         }
@@ -233,8 +238,54 @@ impl<R: Runtime> Executor<R> {
         }
         // A spawned task runs to its first wait at once, and an operation that never waits ends
         // in an event: nothing may be borrowed from here on.
+        let (aside, no_more) =
+            (std::mem::take(&mut fx.set_aside), std::mem::take(&mut fx.drop_aside));
         drop(fx);
+        if aside {
+            self.set_aside();
+        }
+        if no_more {
+            self.drop_aside();
+        }
         self.start_all_io()
+    }
+
+    /// Before anything the shard says leaves the node, that its log was made is durable.
+    fn note_log(&self) {
+        if !self.log_was_made.get() && *self.shard.borrow().log().status() == LogStatus::Open {
+            if let Err(error) = data_dir::note_made(self.files.dir()) {
+                tracing::error!(shard = self.number, %error, "the log's mark is not written");
+            }
+            self.log_was_made.set(true);
+        }
+    }
+
+    /// The shard's log is lost: its files make way for a new one.
+    fn set_aside(self: &Rc<Self>) {
+        let failure = self.shard.borrow().failure().map_or_else(String::new, ToString::to_string);
+        tracing::error!(shard = self.number, "{failure}; the log is rebuilt from other replicas");
+        let me = Rc::clone(self);
+        self.runtime.spawn(async move {
+            match me.files.set_aside().await {
+                Ok(()) => me.handle(Event::Start { format: true }),
+                Err(error) => {
+                    tracing::error!(shard = me.number, %error, "the log cannot be set aside");
+                    me.handle(Event::NotSetAside);
+                }
+            }
+        });
+    }
+
+    /// The new log is whole: the files of the lost one are not needed any more.
+    fn drop_aside(&self) {
+        let (shard, dir) = (self.number, self.files.dir().to_owned());
+        tracing::info!(shard, "the log is rebuilt");
+        // Deleting large files takes its time.
+        std::thread::spawn(move || {
+            if let Err(error) = data_dir::drop_aside(&dir) {
+                tracing::error!(shard, %error, "the files of the lost log are not deleted");
+            }
+        });
     }
 
     /// Starts what has gathered of I/O in the middle of a round, when it is worth a submission. The

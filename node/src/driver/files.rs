@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use ironring_core::io::{FileName, IoError, IoOk, IoOp};
 
+use super::data_dir::{self, DataDirError};
 use super::runtime::{File, OpenMode, Runtime, io_error};
 
 struct Handles<F> {
@@ -72,6 +73,25 @@ impl<R: Runtime> Files<R> {
                 Ok(IoOk::Done)
             }
         }
+    }
+
+    /// Closes every file and puts the directory out of the way; an empty one is in its place.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub async fn set_aside(&self) -> Result<(), DataDirError> {
+        let open = std::mem::take(&mut *self.open.borrow_mut());
+        for handles in open.into_values() {
+            // Nothing of them counts any more.
+            let _ = close(handles.plain).await;
+            let _ = close(handles.durable).await;
+        }
+        data_dir::set_aside(&self.dir)
+    }
+
+    /// Where they are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn path(&self, file: FileName) -> PathBuf {

@@ -320,9 +320,15 @@ impl Node {
         let ways = meshes.into_iter().zip(handovers);
         for ((shard, (mesh, handover)), sockets) in (0..shards).zip(ways).zip(sockets) {
             let start = ShardStart {
-                config: self.shard_config(dir, slices, shard, (log.clone(), map.clone())),
+                config: self.shard_config(
+                    dir,
+                    slices,
+                    shard,
+                    (log.clone(), map.clone()),
+                    !identity.known.is_empty(),
+                ),
                 dir: dir.shard_dir(shard),
-                format: true,
+                format: !dir.shard_was_made(shard),
                 terms: terms(&self.loaded.config, dir, shard),
                 mesh,
                 handover,
@@ -492,6 +498,7 @@ impl Node {
         slices: Slices,
         shard: u16,
         (log, map): (ironring_log::LogConfig, ClusterMap),
+        has_others: bool,
     ) -> ShardConfig {
         let config = &self.loaded.config;
         let shards = u64::from(dir.identity.shards);
@@ -505,6 +512,7 @@ impl Node {
             deadline_default: ms(config.limits.deadline_default_ms),
             deadline_max: ms(config.limits.deadline_max_ms),
             alone: false,
+            has_others,
             incarnation: Some(dir.incarnation),
             replication: ironring_ring::replication::Settings::default(),
             map,

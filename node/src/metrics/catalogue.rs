@@ -221,6 +221,15 @@ metrics! {
     "scrub_rounds" None counter(|shard| shard.background.scrub_rounds), "Rounds of scrub over everything";
     "damages" None counter(|shard| shard.background.damages), "Places where stored bytes did not match their checksum, found since the start";
 
+    "repair_partitions_damaged" None gauge(|shard| shard.repair.partitions_damaged as f64), "Partitions with records that cannot be read: they neither vote nor begin to lead";
+    "repair_records_lost" None counter(|shard| shard.repair.records_lost), "Records found that could not be read";
+    "repair_records" None counter(|shard| shard.repair.records_repaired), "Records written again as another replica has them";
+    "repair_records_moved" None counter(|shard| shard.repair.records_moved), "Records of damaged segments that could be read, written again elsewhere";
+    "repair_partitions" None counter(|shard| shard.repair.partitions_repaired), "Damaged partitions that are whole again";
+    "repair_segments_retired" None counter(|shard| shard.repair.segments_retired), "Damaged segments given back once nothing in them was needed";
+    "repair_logs_lost" None counter(|shard| shard.repair.logs_lost), "Times the shard's whole log was lost";
+    "repair_logs" None counter(|shard| shard.repair.logs_rebuilt), "Logs made anew whose replicas all vote again";
+
     "recovery" Seconds gauge(|shard| shard.recovery.seconds), "Time the last recovery took";
     "recovery_read" Bytes gauge(|shard| shard.recovery.bytes_read as f64), "Bytes the last recovery read";
     "recovery_records" None gauge(|shard| shard.recovery.records as f64), "Records the last recovery replayed";

@@ -14,5 +14,5 @@ pub use histogram::LatencyHistogram;
 pub use process::{ProcessCounters, resident_bytes};
 pub use snapshot::{
     BackgroundCounters, ClientCounters, ClusterCounters, DiskCounters, LogCounters, MemoryCounters,
-    NodeSnapshot, PeerCounters, RecoveryReport, ShardSnapshot, ShardState,
+    NodeSnapshot, PeerCounters, RecoveryReport, RepairCounters, ShardSnapshot, ShardState,
 };

@@ -35,6 +35,8 @@ pub struct ShardSnapshot {
     pub background: BackgroundCounters,
     /// How the shard came up.
     pub recovery: RecoveryReport,
+    /// What was damaged, and repaired from other replicas.
+    pub repair: RepairCounters,
     /// Connections to other nodes.
     pub peers: PeerCounters,
 }
@@ -94,17 +96,20 @@ pub enum ShardState {
     Ready,
     /// Finishing what was begun; takes nothing new.
     Draining,
+    /// Its log is lost, and it is being rebuilt from other replicas.
+    Damaged,
     /// Stopped by a disk fault.
     Fenced,
 }
 
 impl ShardState {
     /// Every state, in the order a shard goes through them.
-    pub const ALL: [ShardState; 5] = [
+    pub const ALL: [ShardState; 6] = [
         ShardState::Starting,
         ShardState::Recovering,
         ShardState::Ready,
         ShardState::Draining,
+        ShardState::Damaged,
         ShardState::Fenced,
     ];
 
@@ -116,6 +121,7 @@ impl ShardState {
             ShardState::Recovering => "recovering",
             ShardState::Ready => "ready",
             ShardState::Draining => "draining",
+            ShardState::Damaged => "damaged",
             ShardState::Fenced => "fenced",
         }
     }
@@ -264,6 +270,27 @@ pub struct RecoveryReport {
     pub torn_bytes: u64,
     /// Damaged places found: typed and located in the node's log.
     pub damages: u64,
+}
+
+/// What was damaged, and repaired from other replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RepairCounters {
+    /// Partitions with records that cannot be read, at present: they neither vote nor begin to lead.
+    pub partitions_damaged: u64,
+    /// Records found that could not be read.
+    pub records_lost: u64,
+    /// Records written again as another replica has them.
+    pub records_repaired: u64,
+    /// Records of damaged segments that could be read, written again elsewhere.
+    pub records_moved: u64,
+    /// Partitions that are whole again.
+    pub partitions_repaired: u64,
+    /// Damaged segments given back once nothing in them was needed.
+    pub segments_retired: u64,
+    /// Times the whole log was lost.
+    pub logs_lost: u64,
+    /// Logs made anew whose replicas all vote again.
+    pub logs_rebuilt: u64,
 }
 
 /// Everything a node says about itself.

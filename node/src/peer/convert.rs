@@ -179,6 +179,11 @@ pub fn to_asks<'a>(
         Request::Election { partition, term, from } => {
             wire::Ask::Election { partition: *partition, term: *term, from: to_leader(*from) }
         }
+        Request::Renew { partition, replica, renewal } => wire::Ask::Renew {
+            partition: *partition,
+            replica: to_replica(*replica),
+            renewal: *renewal,
+        },
     };
     requests.iter().map(ask).collect()
 }
@@ -199,6 +204,9 @@ pub fn from_ask(ask: &wire::Ask<'_>) -> Request {
         }
         wire::Ask::Election { partition, term, from } => {
             Request::Election { partition, term, from: from_leader(from) }
+        }
+        wire::Ask::Renew { partition, replica, renewal } => {
+            Request::Renew { partition, replica: from_replica(replica), renewal }
         }
     }
 }

@@ -107,6 +107,9 @@ fn request() -> impl Strategy<Value = Request> {
             term,
             from
         }),
+        (partition(), replica(), any::<u64>()).prop_map(|(partition, replica, renewal)| {
+            Request::Renew { partition, replica, renewal }
+        }),
     ]
 }
 

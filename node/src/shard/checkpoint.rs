@@ -8,6 +8,8 @@
 //! Piece: tag u8, then little-endian fields:
 //! - 8 partition: id u32, life u64 (2^64 - 1: none), term u64, applied_end u64, log_end u64, then until
 //!   the end { term u64, first offset u64 }. As it was when the picture began; they come first
+//! - 9 damaged: partition u32, offset u64: something before it cannot be read. Behind its partition's
+//!   piece, and only while that is so
 //! - 2 keys: partition u32, then until the end { key (u32 length), location, version u64, expires
 //!   u64, flags u8 }
 //! - 3 topic batches: partition u32, topic u32, index u32, last u8, [start u64, end u64 when
@@ -86,6 +88,14 @@ impl Cursor {
             let mut header = Vec::new();
             header_piece(p, &mut header);
             cursor.headers.push_back(header);
+            if let Some(below) = p.hurt {
+                let mut damaged = Vec::new();
+                let mut w = Writer(&mut damaged);
+                w.u8(9);
+                w.u32(p.id.0);
+                w.u64(below.0);
+                cursor.headers.push_back(damaged);
+            }
             let mut piece = Vec::new();
             for record in p.pending.iter() {
                 if piece.is_empty() {
@@ -332,6 +342,10 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
         6 => restore_uploads(models, &mut r)?,
         7 => restore_pending(models, &mut r)?,
         8 => restore_header(models, &mut r)?,
+        9 => {
+            let p = models.owned(PartitionId(r.u32()?))?;
+            p.hurt = Some(Offset(r.u64()?));
+        }
         _ => return Err(Malformed),
     }
     r.end()

@@ -29,6 +29,8 @@ pub struct ShardConfig {
     pub incarnation: Option<Incarnation>,
     /// There is no metadata group: the shard leads every partition by itself.
     pub alone: bool,
+    /// The node's own files say that the cluster has other members.
+    pub has_others: bool,
     /// How replicas keep together.
     pub replication: Settings,
     /// Answer to a client that asks for the map.

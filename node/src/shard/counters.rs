@@ -3,7 +3,7 @@
 use ironring_core::ErrorCode;
 use ironring_net::Opcode;
 
-use crate::metrics::LatencyHistogram;
+use crate::metrics::{LatencyHistogram, RepairCounters};
 
 /// Counts by error code.
 #[derive(Clone, Debug)]
@@ -84,6 +84,8 @@ pub struct Counters {
     pub stale_reads: u64,
     /// Requests answered from their receipts.
     pub duplicates: u64,
+    /// What was damaged, and what became of it; the gauges among these are not kept here.
+    pub repair: RepairCounters,
     /// Memory of topics, sessions and large values at the last sweep, in bytes.
     pub other_memory_bytes: usize,
 }

@@ -75,6 +75,8 @@ pub enum Event<'a> {
     },
     /// A connection to the shards of a node is there (again): what was sent before may be lost.
     LinkUp(NodeId),
+    /// The driver could not do what [`Effects::set_aside`] asks for.
+    NotSetAside,
     /// The driver has handed over everything that was ready: seal what is staged.
     TurnEnd,
     /// [`super::Shard::next_deadline`] has passed.
@@ -244,6 +246,11 @@ pub struct Effects {
     /// the clock again before, and when it is later calls [`Effects::doubt`]. A process that was
     /// stopped in the middle of a turn may have read what others have replaced meanwhile.
     pub valid_until: Option<Instant>,
+    /// Move the log's files out of the way, for good: nothing refers to them. Then comes
+    /// [`Event::Start`], with leave to format, or [`Event::NotSetAside`].
+    pub set_aside: bool,
+    /// The files that were set aside are not needed any more.
+    pub drop_aside: bool,
     replies: Vec<LocalReply>,
     frames: Vec<u8>,
     /// Bytes of the answers among `messages`.

@@ -74,6 +74,13 @@ impl LargeValues {
         self.uploads.get(&upload).and_then(|u| u.chunks.get(index as usize)) == Some(&at)
     }
 
+    /// Where a chunk lies.
+    #[must_use]
+    pub fn place(&self, upload: Offset, index: u32) -> Option<Location> {
+        let chunks = &self.uploads.get(&upload)?.chunks;
+        chunks.get(index as usize).copied().filter(|at| *at != NOWHERE)
+    }
+
     /// True when the chunk is needed, wherever its copies lie.
     #[must_use]
     pub fn has(&self, upload: Offset, index: u32) -> bool {

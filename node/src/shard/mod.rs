@@ -12,6 +12,7 @@ pub mod acks;
 pub mod checkpoint;
 pub mod config;
 pub mod counters;
+mod damage;
 pub mod entries;
 pub mod event;
 pub mod fields;
@@ -27,6 +28,7 @@ pub mod models;
 pub mod partition;
 pub mod pending;
 mod reads;
+mod repair;
 mod replicas;
 mod route;
 mod sending;
@@ -57,12 +59,14 @@ pub use memory::ConnectionBytes;
 
 use acks::{Ack, Acks, Answer, Level};
 use counters::Counters;
+use damage::Rebuild;
 use gather::Gathers;
 use memory::Memory;
 use meta_ops::MetaQueue;
 use models::Models;
 use partition::Space;
 use reads::{Again, Leases};
+use repair::Repair;
 use replicas::Replicas;
 use sending::Chunks;
 use topic_ops::Polls;
@@ -85,6 +89,8 @@ pub enum Phase {
     Opening,
     /// Serving.
     Serving,
+    /// Its log is lost; it is out until it has another, which other replicas fill.
+    Damaged,
     /// Finishing what was started.
     Stopping,
     /// Everything is durable; the driver may let go.
@@ -125,6 +131,10 @@ pub struct Shard {
     chunks: Chunks,
     /// States on their way to and from other nodes.
     transfers: Transfers,
+    /// A log that was lost, and what becomes of it.
+    rebuild: Rebuild,
+    /// Records that were lost, and what becomes of them.
+    repair: Repair,
     started_at: Instant,
     /// A probe on its way, with the group that must be durable.
     probe: Option<(u64, GroupSeq)>,
@@ -170,6 +180,8 @@ impl Shard {
             map: config.map.clone(),
             chunks: Chunks::default(),
             transfers: Transfers::default(),
+            rebuild: Rebuild::default(),
+            repair: Repair::default(),
             started_at: Instant(0),
             probe: None,
             probe_done: 0,
@@ -215,7 +227,11 @@ impl Shard {
     /// When [`Event::Timer`] is wanted next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let mine = matches!(self.phase, Phase::Serving | Phase::Stopping).then_some(self.sweep_at);
+        let mine = match self.phase {
+            Phase::Serving | Phase::Stopping => Some(self.sweep_at),
+            Phase::Damaged => Some(self.rebuild.deadline().max(self.sweep_at)),
+            _ => None,
+        };
         let replicas = self.replicas.as_ref().map(|replicas| replicas.engine.next_deadline());
         [mine, replicas, self.log.next_deadline()].into_iter().flatten().min()
     }
@@ -232,6 +248,9 @@ impl Shard {
         match event {
             Event::Start { format } => {
                 self.started_at = now.mono;
+                if self.phase == Phase::Damaged {
+                    self.begin_anew();
+                }
                 self.log.start(format, &mut fx.io);
             }
             Event::Io(done) => {
@@ -242,8 +261,11 @@ impl Shard {
             Event::Request { conn, header, body } => self.request(now, conn, header, body, fx),
             Event::Closed(conn) => self.polls.forget(self.id(), conn),
             Event::Message(message) => self.message(now, message, fx),
+            Event::NotSetAside => self.cannot_begin_anew(),
             Event::Metadata(metadata) => {
-                self.learn_metadata(now, metadata);
+                self.learn_metadata(now, Arc::clone(&metadata));
+                self.ask_for_lives(now, fx);
+                self.look_at_filling(&metadata, fx);
                 self.finish_change(now, fx);
                 self.follow_replicas(now, fx);
                 self.commit(now, fx);
@@ -272,8 +294,12 @@ impl Shard {
                 self.send(now, fx);
                 self.log.on_timer(now, &mut fx.io, &mut self.models);
                 self.after_log(now, fx);
+                self.look_after_repairs(now, fx);
                 if now.mono >= self.sweep_at {
-                    self.sweep(now, fx);
+                    match self.phase {
+                        Phase::Damaged => self.sweep_damaged(now, fx),
+                        _ => self.sweep(now, fx),
+                    }
                 }
             }
             Event::Probe { ticket } => self.probe(now, ticket),
@@ -297,7 +323,8 @@ impl Shard {
         self.follow_status(now, fx);
         self.finish_reads(now, fx);
         for (read, result) in std::mem::take(&mut self.models.read_entries) {
-            if !self.piece_read(now.mono, read, &result) {
+            let theirs = self.piece_read(now.mono, read, &result);
+            if !theirs && !self.salvage_read(read, &result) {
                 self.entry_read(read, result);
             }
         }
@@ -369,10 +396,15 @@ impl Shard {
                 self.fit_memory();
             }
             (Phase::Stopping, LogStatus::Stopped) => self.phase = Phase::Stopped,
-            (Phase::Failed, _) => {}
+            (Phase::Failed | Phase::Damaged, _) => {}
             (_, LogStatus::Failed(_)) => {
-                self.phase = Phase::Failed;
                 self.fail_waiting(fx);
+                if self.can_be_rebuilt() {
+                    self.phase = Phase::Damaged;
+                    self.begin_rebuild(now, fx);
+                } else {
+                    self.phase = Phase::Failed;
+                }
             }
             _ => {}
         }
@@ -415,6 +447,10 @@ impl Shard {
             return;
         }
         self.leave_until = None;
+        if self.phase == Phase::Damaged && self.log.is_quiet() {
+            self.phase = Phase::Stopped;
+            return;
+        }
         let finished = self.uploads.is_empty() && self.meta_queue.is_idle();
         if self.phase == Phase::Opening || (self.phase == Phase::Serving && finished) {
             self.phase = Phase::Stopping;

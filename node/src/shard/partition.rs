@@ -81,6 +81,8 @@ pub struct Partition {
     pub sessions: SessionTable,
     /// This replica is the only voter: what it has flushed is committed.
     pub commits_alone: bool,
+    /// Something before this offset cannot be read: the replica neither votes nor begins to lead.
+    pub hurt: Option<Offset>,
     /// Recovery is not over: a record may be older than one that was applied.
     recovering: bool,
     /// Whether recovery has met a delete, so that tombstones have to be looked for.
@@ -109,6 +111,7 @@ impl Partition {
             topics: BTreeMap::new(),
             sessions: SessionTable::default(),
             commits_alone: false,
+            hurt: None,
             recovering: true,
             has_tombstones: false,
         }
@@ -163,6 +166,7 @@ impl Partition {
         self.entries.truncate(end);
         self.terms.truncate(end);
         self.log_end = self.log_end.min(end);
+        self.hurt = self.hurt.map(|below| below.min(end));
     }
 
     /// The replica begins a new life: nothing it has counts any more.
@@ -192,6 +196,8 @@ impl Partition {
                 let term = Term(Reader::new(record.body).u64().unwrap_or(0));
                 self.jump(record.offset, term, space);
             }
+            RecordKind::Damaged => self.hurt = Some(record.offset),
+            RecordKind::Repaired => self.hurt = None,
             _ if record.flags & MERGED != 0 => return self.merge(at, record, space),
             _ => return self.replayed_entry(at, record, space),
         }
@@ -362,6 +368,8 @@ impl Partition {
             | RecordKind::Adopt
             | RecordKind::State
             | RecordKind::Jump
+            | RecordKind::Damaged
+            | RecordKind::Repaired
             | RecordKind::SessionMark
             | RecordKind::Meta
             | RecordKind::Raft

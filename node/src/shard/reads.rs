@@ -77,6 +77,12 @@ impl Leases {
         self.bytes
     }
 
+    /// Takes all that wait, and says who they are.
+    pub(super) fn take_all(&mut self) -> Vec<Origin> {
+        self.bytes = 0;
+        std::mem::take(&mut self.waiting).into_values().map(|(ask, ..)| ask.origin).collect()
+    }
+
     fn take(&mut self, ticket: ReadTicket) -> Option<(Ask, PartitionId, Header, Vec<u8>)> {
         let taken = self.waiting.remove(&ticket)?;
         self.bytes -= taken.3.len();
@@ -491,6 +497,11 @@ impl Shard {
             if gather.is_stale(self.models.peek(gather.partition)) {
                 let why = "what was read has been replaced meanwhile";
                 return self.refuse(origin, ErrorCode::Overloaded, 1, why, fx);
+            }
+            if self.reads_elsewhere(gather.partition) {
+                let why =
+                    "the record cannot be read here: another replica is to lead the partition";
+                return self.refuse(origin, ErrorCode::NotLeader, 0, why, fx);
             }
             return self.refuse(origin, ErrorCode::Corrupt, 0, why, fx);
         }

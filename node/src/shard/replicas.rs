@@ -42,7 +42,7 @@ pub(super) struct Replicas {
     pub engine: Replicator,
     run: Run,
     /// What metadata said last, by partition: told again only when it changes.
-    metadata: Option<Arc<Metadata>>,
+    pub metadata: Option<Arc<Metadata>>,
     /// What the log did not take yet.
     retry: Vec<Effect>,
     /// It had no space for something of it.
@@ -63,6 +63,7 @@ impl Shard {
         }
         self.replicas =
             Some(Replicas { engine, run, metadata: None, retry: Vec::new(), no_space: false });
+        self.recall_hurt();
         match self.pending_metadata.take() {
             Some(metadata) => self.learn_metadata(now, metadata),
             None if self.config.alone => self.lead_alone(now),
@@ -81,7 +82,7 @@ impl Shard {
             let leader =
                 ironring_ring::metadata::LeaderId { replica: me, incarnation: run.incarnation };
             let record = PartitionRecord {
-                replicas: vec![Replica { node: ALONE, id: me, wish: Wish::Voter }],
+                replicas: vec![Replica { node: ALONE, id: me, wish: Wish::Voter, renewal: 0 }],
                 voters: vec![me],
                 term: Term(p.term.0 + 1),
                 leader: Some(leader),
@@ -225,6 +226,7 @@ impl Shard {
                 self.read_decided(now, ticket, confirmed, fx);
             }
             Effect::NeedsSnapshot { partition, node, .. } => self.begin_transfer(partition, node),
+            // Counted when it was found out.
             Effect::Repaired { .. } => {}
         }
     }
@@ -278,6 +280,7 @@ impl Shard {
         let durable = self.models.durable;
         let Some(replicas) = &mut self.replicas else { return };
         replicas.engine.flushed(now.mono, durable);
+        self.finish_healing(now);
         self.follow_replicas(now, fx);
         let progress = self.engine().take_progress();
         for partition in progress {

@@ -287,6 +287,10 @@ impl Shard {
             Phase::Failed => {
                 return Err((ErrorCode::ShardFenced, "the disk failed under this shard"));
             }
+            Phase::Damaged => {
+                let why = "the disk failed under this shard, which is rebuilt from other replicas";
+                return Err((ErrorCode::ShardFenced, why));
+            }
             Phase::Opening => return Err((ErrorCode::NotReady, "the shard is recovering")),
             Phase::Stopping | Phase::Stopped => {
                 return Err((ErrorCode::NotReady, "the node is stopping"));

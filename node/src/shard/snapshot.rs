@@ -2,7 +2,7 @@
 
 use crate::metrics::{
     BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, PeerCounters,
-    RecoveryReport, ShardSnapshot, ShardState,
+    RecoveryReport, RepairCounters, ShardSnapshot, ShardState,
 };
 
 use super::{Phase, Shard};
@@ -21,6 +21,7 @@ impl Shard {
                 Phase::Opening => ShardState::Recovering,
                 Phase::Serving => ShardState::Ready,
                 Phase::Stopping | Phase::Stopped => ShardState::Draining,
+                Phase::Damaged => ShardState::Damaged,
                 Phase::Failed => ShardState::Fenced,
             },
             clients: ClientCounters {
@@ -78,6 +79,11 @@ impl Shard {
                 scrub_bytes: log.scrub_bytes,
                 scrub_rounds: log.scrub_rounds,
                 damages: log.damage,
+            },
+            repair: RepairCounters {
+                partitions_damaged: self.models.iter().filter(|p| p.hurt.is_some()).count() as u64,
+                segments_retired: log.segments_retired,
+                ..self.counters.repair
             },
             // The driver has them.
             peers: PeerCounters::default(),

@@ -65,6 +65,13 @@ impl Polls {
         self.settle();
     }
 
+    /// Takes all that wait, and says who they are.
+    pub(super) fn take_all(&mut self) -> Vec<super::Origin> {
+        self.count = 0;
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_values().flatten().map(|poll| poll.ask.origin).collect()
+    }
+
     fn settle(&mut self) {
         self.waiting.retain(|_, polls| !polls.is_empty());
         self.count = self.waiting.values().map(Vec::len).sum();

@@ -111,6 +111,8 @@ struct Install {
     begin: SnapshotBegin,
     from: NodeId,
     next: u32,
+    /// The log is whole as a list of entries: only what is damaged is taken.
+    repairs: bool,
 }
 
 /// All of a shard's transfers.
@@ -203,7 +205,7 @@ impl Shard {
         let serving = matches!(view.leads, Some(Stage::Serving | Stage::HandingOver { .. }));
         let Some(replica) = replica.filter(|_| view.leads.is_some()) else { return };
         let p = self.models.partition(partition);
-        if !serving || p.applied_end < p.entries.first() {
+        if !serving || p.applied_end < p.entries.first() || p.hurt.is_some() {
             // Entries that are not committed are not part of the state, and have to be at hand.
             self.transfers.waiting.push(to);
             return;
@@ -253,6 +255,9 @@ impl Shard {
 
     fn advance_transfer(&mut self, now: Now, to: (PartitionId, NodeId), fx: &mut Effects) {
         let (partition, node) = to;
+        if self.cannot_send_state(partition) {
+            return;
+        }
         let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
         if transfer.sent > 0 {
             if now.mono.since(transfer.heard) > SILENT_MAX {
@@ -391,10 +396,13 @@ impl Shard {
             return fx.peers.push((node, answer(SnapshotState::Refused(refusal))));
         }
         self.engine().hear(begin.term, partition);
-        if !self.engine().needs_state(partition, begin.end, begin.end_term) {
+        let needs = self.engine().needs_state(partition, begin.end, begin.end_term);
+        let leads = self.engine().view(partition).leads.is_some();
+        let repairs = !needs && !leads && self.is_healed_by(partition, begin.end);
+        if !needs && !repairs {
             return fx.peers.push((node, answer(SnapshotState::Complete)));
         }
-        let install = Install { begin, from: node, next: 0 };
+        let install = Install { begin, from: node, next: 0, repairs };
         self.transfers.installs.insert(partition, install);
         fx.peers.push((node, answer(SnapshotState::Resume { number: 0 })));
     }
@@ -418,7 +426,7 @@ impl Shard {
             let refused = SnapshotState::Refused(SnapshotRefusal::UnknownTransfer);
             return fx.peers.push((node, answer(refused)));
         };
-        let (begin, next) = (install.begin, install.next);
+        let (begin, next, repairs) = (install.begin, install.next, install.repairs);
         if piece.number != next {
             return fx.peers.push((node, answer(SnapshotState::Resume { number: next })));
         }
@@ -427,11 +435,15 @@ impl Shard {
             let refused = SnapshotState::Refused(SnapshotRefusal::OldTerm);
             return fx.peers.push((node, answer(refused)));
         }
-        if !self.engine().needs_state(partition, begin.end, begin.end_term) {
+        let needed = match repairs {
+            true => self.models.peek(partition).hurt.is_some(),
+            false => self.engine().needs_state(partition, begin.end, begin.end_term),
+        };
+        if !needed {
             self.transfers.forget_install(partition);
             return fx.peers.push((node, answer(SnapshotState::Complete)));
         }
-        match self.merge_piece(now, &begin, piece.payload) {
+        match self.merge_piece(now, &begin, repairs, piece.payload) {
             Ok(()) => {}
             // It is sent again.
             Err(AppendError::Overloaded) => {
@@ -449,6 +461,11 @@ impl Shard {
             }
             return fx.peers.push((node, answer(SnapshotState::Resume { number: next + 1 })));
         }
+        if repairs {
+            self.transfers.forget_install(partition);
+            self.heal(now, partition);
+            return fx.peers.push((node, answer(SnapshotState::Complete)));
+        }
         let note = Note { kind: RecordKind::Jump, term: begin.term, offset: begin.end };
         let Ok(appended) = self.append_note(now, partition, note, &begin.end_term.0.to_le_bytes())
         else {
@@ -458,6 +475,7 @@ impl Shard {
         self.chunks.forget(partition);
         let terms = self.models.peek(partition).terms.clone();
         self.engine().installed(partition, begin.term, begin.end, terms, appended.group);
+        self.heal(now, partition);
         fx.peers.push((node, answer(SnapshotState::Complete)));
     }
 
@@ -466,6 +484,7 @@ impl Shard {
         &mut self,
         now: Now,
         begin: &SnapshotBegin,
+        repairs: bool,
         mut bytes: &[u8],
     ) -> Result<(), AppendError> {
         let partition = begin.partition;
@@ -500,7 +519,13 @@ impl Shard {
             {
                 continue;
             }
+            if repairs && self.has_good(record) {
+                continue;
+            }
             let appended = self.log.append(record, Priority::User)?;
+            if repairs && record.kind != RecordKind::State {
+                self.counters.repair.records_repaired += 1;
+            }
             self.models.appended(appended.location, record);
         }
         for key in gone {

@@ -23,7 +23,9 @@ use ironring_core::{Incarnation, Instant, NodeId, PartitionId, Term, WallTime};
 pub use election::{Decision, Election};
 pub use moves::{dry_run, takes_replicas};
 
-use crate::metadata::{Command, Metadata, Outcome, PartitionRecord, ReplicaId, Wish};
+use crate::metadata::{
+    Command, Metadata, Outcome, PartitionRecord, ReplicaChange, ReplicaId, Wish,
+};
 use crate::replication::quorum::commit_quorum;
 use crate::replication::{Fence, FenceAnswer, Request};
 use elections::Elections;
@@ -191,6 +193,16 @@ impl Controller {
                     voters: voters.clone(),
                 };
                 self.propose_once(*partition, command);
+            }
+            Request::Renew { partition, replica, renewal } => {
+                let (replica, renewal) = (*replica, *renewal);
+                let lost =
+                    |r: &PartitionRecord| r.replica(replica).is_some() && !r.is_voter(replica);
+                if metadata.partition(*partition).is_some_and(lost) {
+                    let change = ReplicaChange::Renew { replica, renewal };
+                    let command = Command::Replicas { changes: vec![(*partition, change)] };
+                    self.propose_once(*partition, command);
+                }
             }
         }
     }

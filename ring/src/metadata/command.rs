@@ -244,6 +244,13 @@ pub enum ReplicaChange {
     },
     /// A move is given up: what it added leaves again.
     Cancel,
+    /// A replica that does not vote has lost its log, and begins a new life.
+    Renew {
+        /// Which.
+        replica: ReplicaId,
+        /// Names the request: see [`super::partition::Replica::renewal`].
+        renewal: u64,
+    },
 }
 
 /// Why a command changed nothing.

@@ -303,6 +303,7 @@ impl Metadata {
             node: id,
             id: ReplicaId { storage: node.storage, life: 0 },
             wish: Wish::Voter,
+            renewal: 0,
         };
         let record = PartitionRecord {
             replicas: vec![replica],
@@ -501,7 +502,23 @@ impl Metadata {
                 let moved = self.moves.remove(&id).ok_or(Refused::Replica)?;
                 self.with(id, |p| p.set_wish(moved.to, Wish::Leaving))
             }
+            ReplicaChange::Renew { replica, renewal } => self.renew(id, replica, renewal),
         }
+    }
+
+    fn renew(&mut self, id: PartitionId, replica: ReplicaId, renewal: u64) -> Result<(), Refused> {
+        self.with(id, |p| p.renew_replica(replica, renewal))?;
+        let renewed = self.partition(id).and_then(|p| p.replica_on(replica.storage)).map(|r| r.id);
+        // A move goes on with who it is now.
+        if let (Some(moved), Some(now)) = (self.moves.get_mut(&id), renewed) {
+            if moved.to == replica {
+                moved.to = now;
+            }
+            if moved.from == Some(replica) {
+                moved.from = Some(now);
+            }
+        }
+        Ok(())
     }
 
     /// A move is over when the replica it began with votes and the other is gone, or when either

@@ -61,6 +61,15 @@ pub struct Replica {
     pub id: ReplicaId,
     /// What it is meant to become.
     pub wish: Wish,
+    /// The request that began this life because the one before had lost its log, by a number that
+    /// its storage uses once; 0: it was added.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub renewal: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// One partition's entry in metadata.
@@ -242,8 +251,25 @@ impl PartitionRecord {
         }
         self.version += 1;
         let id = ReplicaId { storage, life: self.version };
-        self.replicas.push(Replica { node, id, wish });
+        self.replicas.push(Replica { node, id, wish, renewal: 0 });
         Ok(id)
+    }
+
+    /// Begins a new life of a replica that has lost its log and does not vote: it counts for nothing
+    /// it did before. `renewal` names the request.
+    ///
+    /// # Errors
+    /// When it votes or leads, or there is none.
+    pub fn renew_replica(&mut self, id: ReplicaId, renewal: u64) -> Result<(), Refused> {
+        if self.is_voter(id) || self.leader.is_some_and(|l| l.replica == id) {
+            return Err(Refused::Votes);
+        }
+        let life = self.version + 1;
+        let found = self.replicas.iter_mut().find(|r| r.id == id).ok_or(Refused::Replica)?;
+        found.id.life = life;
+        found.renewal = renewal;
+        self.version = life;
+        Ok(())
     }
 
     /// Changes what a replica is meant to become.
@@ -304,7 +330,7 @@ mod tests {
     }
 
     fn voter(id: ReplicaId) -> Replica {
-        Replica { node: NodeId(id.storage.0 as u64), id, wish: Wish::Voter }
+        Replica { node: NodeId(id.storage.0 as u64), id, wish: Wish::Voter, renewal: 0 }
     }
 
     fn led_by_a() -> PartitionRecord {
@@ -378,6 +404,24 @@ mod tests {
         assert_eq!(p.version, 3);
         assert_eq!(p.change_voters(Term(1), A, 3, &[A, again]), Err(Refused::Replica));
         assert_eq!(p.drop_replica(C), Err(Refused::Replica));
+    }
+
+    #[test]
+    fn a_replica_without_its_log_begins_a_new_life_when_it_does_not_vote() {
+        let mut p = led_by_a();
+        assert_eq!(p.renew_replica(A, 7), Err(Refused::Votes));
+        assert_eq!(p.renew_replica(B, 7), Err(Refused::Votes), "its votes may be missed");
+        p.renew_replica(C, 7).unwrap();
+        let renewed = *p.replica_on(C.storage).unwrap();
+        assert_eq!((renewed.id.life, renewed.renewal, p.version), (1, 7, 1));
+        assert_eq!(p.renew_replica(C, 7), Err(Refused::Replica), "again");
+        assert_eq!(
+            p.change_voters(Term(1), A, 1, &[A, C]),
+            Err(Refused::Replica),
+            "it was another"
+        );
+        let json = serde_json::to_string(&p.replicas).unwrap();
+        assert!(json.matches("renewal").count() == 1, "{json}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ impl Replicator {
     pub fn fence(&mut self, now: Instant, fence: &Fence) {
         let partition = fence.partition;
         let r = self.replica(partition);
-        if fence.to != r.me.replica || fence.term < r.promised || r.damaged_below.is_some() {
+        if fence.to != r.me.replica || fence.term < r.promised || !r.is_whole() {
             return;
         }
         if fence.term > r.promised {

@@ -1,10 +1,15 @@
 //! What a follower does with entries.
 
+use std::time::Duration;
+
 use ironring_core::{GroupSeq, Instant, NodeId, Offset, PartitionId, Term};
 
 use super::message::{Ack, AckState, Replicate};
 use super::replica::{Follower, Heard, Role};
 use super::{Effect, Replicator, TermStarts, Verdict};
+
+/// How often a damaged follower asks for the state, by its leader's clock.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 impl Replicator {
     /// Judges entries that arrived from a node. `term_of`: the term of the message's entry with that
@@ -187,6 +192,35 @@ impl Replicator {
         }
     }
 
+    /// Something that was applied cannot be read any more, although the log is whole as a list of
+    /// entries. Until [`Replicator::healed`] the replica neither votes nor begins to lead; it takes
+    /// and acks entries, which it does hold. A leader goes on until a voter that is whole can take
+    /// over: that is tried with every beat. A follower asks its leader for the whole state now and
+    /// then, instead of an ack: by a mismatch at no offset at all. The first answer of a term is one,
+    /// so that no leader takes it for a successor.
+    pub fn hurt(&mut self, partition: PartitionId) {
+        let r = self.replica_mut(partition);
+        r.hurt = true;
+        r.fence_waits = false;
+        if let Role::Follower(follower) = &mut r.role {
+            follower.asked = Instant(0);
+        }
+    }
+
+    /// Everything that was lost is there again and fsynced.
+    pub fn healed(&mut self, partition: PartitionId) {
+        let r = self.replica_mut(partition);
+        if std::mem::take(&mut r.hurt) {
+            self.effects.push(Effect::Repaired { partition });
+        }
+    }
+
+    /// Whether [`Replicator::hurt`] holds.
+    #[must_use]
+    pub fn is_hurt(&self, partition: PartitionId) -> bool {
+        self.replica(partition).hurt
+    }
+
     /// Acks that are due, with the node each is for: one per partition, cumulative.
     pub fn take_acks(&mut self) -> Vec<(NodeId, Ack)> {
         let mut acks = std::mem::take(&mut self.refusals);
@@ -198,8 +232,13 @@ impl Replicator {
             if r.promised_durable < r.promised {
                 continue;
             }
+            let asks = r.hurt && follower.probe >= follower.asked + ASK_EVERY;
             let (state, probe) = match follower.answer.take() {
                 Some(answer) => answer,
+                None if asks => {
+                    follower.asked = follower.probe;
+                    (AckState::Mismatch { end: Offset::NONE, term: Term(0) }, follower.probe)
+                }
                 // Nothing is known of how this log and the leader's compare.
                 None if follower.verified == Offset::NONE => continue,
                 None => {

@@ -272,6 +272,11 @@ impl Replicator {
             }
             return;
         }
+        let asks = matches!(ack.state, AckState::Mismatch { end: Offset::NONE, .. });
+        if asks && let Some(peer) = leader.peers.iter().find(|p| p.id == ack.from.replica) {
+            let (node, has) = (peer.node, peer.acked);
+            self.effects.push(Effect::NeedsSnapshot { partition, node, has });
+        }
         let ends = LogEnds { end: r.end, terms: &r.terms };
         let (own, everywhere) = (r.flushed_end, leader.all_end(r.flushed_end));
         if leader.take_ack(now, ack, &ends) {
@@ -395,6 +400,7 @@ impl Replicator {
         }
         self.leave_if_asked(now, partition);
         self.propose(now, partition);
+        self.leave_if_hurt(now, partition);
         self.wake(partition);
     }
 
@@ -440,7 +446,25 @@ impl Replicator {
         if !leaving {
             return;
         }
-        if let Some(to) = r.leader().and_then(|l| l.successor(r)) {
+        if let Some(to) = r.leader().and_then(|l| l.successor(now, r)) {
+            // What speaks against it at present is asked again with the next beat.
+            let _ = self.hand_over(now, partition, Some(to));
+        }
+    }
+
+    /// A leader whose copy is damaged hands over to a voter that is whole and up to date. Without one
+    /// there is nobody better: it goes on, because stepping down would take away all of the partition
+    /// for the sake of what cannot be read of it.
+    fn leave_if_hurt(&mut self, now: Instant, partition: PartitionId) {
+        let r = self.replica(partition);
+        if !r.hurt {
+            return;
+        }
+        let (end, patience) = (r.end, self.settings.lease);
+        let fit = r
+            .leader()
+            .and_then(|l| l.successor(now, r).filter(|to| l.is_near(now, *to, end, patience)));
+        if let Some(to) = fit {
             // What speaks against it at present is asked again with the next beat.
             let _ = self.hand_over(now, partition, Some(to));
         }
@@ -459,10 +483,10 @@ impl Replicator {
     ) -> Result<(), NotServing> {
         let leader = self.serving(partition)?;
         let r = self.replica(partition);
-        let Some(to) = to.or_else(|| leader.successor(r)) else {
+        let Some(to) = to.or_else(|| leader.successor(now, r)) else {
             return Err(NotServing::FewVoters { have: leader.voters.len(), need: 2 });
         };
-        let fit = to != r.me.replica && leader.voters.contains(&to);
+        let fit = to != r.me.replica && leader.voters.contains(&to) && !leader.is_hurt(now, to);
         if leader.proposal.is_some() || !fit {
             return Err(NotServing::Changing);
         }

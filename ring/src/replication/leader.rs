@@ -29,6 +29,12 @@ pub enum Stage {
     },
 }
 
+/// A replica that lacks fewer entries is up to date in a moment.
+const NEAR: u64 = 1024;
+
+/// A replica that has not said for so long that its copy is damaged is whole.
+const HURT_FOR: Duration = Duration::from_secs(2);
+
 /// What a leader knows of another replica.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
@@ -48,6 +54,8 @@ pub(super) struct Peer {
     pub noted: bool,
     /// It needs a snapshot: the entries it lacks are gone.
     pub snapshot: bool,
+    /// When it asked for the state last, because its copy is damaged.
+    pub hurt: Option<Instant>,
     /// Send time of the newest probe it has acked.
     pub lease_from: Option<Instant>,
     pub heard: Instant,
@@ -81,6 +89,13 @@ pub(super) struct Leader {
     pub proposal: Option<Proposal>,
     /// Reads that wait for a round of probes sent after they came.
     pub reads: VecDeque<(ReadTicket, Instant)>,
+}
+
+impl Peer {
+    /// One whose copy is damaged says so again and again.
+    fn is_hurt(&self, now: Instant) -> bool {
+        self.hurt.is_some_and(|at| now.since(at) < HURT_FOR)
+    }
 }
 
 impl Leader {
@@ -117,6 +132,7 @@ impl Leader {
                     probe_due: true,
                     noted: false,
                     snapshot: false,
+                    hurt: None,
                     lease_from: None,
                     heard: now,
                     progressed: now,
@@ -224,6 +240,10 @@ impl Leader {
                 peer.acked = peer.acked.max(end);
                 news
             }
+            AckState::Mismatch { end: Offset::NONE, .. } => {
+                peer.hurt = Some(now);
+                false
+            }
             AckState::Mismatch { .. } if ack.probe < peer.rewound => false,
             AckState::Mismatch { end, term } => {
                 peer.rewound = now;
@@ -272,12 +292,24 @@ impl Leader {
     }
 
     /// The voter to hand over to: the one that has most.
-    pub fn successor(&self, replica: &LocalReplica) -> Option<ReplicaId> {
+    pub fn successor(&self, now: Instant, replica: &LocalReplica) -> Option<ReplicaId> {
         let fit = |p: &&Peer| {
             let stays = replica.record.replica(p.id).is_some_and(|r| r.wish == Wish::Voter);
-            stays && self.voters.contains(&p.id) && p.run.is_some()
+            stays && self.voters.contains(&p.id) && p.run.is_some() && !p.is_hurt(now)
         };
         self.peers.iter().filter(fit).max_by_key(|p| p.acked).map(|p| p.id)
+    }
+
+    /// Whether a replica's copy is damaged, as far as is known.
+    pub fn is_hurt(&self, now: Instant, id: ReplicaId) -> bool {
+        self.peer(id).is_some_and(|p| p.is_hurt(now))
+    }
+
+    /// Whether a replica was heard lately and lacks little: it can take over in a moment.
+    pub fn is_near(&self, now: Instant, id: ReplicaId, end: Offset, patience: Duration) -> bool {
+        self.peer(id).is_some_and(|p| {
+            p.matched && now.since(p.heard) < patience && end.0.saturating_sub(p.acked.0) < NEAR
+        })
     }
 
     /// The run of the successor, once it has everything.

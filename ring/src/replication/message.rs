@@ -146,4 +146,14 @@ pub enum Request {
         /// Who says so.
         from: LeaderId,
     },
+    /// A new life for a replica whose log is lost: it counts for nothing until then, and afterwards
+    /// for what it has from there on.
+    Renew {
+        /// The partition.
+        partition: PartitionId,
+        /// Who has lost it.
+        replica: ReplicaId,
+        /// Names the request; the storage uses a number once.
+        renewal: u64,
+    },
 }

@@ -65,6 +65,8 @@ pub(super) struct Follower {
     pub current: Option<Instant>,
     /// The newest probe taken, while it was not answered.
     pub probe: Instant,
+    /// The probe with whose answer it asked for the state last.
+    pub asked: Instant,
     /// An answer other than how far the log is flushed, and the probe of the message it is for.
     pub answer: Option<(AckState, Instant)>,
 }
@@ -94,6 +96,8 @@ pub(super) struct LocalReplica {
     pub flushed_end: Offset,
     pub high_watermark: Offset,
     pub damaged_below: Option<Offset>,
+    /// See [`super::Replicator::hurt`].
+    pub hurt: bool,
     pub grants: Grants,
     /// A Fence of the promised term waits for the promise to be durable.
     pub fence_waits: bool,
@@ -122,6 +126,7 @@ impl LocalReplica {
             flushed_end: found.end,
             high_watermark: found.high_watermark,
             damaged_below: found.damaged_below,
+            hurt: false,
             grants: Grants::default(),
             fence_waits: false,
             handed_over: None,
@@ -143,12 +148,17 @@ impl LocalReplica {
         }
     }
 
+    /// Whether nothing of what it has acked is lost.
+    pub fn is_whole(&self) -> bool {
+        self.damaged_below.is_none() && !self.hurt
+    }
+
     /// Whether this run may lead `term`.
     pub fn may_lead(&self, term: Term) -> bool {
         term >= self.promised
             && term > self.promised_at_start
             && term > self.left
-            && self.damaged_below.is_none()
+            && self.is_whole()
             && self.record.is_voter(self.me.replica)
     }
 

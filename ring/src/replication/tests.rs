@@ -8,7 +8,7 @@ const P: PartitionId = PartitionId(0);
 fn record_of(life: u64, version: u64) -> PartitionRecord {
     let id = ReplicaId { storage: StorageUuid(1), life };
     PartitionRecord {
-        replicas: vec![Replica { node: NodeId(1), id, wish: Wish::Voter }],
+        replicas: vec![Replica { node: NodeId(1), id, wish: Wish::Voter, renewal: 0 }],
         voters: vec![id],
         version,
         ..PartitionRecord::default()

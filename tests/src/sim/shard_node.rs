@@ -79,6 +79,7 @@ impl Node for ShardNode {
             deadline_default: self.deadline,
             deadline_max: self.deadline,
             alone: true,
+            has_others: false,
             incarnation: None,
             replication: ironring_ring::replication::Settings::default(),
             map,
@@ -133,7 +134,7 @@ impl Subject for Simulated {
             ShardPhase::Opening => Phase::Opening,
             ShardPhase::Serving | ShardPhase::Stopping => Phase::Serving,
             ShardPhase::Stopped => Phase::Stopped,
-            ShardPhase::Failed => {
+            ShardPhase::Failed | ShardPhase::Damaged => {
                 let failure = self.shard.failure().expect("a failed shard says why");
                 Phase::Failed(kind_of_failure(failure), failure.to_string())
             }

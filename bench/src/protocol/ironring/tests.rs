@@ -119,13 +119,13 @@ struct FakeNode {
 
 /// The map of a node with one shard, or of one with two that are the same listener.
 fn map(addr: &str) -> ClusterMap {
-    let shard = |first, end| ironring_net::message::ShardAddress {
+    let shard = |shard, first, end| ironring_net::message::ShardAddress {
         first,
         end,
-        shard: 0,
+        shard,
         address: addr.to_owned(),
     };
-    ClusterMap { epoch: 1, partitions: 256, shards: vec![shard(0, 100), shard(100, 256)] }
+    ClusterMap { epoch: 1, partitions: 256, shards: vec![shard(0, 0, 100), shard(1, 100, 256)] }
 }
 
 impl FakeNode {
@@ -261,6 +261,26 @@ fn placed_connections_ask_only_for_keys_of_their_shard() {
         }
         assert!(seen.len() > 300, "they are still spread: {}", seen.len());
     }
+}
+
+#[test]
+fn a_shard_of_a_cluster_leads_many_ranges_and_is_one() {
+    let shard = |address: &str, first, end| ironring_net::message::ShardAddress {
+        shard: 0,
+        address: address.to_owned(),
+        first,
+        end,
+    };
+    let shards = vec![shard("a", 0, 2), shard("b", 2, 3), shard("a", 3, 4)];
+    let map = ClusterMap { epoch: 1, partitions: 4, shards };
+    let owned = |wanted: fn(&str) -> bool| -> Vec<(String, Vec<bool>)> {
+        let placed = Placed::new(&map, 9, wanted);
+        placed.shards.iter().map(|(at, owned)| (at.clone(), owned.to_vec())).collect()
+    };
+    let a = ("a".to_owned(), vec![true, true, false, true]);
+    let b = ("b".to_owned(), vec![false, false, true, false]);
+    assert_eq!(owned(|_| true), [a, b.clone()]);
+    assert_eq!(owned(|address| address == "b"), [b]);
 }
 
 #[test]

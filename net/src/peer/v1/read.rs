@@ -185,6 +185,12 @@ fn check_ask(ask: &ArchivedAsk) -> Result<usize, BodyError> {
             no_base()?;
             no_voters()?;
         }
+        ask_kind::RENEW => {
+            no_incarnation()?;
+            no_to()?;
+            no_voters()?;
+            zero("term", ask.term.to_native())?;
+        }
         ask_kind::ELECTION => {
             no_base()?;
             no_to()?;
@@ -296,6 +302,11 @@ impl<'a> Item<'a, message::Ask<'a>> for ArchivedAsk {
             ask_kind::ELECTION => {
                 message::Ask::Election { partition, term, from: leader_id(&self.from) }
             }
+            ask_kind::RENEW => message::Ask::Renew {
+                partition,
+                replica: replica_id(&self.from.replica),
+                renewal: self.base.to_native(),
+            },
             kind => unreachable!("kind {kind} of a request that was checked"),
         }
     }

@@ -159,6 +159,15 @@ fn ask(ask: message::Ask<'_>) -> Ask {
             to: leader(no_one),
             voters: Vec::new(),
         },
+        message::Ask::Renew { partition, replica, renewal } => Ask {
+            partition: partition.0,
+            kind: ask_kind::RENEW,
+            term: 0,
+            from: leader(no_run(replica)),
+            base: renewal,
+            to: leader(no_one),
+            voters: Vec::new(),
+        },
     }
 }
 

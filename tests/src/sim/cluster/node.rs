@@ -75,6 +75,7 @@ impl Node {
             deadline_max: Duration::from_secs(2),
             incarnation: Some(self.incarnation),
             alone: false,
+            has_others: true,
             replication: making.replication,
             map: ClusterMap {
                 epoch: 1,
@@ -135,9 +136,14 @@ impl Node {
         self.handle(time, Event::Peer { node, message });
     }
 
-    /// Why the shard ended by itself.
-    pub fn failure(&self) -> Option<String> {
-        let shard = self.shard.as_ref().filter(|shard| shard.phase() == Phase::Failed)?;
+    /// Why the shard ended by itself, or lost its log when nothing explains that.
+    pub fn failure(&self, explained: bool) -> Option<String> {
+        let failed = |shard: &&Shard| match shard.phase() {
+            Phase::Failed => true,
+            Phase::Damaged => !explained,
+            _ => false,
+        };
+        let shard = self.shard.as_ref().filter(failed)?;
         Some(shard.failure().map_or_else(String::new, ToString::to_string))
     }
 }

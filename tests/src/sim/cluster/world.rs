@@ -16,6 +16,8 @@ use ironring_ring::controller::{self, Effect, Ticket as Proposal};
 use ironring_ring::metadata::{Command, MemberState, Metadata, Outcome};
 use ironring_ring::replication::Settings;
 
+mod rot;
+
 use super::clients::Clients;
 use super::node::{Making, Message, Node};
 use crate::linear::{History, Rules, Verdict, check};
@@ -70,6 +72,7 @@ struct Odds {
     pause: u64,
     cut_link: u64,
     wipe: u64,
+    rot: u64,
     election: u64,
     hand_over: u64,
     operate: u64,
@@ -85,6 +88,7 @@ impl Odds {
             pause: 0,
             cut_link: 0,
             wipe: 0,
+            rot: 0,
             election: some(3),
             hand_over: some(5),
             operate: some(6),
@@ -99,7 +103,8 @@ impl Odds {
         };
         match trouble {
             Trouble::Calm => calm,
-            Trouble::Crash | Trouble::Full | Trouble::DiskFaults => rough,
+            Trouble::Crash | Trouble::Full => rough,
+            Trouble::DiskFaults => Odds { rot: 2 + some(20), ..rough },
             Trouble::Corruption => Odds { wipe: some(4), ..rough },
         }
     }
@@ -149,6 +154,10 @@ struct World {
     next_storage: u128,
     healed: bool,
     acked_before_healing: u64,
+    /// The node whose disk is damaged in this run.
+    victim: Option<usize>,
+    /// Nothing more befalls it until then.
+    spared_until: u64,
     /// Keys to be read at the end, once clients are done.
     audit: Vec<(PartitionId, crate::sim::op::Op)>,
 }
@@ -168,7 +177,10 @@ pub fn run(trouble: Trouble, log: LogConfig, seed: u64, print: bool) -> Report {
 }
 
 impl World {
-    fn new(trouble: Trouble, log: LogConfig, mut rng: Prng, print: bool) -> World {
+    fn new(trouble: Trouble, mut log: LogConfig, mut rng: Prng, print: bool) -> World {
+        if trouble == Trouble::DiskFaults {
+            log.scrub.period = Duration::from_millis(300);
+        }
         let n = 3 + rng.below(3) as usize;
         let partitions = 1 << rng.below(3);
         let rf = if rng.chance(3, 4) { 3 } else { 1 + rng.below(n as u64) as u8 };
@@ -233,6 +245,8 @@ impl World {
             partitions,
             next_storage: n as u128,
             healed: false,
+            victim: None,
+            spared_until: 0,
             acked_before_healing: 0,
             nodes,
             rng,
@@ -399,6 +413,13 @@ impl World {
             let (due, ticket) = self.nodes[node].disk.submit(Instant(self.time), request);
             self.schedule(due.0 - self.time, Event::Io { node, run, ticket });
         }
+        self.nodes[node].fx.drop_aside = false;
+        if std::mem::take(&mut self.nodes[node].fx.set_aside) {
+            self.set_aside(node);
+            self.nodes[node].handle(self.time, ShardEvent::Start { format: true });
+            self.schedule(0, Event::TurnEnd { node, run });
+        }
+        self.judge_damaged(node)?;
         let id = self.nodes[node].id;
         for (to, message) in std::mem::take(&mut self.nodes[node].fx.peers) {
             self.send(id, node, to, Message::Peer(message));
@@ -415,7 +436,8 @@ impl World {
             let delay = 20_000 + self.rng.below(MS);
             self.schedule(delay, Event::Answered { client: conn.0 as usize, frame });
         }
-        if let Some(why) = self.nodes[node].failure() {
+        let explained = self.victim == Some(node);
+        if let Some(why) = self.nodes[node].failure(explained) {
             return Err(format!("node {} fails, and nothing explains it: {why}", node + 1));
         }
         Ok(())
@@ -628,7 +650,11 @@ impl World {
             }
         }
         let node = self.rng.below(self.nodes.len() as u64) as usize;
-        if self.nodes[node].shard.is_some() {
+        if self.rng.chance(odds.rot, 1000) {
+            self.rot();
+        }
+        let suffers = self.may_suffer(node);
+        if self.nodes[node].shard.is_some() && suffers {
             if self.rng.chance(odds.crash, 1000) {
                 self.crash(node, false);
             } else if self.rng.chance(odds.power_loss, 1000) {
@@ -641,12 +667,12 @@ impl World {
                 self.schedule(0, Event::TurnEnd { node, run });
             }
         }
-        if self.rng.chance(odds.pause, 1000) {
+        if self.rng.chance(odds.pause, 1000) && suffers {
             self.coverage.add("pauses", 1);
             let length = self.rng.below(3000 * MS);
             self.nodes[node].paused_until = self.time + length;
         }
-        if self.rng.chance(odds.cut_link, 1000) {
+        if self.rng.chance(odds.cut_link, 1000) && suffers {
             self.coverage.add("links cut", 1);
             let other = self.rng.below(self.nodes.len() as u64) as usize;
             let length = self.rng.below(3000 * MS);
@@ -654,7 +680,7 @@ impl World {
             if self.rng.chance(1, 2) {
                 cuts.push((other, node));
             }
-            if self.rng.chance(1, 3) {
+            if self.rng.chance(1, 3) && self.victim.is_none() {
                 if self.rng.chance(3, 4) {
                     self.coverage.add("nodes isolated", 1);
                     self.isolated[node] = self.time + length;
@@ -694,7 +720,7 @@ impl World {
             let now = self.metadata_clock.at(self.time);
             self.group.new_controller(now);
         }
-        if self.rng.chance(odds.operate, 1000) {
+        if self.rng.chance(odds.operate, 1000) && self.victim.is_none() {
             let node = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
             let state = [MemberState::Active, MemberState::Draining][self.rng.below(2) as usize];
             let command = if self.rng.chance(1, 2) {
@@ -773,6 +799,7 @@ impl World {
     fn judge_the_end(&mut self) -> Result<(), String> {
         self.coverage.add("writes acked", self.clients.acked);
         self.coverage.add("reads answered", self.clients.read);
+        self.cover_repairs();
         let history = History::new(std::mem::take(&mut self.clients.history));
         let rules = Rules::default();
         let report = check(&history, &rules);
@@ -805,6 +832,8 @@ impl World {
             let Some(shard) = shard.filter(|shard| shard.phase() == Phase::Serving) else {
                 return Err(format!("{:?} of {id} does not run after healing", replica.id));
             };
+            let number = self.nodes.iter().position(|n| n.storage == replica.id.storage);
+            self.verify_records(shard, number.expect("it was found"), id)?;
             let p = shard.models().peek(id);
             let keys: Vec<(Vec<u8>, u64)> = p
                 .keys

@@ -385,7 +385,7 @@ impl Node {
                 match &request {
                     Request::Voters { partition, .. } => self.step(Moment::Proposes, *partition),
                     Request::Transfer { partition, .. } => self.step(Moment::HandsOver, *partition),
-                    Request::Election { .. } => {}
+                    Request::Election { .. } | Request::Renew { .. } => {}
                 }
                 turn.out.push((To::Metadata, Message::Ask(request)));
             }

@@ -1,0 +1,77 @@
+//! Damaged segments: what the owner hears of them, and how they leave the log.
+//!
+//! The log keeps a damaged segment as it is, out of compaction's and the scrub's way. An owner that
+//! can get what is lost from elsewhere appends it again, appends what can still be read of the
+//! segment again as well, and gives the segment up: it is freed as compaction frees one, when what
+//! replaces it is durable, both checkpoints begin behind it and no read of it is in flight.
+
+use ironring_core::{GroupSeq, SegmentId, SlotId};
+
+use super::Log;
+use crate::format::superblock::SlotState;
+
+impl Log {
+    /// Segments in which something did not verify, or could not be read, since the last call.
+    pub fn take_suspects(&mut self) -> Vec<SegmentId> {
+        std::mem::take(&mut self.suspects)
+    }
+
+    /// Whether a segment is known to be damaged, and part of the log still.
+    #[must_use]
+    pub fn is_damaged(&self, segment: SegmentId) -> bool {
+        self.segments.find(segment).is_some_and(|slot| self.segments.slot(slot).damaged)
+    }
+
+    /// Notes that something in a segment does not verify.
+    pub(super) fn suspect(&mut self, slot: SlotId) {
+        let slot = self.segments.slot_mut(slot);
+        if !std::mem::replace(&mut slot.damaged, true) {
+            self.suspects.push(slot.segment);
+        }
+    }
+
+    /// The owner takes a segment for damaged: it is going to empty it.
+    pub fn condemn(&mut self, segment: SegmentId) {
+        if let Some(slot) = self.segments.find(segment) {
+            self.segments.slot_mut(slot).damaged = true;
+        }
+    }
+
+    /// The owner needs nothing of a damaged segment: everything it refers to lies elsewhere, staged
+    /// at least. The segment is freed when that is safe.
+    pub fn retire(&mut self, segment: SegmentId) {
+        let Some(slot) = self.segments.find(segment) else { return };
+        let staged = GroupSeq(self.staging.next_sequence().0 - 1);
+        let slot = self.segments.slot_mut(slot);
+        if slot.damaged && slot.retires_after.is_none() {
+            slot.retires_after = Some(staged);
+            self.retiring.push(segment);
+        }
+    }
+
+    /// Frees the segments that were given up and can go.
+    pub(super) fn retire_pump(&mut self) {
+        if self.retiring.is_empty() {
+            return;
+        }
+        for segment in std::mem::take(&mut self.retiring) {
+            let Some(slot) = self.segments.find(segment) else { continue };
+            let s = self.segments.slot(slot);
+            let replaced = s.retires_after.is_some_and(|group| group <= self.staging.durable());
+            let goes = replaced
+                && s.state() == SlotState::Sealed
+                && s.pins == 0
+                && segment < self.settled_older
+                && self.compaction.segment() != Some(segment);
+            if !goes {
+                self.retiring.push(segment);
+                continue;
+            }
+            let version = self.superblock.request();
+            self.segments.release(slot, SlotState::Free, version);
+            self.counters.segments_freed += 1;
+            self.counters.segments_retired += 1;
+            self.no_space_until = None;
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Records that cannot be read any more while the log is open: a flipped bit, a bad sector, a segment
+//! that is gone under a running shard.
+//!
+//! The log names damaged segments. What a shard with other replicas does about one:
+//! 1. *Salvage*: every record of it that is needed is read. What can be read is appended again, so
+//!    that nothing is left to depend on the segment but what is lost.
+//! 2. A partition that has lost something is *hurt*: that is written down, so that a restart does not
+//!    forget it, and told the engine. It takes and acks entries, which it holds; it does not vote, does
+//!    not begin to lead, and hands over when it leads and somebody whole can take over.
+//! 3. Its leader sends the state ([`super::transfer`]). What this replica has in good condition it
+//!    keeps; what lies in a damaged segment it takes. After a restart nobody knows which that was, and
+//!    all of it counts as damaged.
+//! 4. When no record of the partition lies in a damaged segment, and what was taken is fsynced, it is
+//!    whole. When no record of any partition does, the segment is given back.
+//!
+//! A partition without other replicas stays as it is: what cannot be read is refused as corrupt.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use ironring_core::{GroupSeq, Instant, Now, Offset, PartitionId, SegmentId};
+use ironring_log::format::record::decode_wire;
+use ironring_log::{Location, Priority, ReadError, ReadId, Record, RecordKind};
+use ironring_ring::replication::Stage;
+
+use super::event::Effects;
+use super::partition::{CHUNKED, MERGED, Partition, chunk_name, topic_name};
+use super::replicas::Note;
+use super::{Phase, Shard};
+
+/// Records of damaged segments read at the same time.
+const READS_MAX: usize = 16;
+/// How often what is not whole is looked at, while there are few keys.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For so many keys of the shard a look is put off by a millisecond more: it walks all of them.
+const KEYS_PER_MS: u64 = 1000;
+
+/// What is being repaired.
+#[derive(Debug, Default)]
+pub(super) struct Repair {
+    /// Damaged segments that something may still refer to.
+    emptying: BTreeSet<SegmentId>,
+    /// Records of them that were not read yet.
+    todo: VecDeque<(PartitionId, Location)>,
+    reads: BTreeMap<ReadId, (PartitionId, Location)>,
+    /// Records that cannot be read.
+    lost: BTreeSet<Location>,
+    /// Hurt partitions whose log does not say so yet.
+    unsaid: BTreeSet<PartitionId>,
+    /// Partitions that are whole when a group is durable.
+    healing: Vec<(GroupSeq, PartitionId)>,
+    /// Partitions hurt in this run: what lies outside of damaged segments is known to be good.
+    known: BTreeSet<PartitionId>,
+    look_at: Instant,
+}
+
+impl Shard {
+    /// Whether another replica of a partition can give back what this one has lost.
+    fn has_other_replicas(&self, id: PartitionId) -> bool {
+        let Some(replicas) = &self.replicas else { return false };
+        let storage = self.config.identity.storage;
+        replicas.engine.known(id).replicas.iter().any(|r| r.id.storage != storage)
+    }
+
+    /// Recovery is over: partitions that were hurt before are hurt still.
+    pub(super) fn recall_hurt(&mut self) {
+        for id in self.config.slices.range(self.id()).map(PartitionId) {
+            if self.models.peek(id).hurt.is_some() {
+                self.engine().hurt(id);
+            }
+        }
+    }
+
+    /// Does what can be done for what is damaged.
+    pub(super) fn look_after_repairs(&mut self, now: Now, fx: &mut Effects) {
+        let suspects = self.log.take_suspects();
+        if !matches!(self.phase, Phase::Serving | Phase::Opening) || self.replicas.is_none() {
+            return;
+        }
+        let range = self.config.slices.range(self.id());
+        let others = range.map(PartitionId).any(|id| self.has_other_replicas(id));
+        if others && !suspects.is_empty() {
+            for segment in suspects {
+                self.log.condemn(segment);
+                self.repair.emptying.insert(segment);
+            }
+            self.repair.look_at = now.mono;
+        }
+        self.say_unsaid(now);
+        if now.mono >= self.repair.look_at {
+            let keys: u64 = self.models.iter().map(|p| p.keys.len() as u64).sum();
+            self.repair.look_at = now.mono + LOOK_EVERY + Duration::from_millis(keys / KEYS_PER_MS);
+            self.look_into_segments();
+        }
+        self.salvage(fx);
+    }
+
+    /// Looks what still refers to damaged segments.
+    fn look_into_segments(&mut self) {
+        if self.repair.emptying.is_empty() || !self.repair.todo.is_empty() {
+            return;
+        }
+        let mut held: BTreeSet<SegmentId> = BTreeSet::new();
+        let mut hurt = BTreeSet::new();
+        let mut still_lost = BTreeSet::new();
+        for p in self.models.iter() {
+            p.live_places(|at| {
+                if !self.repair.emptying.contains(&at.segment) {
+                    return;
+                }
+                held.insert(at.segment);
+                if self.repair.lost.contains(&at) {
+                    still_lost.insert(at);
+                    hurt.insert(p.id);
+                } else if p.pending.iter().all(|pending| pending.at != at) {
+                    // What is not applied yet is looked at when it is.
+                    self.repair.todo.push_back((p.id, at));
+                }
+            });
+        }
+        self.repair.lost = still_lost;
+        for id in hurt {
+            self.hurt(id);
+        }
+        let empty = |segment: &SegmentId| !held.contains(segment);
+        let done: Vec<SegmentId> = self.repair.emptying.iter().copied().filter(empty).collect();
+        for segment in done {
+            self.repair.emptying.remove(&segment);
+            self.log.retire(segment);
+        }
+    }
+
+    /// Reads records of damaged segments, a few at a time.
+    fn salvage(&mut self, fx: &mut Effects) {
+        while self.repair.reads.len() < READS_MAX
+            && let Some((id, at)) = self.repair.todo.pop_front()
+        {
+            let read = self.chunks.next_read();
+            self.repair.reads.insert(read, (id, at));
+            self.log.read(read, at, &mut fx.io);
+        }
+    }
+
+    /// A record of a damaged segment was read, or cannot be. False: the read is somebody else's.
+    pub(super) fn salvage_read(
+        &mut self,
+        read: ReadId,
+        result: &Result<Vec<u8>, ReadError>,
+    ) -> bool {
+        let Some((id, at)) = self.repair.reads.remove(&read) else { return false };
+        let record = result.as_ref().ok().and_then(|bytes| decode_wire(bytes).ok());
+        match record {
+            Some((record, _)) => {
+                let needed = self.models.peek(id).holds_applied(at, &record);
+                let copy = Record { flags: record.flags | MERGED, ..record };
+                if !needed {
+                    return true;
+                }
+                // What the log does not take now is found again with the next look.
+                if let Ok(appended) = self.log.append(&copy, Priority::Reserve) {
+                    self.models.appended(appended.location, &copy);
+                    self.counters.repair.records_moved += 1;
+                }
+            }
+            None => {
+                let mut needed = false;
+                self.models.peek(id).live_places(|place| needed |= place == at);
+                if needed && self.repair.lost.insert(at) {
+                    self.counters.repair.records_lost += 1;
+                    self.hurt(id);
+                }
+            }
+        }
+        true
+    }
+
+    /// A partition has lost something.
+    fn hurt(&mut self, id: PartitionId) {
+        if self.models.peek(id).hurt.is_some() || !self.has_other_replicas(id) {
+            return;
+        }
+        let p = self.models.partition(id);
+        p.hurt = Some(p.log_end);
+        self.repair.known.insert(id);
+        self.repair.unsaid.insert(id);
+        self.engine().hurt(id);
+    }
+
+    /// Writes down which partitions are hurt.
+    fn say_unsaid(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.repair.unsaid) {
+            let p = self.models.peek(id);
+            let Some(below) = p.hurt else { continue };
+            let note = Note { kind: RecordKind::Damaged, term: p.term, offset: below };
+            if self.append_note(now, id, note, &[]).is_err() {
+                self.repair.unsaid.insert(id);
+            }
+        }
+    }
+
+    /// Whether a state that ends at `end` can make a hurt partition whole. What was in the log when the
+    /// damage was found is applied before: afterwards none of it is applied from a place that may be
+    /// damaged.
+    pub(super) fn is_healed_by(&self, id: PartitionId, end: Offset) -> bool {
+        let p = self.models.peek(id);
+        p.hurt.is_some_and(|below| p.applied_end >= below && end >= below)
+    }
+
+    /// Whether a hurt partition has what a record of its leader's state says, in a place that is good.
+    pub(super) fn has_good(&self, record: &Record<'_>) -> bool {
+        let id = record.partition;
+        if !self.repair.known.contains(&id) {
+            return false;
+        }
+        let place = self.models.peek(id).place_of(record);
+        place.is_some_and(|at| !self.log.is_damaged(at.segment))
+    }
+
+    /// The leader's whole state was taken: nothing of the partition lies in a damaged segment. Says
+    /// so in the log.
+    pub(super) fn heal(&mut self, now: Now, id: PartitionId) {
+        let p = self.models.peek(id);
+        if p.hurt.is_none() {
+            return;
+        }
+        let mut damaged = false;
+        p.live_places(|at| damaged |= self.log.is_damaged(at.segment));
+        if damaged {
+            // Asked again with the next look.
+            return;
+        }
+        let note = Note { kind: RecordKind::Repaired, term: p.term, offset: Offset::NONE };
+        if let Ok(appended) = self.append_note(now, id, note, &[]) {
+            self.repair.known.remove(&id);
+            self.repair.unsaid.remove(&id);
+            self.repair.healing.push((appended.group, id));
+        }
+    }
+
+    /// Groups are durable: what they complete is whole.
+    pub(super) fn finish_healing(&mut self, now: Now) {
+        let durable = self.models.durable;
+        let healing = std::mem::take(&mut self.repair.healing);
+        for (group, id) in healing {
+            if group > durable {
+                self.repair.healing.push((group, id));
+            } else if self.models.peek(id).hurt.is_none() {
+                self.engine().healed(id);
+                self.counters.repair.partitions_repaired += 1;
+                self.repair.look_at = now.mono;
+            }
+        }
+    }
+
+    /// Whether this replica leads a partition and cannot send its state: part of it is lost.
+    pub(super) fn cannot_send_state(&self, id: PartitionId) -> bool {
+        self.models.peek(id).hurt.is_some()
+    }
+
+    /// What to tell a reader of a record that cannot be read, when other replicas have it.
+    pub(super) fn reads_elsewhere(&mut self, id: PartitionId) -> bool {
+        self.replicas.is_some()
+            && self.has_other_replicas(id)
+            && self.engine().view(id).leads.is_some_and(|stage| stage != Stage::Promising)
+    }
+}
+
+impl Partition {
+    /// Where the applied state has what this record says, or something newer.
+    fn place_of(&self, record: &Record<'_>) -> Option<Location> {
+        match record.kind {
+            RecordKind::Put | RecordKind::PutChunked => {
+                let entry = self.keys.get(record.key)?;
+                let chunked =
+                    (record.kind == RecordKind::PutChunked) == (entry.flags & CHUNKED != 0);
+                (entry.version > record.offset || (entry.version == record.offset && chunked))
+                    .then_some(entry.location)
+            }
+            RecordKind::Chunk => {
+                let (upload, index) = chunk_name(record.key).ok()?;
+                self.large.place(upload, index)
+            }
+            RecordKind::TopicBatch => {
+                let name = topic_name(record.key).ok()?;
+                let topic = self.topics.get(&(name.topic, name.index))?;
+                let batch = topic.batches_from(name.first).next()?;
+                (batch.first == name.first && batch.count == name.count).then_some(batch.at)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the applied state refers to the record at `at`.
+    fn holds_applied(&self, at: Location, record: &Record<'_>) -> bool {
+        self.holds(at, &Record { flags: record.flags | MERGED, ..*record })
+    }
+}

@@ -1,0 +1,233 @@
+//! Disks that lose what was written: flipped bits, files that are gone, operations that fail.
+//!
+//! One node's disk does in a run, and from its first damage on nothing befalls the others, whose
+//! replicas are whole and vote: a minority of every partition's copies is damaged, and whatever
+//! becomes of it must cost nothing. When clients have stopped every record of every replica is read
+//! from its disk and verified.
+
+use ironring_core::io::FileName;
+use ironring_core::{Instant, PartitionId};
+use ironring_log::format::record;
+use ironring_node::shard::{Phase, Shard, ToController};
+use ironring_ring::metadata::Wish;
+use ironring_ring::replication::Stage;
+
+use super::{DISK_BYTES, MS, World};
+use crate::sim::disk::SimDisk;
+use crate::sim::disk::faults::{Fault, FaultPlan};
+
+/// The very last group cannot be told from one that was in flight when it is damaged before another
+/// follows: so much later one has.
+const GROUP_FOLLOWS_NS: u64 = 150 * MS;
+
+impl World {
+    /// Whether something may befall a node.
+    pub(super) fn may_suffer(&self, node: usize) -> bool {
+        match self.victim {
+            None => true,
+            Some(victim) => node == victim && self.time >= self.spared_until,
+        }
+    }
+
+    /// Whether every partition can lose its copy on a node.
+    fn can_lose_copy(&self, node: usize) -> bool {
+        let storage = self.nodes[node].storage;
+        // Replicas are about to go when there are to be fewer.
+        self.group.state.rf() >= 3
+            && self.group.state.moves().is_empty()
+            && (0..self.partitions).all(|p| {
+                let record = &self.group.state.partitions()[p as usize];
+                let id = PartitionId(p);
+                let view = |n: &super::Node| n.shard.as_ref().and_then(|s| s.replica(id));
+                let most = self.nodes.iter().filter_map(view).map(|v| v.high_watermark).max();
+                let whole = |voter: &ironring_ring::metadata::ReplicaId| {
+                    let of = self.nodes.iter().find(|n| n.storage == voter.storage);
+                    of.filter(|n| n.is_awake(self.time))
+                        .and_then(view)
+                        .is_some_and(|v| Some(v.flushed_end) >= most)
+                };
+                let mut others = record.voters.iter().filter(|v| v.storage != storage);
+                let stays = record.replicas.iter().all(|r| r.wish == Wish::Voter);
+                stays && others.clone().count() >= 2 && others.all(whole)
+            })
+    }
+
+    /// Something is damaged on the disk of the node that suffers.
+    pub(super) fn rot(&mut self) {
+        let node = match self.victim {
+            Some(victim) => victim,
+            None => self.rng.below(self.nodes.len() as u64) as usize,
+        };
+        if !self.can_lose_copy(node) || self.time < self.spared_until {
+            return;
+        }
+        let serves = |shard: &Shard| shard.phase() == Phase::Serving;
+        if !self.nodes[node].shard.as_ref().is_some_and(serves) {
+            return;
+        }
+        if self.victim.is_none() {
+            self.victim = Some(node);
+            for row in &mut self.cut {
+                row.fill(super::Cut::default());
+            }
+            (0..self.nodes.len()).for_each(|i| self.nodes[i].paused_until = 0);
+        }
+        self.spared_until = self.time + GROUP_FOLLOWS_NS + self.rng.below(1500 * MS);
+        let kind = self.rng.below(8);
+        self.note(&[11, node as u64, kind], || format!("node {} is damaged ({kind})", node + 1));
+        match kind {
+            0..4 => self.flip_bits(node),
+            4 => self.lose_segment(node),
+            5 => self.lose_log(node),
+            _ => self.fail_soon(node),
+        }
+    }
+
+    fn flip_bits(&mut self, node: usize) {
+        let bits = 1 + self.rng.below(24);
+        for _ in 0..bits {
+            if self.rng.chance(1, 2) {
+                self.flip_in_record(node);
+            } else if self.nodes[node].disk.decay(Instant(self.time)) {
+                self.coverage.add("bits flipped", 1);
+            }
+        }
+    }
+
+    /// Flips a bit of a record that is needed: most of a disk is not.
+    fn flip_in_record(&mut self, node: usize) {
+        let id = PartitionId(self.rng.below(u64::from(self.partitions)) as u32);
+        let Some(shard) = &self.nodes[node].shard else { return };
+        let mut places = Vec::new();
+        shard.models().peek(id).live_places(|at| places.push(at));
+        if places.is_empty() {
+            return;
+        }
+        let at = places[self.rng.below(places.len() as u64) as usize];
+        let Some(file) = shard.log().file_of(at.segment) else { return };
+        let disk = &mut self.nodes[node].disk;
+        let held = disk.contents(file).unwrap_or_default();
+        let durable = held
+            .get(at.pos as usize..(at.pos + at.len) as usize)
+            .is_some_and(|bytes| record::decode(bytes, at.segment, at.pos).is_ok());
+        if durable {
+            let pos = u64::from(at.pos) + self.rng.below(u64::from(at.len));
+            let flipped = held[pos as usize] ^ (1 << self.rng.below(8));
+            disk.overwrite(file, pos, &[flipped]);
+            self.coverage.add("bits of records flipped", 1);
+        }
+    }
+
+    /// A damaged copy neither votes nor begins to lead.
+    pub(super) fn judge_damaged(&self, node: usize) -> Result<(), String> {
+        let n = &self.nodes[node];
+        let Some(shard) = n.shard.as_ref().filter(|_| self.victim == Some(node)) else {
+            return Ok(());
+        };
+        for id in (0..self.partitions).map(PartitionId) {
+            if shard.models().peek(id).hurt.is_none() {
+                continue;
+            }
+            let leads = shard.replica(id).and_then(|view| view.leads);
+            if matches!(leads, Some(Stage::Promising | Stage::Starting)) {
+                return Err(format!("node {}: a damaged copy of {id} begins to lead", node + 1));
+            }
+            let votes = |said: &ToController| match said {
+                ToController::Fenced(answer) => answer.partition == id,
+                ToController::Ask(_) => false,
+            };
+            if n.fx.controller.iter().any(votes) {
+                return Err(format!("node {}: a damaged copy of {id} votes", node + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// The process ends, and a segment is gone when it starts again.
+    fn lose_segment(&mut self, node: usize) {
+        self.crash(node, false);
+        let disk = &mut self.nodes[node].disk;
+        let segment =
+            |(file, _): (FileName, u64)| matches!(file, FileName::Segment(_)).then_some(file);
+        let segments: Vec<FileName> = disk.files().filter_map(segment).collect();
+        if !segments.is_empty() {
+            disk.lose_file(segments[self.rng.below(segments.len() as u64) as usize]);
+            self.coverage.add("segments lost", 1);
+        }
+    }
+
+    /// The process ends, and its log is gone when it starts again; who it is it knows.
+    fn lose_log(&mut self, node: usize) {
+        self.crash(node, false);
+        let seed = self.rng.next_u64();
+        self.nodes[node].disk = SimDisk::new(seed, DISK_BYTES, self.latency, FaultPlan::none());
+        self.coverage.add("logs lost", 1);
+    }
+
+    /// The next operation of some kind fails.
+    fn fail_soon(&mut self, node: usize) {
+        let kinds = [Fault::ReadError, Fault::WriteError, Fault::SyncError, Fault::ReadFlip];
+        let kind = kinds[self.rng.below(4) as usize];
+        let plan = FaultPlan {
+            per_life_max: 1,
+            until: Instant(self.time + 300 * MS),
+            ..FaultPlan::none().with(kind, 300_000)
+        };
+        self.nodes[node].disk.faults.plan = plan;
+        self.coverage.add("operations failed", 1);
+    }
+
+    /// The node's files were put out of the way.
+    pub(super) fn set_aside(&mut self, node: usize) {
+        let seed = self.rng.next_u64();
+        self.nodes[node].disk = SimDisk::new(seed, DISK_BYTES, self.latency, FaultPlan::none());
+        self.coverage.add("logs set aside", 1);
+        self.note(&[12, node as u64], || format!("node {} sets its log aside", node + 1));
+    }
+
+    /// Reads every record a partition's replica on a node refers to.
+    pub(super) fn verify_records(
+        &self,
+        shard: &Shard,
+        node: usize,
+        id: PartitionId,
+    ) -> Result<(), String> {
+        let mut wrong = None;
+        let p = shard.models().peek(id);
+        if p.hurt.is_some() {
+            return Err(format!("{id} is damaged on node {} after healing", node + 1));
+        }
+        p.live_places(|at| {
+            let bytes =
+                shard.log().file_of(at.segment).and_then(|f| self.nodes[node].disk.contents(f));
+            let record = bytes
+                .as_ref()
+                .and_then(|bytes| bytes.get(at.pos as usize..(at.pos + at.len) as usize));
+            if record.is_none_or(|bytes| record::decode(bytes, at.segment, at.pos).is_err()) {
+                wrong = Some(at);
+            }
+        });
+        match wrong {
+            Some(at) => Err(format!("{id} on node {} has a damaged record at {at:?}", node + 1)),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts what was repaired.
+    pub(super) fn cover_repairs(&mut self) {
+        for node in 0..self.nodes.len() {
+            let Some(shard) = &self.nodes[node].shard else { continue };
+            let repair = shard.snapshot().repair;
+            for (name, n) in [
+                ("records lost", repair.records_lost),
+                ("records repaired", repair.records_repaired),
+                ("records moved", repair.records_moved),
+                ("partitions repaired", repair.partitions_repaired),
+                ("segments retired", repair.segments_retired),
+                ("logs rebuilt", repair.logs_rebuilt),
+            ] {
+                self.coverage.add(name, n);
+            }
+        }
+    }
+}
