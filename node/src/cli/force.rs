@@ -67,8 +67,8 @@ impl Report for Forced {
                 ("last change it has", Cell::from(format!("{} of term {}", self.index, self.term))),
             ])
             .text(
-                "Start it. Then give up the nodes that are gone (`ironring cluster leave --lost`), and \
-                 never start them from their old directories.",
+                "Start it. Empty the other nodes (`ironring node reinit`), give up those that are gone (`ironring cluster leave --lost`), and \
+                 never start any from its old directory.",
             )
     }
 }

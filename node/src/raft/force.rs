@@ -1,6 +1,6 @@
 //! The last resort of a group that has lost its majority for good: on one member that is stopped, an
 //! entry is written by which that member is the only voter. When it starts, it leads, and what it has
-//! is the group's; the others follow it as members without a vote.
+//! is the group's; the others are to join it again, empty.
 //!
 //! Raft gives no such step: entries that a majority had and this member lacks are lost, and entries
 //! only it has are committed. Two members on which this is done, or old voters that come back
