@@ -533,6 +533,11 @@ impl Shard {
             self.refuse(origin, ErrorCode::DeadlineExceeded, 0, why, fx);
         }
         self.expire_leases(now, fx);
+        // The last news may have come before the shard served.
+        let metadata = self.replicas.as_ref().and_then(|r| r.metadata.clone());
+        if let Some(metadata) = metadata {
+            self.look_at_filling(&metadata, fx);
+        }
         self.chunks.expire(now.mono);
         self.expire_polls(now, fx);
         if now.mono >= self.retention_at {
