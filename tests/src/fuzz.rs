@@ -22,7 +22,7 @@ use ironring_log::format::record;
 use ironring_log::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use ironring_log::format::superblock::Superblock;
 use ironring_net::connection::{self, Connection, Limits};
-use ironring_net::frame::{HEADER_BYTES, decode_header};
+use ironring_net::frame::{HEADER_BYTES, decode_header, set_flags};
 use ironring_net::list::{AppendListBuilder, BatchListBuilder, KeyListBuilder};
 use ironring_net::message::{
     AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Receipt, Request, Response, WriteOptions,
@@ -88,6 +88,7 @@ fn decode_frame(data: &[u8]) {
         let mut again = Vec::new();
         encode_request(&mut again, header.correlation, header.deadline_ms, &request)
             .expect("what was decoded keeps the limits");
+        set_flags(&mut again, header.status);
         assert_eq!(whole, again, "{request:?}");
     }
     if let Ok(response) = decode_response(&header, body) {

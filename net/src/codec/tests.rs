@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::{BodyError, RequestError, ResponseError};
-use crate::frame::{HEADER_BYTES, Header, Opcode, decode_header};
+use crate::frame::{HEADER_BYTES, Header, Opcode, decode_header, flags, set_age, set_flags};
 use crate::list::*;
 use crate::message::*;
 
@@ -500,6 +500,28 @@ fn limits_hold_on_the_way_in() {
     assert_eq!(with(1, &[3]), Err(ErrorCode::Malformed), "condition");
     assert_eq!(with(24, &[1]), Err(ErrorCode::Malformed), "a version nothing asks for");
     assert_eq!(with(8, &[1]), Err(ErrorCode::InvalidArgument), "a session without sequence");
+}
+
+#[test]
+fn only_reads_may_be_old_and_answers_say_how_old() {
+    let flagged = |request: &Request<'_>, flags| {
+        let mut frame = Vec::new();
+        encode_request(&mut frame, 7, 0, request).unwrap();
+        set_flags(&mut frame, flags);
+        let header = decode_header(&frame).expect("its checksum was put right");
+        decode_request(&header, &frame[HEADER_BYTES..]).map(|_| header.status)
+    };
+    let get = Request::Get { key: b"k" };
+    assert_eq!(flagged(&get, flags::STALE), Ok(1));
+    assert_eq!(flagged(&get, 2), Err(RequestError::UnknownFlags(2)));
+    assert_eq!(flagged(&get, 3), Err(RequestError::UnknownFlags(3)));
+    assert_eq!(flagged(&Request::Ping, flags::STALE), Err(RequestError::UnknownFlags(1)));
+    let mut frame = Vec::new();
+    encode_response(&mut frame, 7, &Response::Pong);
+    set_age(&mut frame, 1234);
+    let header = decode_header(&frame).expect("its checksum was put right");
+    assert_eq!((header.correlation, header.deadline_ms), (7, 1234));
+    assert_eq!(decode_response(&header, &frame[HEADER_BYTES..]), Ok(Response::Pong));
 }
 
 #[test]

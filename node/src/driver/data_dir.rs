@@ -326,6 +326,12 @@ fn made_mark(shard_dir: &Path) -> PathBuf {
     shard_dir.with_extension("made")
 }
 
+/// Everything a shard has in a data directory.
+pub(super) fn shard_places(path: &Path, shard: u16) -> [PathBuf; 3] {
+    let dir = shard_dir(path, shard);
+    [aside(&dir), dir.clone(), made_mark(&dir)]
+}
+
 /// Notes that a shard's log was made, durably; nothing when that is noted.
 ///
 /// # Errors

@@ -78,7 +78,7 @@ pub fn go_on(path: &Path, rejoin: &Rejoin, old: Identity) -> Result<Identity, Da
         return Ok(old);
     }
     let mut gone = vec![path.join("meta"), path.join(cluster::FILE), path.join("run")];
-    gone.extend((0..old.shards).map(|shard| super::data_dir::shard_dir(path, shard)));
+    gone.extend((0..old.shards).flat_map(|shard| super::data_dir::shard_places(path, shard)));
     // It may be a file system of its own: what is in it goes, and it stays.
     for entry in rejoin.meta_dir.iter().flat_map(fs::read_dir).flatten() {
         gone.push(entry.map_err(io("cannot read", path))?.path());
@@ -145,7 +145,10 @@ mod tests {
             explicit: &[],
         };
         let dir = DataDir::open(&path, &wanted).unwrap();
-        for file in ["shard-000/superblock", "shard-001/superblock", "meta/vote", cluster::FILE] {
+        fs::create_dir(path.join("shard-001.damaged")).unwrap();
+        let made = ["shard-000.made", "shard-001.damaged/superblock"];
+        let files = ["shard-000/superblock", "shard-001/superblock", "meta/vote", cluster::FILE];
+        for file in files.into_iter().chain(made) {
             fs::write(path.join(file), b"x").unwrap();
         }
         fs::create_dir(tmp.path().join("elsewhere")).unwrap();
@@ -167,6 +170,8 @@ mod tests {
         assert!(path.join("diskprobe.json").exists());
         let dir = open(&path);
         assert!(dir.is_empty() && !path.join(cluster::FILE).exists());
+        let left = ["shard-000.made", "shard-001.damaged"].map(|name| path.join(name).exists());
+        assert_eq!(left, [false; 2], "a log may be made there, and none is to be filled");
         assert_eq!(dir.identity, new, "not what an empty directory would be");
         assert_eq!(load(&path).unwrap().unwrap().seeds, seeds);
         done(&path).unwrap();
