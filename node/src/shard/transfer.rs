@@ -33,6 +33,8 @@ const PIECES_AHEAD: usize = 2;
 const SEND_AGAIN: Duration = Duration::from_millis(250);
 /// When nothing is answered for so long, all of it begins anew.
 const SILENT_MAX: Duration = Duration::from_secs(5);
+/// The same when nothing could be sent: a record of a piece that is never read must not end it.
+const STALLED_MAX: Duration = Duration::from_secs(20);
 /// Wait before a piece is collected again of which something could not be read.
 const READ_AGAIN: Duration = Duration::from_millis(100);
 
@@ -259,6 +261,10 @@ impl Shard {
             return;
         }
         let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
+        if now.mono.since(transfer.heard.max(transfer.sent_at)) > STALLED_MAX {
+            self.end_transfer(to);
+            return self.begin_transfer(partition, node);
+        }
         if transfer.sent > 0 {
             if now.mono.since(transfer.heard) > SILENT_MAX {
                 // From the beginning: the other side may have restarted.

@@ -178,7 +178,7 @@ impl Replicator {
         }
         if peer.next < start {
             if !peer.snapshot {
-                peer.snapshot = true;
+                (peer.snapshot, peer.snapshot_told) = (true, now);
                 let has = peer.acked;
                 self.effects.push(Effect::NeedsSnapshot { partition, node, has });
             }

@@ -11,6 +11,9 @@ use super::replica::LocalReplica;
 use super::{ReadTicket, Settings};
 use crate::metadata::{LeaderId, PartitionRecord, ReplicaId, Wish};
 
+/// A snapshot is told to be needed again after so many times the wait for an ack.
+const SNAPSHOT_AGAIN: u32 = 30;
+
 /// How far a leader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -54,6 +57,8 @@ pub(super) struct Peer {
     pub noted: bool,
     /// It needs a snapshot: the entries it lacks are gone.
     pub snapshot: bool,
+    /// When that was told, if it does.
+    pub snapshot_told: Instant,
     /// When it asked for the state last, because its copy is damaged.
     pub hurt: Option<Instant>,
     /// Send time of the newest probe it has acked.
@@ -132,6 +137,7 @@ impl Leader {
                     probe_due: true,
                     noted: false,
                     snapshot: false,
+                    snapshot_told: now,
                     hurt: None,
                     lease_from: None,
                     heard: now,
@@ -322,6 +328,8 @@ impl Leader {
     pub fn beat(&mut self, now: Instant, resend_after: Duration) {
         for peer in &mut self.peers {
             peer.probe_due = true;
+            // A snapshot that was given up somewhere must not keep a replica out for ever.
+            peer.snapshot &= now.since(peer.snapshot_told) < resend_after * SNAPSHOT_AGAIN;
             let owes = peer.next > peer.acked.max(Offset::FIRST);
             if !owes {
                 peer.progressed = now;
