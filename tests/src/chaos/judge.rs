@@ -31,6 +31,8 @@ pub struct Judgement {
     pub operations: BTreeMap<&'static str, Outcomes>,
     /// The longest time in which no write was acknowledged, between the first ack and the last.
     pub longest_without_ack_ms: u64,
+    /// When that time began, in milliseconds of the history's clock.
+    pub longest_without_ack_from_ms: u64,
     /// `linearizable`, `violated` or `undecided`: its bound of work ended the search.
     pub verdict: &'static str,
     /// Steps the search for an order took.
@@ -67,9 +69,11 @@ impl Judgement {
 /// Judges a history that ends with reads of every key.
 #[must_use]
 pub fn judge(history: &History, rules: &Rules) -> Judgement {
+    let (gap, from) = longest_without_ack(history, rules.promise);
     let mut judgement = Judgement {
         operations: count(history),
-        longest_without_ack_ms: longest_without_ack(history, rules.promise) / NANOS_PER_MS,
+        longest_without_ack_ms: gap / NANOS_PER_MS,
+        longest_without_ack_from_ms: from / NANOS_PER_MS,
         ..Judgement::default()
     };
     let report = check(history, rules);
@@ -125,15 +129,15 @@ fn count(history: &History) -> BTreeMap<&'static str, Outcomes> {
     operations
 }
 
-/// The longest time between two acknowledged writes that nothing lies between.
-fn longest_without_ack(history: &History, promise: Level) -> Nanos {
+/// The longest time between two acknowledged writes that nothing lies between, and when it began.
+fn longest_without_ack(history: &History, promise: Level) -> (Nanos, Nanos) {
     let acked = history
         .operations
         .iter()
         .filter(|op| matches!(op.answer, Answer::Receipt { level, .. } if level >= promise));
     let mut ends: Vec<Nanos> = acked.filter_map(|op| op.end).collect();
     ends.sort_unstable();
-    ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    ends.windows(2).map(|pair| (pair[1] - pair[0], pair[0])).max().unwrap_or((0, 0))
 }
 
 /// What the last read of each key found, and the keys with an acknowledged write that no read began
@@ -200,6 +204,7 @@ mod tests {
         assert!(judgement.is_fine(), "{judgement:?}");
         assert_eq!((judgement.acked, judgement.accounted), (2, 2));
         assert_eq!(judgement.longest_without_ack_ms, 90);
+        assert_eq!(judgement.longest_without_ack_from_ms, 3);
         assert_eq!(judgement.total(), 6);
         let of = |kind: &str| judgement.operations[kind];
         assert_eq!(of("put"), Outcomes { ok: 1, ..Outcomes::default() });

@@ -20,8 +20,8 @@ use super::plan::{Action, Kind, Plan, Step};
 use super::workload::{KEYS, Op, What, Workload, key_name, read_answer, value_bytes, write_answer};
 use crate::linear::{ClientLog, History, Nanos, Rules};
 
-/// Clients of a run; every second one works without sessions.
-const CLIENTS: u32 = 8;
+/// Clients of a run; every third one works without sessions.
+const CLIENTS: u32 = 12;
 /// A call that is not answered after so long ends, and what it wrote is unknown.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// A client waits this long at most between two operations.
@@ -121,8 +121,8 @@ pub fn show_judgement(judgement: &Judgement) -> String {
     for (kind, o) in &judgement.operations {
         let _ = writeln!(text, "{kind:<10}{:>9}{:>9}{:>9}", o.ok, o.failed, o.unknown);
     }
-    let gap = judgement.longest_without_ack_ms;
-    let _ = writeln!(text, "longest time without an acknowledged write: {gap} ms");
+    let (gap, at) = (judgement.longest_without_ack_ms, judgement.longest_without_ack_from_ms);
+    let _ = writeln!(text, "longest time without an acknowledged write: {gap} ms, from {at} ms on");
     let lost = judgement.acked - judgement.accounted;
     let _ = writeln!(text, "ledger: acked {}, lost {lost}", judgement.acked);
     let (total, verdict) = (judgement.total(), judgement.verdict);
@@ -185,17 +185,11 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
 
     let plan = Plan::new(options.seed, options.nodes, options.seconds * 1000);
     let until = Duration::from_secs(options.seconds);
-    let disturbed = disturb(&mut nodes, &plan, epoch, until, &interrupted);
+    let mut done = Done::default();
+    let disturbed = disturb(&mut nodes, &plan, (epoch, until), &interrupted, &mut done);
     let seconds = epoch.elapsed().as_secs_f64();
     phase.set(Phase::REST);
-    let healed = disturbed.and_then(|faults| {
-        nodes.heal()?;
-        Ok((faults, nodes.until_healthy()))
-    });
-    let (faults, healed) = match healed {
-        Ok(healed) => healed,
-        Err(error) => (BTreeMap::new(), Err(error)),
-    };
+    let healed = disturbed.and_then(|()| nodes.heal()).and_then(|()| nodes.until_healthy());
     let mut problems = std::mem::take(&mut nodes.problems);
     let healed_s = match healed {
         Ok(time) => Some(time.as_secs_f64()),
@@ -215,14 +209,15 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
     let history = History::merge(logs);
     let file = folder.path().join("history.jsonl");
     let head = format!("# chaos: seed {}, {} nodes\n", options.seed, options.nodes);
-    std::fs::write(&file, head + &history.to_text()).map_err(system(file.display().to_string()))?;
+    std::fs::write(&file, head + &done.timeline + &history.to_text())
+        .map_err(system(file.display().to_string()))?;
     let judgement = judge(&history, &Rules::default());
     let mut report = Report {
         seed: options.seed,
         nodes: options.nodes,
         seconds,
         interrupted: interrupted.load(Ordering::Relaxed),
-        faults: faults.into_iter().map(|(kind, n)| (kind.name(), n)).collect(),
+        faults: done.faults.into_iter().map(|(kind, n)| (kind.name(), n)).collect(),
         peer_connections,
         peer_bytes,
         healed_s,
@@ -268,32 +263,39 @@ fn watch_interrupts() -> Result<Arc<AtomicBool>, ChaosError> {
     Ok(interrupted)
 }
 
-/// Takes the steps of a plan, each at its time or when the one before is done, and says which faults
-/// were begun.
+/// What was done to a cluster.
+#[derive(Debug, Default)]
+struct Done {
+    faults: BTreeMap<Kind, u64>,
+    /// Each step with its time, as comments for the history.
+    timeline: String,
+}
+
+/// Takes the steps of a plan, each at its time or when the one before is done, and notes what was
+/// done, also when it fails.
 fn disturb(
     nodes: &mut Nodes,
     plan: &Plan,
-    epoch: Instant,
-    until: Duration,
+    (epoch, until): (Instant, Duration),
     interrupted: &AtomicBool,
-) -> Result<BTreeMap<Kind, u64>, ChaosError> {
-    let mut faults = BTreeMap::new();
+    done: &mut Done,
+) -> Result<(), ChaosError> {
     // What takes long moves all that follows: the calm between rounds is not given up.
     let mut late = Duration::ZERO;
     for step in &plan.steps {
         let due = Duration::from_millis(step.at_ms) + late;
         if !wait(nodes, epoch, due, interrupted)? {
-            return Ok(faults);
-        }
-        if let Some(kind) = step.begins {
-            *faults.entry(kind).or_default() += 1;
+            return Ok(());
         }
         let begin = Instant::now();
+        if let Some(kind) = step.begins {
+            *done.faults.entry(kind).or_default() += 1;
+        }
+        let _ = writeln!(done.timeline, "# {:>13} {:?}", epoch.elapsed().as_nanos(), step.action);
         take(nodes, step)?;
         late += begin.elapsed();
     }
-    wait(nodes, epoch, until, interrupted)?;
-    Ok(faults)
+    wait(nodes, epoch, until, interrupted).map(drop)
 }
 
 /// Waits for a moment of the run; false when it was interrupted.
@@ -344,7 +346,7 @@ fn start_client<C: Fn() -> Nanos + Send + 'static>(
     config.cluster = "chaos".to_owned();
     config.deadline = DEADLINE;
     config.connect_timeout = Duration::from_secs(1);
-    config.session = client % 2 == 0;
+    config.session = !client.is_multiple_of(3);
     config.seed = seed.wrapping_add(u64::from(client));
     let caller = Caller { workload: Workload::new(seed, client), config, client: None, log };
     let phase = Arc::clone(phase);

@@ -16,6 +16,9 @@ pub const PARTITIONS: u32 = 16;
 pub const KEYS: usize = 48;
 /// Half of the operations go to so many of them.
 const HOT_KEYS: u64 = 8;
+/// One of so many clients asks for the level `all`, which one replica that is away holds up: were it
+/// any of them, all would soon wait and nobody would load what is left.
+const ALL_EVERY: u32 = 4;
 /// What is read when the bytes are none that were written.
 pub const DAMAGED: u64 = u64::MAX;
 
@@ -69,7 +72,8 @@ impl Workload {
     pub fn next_op(&mut self) -> Op {
         let keys = if self.prng.chance(1, 2) { HOT_KEYS } else { KEYS as u64 };
         let key = self.prng.below(keys) as usize;
-        let level = if self.prng.chance(1, 10) { Durability::All } else { Durability::Quorum };
+        let all = self.client % ALL_EVERY == ALL_EVERY - 1 && self.prng.chance(1, 2);
+        let level = if all { Durability::All } else { Durability::Quorum };
         let expected = match self.seen[key] {
             Some(version) if version > 0 => Condition::Version(version),
             _ => Condition::Absent,
@@ -220,15 +224,19 @@ mod tests {
     fn every_partition_is_used_and_no_number_is_written_twice() {
         let used: BTreeSet<u32> = (0..KEYS).map(partition_of).collect();
         assert!(used.len() >= PARTITIONS as usize - 2, "{used:?}");
-        let mut numbers = BTreeSet::new();
+        let (mut numbers, mut all) = (BTreeSet::new(), BTreeSet::new());
         for client in 0..8 {
             let mut workload = Workload::new(3, client);
             for _ in 0..1_000 {
-                if let What::Put(number, _) = workload.next_op().what {
+                let op = workload.next_op();
+                all.insert((client, op.level == Durability::All));
+                if let What::Put(number, _) = op.what {
                     assert!(numbers.insert(number) && number != DAMAGED);
                 }
             }
         }
+        let ask_for_all: Vec<u32> = all.iter().filter(|(_, is)| *is).map(|(c, _)| *c).collect();
+        assert_eq!(ask_for_all, [3, 7]);
     }
 
     #[test]
