@@ -110,7 +110,7 @@ impl Links {
             .count()
     }
 
-    /// Bytes that passed, and connections that were dialled.
+    /// Bytes that were passed on, and connections that were dialled.
     #[must_use]
     pub fn passed(&self) -> (u64, u64) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -188,12 +188,13 @@ impl Links {
                 if *due > Instant::now() || state() == CUT {
                     break;
                 }
+                // First, so that it is counted when somebody has it.
+                self.0.passed_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 if sink.write_all(bytes).is_err() {
                     // Nobody reads this any more: the other side has to hear that.
                     let _ = source.shutdown(Shutdown::Both);
                     return;
                 }
-                self.0.passed_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 waiting.pop_front();
             }
             let next =
