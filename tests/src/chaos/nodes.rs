@@ -4,8 +4,8 @@
 //! listens on the same port.
 
 use std::fs::File;
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +20,8 @@ use super::workload::PARTITIONS;
 
 /// Time a node may take to serve or to end, and the cluster to be healthy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// A node that answers at all answers in this time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Below the ports that the system gives to outgoing connections: one that is free while its node is
 /// down stays free.
@@ -366,6 +368,28 @@ impl Nodes {
         }
     }
 
+    /// Writes what each node says of the cluster into its folder: of a cluster that does not heal the
+    /// files alone tell little. A node that says nothing leaves its error there.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn ask_all(&self) -> Result<(), ChaosError> {
+        for node in &self.nodes {
+            for (file, arguments) in
+                [("status.json", ["cluster", "status"]), ("partitions.json", ["partition", "list"])]
+            {
+                let said = node.said(&self.program, &arguments);
+                let text = said.map_or_else(|error| error, |said| format!("{said:#}"));
+                let path = node.folder.join(file);
+                std::fs::write(&path, text).map_err(system(path.display().to_string()))?;
+            }
+            let path = node.folder.join("metrics.txt");
+            let text = metrics(&node.http).unwrap_or_else(|error| error.to_string());
+            std::fs::write(&path, text).map_err(system(path.display().to_string()))?;
+        }
+        Ok(())
+    }
+
     fn new_token(&self) -> Result<String, ChaosError> {
         let begin = Instant::now();
         loop {
@@ -406,6 +430,17 @@ impl Drop for Nodes {
             }
         }
     }
+}
+
+/// The counters of a node.
+fn metrics(http: &str) -> io::Result<String> {
+    let mut socket = TcpStream::connect(http)?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The signals that end a run early.

@@ -195,6 +195,7 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
         Ok(time) => Some(time.as_secs_f64()),
         Err(error) => {
             problems.push(error.to_string());
+            nodes.ask_all()?;
             None
         }
     };
