@@ -133,8 +133,10 @@ impl Cluster {
         for index in 0..nodes {
             cluster.add(common, index)?;
         }
+        // The metadata group's voters are an odd number.
+        let voters = nodes - usize::from(nodes.is_multiple_of(2));
         cluster.until("every partition has its replicas", |status| {
-            status.metadata.voters.len() == nodes && status.settled(nodes)
+            status.metadata.voters.len() == voters && status.settled(nodes)
         })?;
         Ok(cluster)
     }

@@ -57,7 +57,7 @@ struct Transfer {
     /// How many of those were sent, and how many of them ever, before it went back.
     sent: usize,
     sent_ever: usize,
-    /// When the follower was heard last, or something was sent while nothing was unanswered.
+    /// When the follower was heard last, or was sent something while it owed no answer.
     heard: Instant,
     /// When something was sent last.
     sent_at: Instant,
@@ -84,7 +84,8 @@ impl Transfer {
     /// The next piece to send, with its number.
     fn next(&mut self, now: Instant, room: usize) -> Option<(u32, &Ready)> {
         let ready = self.ready.get(self.sent).filter(|r| r.payload.len() <= room)?;
-        if self.sent == 0 {
+        // What is sent again is no news: a follower that has restarted may not answer it at all.
+        if self.sent_ever == 0 {
             self.heard = now;
         }
         let number = self.taken + self.sent as u32;
@@ -265,7 +266,7 @@ impl Shard {
             self.end_transfer(to);
             return self.begin_transfer(partition, node);
         }
-        if transfer.sent > 0 {
+        if transfer.sent_ever > 0 {
             if now.mono.since(transfer.heard) > SILENT_MAX {
                 // From the beginning: the other side may have restarted.
                 self.end_transfer(to);
@@ -585,4 +586,64 @@ fn merged(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len());
     encode_wire(&Record { flags: record.flags | MERGED, ..record }, &mut out);
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::StorageUuid;
+
+    use super::*;
+
+    fn transfer() -> Transfer {
+        let ready = |n| Ready { last: false, payload: vec![n; 10] };
+        Transfer {
+            id: 1,
+            to: ReplicaId { storage: StorageUuid(1), life: 0 },
+            term: Term(1),
+            end: Offset(9),
+            cursor: None,
+            piece: None,
+            taken: 0,
+            ready: [ready(1), ready(2)].into(),
+            sent: 0,
+            sent_ever: 0,
+            heard: Instant(0),
+            sent_at: Instant(0),
+        }
+    }
+
+    fn sent(t: &mut Transfer, now: u64, room: usize) -> Option<(u32, u8)> {
+        t.next(Instant(now), room).map(|(number, ready)| (number, ready.payload[0]))
+    }
+
+    #[test]
+    fn pieces_are_sent_again_as_they_were_until_they_are_answered() {
+        let mut t = transfer();
+        assert_eq!(sent(&mut t, 5, 9), None, "there is no room");
+        assert_eq!(sent(&mut t, 5, 10), Some((0, 1)));
+        assert_eq!(sent(&mut t, 6, 10), Some((1, 2)));
+        assert_eq!(sent(&mut t, 6, 10), None);
+        t.sent = 0;
+        assert_eq!(sent(&mut t, 7, 10), Some((0, 1)));
+        t.answered(Instant(8), 1);
+        assert_eq!((t.taken, t.sent, t.sent_ever), (1, 0, 1));
+        assert_eq!(sent(&mut t, 9, 10), Some((1, 2)));
+        // An answer to what was sent before it went back counts.
+        t.sent = 0;
+        t.answered(Instant(10), 2);
+        assert_eq!((t.taken, t.sent, t.sent_ever, t.ready.len()), (2, 0, 0, 0));
+    }
+
+    /// One that has restarted does not: it knows nothing of the transfer, and says nothing.
+    #[test]
+    fn sending_again_is_not_hearing() {
+        let mut t = transfer();
+        assert_eq!(sent(&mut t, 5, 10), Some((0, 1)));
+        assert_eq!(t.heard, Instant(5));
+        for now in 6..20 {
+            t.sent = 0;
+            assert_eq!(sent(&mut t, now, 10), Some((0, 1)));
+        }
+        assert_eq!((t.heard, t.sent_at), (Instant(5), Instant(19)));
+    }
 }
