@@ -46,7 +46,8 @@ pub struct ClientConfig {
     /// Longest a call takes, with all its retries.
     pub deadline: Duration,
     /// How long a call that can be repeated waits for a node that says nothing before it asks again,
-    /// perhaps another; twice as long each time after. The time a reader asks to wait comes on top.
+    /// perhaps another; twice as long after every third time. The time a reader asks to wait comes on
+    /// top.
     pub attempt_timeout: Duration,
     /// Level of writes that do not ask for another.
     pub durability: Durability,
@@ -59,8 +60,8 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// The defaults for one address: 5 s for a connection, 10 s for a call, 1 s for its first attempt,
-    /// `quorum`, sessions, shard-aware.
+    /// The defaults for one address: 5 s for a connection, 10 s for a call, 500 ms for each of its first
+    /// attempts, `quorum`, sessions, shard-aware.
     #[must_use]
     pub fn new(addr: impl Into<String>) -> ClientConfig {
         ClientConfig {
@@ -69,7 +70,7 @@ impl ClientConfig {
             name: concat!("ironring-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(10),
-            attempt_timeout: Duration::from_secs(1),
+            attempt_timeout: Duration::from_millis(500),
             durability: Durability::Quorum,
             session: true,
             shard_aware: true,

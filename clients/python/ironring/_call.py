@@ -26,6 +26,8 @@ _PAUSE_MAX = 1.0
 _FOLLOW_PAUSE_MAX = 0.025
 #: The same after so many attempts, which is about a second.
 _FOLLOW_CLOSELY = 50
+#: After so many attempts without an answer the next ones may take twice as long.
+_SILENT_ATTEMPTS = 3
 _FOLLOW_LATER_PAUSE_MAX = 0.1
 
 
@@ -50,16 +52,20 @@ class Call:
         self._numbered = numbered
         self._in_doubt = False
         self._attempts = 0
+        self._silent = 0
         self._last: IronringError = DeadlineExceeded("no answer in time")
 
     def patience(self, first: float) -> Optional[float]:
         """How long the next attempt may take, when it can be repeated after that."""
-        return first * 2 ** min(self._attempts, 16) if self._freely or self._numbered else None
+        # A silent node is asked a few times: its successor is elected meanwhile.
+        patience = first * 2 ** min(self._silent // _SILENT_ATTEMPTS, 16)
+        return patience if self._freely or self._numbered else None
 
     def failed(self, error: IronringError, sent: bool, rng: random.Random) -> Again:
         """An attempt failed. Raises when there is nothing more to try. `sent`: some of the request
         may have reached the server."""
         pause_min = 0.0
+        self._silent += isinstance(error, DeadlineExceeded)
         new_map = new_session = route = False
         pause_max = _PAUSE_MAX
         close = self._attempts < _FOLLOW_CLOSELY

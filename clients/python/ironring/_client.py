@@ -51,7 +51,7 @@ class Client:
     `addrs`: `host:port`, one or several, tried in this order. `cluster`: refuse servers of any
     other. `deadline`: seconds a call takes at most, with all its retries.
     `attempt_timeout`: seconds a call that can be repeated waits for a node that says nothing before
-    it asks again, perhaps another; twice as long each time after. `durability`: level of
+    it asks again, perhaps another; twice as long after every third time. `durability`: level of
     writes that do not ask for another. `session`: number writes so that they can be repeated
     safely. `shard_aware`: send requests to the owning shard directly. `rng`: source of the jitter
     in pauses between retries.
@@ -65,7 +65,7 @@ class Client:
         name: str = "ironring-python/0.1.0",
         connect_timeout: float = 5.0,
         deadline: float = 10.0,
-        attempt_timeout: float = 1.0,
+        attempt_timeout: float = 0.5,
         durability: m.Durability = m.Durability.QUORUM,
         session: bool = True,
         shard_aware: bool = True,

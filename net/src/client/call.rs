@@ -31,6 +31,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Longest pause while another node may take over any moment: a planned change of leaders takes some
 /// milliseconds, the loss of one half a second.
 const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(25);
+/// After so many attempts without an answer the next ones may take twice as long.
+const SILENT_ATTEMPTS: u32 = 3;
 /// The same after [`FOLLOW_CLOSELY`] attempts: about a second.
 const FOLLOW_LATER_PAUSE_MAX: Duration = Duration::from_millis(100);
 const FOLLOW_CLOSELY: u32 = 50;
@@ -112,6 +114,8 @@ pub(super) struct Call {
     repeat: Repeat,
     in_doubt: bool,
     attempts: u32,
+    /// Attempts that got no answer in time.
+    silent: u32,
     last: Option<ClientError>,
 }
 
@@ -126,12 +130,14 @@ impl Call {
                 _ => Repeat::Freely,
             },
         };
-        Call { repeat, in_doubt: false, attempts: 0, last: None }
+        Call { repeat, in_doubt: false, attempts: 0, silent: 0, last: None }
     }
 
     /// How long the next attempt may take, when it can be repeated after that.
     pub fn patience(&self, first: Duration) -> Option<Duration> {
-        let patience = first.saturating_mul(1 << self.attempts.min(16));
+        // A silent node is asked a few times: its successor is elected meanwhile. Refusals say nothing
+        // of how long an answer takes.
+        let patience = first.saturating_mul(1 << (self.silent / SILENT_ATTEMPTS).min(16));
         (self.repeat != Repeat::WhenRefused).then_some(patience)
     }
 
@@ -140,6 +146,7 @@ impl Call {
         let mut first = Preparation::default();
         let mut pause_min = Duration::ZERO;
         let mut pause_max = PAUSE_MAX;
+        self.silent += u32::from(matches!(failure, Failure::Lost(ClientError::Timeout)));
         let error = match failure {
             Failure::Invalid(error) => return Next::Stop(self.settle(error)),
             Failure::NotSent(error) => {
