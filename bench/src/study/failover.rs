@@ -22,8 +22,6 @@ use crate::render::Table;
 const NODES: usize = 3;
 const REPEATS: usize = 50;
 const REPEATS_QUICK: usize = 5;
-/// Time a load has to get going.
-const WARMUP: Duration = Duration::from_secs(5);
 /// Time looked at before the disturbance: what the machine does by itself.
 const BEFORE: Duration = Duration::from_secs(2);
 /// Time looked at after it.
@@ -122,8 +120,7 @@ pub fn run(args: &FailoverArgs) -> Result<StudyResult, BenchError> {
         seed: common.seed,
     };
     let lanes = Lanes::start(&spec);
-    // Sessions are opened, and every connection is made.
-    std::thread::sleep(WARMUP);
+    lanes.get_going();
     let mut result = FailoverResult {
         rate: args.rate,
         value_bytes: args.value_bytes,

@@ -165,6 +165,14 @@ impl Lanes {
         self.shared.now_us()
     }
 
+    /// Waits until every lane has had an answer: sessions are opened, and connections made.
+    pub fn get_going(&self) {
+        while self.acked() == 0 && !self.thread.is_finished() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.pass(self.now_us());
+    }
+
     /// Waits until every put that was due before a moment is answered.
     pub fn pass(&self, moment_us: u64) {
         let passed = |at: &AtomicU64| at.load(Ordering::Acquire) >= moment_us;

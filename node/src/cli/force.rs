@@ -11,13 +11,14 @@ use ironring_log::Identity as LogIdentity;
 use serde::Serialize;
 
 use super::arguments;
-use super::error::{CliError, IO_FAILED, NODE_RUNNING, QUORUM_REACHABLE, USAGE};
+use super::error::{CliError, IO_FAILED, QUORUM_REACHABLE, USAGE};
+use super::node::failed;
 use super::orders::printed;
 use super::output::{Cell, Output, Report, View};
 use super::settings::SettingsArgs;
 use crate::cluster::{ClusterIdentity, META_SHARD};
 use crate::config::RuntimeName;
-use crate::driver::data_dir::{DataDirError, lock_known};
+use crate::driver::data_dir::lock_known;
 use crate::driver::glommio::Glommio;
 use crate::driver::monoio::Monoio;
 use crate::driver::runtime::{Runtime, Seat};
@@ -86,12 +87,6 @@ pub fn run(args: &ForceArgs, output: Output) -> Result<(), CliError> {
     };
     let config = settings.load()?.config;
     let path = &config.node.data_dir;
-    let failed = |error: DataDirError| match error {
-        DataDirError::InUse { .. } => {
-            CliError::hinted(&NODE_RUNNING, error.to_string(), "stop the node first")
-        }
-        error => CliError::local(&IO_FAILED, error.to_string()),
-    };
     let (_lock, identity) = lock_known(path).map_err(failed)?;
     let io = |what: String| CliError::local(&IO_FAILED, what);
     let place = ClusterIdentity::load(path, &identity).map_err(|error| io(error.to_string()))?;

@@ -117,16 +117,20 @@ impl Report for Emptied {
     }
 }
 
-/// Empties the data directory of a stopped node.
-fn reinit(settings: &SettingsArgs, yes: bool) -> Result<Emptied, CliError> {
-    let config = settings.load()?.config;
-    let path = &config.node.data_dir;
-    let failed = |error: DataDirError| match error {
+/// What is wrong with the data directory of a node that has to be stopped.
+pub(super) fn failed(error: DataDirError) -> CliError {
+    match error {
         DataDirError::InUse { .. } => {
             CliError::hinted(&NODE_RUNNING, error.to_string(), "stop the node first")
         }
         error => CliError::local(&IO_FAILED, error.to_string()),
-    };
+    }
+}
+
+/// Empties the data directory of a stopped node.
+fn reinit(settings: &SettingsArgs, yes: bool) -> Result<Emptied, CliError> {
+    let config = settings.load()?.config;
+    let path = &config.node.data_dir;
     let (_lock, identity) = lock_known(path).map_err(failed)?;
     let place = ClusterIdentity::load(path, &identity);
     let mut seeds = config.cluster.seeds.clone();

@@ -222,33 +222,13 @@ impl<R: Runtime> Member<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use ironring_core::WallTime;
 
     use super::*;
+    use crate::cluster::tests::group_status;
 
     fn status(role: Role) -> GroupStatus {
-        GroupStatus {
-            id: 1,
-            role,
-            term: 3,
-            leader: Some(1),
-            silent_leader: None,
-            last_log: None,
-            committed: None,
-            applied: None,
-            snapshot: None,
-            purged: None,
-            voters: [1].into(),
-            learners: BTreeSet::new(),
-            addresses: BTreeMap::new(),
-            changing: false,
-            millis_since_quorum_ack: None,
-            matched: BTreeMap::new(),
-            damaged_snapshots: 0,
-            failure: None,
-        }
+        GroupStatus { role, ..group_status(&[1], &[]) }
     }
 
     #[test]

@@ -253,35 +253,14 @@ fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use ironring_core::WallTime;
     use ironring_ring::metadata::Command;
 
     use super::*;
-    use crate::cluster::tests::facts;
+    use crate::cluster::tests::{facts, group_status};
 
     fn group(role: Role, leader: Option<u64>, silent_leader: Option<u64>) -> GroupStatus {
-        GroupStatus {
-            id: 1,
-            role,
-            term: 3,
-            leader,
-            silent_leader,
-            last_log: None,
-            committed: None,
-            applied: None,
-            snapshot: None,
-            purged: None,
-            voters: [1, 2, 3].into(),
-            learners: BTreeSet::new(),
-            addresses: BTreeMap::new(),
-            changing: false,
-            millis_since_quorum_ack: None,
-            matched: BTreeMap::new(),
-            damaged_snapshots: 0,
-            failure: None,
-        }
+        GroupStatus { role, leader, silent_leader, ..group_status(&[1, 2, 3], &[]) }
     }
 
     #[test]

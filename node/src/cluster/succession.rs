@@ -81,32 +81,13 @@ impl Vacancy {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
+    use crate::cluster::tests::group_status;
     use crate::raft::Role;
 
     fn status(leader: Option<u64>, term: u64) -> GroupStatus {
-        GroupStatus {
-            id: 3,
-            role: Role::Follower,
-            term,
-            leader,
-            silent_leader: None,
-            last_log: Some(100),
-            committed: None,
-            applied: None,
-            snapshot: None,
-            purged: None,
-            voters: [1, 2, 3].into(),
-            learners: BTreeSet::new(),
-            addresses: BTreeMap::new(),
-            changing: false,
-            millis_since_quorum_ack: None,
-            matched: BTreeMap::new(),
-            damaged_snapshots: 0,
-            failure: None,
-        }
+        let all = group_status(&[1, 2, 3], &[]);
+        GroupStatus { id: 3, role: Role::Follower, term, leader, ..all }
     }
 
     fn at(ms: u64) -> Instant {

@@ -215,7 +215,11 @@ impl<R: Runtime> Executor<R> {
         shard.handle(clock::now(), Event::TurnEnd, &mut fx);
         let bytes_max = shard.output_bytes_max();
         drop(shard);
-        self.note_log();
+        if !self.note_log() {
+            // What the shard says waits: it must not be believed of a log that could be made anew.
+            drop(fx);
+            return self.start_all_io();
+        }
         if fx.valid_until.take().is_some_and(|until| until <= clock::now().mono) {
             fx.doubt();
         }
@@ -250,14 +254,19 @@ impl<R: Runtime> Executor<R> {
         self.start_all_io()
     }
 
-    /// Before anything the shard says leaves the node, that its log was made is durable.
-    fn note_log(&self) {
-        if !self.log_was_made.get() && *self.shard.borrow().log().status() == LogStatus::Open {
-            if let Err(error) = data_dir::note_made(self.files.dir()) {
-                tracing::error!(shard = self.number, %error, "the log's mark is not written");
-            }
-            self.log_was_made.set(true);
+    /// Before anything the shard says leaves the node, that its log was made is durable. False: it is
+    /// not, and the node is to stop.
+    fn note_log(&self) -> bool {
+        if self.log_was_made.get() || *self.shard.borrow().log().status() != LogStatus::Open {
+            return true;
         }
+        let noted = data_dir::note_made(self.files.dir());
+        if let Err(error) = &noted {
+            tracing::error!(shard = self.number, %error, "the log's mark cannot be written");
+            self.shared.stop();
+        }
+        self.log_was_made.set(noted.is_ok());
+        noted.is_ok()
     }
 
     /// The shard's log is lost: its files make way for a new one.

@@ -13,14 +13,15 @@ use ironring_net::frame::HEADER_BYTES;
 use ironring_node::shard::{ConnId, Event as ShardEvent, Phase, Shard, ToController};
 use ironring_ring::Slices;
 use ironring_ring::controller::{self, Effect, Ticket as Proposal};
-use ironring_ring::metadata::{Command, MemberState, Metadata, Outcome};
+use ironring_ring::metadata::{Command, Metadata, Outcome};
 use ironring_ring::replication::Settings;
 
 mod rot;
+mod troubles;
+mod verdict;
 
 use super::clients::Clients;
 use super::node::{Making, Message, Node};
-use crate::linear::{History, Rules, Verdict, check};
 use crate::sim::disk::faults::FaultPlan;
 use crate::sim::disk::{Latency, SimDisk, Ticket};
 use crate::sim::profile::Trouble;
@@ -30,6 +31,7 @@ use crate::sim::schedule::Scheduled;
 use crate::sim::shard_node::{decode, encode};
 use crate::sim::trace::{Coverage, Trace};
 use crate::sim::world::Report;
+use troubles::{Cut, CutKind, Odds};
 
 const MS: u64 = 1_000_000;
 /// Trouble lasts so long; then everything heals and has to work again.
@@ -61,72 +63,6 @@ enum Event {
     Asks { node: usize, run: Incarnation, frame: Vec<u8>, client: usize },
     Answered { client: usize, frame: Vec<u8> },
     Tick,
-}
-
-/// How much goes wrong: of 1000 ticks.
-#[derive(Clone, Copy, Debug)]
-struct Odds {
-    crash: u64,
-    power_loss: u64,
-    stop: u64,
-    pause: u64,
-    cut_link: u64,
-    wipe: u64,
-    rot: u64,
-    election: u64,
-    hand_over: u64,
-    operate: u64,
-}
-
-impl Odds {
-    fn draw(trouble: Trouble, rng: &mut Prng) -> Odds {
-        let mut some = |max: u64| if rng.chance(1, 2) { rng.below(max + 1) } else { 0 };
-        let calm = Odds {
-            crash: 0,
-            power_loss: 0,
-            stop: some(6),
-            pause: 0,
-            cut_link: 0,
-            wipe: 0,
-            rot: 0,
-            election: some(3),
-            hand_over: some(5),
-            operate: some(6),
-        };
-        let rough = Odds {
-            crash: some(12),
-            power_loss: some(12),
-            pause: some(6),
-            cut_link: some(10),
-            election: some(6),
-            ..calm
-        };
-        match trouble {
-            Trouble::Calm => calm,
-            Trouble::Crash | Trouble::Full => rough,
-            Trouble::DiskFaults => Odds { rot: 2 + some(20), ..rough },
-            Trouble::Corruption => Odds { wipe: some(4), ..rough },
-        }
-    }
-}
-
-/// What a link that is cut does with messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum CutKind {
-    /// They are lost, and nobody hears of it.
-    #[default]
-    Silent,
-    /// The connection is known to be down: nothing fits into it until it is up again.
-    Down,
-    /// They arrive when it is whole again.
-    Late,
-}
-
-/// A link that is cut.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cut {
-    until: u64,
-    kind: CutKind,
 }
 
 struct World {
@@ -638,215 +574,6 @@ impl World {
             let run = self.nodes[node].incarnation;
             let delay = 20_000 + self.rng.below(MS);
             self.schedule(delay, Event::Asks { node, run, frame, client });
-        }
-        Ok(())
-    }
-
-    fn troubles(&mut self) {
-        let odds = self.odds;
-        for i in 0..self.nodes.len() {
-            if self.nodes[i].shard.is_none() && self.rng.chance(1, 30) {
-                self.start(i);
-            }
-        }
-        let node = self.rng.below(self.nodes.len() as u64) as usize;
-        if self.rng.chance(odds.rot, 1000) {
-            self.rot();
-        }
-        let suffers = self.may_suffer(node);
-        if self.nodes[node].shard.is_some() && suffers {
-            if self.rng.chance(odds.crash, 1000) {
-                self.crash(node, false);
-            } else if self.rng.chance(odds.power_loss, 1000) {
-                self.crash(node, true);
-            } else if self.rng.chance(odds.stop, 1000) && self.nodes[node].is_awake(self.time) {
-                self.note(&[10, node as u64], || format!("node {} is asked to stop", node + 1));
-                self.coverage.add("stops", 1);
-                self.nodes[node].handle(self.time, ShardEvent::Stop);
-                let run = self.nodes[node].incarnation;
-                self.schedule(0, Event::TurnEnd { node, run });
-            }
-        }
-        if self.rng.chance(odds.pause, 1000) && suffers {
-            self.coverage.add("pauses", 1);
-            let length = self.rng.below(3000 * MS);
-            self.nodes[node].paused_until = self.time + length;
-        }
-        if self.rng.chance(odds.cut_link, 1000) && suffers {
-            self.coverage.add("links cut", 1);
-            let other = self.rng.below(self.nodes.len() as u64) as usize;
-            let length = self.rng.below(3000 * MS);
-            let mut cuts = vec![(node, other)];
-            if self.rng.chance(1, 2) {
-                cuts.push((other, node));
-            }
-            if self.rng.chance(1, 3) && self.victim.is_none() {
-                if self.rng.chance(3, 4) {
-                    self.coverage.add("nodes isolated", 1);
-                    self.isolated[node] = self.time + length;
-                }
-                let all = 0..self.nodes.len();
-                cuts = all.flat_map(|other| [(node, other), (other, node)]).collect();
-            }
-            let kind = [CutKind::Silent, CutKind::Down, CutKind::Late][self.rng.below(3) as usize];
-            if kind == CutKind::Down {
-                // A connection is down for both of its ends.
-                cuts.extend(cuts.clone().into_iter().map(|(a, b)| (b, a)));
-            }
-            for (a, b) in cuts {
-                self.cut[a][b] = Cut { until: self.time + length, kind };
-                let to = self.nodes[b].id;
-                self.schedule(length + MS, Event::LinkUp { node: a, to });
-            }
-        }
-        if self.rng.chance(odds.wipe, 1000) {
-            self.wipe(node);
-        }
-        if self.rng.chance(odds.election, 1000) {
-            let p = self.rng.below(u64::from(self.partitions)) as usize;
-            let seen = self.group.state.partitions()[p].term;
-            self.commits(None, &Command::Elect { partitions: vec![(PartitionId(p as u32), seen)] });
-        }
-        if self.rng.chance(odds.hand_over, 1000) {
-            let p = PartitionId(self.rng.below(u64::from(self.partitions)) as u32);
-            let record = &self.group.state.partitions()[p.0 as usize];
-            let to = record.voters[self.rng.below(record.voters.len() as u64) as usize];
-            let leader = record.leader.and_then(|l| record.replica(l.replica));
-            if let Some(leader) = leader.map(|r| r.node) {
-                self.order_to(leader, Message::HandOver(p, to));
-            }
-        }
-        if self.rng.chance(odds.election, 1000) {
-            let now = self.metadata_clock.at(self.time);
-            self.group.new_controller(now);
-        }
-        if self.rng.chance(odds.operate, 1000) && self.victim.is_none() {
-            let node = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
-            let state = [MemberState::Active, MemberState::Draining][self.rng.below(2) as usize];
-            let command = if self.rng.chance(1, 2) {
-                Command::SetMember { node, state }
-            } else {
-                let rf = 1 + self.rng.below(self.nodes.len() as u64) as u8;
-                Command::SetKeyspace { rf, min_voters: 1 }
-            };
-            self.commits(None, &command);
-        }
-    }
-
-    /// A node loses its disk and comes back with an empty one, when enough others have everything.
-    fn wipe(&mut self, node: usize) {
-        let storage = self.nodes[node].storage;
-        let can_lose = |p: u32| {
-            let record = &self.group.state.partitions()[p as usize];
-            let id = PartitionId(p);
-            let view = |n: &Node| n.shard.as_ref().and_then(|shard| shard.replica(id));
-            let most = self.nodes.iter().filter_map(view).map(|v| v.high_watermark).max();
-            let whole = |voter: StorageUuid| {
-                let of = self.nodes.iter().find(|n| n.storage == voter);
-                of.and_then(view).is_some_and(|v| Some(v.flushed_end) >= most)
-            };
-            let Some(replica) = record.replica_on(storage) else { return true };
-            // A learner may become one of two voters meanwhile, and be missed for good.
-            let others = record.voters.iter().filter(|v| v.storage != storage);
-            record.is_voter(replica.id)
-                && others.clone().count() >= 2
-                && others.clone().all(|v| whole(v.storage))
-        };
-        if !(0..self.partitions).all(can_lose) {
-            return;
-        }
-        self.coverage.add("disks wiped", 1);
-        if self.nodes[node].shard.is_some() {
-            self.crash(node, false);
-        }
-        self.next_storage += 1;
-        let seed = self.rng.next_u64();
-        let n = &mut self.nodes[node];
-        let old = n.id;
-        n.storage = StorageUuid(self.next_storage);
-        n.disk = SimDisk::new(seed, DISK_BYTES, self.latency, FaultPlan::none());
-        (n.blank, n.id) = (true, NodeId(0));
-        self.note(&[8, node as u64], || format!("node {} loses its disk", node + 1));
-        self.commits(None, &Command::SetMember { node: old, state: MemberState::Lost });
-    }
-
-    fn heal(&mut self) {
-        self.healed = true;
-        self.acked_before_healing = self.clients.acked;
-        self.note(&[9], || "everything heals".to_owned());
-        for row in &mut self.cut {
-            row.fill(Cut::default());
-        }
-        self.isolated.fill(0);
-        for i in 0..self.nodes.len() {
-            self.nodes[i].paused_until = 0;
-            if self.nodes[i].shard.is_none() {
-                self.start(i);
-            }
-            self.links_up(i);
-        }
-        let members: Vec<NodeId> = self.group.state.members().map(|m| m.id).collect();
-        for node in members {
-            if self.nodes.iter().any(|n| n.id == node) {
-                self.commits(None, &Command::SetMember { node, state: MemberState::Active });
-            }
-        }
-        let rf = self.nodes.len().min(3) as u8;
-        self.commits(None, &Command::SetKeyspace { rf, min_voters: 1 });
-    }
-
-    /// A healed cluster serves, its replicas are equal, and what clients saw was possible.
-    fn judge_the_end(&mut self) -> Result<(), String> {
-        self.coverage.add("writes acked", self.clients.acked);
-        self.coverage.add("reads answered", self.clients.read);
-        self.cover_repairs();
-        let history = History::new(std::mem::take(&mut self.clients.history));
-        let rules = Rules::default();
-        let report = check(&history, &rules);
-        if let Verdict::Refused(violation) = &report.verdict {
-            return Err(format!("not linearizable: {violation:?}"));
-        }
-        if self.clients.acked == self.acked_before_healing {
-            let records = self.group.state.partitions();
-            return Err(format!("nothing is written after healing: {records:?}"));
-        }
-        if !self.audit.is_empty() {
-            return Err(format!("{} keys could not be read at the end", self.audit.len()));
-        }
-        for p in 0..self.partitions {
-            self.judge_partition(PartitionId(p))?;
-        }
-        Ok(())
-    }
-
-    fn judge_partition(&self, id: PartitionId) -> Result<(), String> {
-        let record = &self.group.state.partitions()[id.0 as usize];
-        let rf = self.nodes.len().min(3);
-        if record.replicas.len() != rf || record.voters.len() != rf {
-            return Err(format!("{id} does not have {rf} voters after healing: {record:?}"));
-        }
-        let mut states = Vec::new();
-        for replica in &record.replicas {
-            let node = self.nodes.iter().find(|n| n.storage == replica.id.storage);
-            let shard = node.and_then(|n| n.shard.as_ref());
-            let Some(shard) = shard.filter(|shard| shard.phase() == Phase::Serving) else {
-                return Err(format!("{:?} of {id} does not run after healing", replica.id));
-            };
-            let number = self.nodes.iter().position(|n| n.storage == replica.id.storage);
-            self.verify_records(shard, number.expect("it was found"), id)?;
-            let p = shard.models().peek(id);
-            let keys: Vec<(Vec<u8>, u64)> = p
-                .keys
-                .range_after(None)
-                .map(|(key, entry)| (key.to_vec(), entry.version.0))
-                .collect();
-            states.push((p.applied_end, keys));
-        }
-        let (end, keys) = &states[0];
-        for (other_end, other) in &states[1..] {
-            if end != other_end || keys != other {
-                return Err(format!("12: replicas of {id} differ: {states:?} {record:?}"));
-            }
         }
         Ok(())
     }
