@@ -1,6 +1,8 @@
 //! A cluster of nodes that a study starts, disturbs and looks at: processes on loopback.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -213,6 +215,16 @@ impl Cluster {
             .map_err(|e| failed(format!("{e}: {}", String::from_utf8_lossy(&output.stderr))))
     }
 
+    /// Has an order carried out; whichever node it is said to passes it on.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn order(&self, arguments: &[&str]) -> Result<(), BenchError> {
+        let runs = self.nodes.iter().position(|node| node.server.is_some());
+        let none = || BenchError::Server("no node runs".to_owned());
+        self.said(runs.ok_or_else(none)?, &[arguments, &["-o", "json"]].concat()).map(|_| ())
+    }
+
     fn until_said(&self, arguments: &[&str]) -> Result<serde_json::Value, BenchError> {
         let begin = Instant::now();
         loop {
@@ -280,6 +292,14 @@ impl Cluster {
         Ok(ranges.flat_map(|shard| shard.first..shard.end).collect())
     }
 
+    /// What all nodes together have counted of a metric, and of all its labels.
+    ///
+    /// # Errors
+    /// A node does not tell, or has no such metric.
+    pub fn metric(&self, name: &str) -> Result<f64, BenchError> {
+        self.nodes.iter().map(|node| scraped(&node.http, name)).sum()
+    }
+
     fn server(&mut self, index: usize) -> Result<&mut Server, BenchError> {
         let missing = || BenchError::Server("a node that does not run".to_owned());
         self.nodes[index].server.as_mut().ok_or_else(missing)
@@ -332,5 +352,42 @@ impl Cluster {
     /// It does not run.
     pub fn thaw(&mut self, index: usize) -> Result<(), BenchError> {
         self.server(index)?.thaw()
+    }
+}
+
+/// A metric of a node, over all its labels.
+fn scraped(http: &str, name: &str) -> Result<f64, BenchError> {
+    let failed = |e: std::io::Error| BenchError::Server(format!("{http}/metrics: {e}"));
+    let mut socket = TcpStream::connect(http).map_err(failed)?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).map_err(failed)?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).map_err(failed)?;
+    total(&answer, name).ok_or_else(|| BenchError::Server(format!("{http} does not tell {name}")))
+}
+
+/// The sum of a metric's series in an exposition.
+fn total(exposition: &str, name: &str) -> Option<f64> {
+    let value = |line: &str| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let named = series.split('{').next() == Some(name);
+        named.then(|| value.parse::<f64>().ok()).flatten()
+    };
+    let mut values = exposition.lines().filter_map(value).peekable();
+    values.peek()?;
+    Some(values.sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_series() {
+        let text = "# HELP a_total x\na_total{shard=\"0\"} 2\na_total{shard=\"1\"} 3.5\nab 7\n";
+        assert_eq!(total(text, "a_total"), Some(5.5));
+        assert_eq!(total(text, "ab"), Some(7.0));
+        assert_eq!(total(text, "b"), None);
     }
 }

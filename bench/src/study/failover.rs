@@ -3,7 +3,8 @@
 //! Three nodes on one machine, every partition on all of them, puts of level quorum in an open
 //! loop. A node is disturbed, and the longest put of the time around counts, once for the
 //! partitions that node led and once for those of others. Then the node comes back, and when the
-//! cluster is as it was, the next turn begins. What was acknowledged is read back at the end.
+//! cluster is as it was, the next turn begins. A planned transfer takes no node away: others lead,
+//! one partition after the other, what the node led. What was acknowledged is read back at the end.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -43,10 +44,13 @@ pub enum Fault {
     Silence,
     /// SIGTERM of the node that leads the metadata group.
     Stop,
+    /// Orders to have others lead the metadata group and every partition the node leads that does.
+    Transfer,
 }
 
 impl Fault {
-    const ALL: [Fault; 4] = [Fault::KillLeader, Fault::KillFollower, Fault::Silence, Fault::Stop];
+    const ALL: [Fault; 5] =
+        [Fault::KillLeader, Fault::KillFollower, Fault::Silence, Fault::Stop, Fault::Transfer];
 
     fn name(self) -> &'static str {
         match self {
@@ -54,6 +58,7 @@ impl Fault {
             Fault::KillFollower => "kill-follower",
             Fault::Silence => "silence",
             Fault::Stop => "stop",
+            Fault::Transfer => "transfer",
         }
     }
 }
@@ -209,11 +214,22 @@ fn disturb(cluster: &mut Cluster, lanes: &Lanes, fault: Fault) -> Result<Turn, B
             let took = cluster.stop(index)?;
             std::thread::sleep(AFTER.saturating_sub(took));
         }
+        Fault::Transfer => {
+            let others: Vec<&Member> =
+                status.members.iter().filter(|m| m.id != member.id).collect();
+            let name = |n: usize| others[n % others.len()].name.as_str();
+            for (n, partition) in led.iter().enumerate() {
+                let partition = partition.to_string();
+                cluster.order(&["partition", "transfer", &partition, "--to", name(n)])?;
+            }
+            cluster.order(&["cluster", "transfer", "--to", name(0)])?;
+            std::thread::sleep(AFTER);
+        }
     }
     let end = lanes.now_us();
     lanes.pass(end);
     let turn = Turn::of(&lanes.take(), (begin, end), &led);
-    if fault != Fault::Silence {
+    if !matches!(fault, Fault::Silence | Fault::Transfer) {
         cluster.bury(index)?;
         cluster.restart(index)?;
     }
@@ -271,7 +287,7 @@ impl FailoverResult {
                 Fault::KillFollower => (1000.0, Some(50.0)),
                 // What it missed it is sent when it is back.
                 Fault::Silence => (2000.0, None),
-                Fault::Stop => (50.0, Some(50.0)),
+                Fault::Stop | Fault::Transfer => (50.0, Some(50.0)),
             };
             let ms = |figure: f64| format!("{figure:.0} ms");
             let of = [

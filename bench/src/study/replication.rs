@@ -31,6 +31,8 @@ const CONNECTIONS: usize = 64;
 const VALUE_BYTES: usize = 1024;
 const KEYS: u64 = 100_000;
 const WARMUP: Duration = Duration::from_secs(2);
+/// A node tells what it has counted this much later, at the most.
+const PUBLISHED_WITHIN: Duration = Duration::from_millis(1500);
 /// Replicated puts over the better of the others, at the least.
 const OVER_OTHERS_MIN: f64 = 5.0;
 
@@ -72,6 +74,8 @@ pub struct Cell {
     pub cpu_us: Vec<f64>,
     /// Records in a durable write, at each node; where one leads, that one first.
     pub records_per_flush: Vec<f64>,
+    /// Bytes the nodes sent each other for every byte of a value; nothing where it is not known.
+    pub wire_per_byte: Option<f64>,
     /// Whether the generator was well.
     pub clean: bool,
 }
@@ -152,6 +156,9 @@ pub fn run(args: &ReplicationArgs) -> Result<StudyResult, BenchError> {
                     rival(args, ProtocolName::Nats, &rivals::nats(common, program, *sync)?)?
                 }
             };
+            let (rate, p50, p99) = (show_rate(cell.per_s), cell.p50_ns, cell.p99_ns);
+            let (p50, p99) = (show_ns(p50), show_ns(p99));
+            progress(common, &format!("  {rate} puts, p50 {p50}, p99 {p99}"));
             rounds.push(cell);
         }
     }
@@ -215,14 +222,15 @@ fn measure(
 }
 
 impl Cell {
-    fn new(run: &RunResult, cpu_us: Vec<f64>, records_per_flush: Vec<f64>) -> Cell {
+    fn new(run: &RunResult, cpu_us: Vec<f64>) -> Cell {
         let latency = run.latency();
         Cell {
             per_s: run.achieved_per_s,
             p50_ns: latency.map_or(0, |l| l.p50_ns),
             p99_ns: latency.map_or(0, |l| l.p99_ns),
             cpu_us,
-            records_per_flush,
+            records_per_flush: Vec::new(),
+            wire_per_byte: None,
             clean: run.self_check.is_clean(),
         }
     }
@@ -244,6 +252,7 @@ fn nodes(
     let pids: Vec<u32> = members.iter().map(|(_, pid)| *pid).collect();
     let mut scenario = put_scenario(args, shards[0].clone(), ProtocolName::Ironring);
     scenario.load.placement = placement;
+    let between = || cluster.metric("ironring_peer_sent_bytes_total");
     let written = || -> Result<Vec<(f64, f64)>, BenchError> {
         let of = |shard: &String| {
             let stats = ironring::shard_stats(shard)?;
@@ -252,16 +261,21 @@ fn nodes(
         };
         shards.iter().map(of).collect()
     };
-    let mut before = Vec::new();
+    let (mut before, mut sent) = (Vec::new(), 0.0);
     let (run, cpu) = measure(args, &scenario, &pids, || {
-        before = written()?;
+        std::thread::sleep(PUBLISHED_WITHIN);
+        (before, sent) = (written()?, between()?);
         Ok(())
     })?;
+    std::thread::sleep(PUBLISHED_WITHIN);
+    let payload = run.achieved_per_s * run.window_s * VALUE_BYTES as f64;
+    let wire = (between()? - sent) / payload;
     let per_flush = written()?.into_iter().zip(before).map(|((records, flushes), (r, f))| {
         let flushes = flushes - f;
         if flushes > 0.0 { (records - r) / flushes } else { 0.0 }
     });
-    Ok(Cell::new(&run, cpu, per_flush.collect()))
+    let records_per_flush = per_flush.collect();
+    Ok(Cell { records_per_flush, wire_per_byte: Some(wire), ..Cell::new(&run, cpu) })
 }
 
 fn rival(
@@ -271,7 +285,7 @@ fn rival(
 ) -> Result<Cell, BenchError> {
     let scenario = put_scenario(args, rival.leader.clone(), protocol);
     let (run, cpu) = measure(args, &scenario, &rival.pids(), || Ok(()))?;
-    Ok(Cell::new(&run, cpu, Vec::new()))
+    Ok(Cell::new(&run, cpu))
 }
 
 fn median(cells: &[Cell], figure: impl Fn(&Cell) -> f64) -> f64 {
@@ -315,6 +329,7 @@ impl ReplicationResult {
             "CPU us/put",
             "of each process",
             "records/write of each",
+            "wire B/B",
             "clean",
         ]);
         for Cells { case, rounds } in &self.cases {
@@ -336,6 +351,10 @@ impl ReplicationResult {
                 format!("{:.1}", median(rounds, |cell| cell.cpu_us.iter().sum())),
                 each(&|cell| &cell.cpu_us),
                 each(&|cell| &cell.records_per_flush),
+                match rounds.iter().any(|cell| cell.wire_per_byte.is_some()) {
+                    true => format!("{:.2}", median(rounds, |c| c.wire_per_byte.unwrap_or(0.0))),
+                    false => "-".to_owned(),
+                },
                 format!("{}/{}", rounds.iter().filter(|cell| cell.clean).count(), rounds.len()),
             ]);
         }
@@ -357,6 +376,7 @@ mod tests {
             p99_ns: 2,
             cpu_us: vec![1.0],
             records_per_flush: Vec::new(),
+            wire_per_byte: None,
             clean: true,
         };
         Cells { case, rounds: rates.iter().map(cell).collect() }

@@ -165,6 +165,8 @@ metrics! {
     "connections_accepted" None counter(|shard| shard.clients.connections_accepted), "Client connections accepted";
     "connections_refused" None counter(|shard| shard.clients.connections_refused), "Client connections refused because of the limit";
     "peer_connections" None gauge(|shard| shard.peers.connections as f64), "Connections to other nodes, attempts included";
+    "peer_received" Bytes counter(|shard| shard.peers.bytes_in), "Bytes received from other nodes";
+    "peer_sent" Bytes counter(|shard| shard.peers.bytes_out), "Bytes sent to other nodes";
     "requests" None Value::Shard(ShardValue::CounterBy("opcode", |shard| &shard.clients.requests)), "Requests received";
     "request_errors" None Value::Shard(ShardValue::CounterBy("code", |shard| &shard.clients.errors)), "Requests answered with an error";
     "requests_in_flight" None gauge(|shard| shard.clients.in_flight as f64), "Requests received and not answered yet";

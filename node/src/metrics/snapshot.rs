@@ -81,6 +81,10 @@ pub struct ClusterCounters {
 pub struct PeerCounters {
     /// Connections there are, attempts included.
     pub connections: u64,
+    /// Bytes received from other nodes, handshakes included.
+    pub bytes_in: u64,
+    /// Bytes sent to them.
+    pub bytes_out: u64,
 }
 
 /// What a shard is doing. A node is ready when all its shards are.

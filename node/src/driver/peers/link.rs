@@ -27,6 +27,13 @@ pub(super) enum Stage {
     Over,
 }
 
+/// Bytes that went over the connections of a shard, handshakes included.
+#[derive(Debug, Default)]
+pub(super) struct ByteCount {
+    pub received: Cell<u64>,
+    pub sent: Cell<u64>,
+}
+
 /// One connection.
 pub(super) struct Link {
     pub id: LinkId,
@@ -47,6 +54,8 @@ pub(super) struct Link {
     pub dirty: Cell<bool>,
     /// Payload bytes the owner is done with, and the other side does not know.
     pub owed: Cell<u64>,
+    /// Counts for all connections of the shard.
+    pub bytes: Rc<ByteCount>,
 }
 
 impl Link {
@@ -60,6 +69,7 @@ impl Link {
         match receive(&self.socket, input.space(KEEP_BYTES)) {
             Moved::Bytes(n) => {
                 input.filled(n);
+                self.bytes.received.update(|bytes| bytes + n as u64);
                 Ok(n)
             }
             Moved::Blocked => Ok(0),
@@ -89,6 +99,7 @@ impl Link {
             match transmit(&self.socket, bytes) {
                 Moved::Bytes(n) => {
                     output.sent(n);
+                    self.bytes.sent.update(|bytes| bytes + n as u64);
                     // It says when it takes more; asking now would only tell that it does not.
                     self.blocked.set(n < all);
                 }

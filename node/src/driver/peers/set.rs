@@ -19,7 +19,7 @@ use super::backoff::{Backoff, jittered};
 use super::event::{Down, LinkId, PeerShard, Remote, Side};
 use super::gate::{Admit, Gate};
 use super::handover::Handover;
-use super::link::{Link, Stage};
+use super::link::{ByteCount, Link, Stage};
 use super::settings::{Local, PeerSettings, PeerTarget, PeerTargets};
 use super::socket;
 use crate::driver::clock;
@@ -70,6 +70,7 @@ pub struct Peers {
     pub(super) dirty: RefCell<Vec<Rc<Link>>>,
     pub(super) ended: RefCell<Vec<Ended>>,
     pub(super) gate: RefCell<Option<Gate>>,
+    bytes: Rc<ByteCount>,
     prng: RefCell<Prng>,
     timer: TimerFd,
     /// When the timer rings, at the latest.
@@ -114,6 +115,7 @@ impl Peers {
             dirty: RefCell::default(),
             ended: RefCell::default(),
             gate: RefCell::default(),
+            bytes: Rc::default(),
             prng: RefCell::new(Prng::new(seed)),
             timer,
             alarm: Cell::new(NEVER),
@@ -163,7 +165,7 @@ impl Peers {
         let new: BTreeMap<NodeId, PeerTarget> =
             targets.nodes.into_iter().map(|target| (target.node, target)).collect();
         let old = self.targets.replace(new);
-        let now = clock::now().mono;
+        let now = clock::mono();
         let mut over = Vec::new();
         for (key, wanted) in &mut *self.wanted.borrow_mut() {
             let new = self.targets.borrow().get(&key.node).cloned();
@@ -205,7 +207,7 @@ impl Peers {
         if self.target(peer).is_none() {
             return false;
         }
-        let now = clock::now().mono;
+        let now = clock::mono();
         self.wanted.borrow_mut().entry(peer).or_insert_with(|| {
             self.wake_at(now);
             Wanted { due: now, ..Wanted::default() }
@@ -298,13 +300,19 @@ impl Peers {
         for link in all {
             self.close(link, GoodbyeReason::Stopping);
         }
-        self.wake_at(clock::now().mono);
+        self.wake_at(clock::mono());
     }
 
     /// Whether [`Peers::stop`] was called.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopped.get()
+    }
+
+    /// Bytes received and sent, over all connections there ever were.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.bytes.received.get(), self.bytes.sent.get())
     }
 
     /// Connections and attempts there are.
@@ -377,6 +385,7 @@ impl Peers {
             blocked: Cell::new(false),
             dirty: Cell::new(false),
             owed: Cell::new(0),
+            bytes: Rc::clone(&self.bytes),
         });
         self.links.borrow_mut().insert(id, Rc::clone(&link));
         Ok(link)
@@ -462,7 +471,7 @@ impl Peers {
         if stage == Stage::Over {
             return;
         }
-        let now = clock::now().mono;
+        let now = clock::mono();
         // Before it is closed: the set would keep what another descriptor refers to.
         let _ = self.epoll.delete(&link.socket);
         let _ = socket2::SockRef::from(&link.socket).shutdown(std::net::Shutdown::Both);
@@ -490,7 +499,7 @@ impl Peers {
     fn tell(&self, ended: Ended) {
         self.ended.borrow_mut().push(ended);
         if !self.in_round.get() {
-            self.wake_at(clock::now().mono);
+            self.wake_at(clock::mono());
         }
     }
 }
