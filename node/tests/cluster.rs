@@ -380,3 +380,47 @@ fn records_that_cannot_be_read_are_repaired_while_the_node_serves() {
     assert!(c.metric("ironring_repair_records_lost_total") > 0.0);
     verify(&c, &keys);
 }
+
+/// A node that observes has everything, tells of it what may be old, and decides nothing.
+#[test]
+fn an_observer_follows_and_never_votes() {
+    let mut places = ["a", "b"].map(Place::new);
+    let role = ["--set", "node.role=observer"];
+    let flags = ["--cluster", "pair", "--set", "cluster.partitions=16"];
+    let a = places[0].start(&flags);
+    let secret = token(&a, &[]);
+    let seeds = a.peers.to_string();
+    let joins = ["--cluster", "pair", "--token", &secret, "--seeds", &seeds];
+    let b = places[1].start(&[&joins[..], &role].concat());
+    put(&a, "k");
+    let status = until("the observer has a copy of everything", || {
+        let status = cluster(&b, &["status"])?;
+        (status["members"][1]["replicas"] == 16).then_some(status)
+    });
+    let observer = &status["members"][1];
+    assert_eq!(
+        (&observer["role"], &observer["leads"]),
+        (&"observer".into(), &0.into()),
+        "{status}"
+    );
+    assert_eq!(status["healthy"], true, "{status}");
+    assert_eq!(status["metadata"]["voters"].as_array().map(Vec::len), Some(1), "{status}");
+    until("it has what was written", || {
+        let found = keys(&b, &["get", "k", "--stale"])?;
+        (found["found"] == true && found["age_ms"].as_u64().is_some()).then_some(())
+    });
+    let refused = support::cluster::ironring(&a, &["cluster", "promote", "b"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("never votes"), "{said}");
+    // Nobody waits for it below level `all`.
+    b.kill();
+    put(&a, "l");
+    // It starts as a node like the others, and takes part.
+    let b = places[1].start(&[]);
+    until("it votes for partitions", || {
+        let status = cluster(&b, &["status"])?;
+        let whole = status["healthy"] == true && status["partitions"]["under_replicated"] == 0;
+        let lead = status["members"].as_array()?.iter().all(|m| m["leads"].as_u64() > Some(0));
+        (whole && lead && status["members"][1]["role"] != "observer").then_some(())
+    });
+}

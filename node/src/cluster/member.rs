@@ -541,6 +541,13 @@ impl<R: Runtime> Member<R> {
 
     /// The command a request comes to, by the clock of this node, which leads.
     fn command(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
+        let command = self.command_of(group, ask)?;
+        let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
+        operation::understood(&metadata, &command).map_err(Failure::Denied)?;
+        Ok(command)
+    }
+
+    fn command_of(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
         let now = clock::now().wall;
         match ask {
             Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot => {
@@ -562,9 +569,7 @@ impl<R: Runtime> Member<R> {
                 let token = token.id.clone();
                 // Mostly there is nobody to replace any more.
                 if *replace && metadata.members().any(|m| m.facts.name == node.name) {
-                    let command = Command::Replace { node, token, at: now };
-                    operation::understood(&metadata, &command).map_err(Failure::Denied)?;
-                    return Ok(command);
+                    return Ok(Command::Replace { node, token, at: now });
                 }
                 Ok(Command::Join { node, token: Some(token), at: now })
             }

@@ -219,8 +219,13 @@ pub enum Refusal {
         node: NodeId,
     },
     /// No replica may come there.
-    #[error("node {0} takes no replicas: it drains, leaves, is not heard or has no weight")]
+    #[error(
+        "node {0} takes no replicas: it drains, leaves, is not heard, observes or has no weight"
+    )]
     TakesNone(NodeId),
+    /// It never votes.
+    #[error("node {0} is an observer (node.role): it never votes")]
+    Observer(NodeId),
     /// Its replica has no vote.
     #[error("the replica of partition {partition} on node {node} has no vote, or is to leave")]
     NotVoter {
@@ -264,6 +269,7 @@ impl Refusal {
             Refusal::NoReplica { .. } => "no-replica",
             Refusal::HasReplica { .. } => "has-replica",
             Refusal::TakesNone(_) => "takes-none",
+            Refusal::Observer(_) => "observer",
             Refusal::NotVoter { .. } => "not-voter",
             Refusal::Leaderless(_) => "leaderless",
             Refusal::Led(_) => "led",
@@ -323,8 +329,8 @@ pub struct Remaining {
     pub leads: usize,
     /// Replicas it holds.
     pub replicas: usize,
-    /// Those of them that no other node can take: every node that takes replicas has one, and none is
-    /// on its way.
+    /// Those of them that stay: no other node can take them, because every node that takes replicas has
+    /// one and none is on its way, or they only follow.
     pub stay: usize,
 }
 
@@ -341,7 +347,8 @@ impl Remaining {
             let moves = metadata.moves().contains_key(&PartitionId(i as u32));
             let stays = replica.wish != Wish::Leaving && !moves;
             let held = |taker: &NodeId| on(record, *taker).is_some_and(|r| r.wish != Wish::Leaving);
-            remaining.stay += usize::from(stays && takers.iter().all(held));
+            let follows = replica.wish == Wish::Observer;
+            remaining.stay += usize::from(stays && (follows || takers.iter().all(held)));
         }
         remaining
     }
@@ -564,6 +571,7 @@ impl Judge<'_> {
         let voters = &self.group.voters;
         let mut after = voters.clone();
         match vote {
+            VoteWish::Voter if member.facts.observer => return Err(Refusal::Observer(node)),
             VoteWish::Voter if !voters.contains(&node.0) => {
                 if !self.is_heard(node) {
                     return Err(Refusal::NotHeard(node));

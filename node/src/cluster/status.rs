@@ -199,7 +199,8 @@ impl ClusterStatus {
 }
 
 fn partitions(metadata: &Metadata) -> PartitionsView {
-    let rf = usize::from(metadata.rf()).min(metadata.members().count());
+    let takers = metadata.members().filter(|m| !m.facts.observer && m.facts.weight > 0).count();
+    let rf = usize::from(metadata.rf()).min(takers);
     let records = metadata.partitions();
     PartitionsView {
         total: records.len(),
@@ -215,6 +216,7 @@ fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView
     let role = match () {
         () if group.leader == Some(id) => "leader",
         () if group.voters.contains(&id) => "voter",
+        () if member.facts.observer => "observer",
         () if group.learners.contains(&id) => "learner",
         () => "none",
     };

@@ -83,6 +83,7 @@ enum Part {
 fn part(metadata: &Metadata, id: u64) -> Part {
     let Some(member) = metadata.member(NodeId(id)) else { return Part::None };
     match (member.state, member.vote) {
+        _ if member.facts.observer => Part::Learner,
         (MemberState::Leaving | MemberState::Lost, _) | (_, VoteWish::Learner) => Part::Learner,
         (_, VoteWish::Voter) => Part::Voter,
         (_, VoteWish::Auto) => Part::Any,

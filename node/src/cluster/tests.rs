@@ -35,6 +35,7 @@ pub fn facts(name: &str, incarnation: u64) -> Facts {
         shards: 2,
         format: COMMAND_FORMAT,
         lineage: Lineage::default(),
+        observer: false,
     }
 }
 

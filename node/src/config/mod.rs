@@ -27,6 +27,6 @@ pub use load::{ConfigError, Loaded, Origin, Problem, Setting, Sources};
 pub use schema::find as find_key;
 pub use schema::{
     ClusterConfig, Config, DriverConfig, KEYS, LimitsConfig, ListenConfig, LogConfig, MemoryConfig,
-    NodeConfig, RuntimeName, SECTIONS, TraceConfig, TraceLevel,
+    NodeConfig, NodeRole, RuntimeName, SECTIONS, TraceConfig, TraceLevel,
 };
 pub use settle::{Machine, Settled};

@@ -126,6 +126,9 @@ schema! {
         region: String = String::new(), Label;
         /// How much of the data the node should hold, compared to a usual node. 0: none.
         weight: f64 = 1.0, Share { min_percent: 0, max_percent: 10_000 };
+        /// `data`: it votes and leads like any other. `observer`: it holds a copy of every partition
+        /// that only follows, for reads that may be old and for disaster recovery; it never votes.
+        role: NodeRole = NodeRole::Data, Choice(ROLES);
     }
 
     /// The cluster the node belongs to.
@@ -312,6 +315,18 @@ impl TraceLevel {
         TRACE_LEVELS[self as usize].0
     }
 }
+
+/// What part a node has in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// It votes and leads.
+    Data,
+    /// It follows.
+    Observer,
+}
+
+const ROLES: &[(&str, NodeRole)] = &[("data", NodeRole::Data), ("observer", NodeRole::Observer)];
 
 /// An asynchronous runtime that can run the shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -17,7 +17,7 @@ use super::sockets::{Addresses, advertised};
 use crate::cluster::identity::{draw_uuid, provisional};
 use crate::cluster::join::join;
 use crate::cluster::{ClusterIdentity, Stage};
-use crate::config::Config;
+use crate::config::{Config, NodeRole};
 
 /// Which node of which cluster this is. One that has no cluster joins that of its seeds, or founds
 /// one when there are none.
@@ -121,6 +121,7 @@ pub(super) fn facts(
         shards: dir.identity.shards,
         format: COMMAND_FORMAT,
         lineage: dir.lineage,
+        observer: config.node.role == NodeRole::Observer,
     })
 }
 

@@ -72,6 +72,7 @@ mod tests {
             shards,
             format: COMMAND_FORMAT,
             lineage: Lineage::default(),
+            observer: false,
         }
     }
 

@@ -287,6 +287,7 @@ impl Controller {
         if now >= self.balance_at {
             self.balance_at = now + self.settings.balance_every;
             self.balance_replicas(now, metadata);
+            self.add_observers(now, metadata);
             self.balance_leaders(now, metadata);
         } else if self.has_room_to_move(now, metadata) {
             self.balance_replicas(now, metadata);

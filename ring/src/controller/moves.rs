@@ -11,7 +11,8 @@ use ironring_core::{Instant, NodeId, PartitionId};
 
 use super::{Controller, Effect, Proposed};
 use crate::metadata::{
-    Command, Member, MemberState, Metadata, PartitionRecord, Replica, ReplicaChange, Status, Wish,
+    Command, Member, MemberState, Metadata, PartitionRecord, REPLICAS_MAX, Replica, ReplicaChange,
+    Status, Wish,
 };
 use crate::placement::{
     Change, LeaderChoice, Node, NodeState, PartitionState, Plan, PlanRules, Reason, Ring, Topology,
@@ -37,10 +38,16 @@ fn has_no_successor(metadata: &Metadata, record: &PartitionRecord, replica: &Rep
     takers.peek().is_some() && takers.all(|m| votes(m.id))
 }
 
-/// Whether replicas may come to a node.
+/// Whether replicas that vote may come to a node.
 #[must_use]
 pub fn takes_replicas(member: &Member) -> bool {
-    member.state == MemberState::Active && member.facts.weight > 0
+    member.state == MemberState::Active && member.facts.weight > 0 && !member.facts.observer
+}
+
+/// Whether a node holds copies that only follow.
+fn observes(member: &Member) -> bool {
+    let goes = matches!(member.state, MemberState::Leaving | MemberState::Lost);
+    member.facts.observer && member.facts.weight > 0 && !goes
 }
 
 /// What placement would move, given the map there is. `lost` says which members are given up; those
@@ -77,7 +84,7 @@ fn topology(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Topol
             region: label(&m.facts.region),
             state: match m.state {
                 _ if m.state == MemberState::Lost || lost(m) => NodeState::Lost,
-                MemberState::Active => NodeState::Active,
+                MemberState::Active if !m.facts.observer => NodeState::Active,
                 _ => NodeState::Draining,
             },
         })
@@ -128,7 +135,10 @@ impl Controller {
                 .member(r.node)
                 .is_none_or(|m| m.facts.storage != r.id.storage || m.state == MemberState::Lost)
         };
-        let goes = |r: &&Replica| gone(r) || has_no_successor(metadata, record, r);
+        let only_follows = |r: &Replica| r.wish == Wish::Observer;
+        let unwanted =
+            |r: &Replica| only_follows(r) && metadata.member(r.node).is_some_and(|m| !observes(m));
+        let goes = |r: &&Replica| gone(r) || unwanted(r) || has_no_successor(metadata, record, r);
         if let Some(r) = record.replicas.iter().filter(|r| r.wish != Wish::Leaving).find(goes) {
             return Some(ReplicaChange::Wish { replica: r.id, wish: Wish::Leaving });
         }
@@ -217,6 +227,32 @@ impl Controller {
         }
         if !changes.is_empty() {
             self.moving_since = Some(now);
+            self.propose(Proposed::Replicas, Command::Replicas { changes });
+        }
+    }
+
+    /// Adds copies on nodes that observe, a few at a time.
+    pub(super) fn add_observers(&mut self, now: Instant, metadata: &Metadata) {
+        if self.waits_for(|p| matches!(p, Proposed::Replicas)) {
+            return;
+        }
+        let heard = |m: &&Member| {
+            self.liveness.is_heard(now, m.id, self.settings.leader_timeout) && observes(m)
+        };
+        let mut changes = Vec::new();
+        for member in metadata.members().filter(heard) {
+            let lacks = metadata.partitions().iter().enumerate().filter(|(i, record)| {
+                // One place stays free for a move.
+                let has_room = record.replicas.len() + 1 < REPLICAS_MAX;
+                let moves = metadata.moves().contains_key(&PartitionId(*i as u32));
+                let has = record.replicas.iter().any(|r| r.node == member.id);
+                record.leader.is_some() && has_room && !moves && !has
+            });
+            let add = ReplicaChange::Add { node: member.id, wish: Wish::Observer, replaces: None };
+            let some = lacks.take(self.settings.moves_max);
+            changes.extend(some.map(|(i, _)| (PartitionId(i as u32), add)));
+        }
+        if !changes.is_empty() {
             self.propose(Proposed::Replicas, Command::Replicas { changes });
         }
     }

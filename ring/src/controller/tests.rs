@@ -22,6 +22,7 @@ fn facts(n: u64, incarnation: u64) -> Facts {
         shards: 1,
         format: COMMAND_FORMAT,
         lineage: Lineage::default(),
+        observer: false,
     }
 }
 
@@ -465,4 +466,40 @@ fn what_a_dead_node_held_is_rebuilt_after_the_grace() {
     for i in 0..4 {
         assert_eq!(room.nodes_of(PartitionId(i)), rest);
     }
+}
+
+/// An observer has a copy of everything that neither votes nor leads, as long as it observes.
+#[test]
+fn observers_follow_every_partition_and_never_vote() {
+    let mut room = Room::new(4);
+    let role = |observer| {
+        let node = Facts { observer, ..facts(4, 1) };
+        Command::Join { node, token: None, at: WallTime(2) }
+    };
+    room.metadata.apply(&role(true));
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3, 4]);
+    for i in 0..4 {
+        let record = room.record(PartitionId(i));
+        assert_eq!(room.nodes_of(PartitionId(i)), [1, 2, 3, 4]);
+        let observer = record.replicas.iter().find(|r| r.node == NodeId(4)).unwrap();
+        assert_eq!(observer.wish, Wish::Observer);
+        assert!(!record.is_voter(observer.id) && record.voters.len() == 3, "{record:?}");
+    }
+    assert!(room.metadata.moves().is_empty());
+    // A node that is lost is not replaced by the one that observes.
+    room.metadata.apply(&Command::SetMember { node: NodeId(3), state: MemberState::Lost });
+    for _ in 0..10 {
+        room.answer(&[1, 2]);
+        room.rest(&[1, 2, 4]);
+    }
+    let votes = |room: &Room, id| room.record(id).voters.len();
+    assert!((0..4).all(|i| votes(&room, PartitionId(i)) == 2));
+    // It becomes a node like the others, and its copies votes like theirs.
+    room.metadata.apply(&role(false));
+    for _ in 0..20 {
+        room.answer(&[1, 2, 4]);
+        room.rest(&[1, 2, 4]);
+    }
+    assert!((0..4).all(|i| votes(&room, PartitionId(i)) == 3), "{:?}", room.record(P));
 }

@@ -19,7 +19,7 @@ use super::topic::Topic;
 /// | format | what it brought |
 /// |---|---|
 /// | 1 | all but the following |
-/// | 2 | [`Command::SetVote`], [`Command::Replace`], the wish of a member about its vote |
+/// | 2 | [`Command::SetVote`], [`Command::Replace`], the wish of a member about its vote, observers |
 pub const COMMAND_FORMAT: u32 = 2;
 
 /// A change of the metadata.
@@ -413,6 +413,7 @@ impl Command {
     pub fn format(&self) -> u32 {
         match self {
             Command::SetVote { .. } | Command::Replace { .. } => 2,
+            Command::Join { node, .. } if node.observer => 2,
             _ => 1,
         }
     }

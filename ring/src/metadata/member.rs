@@ -57,6 +57,10 @@ pub struct Facts {
     /// What tells its directory from a copy.
     #[serde(default)]
     pub lineage: Lineage,
+    /// It holds a copy of every partition that neither votes nor leads, and has no vote in the metadata
+    /// group. Since format 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub observer: bool,
 }
 
 impl Facts {

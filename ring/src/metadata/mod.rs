@@ -160,7 +160,8 @@ impl Metadata {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         // Who does not know what is in it must not take it for something else.
-        let format = if self.members.values().all(|m| m.vote.is_auto()) { 1 } else { 2 };
+        let needs_2 = |m: &Member| !m.vote.is_auto() || m.facts.observer;
+        let format = if self.members.values().any(needs_2) { 2 } else { 1 };
         let snapshot = Snapshot { format, metadata: self };
         serde_json::to_vec(&snapshot).expect("maps have keys that are written as strings")
     }
@@ -292,6 +293,10 @@ impl Metadata {
                 "{partitions} partitions with {rf} replicas: use a power of two up to \
                  {PARTITIONS_MAX}, and 1 to {RF_MAX} replicas"
             );
+            return Err(Rejected::Invalid(why));
+        }
+        if node.observer {
+            let why = "an observer joins a cluster, it does not found one".to_owned();
             return Err(Rejected::Invalid(why));
         }
         self.identity = Some(Identity { name: name.to_owned(), uuid, founded: at });

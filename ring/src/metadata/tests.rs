@@ -16,6 +16,7 @@ fn facts(name: &str, storage: u128) -> Facts {
         shards: 1,
         format: COMMAND_FORMAT,
         lineage: Lineage::default(),
+        observer: false,
     }
 }
 
