@@ -177,6 +177,30 @@ impl RecordCache {
             }
             self.drop_slot(index);
         }
+        self.insert_new(place, parts, len);
+    }
+
+    /// [`RecordCache::insert_parts`] for a record that is not here, in place of one that is needed no
+    /// more: it takes over its memory and history when it is as long. O(1), besides the copy.
+    pub fn insert_in_place_of(&mut self, old: Location, at: Location, parts: &[&[u8]]) {
+        let place = Place::from(at);
+        debug_assert!(self.find(place).is_none(), "a record that is new lies nowhere yet");
+        let len = parts.iter().map(|part| part.len()).sum();
+        if let Some(index) = self.find(old.into()) {
+            let Slot { spot, record_bytes, .. } = self.slots[index as usize];
+            if record_bytes as usize == len {
+                self.unlink(index);
+                self.slots[index as usize].place = place;
+                self.link(index, place.hash());
+                self.arena.record_mut(spot, len).copy_from_parts(parts);
+                return;
+            }
+            self.drop_slot(index);
+        }
+        self.insert_new(place, parts, len);
+    }
+
+    fn insert_new(&mut self, place: Place, parts: &[&[u8]], len: usize) {
         if stride(len) > self.capacity / LARGEST_SHARE {
             return;
         }

@@ -82,7 +82,22 @@ fn run(seed: u64) -> Vec<u64> {
                 assert!(cache.find(at(number).into()).is_none());
                 newest.remove(&number);
             }
-            85..99 => {
+            85..90 => {
+                let new = 1 << 22 | step;
+                let bytes = record(new, step, prng.below(4) as usize * 100);
+                cache.insert_in_place_of(at(number), at(new), &[&bytes]);
+                assert!(cache.find(at(number).into()).is_none(), "step {step}");
+                newest.remove(&number);
+                assert_eq!(cache.get(at(new)).is_some(), cache.find(at(new).into()).is_some());
+                newest.insert(new, bytes);
+                // It goes on as one of those that are asked for.
+                cache.remove(at(number ^ 1));
+                newest.remove(&(number ^ 1));
+                cache.rekey(at(new), at(number ^ 1));
+                let bytes = newest.remove(&new).expect("just put there");
+                newest.insert(number ^ 1, bytes);
+            }
+            90..99 => {
                 let to = prng.below(1 << 12);
                 let moved = cache.find(at(number).into()).is_some();
                 cache.rekey(at(number), at(to));
@@ -273,6 +288,28 @@ fn a_large_record_counts_as_the_block_it_takes() {
     assert_eq!(cache.len(), 20);
     assert!(cache.bytes() >= 20 * (320 << 10), "{} bytes", cache.bytes());
     check(&cache);
+}
+
+#[test]
+fn what_takes_the_place_of_another_takes_its_memory() {
+    let mut cache = RecordCache::new(100_000);
+    for number in 0..40 {
+        cache.insert(at(number), &[1; 100]);
+    }
+    let bytes = cache.bytes();
+    for number in 0..40 {
+        cache.insert_in_place_of(at(number), at(100 + number), &[&[2; 60], &[3; 40]]);
+        let found = cache.get(at(100 + number)).expect("it is as long as the other");
+        assert_eq!((&found[..60], &found[60..]), (&[2; 60][..], &[3; 40][..]));
+        assert!(cache.get(at(number)).is_none());
+    }
+    assert_eq!((cache.bytes(), cache.len()), (bytes, 40));
+    cache.insert_in_place_of(at(100), at(200), &[&[4; 50]]);
+    assert!(cache.get(at(100)).is_none(), "of another length: its memory is free");
+    assert_eq!(cache.get(at(200)), Some(&[4; 50][..]));
+    cache.insert_in_place_of(at(999), at(201), &[&[5; 50]]);
+    assert_eq!(cache.get(at(201)), Some(&[5; 50][..]));
+    assert_eq!(cache.len(), 41);
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
         if executor.mesh.has_news() {
             executor.take_news();
         }
-        let now = clock::now().mono;
+        let now = clock::mono();
         if ready.is_empty() && again.is_empty() && messages.is_empty() {
             if executor.holds_group(now) {
                 // Its time ends without an event, and its records come from whoever runs meanwhile.
@@ -107,7 +107,7 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
                 executor.runtime.yield_now(now).await;
             } else if executor.idle.borrow_mut().looks(now) {
                 std::thread::yield_now();
-                executor.idle.borrow_mut().offered(now, clock::now().mono);
+                executor.idle.borrow_mut().offered(now, clock::mono());
                 executor.runtime.yield_now(now).await;
             } else {
                 if executor.mesh.may_sleep() {
@@ -192,7 +192,7 @@ impl ConnState {
             let room = space.len();
             let more = match recv(self.socket.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT) {
                 Ok(n) if n > 0 => {
-                    protocol.received(clock::now().mono, n);
+                    protocol.received(clock::mono(), n);
                     read += n;
                     sockets.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                     n == room
@@ -268,14 +268,14 @@ impl ConnState {
                 match send(self.socket.as_raw_fd(), protocol.output().bytes(), flags) {
                     Ok(n) => {
                         moved = true;
-                        protocol.output().sent(clock::now().mono, n);
+                        protocol.output().sent(clock::mono(), n);
                         sockets.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
                     }
                     Err(Errno::EAGAIN) => self.blocked.set(true),
                     Err(Errno::EINTR) => {}
                     Err(_) => {
                         let pending = protocol.output().pending_bytes();
-                        protocol.output().sent(clock::now().mono, pending);
+                        protocol.output().sent(clock::mono(), pending);
                         protocol.peer_closed();
                         failed = true;
                     }
@@ -298,7 +298,7 @@ impl ConnState {
         if bytes == 0 || given.is_some() {
             return true;
         }
-        let now = clock::now().mono;
+        let now = clock::mono();
         let held = executor.shard.borrow().upload_bytes();
         *given = executor.receive.borrow_mut().ask(now, self.id, bytes, held);
         let waits = given.is_none();
@@ -452,7 +452,7 @@ fn open<R: Runtime>(
     let _ = options.set_tcp_nodelay(true);
     let peer = options.peer_addr().ok().and_then(|a| a.as_socket());
     let id = executor.name_connection();
-    let protocol = Connection::new(Arc::clone(&terms.identity), terms.limits, clock::now().mono);
+    let protocol = Connection::new(Arc::clone(&terms.identity), terms.limits, clock::mono());
     executor.poller.add(&socket, id)?;
     let conn = Rc::new(ConnState {
         id,

@@ -192,7 +192,7 @@ impl<R: Runtime> Executor<R> {
             }
             self.write_answers();
             self.nodes.peers.flush();
-            if self.holds_group(clock::now().mono) {
+            if self.holds_group(clock::mono()) {
                 // Nothing else tells the rounds, which may be about to sleep.
                 self.poller.wake();
             }
@@ -220,7 +220,7 @@ impl<R: Runtime> Executor<R> {
             drop(fx);
             return self.start_all_io();
         }
-        if fx.valid_until.take().is_some_and(|until| until <= clock::now().mono) {
+        if fx.valid_until.take().is_some_and(|until| until <= clock::mono()) {
             fx.doubt();
         }
         // The turn may have finished what others wait for.
@@ -230,7 +230,7 @@ impl<R: Runtime> Executor<R> {
         }
         self.nodes.send(self, &mut fx);
         if fx.has_replies() {
-            let now = clock::now().mono;
+            let now = clock::mono();
             let conns = self.conns.borrow();
             fx.take_replies(|id, frame| {
                 // A connection that is gone takes no answers.
@@ -429,6 +429,7 @@ impl<R: Runtime> Executor<R> {
         let conns = self.conns.borrow();
         snapshot.clients.connections = conns.len() as u64;
         snapshot.peers.connections = self.nodes.peers.links() as u64;
+        (snapshot.peers.bytes_in, snapshot.peers.bytes_out) = self.nodes.peers.bytes();
         snapshot.clients.in_flight =
             conns.values().map(|c| u64::from(c.protocol.borrow_mut().output().in_flight())).sum();
         let sockets = &self.shared.sockets[usize::from(snapshot.shard)];

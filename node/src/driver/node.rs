@@ -624,9 +624,8 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
     node.leave();
     if let Some((member, ended)) = member {
         // Other shards hand over by commits of the metadata group, which this node may lead.
-        let by = super::clock::now().mono + ALL_LEFT_MAX;
-        while phase != Phase::Failed && !executor.shared.all_left() && super::clock::now().mono < by
-        {
+        let by = super::clock::mono() + ALL_LEFT_MAX;
+        while phase != Phase::Failed && !executor.shared.all_left() && super::clock::mono() < by {
             runtime.sleep(ALL_LEFT_LOOK).await;
         }
         member.stop();

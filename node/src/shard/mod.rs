@@ -496,12 +496,11 @@ impl Shard {
             deadline: ask.deadline,
             answer,
         };
-        let view = self.engine().view(partition);
         let applied = self.models.peek(partition).applied_end;
         let safe = match level {
-            Level::Flushed => view.flushed_end,
+            Level::Flushed => self.engine().view(partition).flushed_end,
             Level::Applied => applied,
-            Level::Everywhere => applied.min(view.all_end),
+            Level::Everywhere => applied.min(self.engine().view(partition).all_end),
         };
         if offset < safe { self.acknowledge(now, &ack, fx) } else { self.acks.push(level, ack) }
     }

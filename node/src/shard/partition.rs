@@ -188,7 +188,7 @@ impl Partition {
             RecordKind::Promise => self.promised(record.term),
             RecordKind::Watermark => {
                 self.noted = self.noted.max(record.offset);
-                self.commit(record.offset, space, |_, _| {});
+                self.commit(record.offset, space, |_, _, _| {});
             }
             RecordKind::Cut => self.cut(record.offset.max(self.applied_end), space),
             RecordKind::Adopt => self.adopt(Reader::new(record.body).u64().unwrap_or(0), space),
@@ -254,7 +254,7 @@ impl Partition {
             }
         } else if offset > self.log_end {
             // Compaction has dropped what was between, which it does only to what is committed.
-            self.commit(self.log_end, space, |_, _| {});
+            self.commit(self.log_end, space, |_, _, _| {});
             self.applied_end = offset;
         }
         self.take_up(at, record);
@@ -302,7 +302,7 @@ impl Partition {
         &mut self,
         end: Offset,
         space: &mut Vec<Space>,
-        mut applied: impl FnMut(&PendingRecord, &mut [Space]),
+        mut applied: impl FnMut(&PendingRecord, &mut Vec<Space>, usize),
     ) {
         while let Some(next) = self.pending.next(end) {
             let (Next::Apply(count) | Next::Void(count)) = next;
@@ -314,7 +314,7 @@ impl Partition {
                     Next::Void(_) => space.push(Space::Dead(pending.at)),
                 }
                 self.applied_end = pending.offset.next();
-                applied(&pending, &mut space[first..]);
+                applied(&pending, space, first);
             }
         }
     }

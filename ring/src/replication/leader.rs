@@ -163,8 +163,16 @@ impl Leader {
         if id == self.me.replica { own } else { self.peer(id).map_or(Offset::NONE, |p| p.acked) }
     }
 
+    /// Whether this replica is the only voter, and stays so.
+    fn is_alone(&self) -> bool {
+        self.voters == [self.me.replica] && self.proposal.is_none()
+    }
+
     /// The value a quorum has reached; of both sets of voters while a change is open.
     fn quorum<T: Copy + Ord + Default>(&self, of: impl Fn(ReplicaId) -> T) -> T {
+        if self.is_alone() {
+            return of(self.me.replica);
+        }
         let now = reached(&self.voters, &of).unwrap_or_default();
         match &self.proposal {
             Some(open) => now.min(reached(&open.voters, &of).unwrap_or_default()),
@@ -207,9 +215,8 @@ impl Leader {
 
     /// Until when nobody else can be serving; for ever, when nobody else counts.
     pub fn lease_until(&self, now: Instant, settings: &Settings) -> Instant {
-        let alone = self.voters == [self.me.replica] && self.proposal.is_none();
         match self.quorum_probed(now) {
-            _ if alone => Instant(u64::MAX),
+            _ if self.is_alone() => Instant(u64::MAX),
             Some(from) => from + settings.lease_as_leader(),
             None => Instant(0),
         }

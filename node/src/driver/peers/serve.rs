@@ -23,7 +23,7 @@ pub async fn serve<R: Runtime>(
         let worked = peers.round(&mut *owner.borrow_mut());
         peers.flush();
         if worked {
-            runtime.yield_now(clock::now().mono).await;
+            runtime.yield_now(clock::mono()).await;
         } else {
             runtime.readable(&waiter).await;
         }
