@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, value_parser};
+use ironring_ring::metadata::RF_MAX;
 use serde_json::{Value, json};
 
 use super::arguments;
@@ -13,7 +14,7 @@ use super::http::HttpArgs;
 use super::output::{Cell, Column, Output, Report, Tone, View};
 use crate::cluster::overview::{GoingView, MoveView, PlanView, RebalanceView};
 use crate::cluster::plane::{Operated, Taken};
-use crate::cluster::status::MemberView;
+use crate::cluster::status::{ClusterStatus, MemberView};
 
 /// Pause between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -46,6 +47,25 @@ pub struct VoteArgs {
     /// Leave it to the cluster again whether the node votes
     #[arg(long)]
     pub auto: bool,
+}
+
+/// Arguments of `configure`.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("setting").required(true).multiple(true)
+    .args(["replication_factor", "min_voters"])))]
+pub struct ConfigureArgs {
+    /// Replicas of each partition, as far as there are nodes for them
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=i64::from(RF_MAX)))]
+    pub replication_factor: Option<u8>,
+    /// Voters a partition needs to take writes: with fewer it refuses them
+    #[arg(long, value_name = "M", value_parser = value_parser!(u8).range(1..=i64::from(RF_MAX)))]
+    pub min_voters: Option<u8>,
+    /// Although partitions have too few voters now and then take no writes
+    #[arg(long)]
+    pub force: bool,
+    /// Do not ask before either is lowered
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// What to do with moves of replicas.
@@ -199,6 +219,34 @@ pub fn transfer(http: &HttpArgs, to: Option<&str>, output: Output) -> Result<(),
 /// When no node can be asked, or it takes none.
 pub fn snapshot(http: &HttpArgs, output: Output) -> Result<(), CliError> {
     printed(output, &http.ask::<Taken>("POST", "/v1/cluster/snapshot", Some(&json!({})))?)
+}
+
+/// `cluster configure`.
+///
+/// # Errors
+/// When no node can be asked, or it is refused.
+pub fn configure(
+    http: &HttpArgs,
+    args: &ConfigureArgs,
+    output: Output,
+) -> Result<(), CliError> {
+    let now = http.ask::<ClusterStatus>("GET", "/v1/cluster/status", None)?.partitions;
+    let settings = [
+        (args.replication_factor, now.rf, "replicas of each partition"),
+        (args.min_voters, now.min_voters, "voters needed for a write"),
+    ];
+    for (wanted, now, what) in settings {
+        if let Some(wanted) = wanted.filter(|wanted| *wanted < now) {
+            let what = format!("keep {wanted} {what} instead of {now}, and survive fewer failures");
+            arguments::confirm(args.yes, &what)?;
+        }
+    }
+    let body = json!({
+        "replication_factor": args.replication_factor,
+        "min_voters": args.min_voters,
+        "force": args.force,
+    });
+    order(http, "/v1/cluster/configure", &body, output)
 }
 
 /// `cluster rebalance`.

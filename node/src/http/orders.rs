@@ -150,6 +150,29 @@ pub(super) async fn snapshot(State(shared): State<Shared>) -> Result<Json<Taken>
     }
 }
 
+/// What the cluster's keyspace is to be like. What is not named stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigureWish {
+    /// Replicas of each partition.
+    pub replication_factor: Option<u8>,
+    /// Voters a partition needs to take writes.
+    pub min_voters: Option<u8>,
+    /// Although partitions then take no writes.
+    pub force: bool,
+}
+
+pub(super) async fn configure(
+    State(shared): State<Shared>,
+    Json(wish): Json<ConfigureWish>,
+) -> Result<Json<Operated>, HttpError> {
+    let ConfigureWish { replication_factor: rf, min_voters, force } = wish;
+    if rf.or(min_voters).is_none() {
+        return Err(HttpError::refused("name replication_factor, min_voters or both"));
+    }
+    operate(&shared, Operation::Configure { rf, min_voters, force }).await
+}
+
 pub(super) async fn rebalance(State(shared): State<Shared>) -> Json<RebalanceView> {
     let board = shared.board();
     Json(RebalanceView::of(&board.metadata(), board.leader()))

@@ -147,6 +147,9 @@ metrics! {
     "cluster_replicas" None node_gauge(|node| node.cluster_counters.replicas as f64), "Replicas this node holds";
     "cluster_partitions_leaderless" None node_gauge(|node| node.cluster_counters.partitions_leaderless as f64), "Partitions of the cluster nobody leads";
     "cluster_partitions_under_replicated" None node_gauge(|node| node.cluster_counters.partitions_under_replicated as f64), "Partitions of the cluster with fewer voters than they should have";
+    "cluster_replication_factor" None node_gauge(|node| node.cluster_counters.replication_factor as f64), "Replicas each partition should have";
+    "cluster_min_voters" None node_gauge(|node| node.cluster_counters.min_voters as f64), "Voters a partition needs to take writes";
+    "cluster_partitions_refusing_writes" None node_gauge(|node| node.cluster_counters.partitions_refusing_writes as f64), "Partitions of the cluster with fewer voters than that";
     "cluster_moves" None node_gauge(|node| node.cluster_counters.moves as f64), "Replicas on their way from one node to another";
     "cluster_members_going" None node_gauge(|node| node.cluster_counters.members_going as f64), "Members that drain, leave or were given up";
     "cluster_orders_done" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.orders_done as f64)), "Orders of operators this node carried out as the leader of the metadata group";

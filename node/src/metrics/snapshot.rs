@@ -66,6 +66,12 @@ pub struct ClusterCounters {
     pub partitions_leaderless: u64,
     /// Those with too few voters.
     pub partitions_under_replicated: u64,
+    /// Replicas each partition should have.
+    pub replication_factor: u64,
+    /// Voters a partition needs to take writes.
+    pub min_voters: u64,
+    /// Partitions of the cluster with fewer.
+    pub partitions_refusing_writes: u64,
     /// Replicas on their way.
     pub moves: u64,
     /// Members that drain, leave or were given up.

@@ -310,3 +310,46 @@ fn a_plan_says_what_is_uneven_and_what_it_would_copy() {
     };
     assert!(!reasons(1049) && reasons(1050), "after the grace");
 }
+
+#[test]
+fn replicas_and_voters_are_configured_within_what_makes_sense_and_with_what_it_costs() {
+    let mut metadata = cluster(3);
+    let group = group_status(&[1, 2, 3], &[]);
+    let configure = |rf: u8, min: u8, force: bool| {
+        let some = |n: u8| (n != 99).then_some(n);
+        Operation::Configure { rf: some(rf), min_voters: some(min), force }
+    };
+    const SAME: u8 = 99;
+    for (rf, min) in [(0, SAME), (8, SAME), (SAME, 0), (SAME, 4), (2, 3)] {
+        let refused = judge(&configure(rf, min, true), &metadata, &group);
+        assert!(matches!(refused, Err(Refusal::Keyspace { .. })), "{rf} {min}: {refused:?}");
+    }
+    assert!(judge(&configure(3, 1, false), &metadata, &group).unwrap().steps.is_empty());
+
+    // Partitions have three voters: two may be asked for, and all three with a word about it.
+    let verdict = judge(&configure(SAME, 2, false), &metadata, &group).unwrap();
+    assert_eq!(verdict.warnings, Vec::<String>::new());
+    apply(&mut metadata, &verdict);
+    assert_eq!((metadata.rf(), metadata.min_voters()), (3, 2));
+    let verdict = judge(&configure(SAME, 3, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings[0].contains("loses one replica takes no writes"), "{verdict:?}");
+    // Fewer replicas than must vote have to be asked for together with fewer voters.
+    let refused = judge(&configure(1, SAME, false), &metadata, &group);
+    assert_eq!(refused, Err(Refusal::Keyspace { rf: 1, min_voters: 2 }));
+    assert!(judge(&configure(1, 1, false), &metadata, &group).is_ok());
+
+    // More than there are nodes for is taken, and said.
+    let verdict = judge(&configure(5, SAME, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings[0].contains("3 nodes take replicas"), "{verdict:?}");
+    let few = Err(Refusal::StopsWrites { partitions: 8, min_voters: 4 });
+    assert_eq!(judge(&configure(5, 4, false), &metadata, &group), few);
+    let verdict = judge(&configure(5, 4, true), &metadata, &group).unwrap();
+    assert!(verdict.warnings[1].contains("8 partitions have fewer voters"), "{verdict:?}");
+    status(&mut metadata, 2, Status::Dead);
+    let verdict = judge(&configure(4, SAME, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings[0].contains("2 nodes take replicas"), "{verdict:?}");
+
+    metadata.apply(&Command::SetBalancing(false));
+    let verdict = judge(&configure(2, SAME, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings.iter().any(|w| w.contains("balancing is paused")), "{verdict:?}");
+}
