@@ -229,6 +229,63 @@ fn the_number_of_replicas_is_changed_under_load_and_nothing_is_lost() {
     }
 }
 
+#[test]
+fn moves_go_at_the_pace_that_was_set_and_say_how_far_they_are() {
+    let slow = ["--set", "movement.bandwidth_bytes_per_s=1MiB"];
+    let mut nodes = Nodes::start(&["a", "b", "c"], &slow);
+    let status = |nodes: &Nodes| cluster(&nodes.nodes[2], &["rebalance", "status"]);
+    let said = status(&nodes).expect("it answers");
+    assert_eq!(
+        (said["pace"].as_str(), &said["pace_ordered"]),
+        (Some("gradual"), &Value::Bool(false))
+    );
+    let mut client = nodes.nodes[0].client();
+    for n in 0..192 {
+        client.put(format!("k{n}").as_bytes(), &[7; 64 << 10]).expect("it is taken");
+    }
+    let secret = token(&nodes.nodes[0], &[]);
+    let mut d = Place::new("d");
+    let seed = nodes.nodes[0].peers.to_string();
+    let joins = ["--cluster", "ordered", "--token", &secret, "--seeds", &seed];
+    nodes.nodes.push(d.start(&joins));
+    until("a move says how much is left and for how long", || {
+        let said = status(&nodes)?;
+        let moves = said["moves"].as_array()?;
+        let known = |m: &&Value| m["left_bytes"].as_u64() > Some(0) && m["eta_s"].is_u64();
+        let one = moves.iter().find(known)?;
+        let all = said["left_bytes"].as_u64() >= one["left_bytes"].as_u64();
+        (all && one["to"] == 4 && one["stage"] == "catching-up").then_some(())
+    });
+    // Faster is an order to all; what is left of it comes to an end.
+    let order = ["cluster", "rebalance", "start", "--pace", "aggressive"];
+    let operated = done(&nodes.nodes[1], &order);
+    assert!(says(&operated, "at the pace `aggressive`"), "{operated}");
+    until("everybody knows", || {
+        let said = status(&nodes)?;
+        (said["pace"] == "aggressive" && said["pace_ordered"] == true).then_some(())
+    });
+    nodes.settled(4);
+    until("nothing moves", || {
+        let said = status(&nodes)?;
+        let rests = said["moves"].as_array()?.is_empty() && said["left_bytes"] == 0;
+        let replicas = nodes.member(0, 4)?["replicas"].as_u64();
+        (rests && replicas > Some(8)).then_some(())
+    });
+    until("what was sent is counted", || {
+        let sent = |n: &NodeProcess| n.metric("ironring_rebalance_sent_bytes_total");
+        (nodes.nodes.iter().map(sent).sum::<f64>() > 4e6).then_some(())
+    });
+    done(&nodes.nodes[0], &["cluster", "rebalance", "start", "--pace", "configured"]);
+    until("it is as configured", || (status(&nodes)?["pace_ordered"] == false).then_some(()));
+    let wrong = ["cluster", "rebalance", "start", "--pace", "fast"];
+    assert_eq!(ironring(&nodes.nodes[0], &wrong).status.code(), Some(2));
+    let mut reader = nodes.nodes[3].client();
+    for n in 0..192 {
+        let found = reader.get(format!("k{n}").as_bytes()).expect("it answers");
+        assert!(found.is_some_and(|found| found.value == [7; 64 << 10]), "k{n} is there");
+    }
+}
+
 fn writers(node: &NodeProcess) -> Vec<Writer> {
     const WRITERS: u32 = 2;
     let mut client = node.client();

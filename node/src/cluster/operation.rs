@@ -13,6 +13,7 @@ use ironring_ring::metadata::{
     Command, LeaderId, Member, MemberState, Metadata, PartitionRecord, RF_MAX, Replica,
     ReplicaChange, ReplicaId, Status, VoteWish, Wish,
 };
+use ironring_ring::placement::PaceMode;
 use ironring_ring::replication::quorum::commit_quorum;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,9 @@ pub enum Operation {
     Balance {
         /// See above.
         on: bool,
+        /// How fast, from here on; none: as it is.
+        #[serde(default)]
+        pace: Option<PaceWish>,
     },
     /// How many replicas partitions have, and how many of them must vote for a write.
     Configure {
@@ -106,6 +110,31 @@ pub enum Operation {
         /// On which node.
         node: NodeId,
     },
+}
+
+/// How fast an operator wants replicas moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PaceWish {
+    /// 10 % of what a node could move
+    Gradual,
+    /// 50 % of it
+    Aggressive,
+    /// 10 % beside a busy foreground, up to 80 % beside an idle one
+    Progressive,
+    /// Whatever each node is configured for (`movement.pace`)
+    Configured,
+}
+
+impl PaceWish {
+    fn mode(self) -> Option<PaceMode> {
+        match self {
+            PaceWish::Gradual => Some(PaceMode::Gradual),
+            PaceWish::Aggressive => Some(PaceMode::Aggressive),
+            PaceWish::Progressive => Some(PaceMode::Progressive),
+            PaceWish::Configured => None,
+        }
+    }
 }
 
 /// Why an order is not carried out. Nothing was changed.
@@ -413,10 +442,8 @@ pub fn judge(
         Operation::GiveUp { node, force } => judge.give_up(node, force),
         Operation::Vote { node, vote } => judge.vote(node, vote),
         Operation::LeadGroup { node } => judge.lead_group(node),
-        Operation::Balance { on } => Ok(judge.balance(on)),
-        Operation::Configure { rf, min_voters, force } => {
-            judge.configure((rf, min_voters), force)
-        }
+        Operation::Balance { on, pace } => judge.balance(on, pace),
+        Operation::Configure { rf, min_voters, force } => judge.configure((rf, min_voters), force),
         Operation::Cancel { partition } => judge.cancel(partition),
         Operation::Move { partition, from, to } => judge.move_replica(partition, from, to),
         Operation::Lead { partition, node } => judge.lead(partition, node),
@@ -680,18 +707,30 @@ impl Judge<'_> {
         others.filter(fit).max_by_key(at).copied().map(NodeId)
     }
 
-    fn balance(&self, on: bool) -> Verdict {
-        let done = match on {
+    fn balance(&self, on: bool, pace: Option<PaceWish>) -> Result<Verdict, Refusal> {
+        let mut done = match on {
             true => "replicas are moved for balance".to_owned(),
             false => "no more moves are begun for balance; those under way go on, and nodes that \
                       drain or were lost are still seen to"
                 .to_owned(),
         };
-        if self.metadata.balancing() == on {
-            return as_it_is(done);
+        let mut steps = Vec::new();
+        if self.metadata.balancing() != on {
+            steps.push(Step::propose(Command::SetBalancing(on)));
         }
-        let steps = vec![Step::propose(Command::SetBalancing(on))];
-        Verdict { steps, done, changed: 1, warnings: Vec::new() }
+        if let Some(pace) = pace {
+            done.push_str(&match pace.mode() {
+                Some(mode) => format!(", at the pace `{}`", mode.name()),
+                None => ", at the pace each node is configured for".to_owned(),
+            });
+            if self.metadata.pace() != pace.mode() {
+                let set = Command::SetPace(pace.mode());
+                understood(self.metadata, &set)?;
+                steps.push(Step::propose(set));
+            }
+        }
+        let changed = steps.len() as u64;
+        Ok(Verdict { steps, done, changed, warnings: Vec::new() })
     }
 
     fn configure(

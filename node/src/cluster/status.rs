@@ -217,9 +217,8 @@ fn warnings(metadata: &Metadata) -> Vec<String> {
     let (rf, room) = (metadata.rf(), room_for_replicas(metadata));
     let mut warnings = Vec::new();
     if metadata.identity().is_some() && room < usize::from(rf) {
-        warnings.push(format!(
-            "{rf} replicas of each partition are wanted and {room} nodes take them"
-        ));
+        warnings
+            .push(format!("{rf} replicas of each partition are wanted and {room} nodes take them"));
     }
     warnings
 }

@@ -233,6 +233,14 @@ metrics! {
     "repair_logs_lost" None counter(|shard| shard.repair.logs_lost), "Times the shard's whole log was lost";
     "repair_logs" None counter(|shard| shard.repair.logs_rebuilt), "Logs made anew whose replicas all vote again";
 
+    "rebalance_moves" None gauge(|shard| shard.movement.moves as f64), "Moves of replicas that the shard sends as the leader of their partitions";
+    "rebalance_left" Bytes gauge(|shard| shard.movement.left_bytes as f64), "Bytes they are still to send, about";
+    "rebalance_rate" Bytes gauge(|shard| shard.movement.rate_bytes_per_s as f64), "Bytes by which that shrinks in a second";
+    "rebalance_eta" Seconds gauge(|shard| shard.movement.eta_s as f64), "Time to the end of the longest of them; 0 when none is known";
+    "rebalance_sent" Bytes counter(|shard| shard.movement.sent_bytes), "Bytes sent for moves";
+    "rebalance_pace" Bytes gauge(|shard| shard.movement.pace_bytes_per_s as f64), "Bytes a second that moves may send, besides what is written meanwhile";
+    "rebalance_incoming" Bytes gauge(|shard| shard.movement.incoming_bytes as f64), "Bytes of states that other nodes are still to send, about";
+
     "recovery" Seconds gauge(|shard| shard.recovery.seconds), "Time the last recovery took";
     "recovery_read" Bytes gauge(|shard| shard.recovery.bytes_read as f64), "Bytes the last recovery read";
     "recovery_records" None gauge(|shard| shard.recovery.records as f64), "Records the last recovery replayed";

@@ -2,10 +2,12 @@
 
 use ironring_core::{Term, WallTime};
 use ironring_ring::metadata::{Facts, Outcome};
+use ironring_ring::placement::PaceMode;
 
 use super::*;
 use crate::cluster::overview::{GoingView, PartitionFilter, PlanView, RebalanceView, partitions};
 use crate::cluster::tests::{cluster_of, group_status};
+use crate::shard::MoveProgress;
 
 const P: PartitionId = PartitionId(3);
 
@@ -226,9 +228,24 @@ fn moves_are_paused_begun_by_hand_and_given_up_whole() {
     assert_eq!(verdict.warnings.len(), 1, "balancing is on");
     apply(&mut metadata, &verdict);
     assert_eq!(refused(&metadata, moves(3, 4)), Refusal::HasReplica { partition, node: NodeId(4) });
-    let view = RebalanceView::of(&metadata, None);
+    let see = |said: &[MoveProgress]| RebalanceView::of(&metadata, None, PaceMode::Gradual, said);
+    let view = see(&[]);
     assert_eq!((view.moves[0].from, view.moves[0].to), (Some(NodeId(2)), Some(NodeId(4))));
     assert_eq!(view.moves[0].stage, "catching-up");
+    assert_eq!((view.moves[0].left_bytes, view.eta_s, view.left_bytes), (None, None, 0));
+    let said = |to: u64, eta_s| MoveProgress {
+        partition: P.0,
+        to: NodeId(to),
+        sent_bytes: 10,
+        left_bytes: 90,
+        rate_bytes_per_s: 30,
+        eta_s,
+    };
+    assert_eq!(see(&[said(3, Some(3))]).moves[0].left_bytes, None, "that is another's");
+    let view = see(&[said(4, Some(3))]);
+    assert_eq!((view.moves[0].sent_bytes, view.moves[0].left_bytes), (Some(10), Some(90)));
+    assert_eq!((view.left_bytes, view.rate_bytes_per_s, view.eta_s), (90, 30, Some(3)));
+    assert_eq!(see(&[said(4, None)]).eta_s, None);
 
     // The new replica votes already and the old one is to leave: it stays after all.
     let record = metadata.partition(P).unwrap();
@@ -247,11 +264,26 @@ fn moves_are_paused_begun_by_hand_and_given_up_whole() {
     assert_eq!(on(record, NodeId(2)).unwrap().wish, Wish::Voter);
     assert_eq!(on(record, NodeId(4)).unwrap().wish, Wish::Leaving);
 
-    let start = Operation::Balance { on: true };
+    let start = Operation::Balance { on: true, pace: None };
     let verdict = judge(&start, &metadata, &group).unwrap();
     apply(&mut metadata, &verdict);
     assert!(metadata.balancing());
     assert!(judge(&start, &metadata, &group).unwrap().steps.is_empty());
+
+    // How fast is a wish of its own, and stays when it is not named.
+    let fast = Operation::Balance { on: true, pace: Some(PaceWish::Aggressive) };
+    let verdict = judge(&fast, &metadata, &group).unwrap();
+    assert!(verdict.done.ends_with("at the pace `aggressive`"), "{verdict:?}");
+    apply(&mut metadata, &verdict);
+    assert_eq!(metadata.pace(), Some(PaceMode::Aggressive));
+    assert!(judge(&fast, &metadata, &group).unwrap().steps.is_empty());
+    assert!(judge(&start, &metadata, &group).unwrap().steps.is_empty());
+    let view = RebalanceView::of(&metadata, None, PaceMode::Gradual, &[]);
+    assert_eq!((view.pace, view.pace_ordered), (PaceMode::Aggressive, true));
+    let configured = Operation::Balance { on: true, pace: Some(PaceWish::Configured) };
+    let verdict = judge(&configured, &metadata, &group).unwrap();
+    apply(&mut metadata, &verdict);
+    assert_eq!(metadata.pace(), None);
 }
 
 #[test]
