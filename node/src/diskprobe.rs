@@ -117,6 +117,12 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Bytes per second that can be both read and written, in large pieces.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> u64 {
+        self.read_large.bytes_per_second.min(self.write_large.bytes_per_second).max(1)
+    }
+
     /// Bytes per second scrubbing may read at most, all shards together: a tenth of what large
     /// reads reach.
     #[must_use]
@@ -442,6 +448,7 @@ mod tests {
     #[test]
     fn scrubbing_takes_a_tenth_of_the_reads() {
         assert_eq!(made_up().scrub_bytes_per_second(), 200_000_000);
+        assert_eq!(made_up().bytes_per_second(), 1_000_000_000);
     }
 
     #[test]

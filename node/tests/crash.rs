@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use ironring_core::ErrorCode;
 use ironring_core::prng::Prng;
-use ironring_net::client::ClientConfig;
+use ironring_net::client::{ClientConfig, ClientError};
 use ironring_net::client::blocking::Client;
 use ironring_net::message::Retention;
-use ledger::{TOPIC, Told, Writer, refused_with};
+use ledger::{TOPIC, Told, Writer};
 use nix::sys::signal::{Signal, kill};
 use support::{NodeProcess, PATIENCE, SMALL, address_of_its_own, data_dir, under_every_runtime};
 
@@ -106,6 +106,11 @@ fn told(writers: &[Writer]) -> Told {
 
 fn wrong(writers: &[Writer]) -> Vec<&String> {
     writers.iter().flat_map(|writer| &writer.wrong).collect()
+}
+
+/// True for a refusal with this code.
+fn refused_with<T>(told: &Result<T, ClientError>, code: ErrorCode) -> bool {
+    matches!(told, Err(error) if error.code() == Some(code))
 }
 
 fn killed_at_random_moments_nothing_acknowledged_is_lost() {

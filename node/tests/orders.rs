@@ -1,9 +1,18 @@
 //! What operators order of a cluster of real processes: nodes drain, leave and are given up, votes and
 //! leaderships change hands, and what would break the cluster is refused.
 
+#[path = "support/ledger.rs"]
+mod ledger;
 mod support;
 
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ironring_net::client::ClientConfig;
+use ironring_net::client::blocking::Client;
+use ironring_net::message::Retention;
+use ledger::{TOPIC, Told, Writer};
 
 use serde_json::Value;
 use support::cluster::{Place, agreed, cluster, ironring, keys, token, until};
@@ -156,6 +165,163 @@ fn four_nodes_drain_hand_over_and_leave() {
     assert!(why.contains("2 nodes would be left for 3 replicas"), "{why}");
     let value = keys(all[1], &["get", "k"]).expect("it is there");
     assert!(value.to_string().contains('v'), "{value}");
+}
+
+#[test]
+fn the_number_of_replicas_is_changed_under_load_and_nothing_is_lost() {
+    let nodes = Nodes::start(&["a", "b", "c"], &[]);
+    let a = &nodes.nodes[0];
+    let mut writers = writers(a);
+    let configure = |more: &[&str]| done(a, &[&["cluster", "configure"], more].concat());
+    let wait_for = |ended: &AtomicU64, more: u64| {
+        let wanted = ended.load(Ordering::Relaxed) + more;
+        until("writes go on", || (ended.load(Ordering::Relaxed) >= wanted).then_some(()));
+    };
+    let voters = |count: usize| {
+        until("every partition has so many voters and replicas", || {
+            let list = cluster_list(&nodes.nodes[1], &[])?;
+            let fits = |p: &Value| {
+                let learners = p["learners"].as_array().is_some_and(Vec::is_empty);
+                ids(&p["voters"]).len() == count && learners && p["leader"].is_u64()
+            };
+            list.as_array()?.iter().all(fits).then_some(())
+        });
+    };
+    write_during(&mut writers, |ended| {
+        for (rf, count) in [("2", 2), ("3", 3), ("1", 1), ("3", 3)] {
+            wait_for(ended, 50);
+            let operated = configure(&["--replication-factor", rf, "--yes"]);
+            assert!(says(&operated, &format!("partitions have {rf} replicas each")), "{operated}");
+            voters(count);
+            wait_for(ended, 50);
+        }
+    });
+    let mut reader = Client::connect(nodes.nodes[2].config()).expect("the node listens");
+    let mut told = Told::default();
+    for writer in &mut writers {
+        writer.verify_all(&mut reader);
+        told += writer.told;
+        assert!(writer.wrong.is_empty(), "{:?}", writer.wrong);
+    }
+    assert!(told.acked > 200, "{told:?}");
+
+    // What is asked for is seen everywhere; what makes no sense, or stops writes, is refused.
+    configure(&["--min-voters", "2"]);
+    until("everybody knows", || {
+        let status = cluster(&nodes.nodes[2], &["status"])?;
+        (status["partitions"]["min_voters"] == 2 && status["warnings"] == serde_json::json!([]))
+            .then_some(())
+    });
+    let operated = configure(&["--replication-factor", "5"]);
+    assert!(operated["warnings"].to_string().contains("3 nodes take replicas"), "{operated}");
+    until("it is said with the status", || {
+        let status = cluster(&nodes.nodes[2], &["status"])?;
+        let said = status["warnings"].to_string().contains("5 replicas of each partition");
+        (said && status["healthy"] == true).then_some(())
+    });
+    let why = refused(a, &["cluster", "configure", "--min-voters", "4"]);
+    assert!(why.contains("16 partitions have fewer than 4 voters"), "{why}");
+    let why = refused(a, &["cluster", "configure", "--replication-factor", "1", "--yes"]);
+    assert!(why.contains("of which 2 must vote"), "{why}");
+    for wrong in [&["--replication-factor", "2"][..], &["--replication-factor", "8"], &[]] {
+        let output = ironring(a, &[&["cluster", "configure"], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?} is unconfirmed or no use");
+    }
+}
+
+#[test]
+fn moves_go_at_the_pace_that_was_set_and_say_how_far_they_are() {
+    let slow = ["--set", "movement.bandwidth_bytes_per_s=1MiB"];
+    let mut nodes = Nodes::start(&["a", "b", "c"], &slow);
+    let status = |nodes: &Nodes| cluster(&nodes.nodes[2], &["rebalance", "status"]);
+    let said = status(&nodes).expect("it answers");
+    assert_eq!(
+        (said["pace"].as_str(), &said["pace_ordered"]),
+        (Some("gradual"), &Value::Bool(false))
+    );
+    let mut client = nodes.nodes[0].client();
+    for n in 0..192 {
+        client.put(format!("k{n}").as_bytes(), &[7; 64 << 10]).expect("it is taken");
+    }
+    let secret = token(&nodes.nodes[0], &[]);
+    let mut d = Place::new("d");
+    let seed = nodes.nodes[0].peers.to_string();
+    let joins = ["--cluster", "ordered", "--token", &secret, "--seeds", &seed];
+    nodes.nodes.push(d.start(&joins));
+    until("a move says how much is left and for how long", || {
+        let said = status(&nodes)?;
+        let moves = said["moves"].as_array()?;
+        let known = |m: &&Value| m["left_bytes"].as_u64() > Some(0) && m["eta_s"].is_u64();
+        let one = moves.iter().find(known)?;
+        let all = said["left_bytes"].as_u64() >= one["left_bytes"].as_u64();
+        (all && one["to"] == 4 && one["stage"] == "catching-up").then_some(())
+    });
+    // Faster is an order to all; what is left of it comes to an end.
+    let order = ["cluster", "rebalance", "start", "--pace", "aggressive"];
+    let operated = done(&nodes.nodes[1], &order);
+    assert!(says(&operated, "at the pace `aggressive`"), "{operated}");
+    until("everybody knows", || {
+        let said = status(&nodes)?;
+        (said["pace"] == "aggressive" && said["pace_ordered"] == true).then_some(())
+    });
+    nodes.settled(4);
+    until("nothing moves", || {
+        let said = status(&nodes)?;
+        let rests = said["moves"].as_array()?.is_empty() && said["left_bytes"] == 0;
+        let replicas = nodes.member(0, 4)?["replicas"].as_u64();
+        (rests && replicas > Some(8)).then_some(())
+    });
+    until("what was sent is counted", || {
+        let sent = |n: &NodeProcess| n.metric("ironring_rebalance_sent_bytes_total");
+        (nodes.nodes.iter().map(sent).sum::<f64>() > 4e6).then_some(())
+    });
+    done(&nodes.nodes[0], &["cluster", "rebalance", "start", "--pace", "configured"]);
+    until("it is as configured", || (status(&nodes)?["pace_ordered"] == false).then_some(()));
+    let wrong = ["cluster", "rebalance", "start", "--pace", "fast"];
+    assert_eq!(ironring(&nodes.nodes[0], &wrong).status.code(), Some(2));
+    let mut reader = nodes.nodes[3].client();
+    for n in 0..192 {
+        let found = reader.get(format!("k{n}").as_bytes()).expect("it answers");
+        assert!(found.is_some_and(|found| found.value == [7; 64 << 10]), "k{n} is there");
+    }
+}
+
+fn writers(node: &NodeProcess) -> Vec<Writer> {
+    const WRITERS: u32 = 2;
+    let mut client = node.client();
+    client.topic_create(TOPIC, WRITERS, Retention::default()).expect("a new cluster has no topics");
+    let writer = |id: u32| {
+        let seed = 77 + u64::from(id);
+        let deadline = Duration::from_secs(30);
+        let config = ClientConfig { deadline, seed, ..node.config() };
+        Writer::new(id, Client::connect(config).expect("the node listens"), seed)
+    };
+    (0..WRITERS).map(writer).collect()
+}
+
+/// Lets all writers write while `meanwhile` runs, which is told how many writes have ended.
+fn write_during(writers: &mut [Writer], meanwhile: impl FnOnce(&AtomicU64)) {
+    /// Stops the writers also when what runs meanwhile fails.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let (stop, ended) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for writer in writers {
+            let (stop, ended) = (&stop, &ended);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    writer.step();
+                    ended.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let _stop = Stop(&stop);
+        meanwhile(&ended);
+    });
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::arguments;
 use super::error::{CliError, EXIT_UNHEALTHY};
 use super::force::{self, ForceArgs};
 use super::http::HttpArgs;
-use super::orders::{self, LeaveArgs, RebalanceVerb, VoteArgs};
+use super::orders::{self, ConfigureArgs, LeaveArgs, RebalanceVerb, VoteArgs};
 use super::output::{Cell, Column, Output, Report, Tone, View, each};
 use super::units;
 use crate::cluster::status::{ClusterStatus, MemberView};
@@ -51,6 +51,8 @@ pub enum ClusterVerb {
     },
     /// Take a snapshot of the metadata group on the node that is asked
     Snapshot,
+    /// Set how many replicas partitions have, and how many of them must vote for a write
+    Configure(ConfigureArgs),
     /// Show, plan, pause and cancel moves of replicas
     Rebalance {
         /// What to do.
@@ -113,6 +115,7 @@ pub fn run(args: &ClusterArgs, output: Output) -> Result<ExitCode, CliError> {
         ClusterVerb::Demote(args) => orders::vote(http, "demote", args, output)?,
         ClusterVerb::Transfer { to } => orders::transfer(http, to.as_deref(), output)?,
         ClusterVerb::Snapshot => orders::snapshot(http, output)?,
+        ClusterVerb::Configure(args) => orders::configure(http, args, output)?,
         ClusterVerb::Rebalance { verb } => orders::rebalance(http, verb, output)?,
         ClusterVerb::ForceQuorum(args) => force::run(args, output)?,
         ClusterVerb::Token { verb: TokenVerb::Create { valid, single_use } } => {
@@ -150,14 +153,19 @@ impl Report for ClusterStatus {
             partitions.moves
         );
         let epoch = format!("{} (term {})", self.epoch, self.metadata.term);
+        let mut pairs = vec![
+            ("cluster", Cell::from(format!("{} ({})", self.cluster, self.uuid))),
+            ("healthy", health),
+            ("controller", Cell::from(leader)),
+            ("metadata", Cell::from(epoch)),
+            ("partitions", Cell::from(counts)),
+            ("voters for a write", Cell::from(partitions.min_voters.to_string())),
+        ];
+        if !self.warnings.is_empty() {
+            pairs.push(("warnings", Cell::toned(self.warnings.join("; "), Tone::Warn)));
+        }
         View::new()
-            .pairs([
-                ("cluster", Cell::from(format!("{} ({})", self.cluster, self.uuid))),
-                ("healthy", health),
-                ("controller", Cell::from(leader)),
-                ("metadata", Cell::from(epoch)),
-                ("partitions", Cell::from(counts)),
-            ])
+            .pairs(pairs)
             .rows(&MEMBER, self.members.iter().map(row).collect())
     }
 }

@@ -4,16 +4,19 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, value_parser};
+use ironring_ring::metadata::RF_MAX;
 use serde_json::{Value, json};
 
 use super::arguments;
 use super::error::{CONNECT_FAILED, CliError};
 use super::http::HttpArgs;
 use super::output::{Cell, Column, Output, Report, Tone, View};
+use super::units;
+use crate::cluster::operation::PaceWish;
 use crate::cluster::overview::{GoingView, MoveView, PlanView, RebalanceView};
 use crate::cluster::plane::{Operated, Taken};
-use crate::cluster::status::MemberView;
+use crate::cluster::status::{ClusterStatus, MemberView};
 
 /// Pause between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -48,6 +51,25 @@ pub struct VoteArgs {
     pub auto: bool,
 }
 
+/// Arguments of `configure`.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("setting").required(true).multiple(true)
+    .args(["replication_factor", "min_voters"])))]
+pub struct ConfigureArgs {
+    /// Replicas of each partition, as far as there are nodes for them
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=i64::from(RF_MAX)))]
+    pub replication_factor: Option<u8>,
+    /// Voters a partition needs to take writes: with fewer it refuses them
+    #[arg(long, value_name = "M", value_parser = value_parser!(u8).range(1..=i64::from(RF_MAX)))]
+    pub min_voters: Option<u8>,
+    /// Although partitions have too few voters now and then take no writes
+    #[arg(long)]
+    pub force: bool,
+    /// Do not ask before either is lowered
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// What to do with moves of replicas.
 #[derive(Subcommand, Debug)]
 pub enum RebalanceVerb {
@@ -56,7 +78,11 @@ pub enum RebalanceVerb {
     /// Show what would be moved, and why; changes nothing
     Plan,
     /// Begin moves for balance, which is how a cluster begins
-    Start,
+    Start {
+        /// How fast replicas are moved from here on, for balance or not
+        #[arg(long, value_enum)]
+        pace: Option<PaceWish>,
+    },
     /// Begin no more moves for balance; those under way go on
     Pause,
     /// Give up the moves under way, and begin no more for balance
@@ -201,6 +227,30 @@ pub fn snapshot(http: &HttpArgs, output: Output) -> Result<(), CliError> {
     printed(output, &http.ask::<Taken>("POST", "/v1/cluster/snapshot", Some(&json!({})))?)
 }
 
+/// `cluster configure`.
+///
+/// # Errors
+/// When no node can be asked, or it is refused.
+pub fn configure(http: &HttpArgs, args: &ConfigureArgs, output: Output) -> Result<(), CliError> {
+    let now = http.ask::<ClusterStatus>("GET", "/v1/cluster/status", None)?.partitions;
+    let settings = [
+        (args.replication_factor, now.rf, "replicas of each partition"),
+        (args.min_voters, now.min_voters, "voters needed for a write"),
+    ];
+    for (wanted, now, what) in settings {
+        if let Some(wanted) = wanted.filter(|wanted| *wanted < now) {
+            let what = format!("keep {wanted} {what} instead of {now}, and survive fewer failures");
+            arguments::confirm(args.yes, &what)?;
+        }
+    }
+    let body = json!({
+        "replication_factor": args.replication_factor,
+        "min_voters": args.min_voters,
+        "force": args.force,
+    });
+    order(http, "/v1/cluster/configure", &body, output)
+}
+
 /// `cluster rebalance`.
 ///
 /// # Errors
@@ -215,7 +265,7 @@ pub fn rebalance(http: &HttpArgs, verb: &RebalanceVerb, output: Output) -> Resul
             let path = "/v1/cluster/rebalance/plan";
             return printed(output, &http.ask::<PlanView>("GET", path, None)?);
         }
-        RebalanceVerb::Start => json!({ "action": "start" }),
+        RebalanceVerb::Start { pace } => json!({ "action": "start", "pace": pace }),
         RebalanceVerb::Pause => json!({ "action": "pause" }),
         RebalanceVerb::Cancel { partition } => {
             json!({ "action": "cancel", "partition": partition })
@@ -256,17 +306,37 @@ pub fn ids(nodes: &[ironring_core::NodeId]) -> String {
     }
 }
 
+/// A time left, when it is known.
+fn eta(seconds: Option<u64>) -> String {
+    seconds.map_or_else(|| "-".to_owned(), |s| units::duration(Duration::from_secs(s)))
+}
+
 impl Report for RebalanceView {
     fn view(&self) -> View {
         let balancing = match self.balancing {
             true => Cell::toned("on", Tone::Good),
             false => Cell::toned("paused", Tone::Warn),
         };
+        let pace = match self.pace_ordered {
+            true => format!("{} (ordered)", self.pace.name()),
+            false => format!("{} (configured)", self.pace.name()),
+        };
+        let left = match self.moves.is_empty() {
+            true => "-".to_owned(),
+            false => format!(
+                "{}, {}, {}",
+                units::bytes(self.left_bytes),
+                units::rate(self.rate_bytes_per_s as f64),
+                eta(self.eta_s)
+            ),
+        };
         let view = View::new().pairs([
             ("balancing", balancing),
             ("controller", Cell::from(who(self.controller))),
             ("nodes being emptied", Cell::from(ids(&self.emptying))),
+            ("pace", Cell::from(pace)),
             ("moves under way", Cell::from(self.moves.len().to_string())),
+            ("left of them", Cell::from(left)),
         ]);
         if self.moves.is_empty() {
             return view;
@@ -276,13 +346,20 @@ impl Report for RebalanceView {
             Column::Right("FROM"),
             Column::Right("TO"),
             Column::Left("STAGE"),
+            Column::Right("SENT"),
+            Column::Right("LEFT"),
+            Column::Right("ETA"),
         ];
         let row = |moved: &MoveView| {
+            let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), units::bytes);
             vec![
                 moved.partition.to_string().into(),
                 who(moved.from).into(),
                 who(moved.to).into(),
                 moved.stage.as_str().into(),
+                size(moved.sent_bytes).into(),
+                size(moved.left_bytes).into(),
+                eta(moved.eta_s).into(),
             ]
         };
         view.rows(&columns, self.moves.iter().map(row).collect())

@@ -1,18 +1,21 @@
 //! What every thread of a node may look at: the newest metadata and how the metadata group is; and where
 //! they lay down what they want of it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ironring_core::NodeId;
 use ironring_ring::metadata::{MemberState, Metadata};
+use ironring_ring::placement::PaceMode;
 use tokio::sync::oneshot;
 
 use super::plane::{Answer, Ask, Failure};
 use super::status::ClusterStatus;
 use crate::metrics::ClusterCounters;
 use crate::raft::{GroupStatus, Role};
+use crate::shard::MoveProgress;
 
 /// Orders that may wait to be looked at.
 const ORDERS_MAX: usize = 256;
@@ -60,6 +63,10 @@ pub struct Board {
     /// Terms of the metadata group since the node's start, the first left out.
     elections: AtomicU64,
     given_up_after_ms: AtomicU64,
+    /// How fast replicas are moved by this node, unless an operator has said.
+    pace: AtomicU8,
+    /// How far moves are, by shard of this node.
+    moves: Mutex<BTreeMap<u16, Vec<MoveProgress>>>,
     /// Operators' orders that were carried out here.
     orders_done: AtomicU64,
     /// Those that were refused here.
@@ -99,6 +106,28 @@ impl Board {
     pub(super) fn set_given_up_after(&self, silence: Duration) {
         let ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
         self.given_up_after_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// How fast this node moves replicas, unless an operator has said.
+    #[must_use]
+    pub fn pace(&self) -> PaceMode {
+        PaceMode::ALL[usize::from(self.pace.load(Ordering::Relaxed))]
+    }
+
+    /// This is how fast.
+    pub fn set_pace(&self, pace: PaceMode) {
+        self.pace.store(pace as u8, Ordering::Relaxed);
+    }
+
+    /// How far moves are of partitions that are led on this node, at most a second or so ago.
+    #[must_use]
+    pub fn moves(&self) -> Vec<MoveProgress> {
+        locked(&self.moves).values().flatten().copied().collect()
+    }
+
+    /// How far those of a shard are.
+    pub fn set_moves(&self, shard: u16, moves: Vec<MoveProgress>) {
+        locked(&self.moves).insert(shard, moves);
     }
 
     /// Why the node is no member any more, when that ended it.
@@ -205,6 +234,9 @@ impl Board {
             replicas: me.map_or(0, |me| me.replicas as u64),
             partitions_leaderless: status.partitions.leaderless as u64,
             partitions_under_replicated: status.partitions.under_replicated as u64,
+            replication_factor: u64::from(status.partitions.rf),
+            min_voters: u64::from(status.partitions.min_voters),
+            partitions_refusing_writes: status.partitions.refusing_writes as u64,
             moves: status.partitions.moves as u64,
             members_going: status.members.iter().filter(|m| m.state != "active").count() as u64,
             orders_done: self.orders_done.load(Ordering::Relaxed),

@@ -228,7 +228,8 @@ fn ask(
         other @ (Answer::Applied(_)
         | Answer::PassedOn
         | Answer::Operated(_)
-        | Answer::Snapshot(_)) => {
+        | Answer::Snapshot(_)
+        | Answer::Moves(_)) => {
             Err(Failed::elsewhere(format!("an answer to something else: {other:?}")))
         }
         Answer::Failed(failure) if failure.retriable() => Err(Failed::later(failure)),

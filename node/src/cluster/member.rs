@@ -1,6 +1,7 @@
 //! The node as a member: its part of the metadata group, from the start of core 0 to its end.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,12 +36,14 @@ use crate::raft::{
     DriverDisk, GroupError, GroupStatus, LinkError, MetaGroup, Peer, RaftCalls, RaftConfig,
     RaftLink, Role, StartError, Surroundings,
 };
-use crate::shard::{MetaAsk, MetaFailure, ToController};
+use crate::shard::{MetaAsk, MetaFailure, MoveProgress, ToController};
 
 /// The log of the metadata group is no shard's.
 pub const META_SHARD: ShardId = ShardId(u16::MAX);
 /// How many replicas a partition should have in a new cluster. There are no more than nodes.
 const RF: u8 = 3;
+/// How long the other nodes may take to say how far moves are, all together.
+const MOVES_WITHIN: Duration = Duration::from_secs(2);
 /// How long a request may take.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
 /// How often to look when nothing happens.
@@ -504,6 +507,9 @@ impl<R: Runtime> Member<R> {
         if letter.ask == Ask::Snapshot {
             return self.snapshot(&group).await;
         }
+        if letter.ask == Ask::Moves {
+            return Answer::Moves(self.moves(letter.forwarded).await);
+        }
         let status = group.status();
         if status.leader != Some(status.id) {
             let leader = status.leader.filter(|_| !letter.forwarded);
@@ -522,6 +528,36 @@ impl<R: Runtime> Member<R> {
             },
             Err(failure) => Answer::Failed(failure),
         }
+    }
+
+    /// How far moves are of partitions that are led here, and, of all, those that are led elsewhere. What
+    /// a node does not say in time is left out.
+    async fn moves(&self, only_here: bool) -> Vec<MoveProgress> {
+        let mut moves = self.place.board.moves();
+        if only_here {
+            return moves;
+        }
+        let metadata = self.place.board.metadata();
+        let leader = |id| {
+            let record = metadata.partition(id)?;
+            record.leader.and_then(|l| record.replica(l.replica)).map(|r| r.node)
+        };
+        let me = self.place.identity.node;
+        let leaders: BTreeSet<NodeId> =
+            metadata.moves().keys().filter_map(|id| leader(*id)).collect();
+        let by = clock::now().mono + MOVES_WITHIN;
+        for node in leaders.into_iter().filter(|node| *node != me) {
+            let left = by.since(clock::now().mono);
+            let asked = self.call_node(node, Letter { ask: Ask::Moves, forwarded: true });
+            let late = async {
+                self.runtime.sleep(left).await;
+                Answer::Failed(Failure::Unknown)
+            };
+            if let Answer::Moves(theirs) = future::or(asked, late).await {
+                moves.extend(theirs);
+            }
+        }
+        moves
     }
 
     /// A shard of this node wants a change of the metadata.
@@ -550,7 +586,7 @@ impl<R: Runtime> Member<R> {
     fn command_of(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
         let now = clock::now().wall;
         match ask {
-            Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot => {
+            Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot | Ask::Moves => {
                 Err(Failure::Refused("it is no command".to_owned()))
             }
             Ask::Change(command) => {

@@ -38,7 +38,7 @@ mod succession;
 pub mod token;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use board::{Board, Order};
 pub use catalog::{Catalog, decode_outcome};

@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use ironring_core::{NodeId, PartitionId};
 use ironring_ring::controller::takes_replicas;
 use ironring_ring::metadata::{
-    Command, LeaderId, Member, MemberState, Metadata, PartitionRecord, Replica, ReplicaChange,
-    ReplicaId, Status, VoteWish, Wish,
+    Command, LeaderId, Member, MemberState, Metadata, PartitionRecord, RF_MAX, Replica,
+    ReplicaChange, ReplicaId, Status, VoteWish, Wish,
 };
+use ironring_ring::placement::PaceMode;
 use ironring_ring::replication::quorum::commit_quorum;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,18 @@ pub enum Operation {
     Balance {
         /// See above.
         on: bool,
+        /// How fast, from here on; none: as it is.
+        #[serde(default)]
+        pace: Option<PaceWish>,
+    },
+    /// How many replicas partitions have, and how many of them must vote for a write.
+    Configure {
+        /// Replicas of each partition; none: as it is.
+        rf: Option<u8>,
+        /// A partition with fewer voters takes no writes; none: as it is.
+        min_voters: Option<u8>,
+        /// Although partitions then take no writes.
+        force: bool,
     },
     /// Moves that are under way are given up.
     Cancel {
@@ -97,6 +110,31 @@ pub enum Operation {
         /// On which node.
         node: NodeId,
     },
+}
+
+/// How fast an operator wants replicas moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PaceWish {
+    /// 10 % of what a node could move
+    Gradual,
+    /// 50 % of it
+    Aggressive,
+    /// 10 % beside a busy foreground, up to 80 % beside an idle one
+    Progressive,
+    /// Whatever each node is configured for (`movement.pace`)
+    Configured,
+}
+
+impl PaceWish {
+    fn mode(self) -> Option<PaceMode> {
+        match self {
+            PaceWish::Gradual => Some(PaceMode::Gradual),
+            PaceWish::Aggressive => Some(PaceMode::Aggressive),
+            PaceWish::Progressive => Some(PaceMode::Progressive),
+            PaceWish::Configured => None,
+        }
+    }
 }
 
 /// Why an order is not carried out. Nothing was changed.
@@ -196,6 +234,28 @@ pub enum Refusal {
         /// What is needed.
         needs: u32,
     },
+    /// Out of range, or of no sense together.
+    #[error(
+        "{rf} replicas of each partition, of which {min_voters} must vote for a write: use 1 to \
+         {RF_MAX} replicas, and from 1 to as many voters as replicas"
+    )]
+    Keyspace {
+        /// Replicas wanted.
+        rf: u8,
+        /// Voters needed.
+        min_voters: u8,
+    },
+    /// Too few replicas vote for what is asked for.
+    #[error(
+        "{partitions} partitions have fewer than {min_voters} voters now, and would take no writes \
+         until they have: wait for them (`ironring partition list`), or use --force"
+    )]
+    StopsWrites {
+        /// Which would.
+        partitions: usize,
+        /// Voters needed.
+        min_voters: u8,
+    },
     /// There is nothing to cancel.
     #[error("no move of partition {0} is under way")]
     NotMoving(PartitionId),
@@ -264,6 +324,8 @@ impl Refusal {
             Refusal::NoVote(_) => "no-vote",
             Refusal::NoOtherVoter => "no-other-voter",
             Refusal::OldProgram { .. } => "old-program",
+            Refusal::Keyspace { .. } => "keyspace",
+            Refusal::StopsWrites { .. } => "stops-writes",
             Refusal::NotMoving(_) => "not-moving",
             Refusal::Moving(_) => "moving",
             Refusal::NoReplica { .. } => "no-replica",
@@ -364,6 +426,12 @@ fn takers(metadata: &Metadata, not: NodeId) -> impl Iterator<Item = &Member> {
     metadata.members().filter(move |m| m.id != not && takes_replicas(m))
 }
 
+/// Nodes that take replicas and are not dead: as many replicas of a partition as there can be.
+#[must_use]
+pub fn room_for_replicas(metadata: &Metadata) -> usize {
+    metadata.members().filter(|m| takes_replicas(m) && m.status != Status::Dead).count()
+}
+
 /// Whether an order may be carried out, and how.
 ///
 /// # Errors
@@ -381,7 +449,8 @@ pub fn judge(
         Operation::GiveUp { node, force } => judge.give_up(node, force),
         Operation::Vote { node, vote } => judge.vote(node, vote),
         Operation::LeadGroup { node } => judge.lead_group(node),
-        Operation::Balance { on } => Ok(judge.balance(on)),
+        Operation::Balance { on, pace } => judge.balance(on, pace),
+        Operation::Configure { rf, min_voters, force } => judge.configure((rf, min_voters), force),
         Operation::Cancel { partition } => judge.cancel(partition),
         Operation::Move { partition, from, to } => judge.move_replica(partition, from, to),
         Operation::Lead { partition, node } => judge.lead(partition, node),
@@ -646,18 +715,74 @@ impl Judge<'_> {
         others.filter(fit).max_by_key(at).copied().map(NodeId)
     }
 
-    fn balance(&self, on: bool) -> Verdict {
-        let done = match on {
+    fn balance(&self, on: bool, pace: Option<PaceWish>) -> Result<Verdict, Refusal> {
+        let mut done = match on {
             true => "replicas are moved for balance".to_owned(),
             false => "no more moves are begun for balance; those under way go on, and nodes that \
                       drain or were lost are still seen to"
                 .to_owned(),
         };
-        if self.metadata.balancing() == on {
-            return as_it_is(done);
+        let mut steps = Vec::new();
+        if self.metadata.balancing() != on {
+            steps.push(Step::propose(Command::SetBalancing(on)));
         }
-        let steps = vec![Step::propose(Command::SetBalancing(on))];
-        Verdict { steps, done, changed: 1, warnings: Vec::new() }
+        if let Some(pace) = pace {
+            done.push_str(&match pace.mode() {
+                Some(mode) => format!(", at the pace `{}`", mode.name()),
+                None => ", at the pace each node is configured for".to_owned(),
+            });
+            if self.metadata.pace() != pace.mode() {
+                let set = Command::SetPace(pace.mode());
+                understood(self.metadata, &set)?;
+                steps.push(Step::propose(set));
+            }
+        }
+        let changed = steps.len() as u64;
+        Ok(Verdict { steps, done, changed, warnings: Vec::new() })
+    }
+
+    fn configure(
+        &self,
+        (rf, min_voters): (Option<u8>, Option<u8>),
+        force: bool,
+    ) -> Result<Verdict, Refusal> {
+        let (rf_now, min_now) = (self.metadata.rf(), self.metadata.min_voters());
+        let (rf, min_voters) = (rf.unwrap_or(rf_now), min_voters.unwrap_or(min_now));
+        if !(1..=RF_MAX).contains(&rf) || !(1..=rf).contains(&min_voters) {
+            return Err(Refusal::Keyspace { rf, min_voters });
+        }
+        let partitions = self.metadata.partitions();
+        let few = partitions.iter().filter(|p| p.voters.len() < usize::from(min_voters)).count();
+        if few > 0 && min_voters > min_now && !force {
+            return Err(Refusal::StopsWrites { partitions: few, min_voters });
+        }
+        let done = format!(
+            "partitions have {rf} replicas each, and take writes while {min_voters} of them vote"
+        );
+        if (rf, min_voters) == (rf_now, min_now) {
+            return Ok(as_it_is(done));
+        }
+        let mut warnings = Vec::new();
+        let room = room_for_replicas(self.metadata);
+        if room < usize::from(rf) {
+            warnings.push(format!(
+                "{room} nodes take replicas: partitions have {room} until there are {rf}"
+            ));
+        }
+        if min_voters == rf && rf > 1 {
+            warnings.push("a partition that loses one replica takes no writes".to_owned());
+        }
+        if few > 0 {
+            warnings.push(format!("{few} partitions have fewer voters, and take no writes now"));
+        }
+        if rf < rf_now && !self.metadata.balancing() {
+            warnings.push(format!(
+                "balancing is paused: what is beyond {rf} replicas stays until `ironring cluster \
+                 rebalance start`"
+            ));
+        }
+        let steps = vec![Step::propose(Command::SetKeyspace { rf, min_voters })];
+        Ok(Verdict { steps, done, changed: 1, warnings })
     }
 
     fn cancel(&self, partition: Option<PartitionId>) -> Result<Verdict, Refusal> {

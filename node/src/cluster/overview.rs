@@ -6,10 +6,11 @@ use ironring_ring::controller::dry_run;
 use ironring_ring::metadata::{
     Member, MemberState, Metadata, Move, PartitionRecord, ReplicaId, Status, Wish,
 };
-use ironring_ring::placement::{Change, NodeLoad, Reason, Skew};
+use ironring_ring::placement::{Change, NodeLoad, PaceMode, Reason, Skew};
 use serde::{Deserialize, Serialize};
 
 use super::operation::Remaining;
+use crate::shard::MoveProgress;
 
 /// A node that is or is not on its way out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,9 @@ impl GoingView {
     }
 }
 
+/// The stage of a move whose replica has no vote yet.
+const CATCHING_UP: &str = "catching-up";
+
 /// A replica on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveView {
@@ -58,17 +62,42 @@ pub struct MoveView {
     pub to: Option<NodeId>,
     /// `catching-up`: the new replica has no vote yet; `taking-over`: it has, and the old one goes.
     pub stage: String,
+    /// Bytes sent since the partition's leader began; none: it did not say, or has not begun.
+    pub sent_bytes: Option<u64>,
+    /// Bytes still to be sent, about.
+    pub left_bytes: Option<u64>,
+    /// By how many bytes that shrinks in a second.
+    pub rate_bytes_per_s: Option<u64>,
+    /// Seconds to the end at that rate; none while it does not shrink.
+    pub eta_s: Option<u64>,
 }
 
 impl MoveView {
     fn new(partition: PartitionId, moved: &Move, record: &PartitionRecord) -> MoveView {
         let node = |id: ReplicaId| record.replica(id).map(|replica| replica.node);
-        let stage = if record.is_voter(moved.to) { "taking-over" } else { "catching-up" };
+        let stage = if record.is_voter(moved.to) { "taking-over" } else { CATCHING_UP };
         MoveView {
             partition: partition.0,
             from: moved.from.and_then(node),
             to: node(moved.to),
             stage: stage.to_owned(),
+            sent_bytes: None,
+            left_bytes: None,
+            rate_bytes_per_s: None,
+            eta_s: None,
+        }
+    }
+
+    /// With what its partition's leader says, if it is one of these.
+    fn with(self, said: &[MoveProgress]) -> MoveView {
+        let its = |p: &&MoveProgress| p.partition == self.partition && Some(p.to) == self.to;
+        let Some(said) = said.iter().find(its) else { return self };
+        MoveView {
+            sent_bytes: Some(said.sent_bytes),
+            left_bytes: Some(said.left_bytes),
+            rate_bytes_per_s: Some(said.rate_bytes_per_s),
+            eta_s: said.eta_s,
+            ..self
         }
     }
 }
@@ -144,24 +173,48 @@ pub struct RebalanceView {
     pub controller: Option<NodeId>,
     /// Nodes that are being emptied.
     pub emptying: Vec<NodeId>,
+    /// How fast replicas are moved.
+    pub pace: PaceMode,
+    /// An operator has said so; else the node that is asked is configured so, and others may be
+    /// configured otherwise.
+    pub pace_ordered: bool,
+    /// Bytes that moves under way are still to send, as far as is known.
+    pub left_bytes: u64,
+    /// By how many bytes that shrinks in a second.
+    pub rate_bytes_per_s: u64,
+    /// Seconds to the end of the longest of them, if that is known of all that catch up.
+    pub eta_s: Option<u64>,
     /// Moves under way.
     pub moves: Vec<MoveView>,
 }
 
 impl RebalanceView {
-    /// As the metadata say.
+    /// As the metadata say, and the leaders of partitions that move; `configured` is the pace of the node
+    /// that is asked.
     #[must_use]
-    pub fn of(metadata: &Metadata, controller: Option<NodeId>) -> RebalanceView {
-        let moves = metadata
-            .moves()
-            .iter()
-            .filter_map(|(id, moved)| Some(MoveView::new(*id, moved, metadata.partition(*id)?)));
+    pub fn of(
+        metadata: &Metadata,
+        controller: Option<NodeId>,
+        configured: PaceMode,
+        said: &[MoveProgress],
+    ) -> RebalanceView {
+        let moves = metadata.moves().iter().filter_map(|(id, moved)| {
+            Some(MoveView::new(*id, moved, metadata.partition(*id)?).with(said))
+        });
+        let moves: Vec<MoveView> = moves.collect();
+        let catching_up = moves.iter().filter(|m| m.stage == CATCHING_UP);
+        let etas: Option<Vec<u64>> = catching_up.map(|m| m.eta_s).collect();
         let goes = |m: &&Member| m.state != MemberState::Active;
         RebalanceView {
             balancing: metadata.balancing(),
             controller,
             emptying: metadata.members().filter(goes).map(|m| m.id).collect(),
-            moves: moves.collect(),
+            pace: metadata.pace().unwrap_or(configured),
+            pace_ordered: metadata.pace().is_some(),
+            left_bytes: moves.iter().filter_map(|m| m.left_bytes).sum(),
+            rate_bytes_per_s: moves.iter().filter_map(|m| m.rate_bytes_per_s).sum(),
+            eta_s: etas.map(|etas| etas.into_iter().max().unwrap_or(0)),
+            moves,
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::Known;
 use super::operation::{Operation, Refusal};
 use crate::raft::GroupError;
+use crate::shard::MoveProgress;
 
 /// A message of the metadata group follows.
 const GROUP: u8 = 0;
@@ -66,6 +67,9 @@ pub enum Ask {
     Operate(Operation),
     /// A snapshot of the metadata group is to be taken, on the node that is asked.
     Snapshot,
+    /// How far moves are: of partitions that are led on the node that is asked, and, unless a node has
+    /// passed it on, of all others.
+    Moves,
     /// The controller wants a leader on the node that is asked to hand over.
     HandOver {
         /// The partition.
@@ -97,7 +101,7 @@ impl Ask {
                 Command::Join { node, .. } => node.storage,
                 _ => return Ok(()),
             },
-            Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot => return Ok(()),
+            Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot | Ask::Moves => return Ok(()),
         };
         if told == storage || (passed_on && !stranger) {
             return Ok(());
@@ -120,6 +124,8 @@ pub enum Answer {
     Operated(Operated),
     /// A snapshot was taken.
     Snapshot(Taken),
+    /// How far moves are.
+    Moves(Vec<MoveProgress>),
     /// It was not taken, or nobody knows.
     Failed(Failure),
 }
@@ -270,6 +276,7 @@ mod tests {
             Ask::Change(Box::new(Command::SetBalancing(true))),
             Ask::Operate(Operation::Leave { node: NodeId(3), force: true }),
             Ask::Snapshot,
+            Ask::Moves,
         ];
         for ask in asks {
             let letter = Letter { ask, forwarded: true };
@@ -302,6 +309,14 @@ mod tests {
             Answer::Failed(Failure::Denied(denied)),
             Answer::Operated(operated),
             Answer::Snapshot(Taken { node: NodeId(1), index: 7, term: 2, kept: 3 }),
+            Answer::Moves(vec![MoveProgress {
+                partition: 3,
+                to: NodeId(4),
+                sent_bytes: 1,
+                left_bytes: 2,
+                rate_bytes_per_s: 3,
+                eta_s: None,
+            }]),
         ] {
             assert_eq!(read_answer(&answer(&sent)), Ok(sent));
         }

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use ironring_core::{NodeId, StorageUuid};
-use ironring_ring::metadata::{Member, Metadata};
+use ironring_ring::metadata::{Member, Metadata, PartitionRecord};
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
+use super::operation::room_for_replicas;
 use crate::raft::{GroupStatus, Role};
 
 /// The cluster.
@@ -17,6 +18,9 @@ pub struct ClusterStatus {
     pub healthy: bool,
     /// One sentence for each thing that does.
     pub reasons: Vec<String>,
+    /// One sentence for each thing that is worth knowing and needs nobody at once.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The cluster's name; empty before this node has metadata.
     pub cluster: String,
     /// The cluster.
@@ -59,6 +63,12 @@ pub struct PartitionsView {
     pub total: usize,
     /// Replicas each should have, when there are nodes enough.
     pub rf: u8,
+    /// Voters a partition needs to take writes.
+    #[serde(default)]
+    pub min_voters: u8,
+    /// Those with fewer, which take none.
+    #[serde(default)]
+    pub refusing_writes: usize,
     /// Those nobody leads.
     pub leaderless: usize,
     /// Those with fewer voters than replicas they should have, for as many nodes as there are.
@@ -142,6 +152,7 @@ impl ClusterStatus {
         let mut status = ClusterStatus {
             healthy: false,
             reasons: Vec::new(),
+            warnings: warnings(metadata),
             cluster: metadata.identity().map_or_else(String::new, |i| i.name.clone()),
             uuid: metadata.identity().map_or_else(StorageUuid::default, |i| i.uuid),
             epoch: metadata.epoch(),
@@ -183,9 +194,12 @@ impl ClusterStatus {
             _ => {}
         }
         let partitions = &self.partitions;
+        let refusing =
+            format!("take no writes: they have fewer than {} voters", partitions.min_voters);
         for (count, what) in [
             (partitions.leaderless, "have no leader"),
             (partitions.under_replicated, "have fewer voters than they should"),
+            (partitions.refusing_writes, refusing.as_str()),
         ] {
             if count > 0 {
                 reasons.push(format!("{count} of {} partitions {what}", partitions.total));
@@ -198,13 +212,27 @@ impl ClusterStatus {
     }
 }
 
+/// What an operator should know although nothing is wrong.
+fn warnings(metadata: &Metadata) -> Vec<String> {
+    let (rf, room) = (metadata.rf(), room_for_replicas(metadata));
+    let mut warnings = Vec::new();
+    if metadata.identity().is_some() && room < usize::from(rf) {
+        warnings
+            .push(format!("{rf} replicas of each partition are wanted and {room} nodes take them"));
+    }
+    warnings
+}
+
 fn partitions(metadata: &Metadata) -> PartitionsView {
-    let takers = metadata.members().filter(|m| !m.facts.observer && m.facts.weight > 0).count();
-    let rf = usize::from(metadata.rf()).min(takers);
+    let min_voters = metadata.min_voters();
+    let refuses = |record: &&PartitionRecord| record.voters.len() < usize::from(min_voters);
+    let rf = usize::from(metadata.rf()).min(room_for_replicas(metadata));
     let records = metadata.partitions();
     PartitionsView {
         total: records.len(),
         rf: metadata.rf(),
+        min_voters,
+        refusing_writes: records.iter().filter(refuses).count(),
         leaderless: records.iter().filter(|record| record.leader.is_none()).count(),
         under_replicated: records.iter().filter(|record| record.voters.len() < rf).count(),
         moves: metadata.moves().len(),
@@ -290,5 +318,21 @@ mod tests {
         assert!(
             why(group(Role::Candidate, None, None)).contains("nobody leads the metadata group")
         );
+    }
+
+    #[test]
+    fn too_few_nodes_are_worth_a_word_and_too_few_voters_stop_writes() {
+        let mut metadata = crate::cluster::tests::cluster_of(2);
+        let group = group(Role::Leader, Some(1), None);
+        let of = |metadata: &Metadata| ClusterStatus::new(metadata, &group);
+        assert_eq!(of(&metadata).warnings, Vec::<String>::new());
+        metadata.apply(&Command::SetKeyspace { rf: 3, min_voters: 2 });
+        let status = of(&metadata);
+        let wanted = "3 replicas of each partition are wanted and 2 nodes take them";
+        assert_eq!(status.warnings, [wanted]);
+        let partitions = status.partitions;
+        assert_eq!((partitions.rf, partitions.min_voters, partitions.refusing_writes), (3, 2, 8));
+        let refusing = "8 of 8 partitions take no writes: they have fewer than 2 voters";
+        assert!(status.reasons.contains(&refusing.to_owned()), "{:?}", status.reasons);
     }
 }

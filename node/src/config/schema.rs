@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ironring_ring::placement::PaceMode;
 use serde::Serialize;
 
 use super::kind::{
@@ -231,6 +232,16 @@ schema! {
         handovers_max: u32 = 16, Whole::<u32>::within(1, 4096);
     }
 
+    /// Replicas on their way to other nodes: how fast the leaders on this node send them.
+    movement: MovementConfig {
+        /// How much of `bandwidth_bytes_per_s` moves take: `gradual` 10 %, `aggressive` 50 %,
+        /// `progressive` 10 % beside a busy foreground and up to 80 % beside an idle one. An
+        /// operator changes it for all nodes with `ironring cluster rebalance start --pace`.
+        pace: PaceMode = PaceMode::Gradual, Choice(PACES);
+        /// Bytes a second the node could read, write and send at the most, all shards together.
+        bandwidth_bytes_per_s: u64 = 0, Size::zero_or("the slower of reading and writing as `ironring diskprobe` measured it, or 64MiB", MIB, 1024 * GIB);
+    }
+
     /// Connections between nodes.
     peers: PeersConfig {
         /// Milliseconds by which the clocks of two nodes may differ: a node that differs more is not
@@ -283,6 +294,13 @@ schema! {
         level: TraceLevel = TraceLevel::Info, Choice(TRACE_LEVELS);
     }
 }
+
+/// How fast replicas are moved.
+const PACES: &[(&str, PaceMode)] = &[
+    ("gradual", PaceMode::Gradual),
+    ("aggressive", PaceMode::Aggressive),
+    ("progressive", PaceMode::Progressive),
+];
 
 /// How much the node says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

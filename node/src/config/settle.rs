@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::schema::{Config, RuntimeName};
 use super::size::{KIB, MIB};
 use crate::diskprobe::{Profile, SCRUB_UNMEASURED};
+use crate::shard::BANDWIDTH_UNMEASURED;
 
 /// Below this limit glommio makes no executor, whatever the kernel would allow.
 pub const MEMLOCK_LEAST_BYTES: u64 = 512 * KIB;
@@ -130,6 +131,8 @@ pub struct Settled {
     pub disk_bytes_max: u64,
     /// Bytes per second scrubbing may read at most, all shards together.
     pub scrub_bytes_per_second_max: u64,
+    /// Bytes per second the node could move at the most, all shards together.
+    pub movement_bytes_per_s: u64,
     /// Whether that comes from a measurement of the disk.
     pub disk_measured: bool,
     /// What runs the shards.
@@ -221,6 +224,10 @@ impl Settled {
                 .disk
                 .as_ref()
                 .map_or(SCRUB_UNMEASURED, Profile::scrub_bytes_per_second),
+            movement_bytes_per_s: match config.movement.bandwidth_bytes_per_s {
+                0 => machine.disk.as_ref().map_or(BANDWIDTH_UNMEASURED, Profile::bytes_per_second),
+                bytes => bytes,
+            },
             disk_measured: machine.disk.is_some(),
             ring_depth: machine
                 .memlock_bytes
@@ -258,6 +265,7 @@ mod tests {
         assert_eq!(settled.disk_bytes_max, 90 * GIB);
         assert_eq!(settled.ring_depth, 1024);
         assert_eq!((settled.scrub_bytes_per_second_max, settled.disk_measured), (64 * MIB, false));
+        assert_eq!(settled.movement_bytes_per_s, 64 * MIB);
     }
 
     #[test]

@@ -61,6 +61,7 @@ fn settled() -> Settled {
         cache_bytes: 8 * GIB,
         disk_bytes_max: 800 * GIB,
         scrub_bytes_per_second_max: 64 * MIB,
+        movement_bytes_per_s: 64 * MIB,
         disk_measured: false,
         runtime: RuntimeName::Glommio,
         ring_depth: 1024,

@@ -435,6 +435,7 @@ impl<R: Runtime> Executor<R> {
         let sockets = &self.shared.sockets[usize::from(snapshot.shard)];
         sockets.fill(&mut snapshot.clients);
         snapshot.clients.input_waits = self.receive.borrow().waits();
+        self.shared.board.set_moves(snapshot.shard, self.shard.borrow().move_progress());
         self.shared.publish(snapshot);
         if self.receive.borrow().is_pressed(self.connection_bytes.get()) {
             // Those that do nothing hold memory as well.

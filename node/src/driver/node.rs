@@ -40,7 +40,7 @@ use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
 use crate::raft::{self, RaftCalls, RaftConfig};
-use crate::shard::{Event, MetaFailure, Phase, Shard, ShardConfig};
+use crate::shard::{Event, MetaFailure, MovementSettings, Phase, Shard, ShardConfig};
 
 /// Why a node cannot start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -395,6 +395,8 @@ impl Node {
     fn shared(&self, dir: &DataDir, addresses: &Addresses) -> Shared {
         let shards = dir.identity.shards;
         let wall = super::clock::now().wall;
+        let board = Board::default();
+        board.set_pace(self.loaded.config.movement.pace);
         Shared {
             stop: Arc::clone(&self.stop),
             connections: AtomicU64::new(0),
@@ -404,7 +406,7 @@ impl Node {
             spin_max: Duration::from_micros(u64::from(self.loaded.config.driver.spin_us)),
             topics: AtomicU64::new(0),
             probe_wanted: AtomicU64::new(0),
-            board: Arc::default(),
+            board: Arc::new(board),
             base: NodeSnapshot {
                 node: dir.identity.node.clone(),
                 cluster: dir.identity.cluster.clone(),
@@ -515,6 +517,10 @@ impl Node {
             has_others,
             incarnation: Some(dir.incarnation),
             replication: ironring_ring::replication::Settings::default(),
+            movement: MovementSettings {
+                pace: config.movement.pace,
+                bandwidth_bytes_per_s: self.settled.movement_bytes_per_s / shards,
+            },
             map,
         }
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::cluster::ask;
 use super::error::HttpError;
 use super::routes::Shared;
-use crate::cluster::operation::{Operation, Refusal};
+use crate::cluster::operation::{Operation, PaceWish, Refusal};
 use crate::cluster::overview::{
     GoingView, PartitionFilter, PartitionView, PlanView, RebalanceView, partitions as listed,
 };
@@ -150,9 +150,37 @@ pub(super) async fn snapshot(State(shared): State<Shared>) -> Result<Json<Taken>
     }
 }
 
+/// What the cluster's keyspace is to be like. What is not named stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigureWish {
+    /// Replicas of each partition.
+    pub replication_factor: Option<u8>,
+    /// Voters a partition needs to take writes.
+    pub min_voters: Option<u8>,
+    /// Although partitions then take no writes.
+    pub force: bool,
+}
+
+pub(super) async fn configure(
+    State(shared): State<Shared>,
+    Json(wish): Json<ConfigureWish>,
+) -> Result<Json<Operated>, HttpError> {
+    let ConfigureWish { replication_factor: rf, min_voters, force } = wish;
+    if rf.or(min_voters).is_none() {
+        return Err(HttpError::refused("name replication_factor, min_voters or both"));
+    }
+    operate(&shared, Operation::Configure { rf, min_voters, force }).await
+}
+
 pub(super) async fn rebalance(State(shared): State<Shared>) -> Json<RebalanceView> {
     let board = shared.board();
-    Json(RebalanceView::of(&board.metadata(), board.leader()))
+    // Without an answer it is not known how far they are.
+    let moves = match ask(&shared, Ask::Moves).await {
+        Ok(Answer::Moves(moves)) => moves,
+        _ => board.moves(),
+    };
+    Json(RebalanceView::of(&board.metadata(), board.leader(), board.pace(), &moves))
 }
 
 pub(super) async fn rebalance_plan(
@@ -176,6 +204,9 @@ pub struct RebalanceOrder {
     /// For `cancel`: that of this partition only.
     #[serde(default)]
     pub partition: Option<u32>,
+    /// For `start`: how fast, from here on.
+    #[serde(default)]
+    pub pace: Option<PaceWish>,
 }
 
 /// What is to become of moves.
@@ -195,14 +226,17 @@ pub(super) async fn set_rebalance(
     Json(order): Json<RebalanceOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     let operation = match order.action {
-        RebalanceAction::Start => Operation::Balance { on: true },
-        RebalanceAction::Pause => Operation::Balance { on: false },
+        RebalanceAction::Start => Operation::Balance { on: true, pace: order.pace },
+        RebalanceAction::Pause => Operation::Balance { on: false, pace: None },
         RebalanceAction::Cancel => {
             Operation::Cancel { partition: order.partition.map(PartitionId) }
         }
     };
     if order.partition.is_some() && order.action != RebalanceAction::Cancel {
         return Err(HttpError::refused("only a move is cancelled by its partition"));
+    }
+    if order.pace.is_some() && order.action != RebalanceAction::Start {
+        return Err(HttpError::refused("a pace is for `start`"));
     }
     operate(&shared, operation).await
 }

@@ -43,6 +43,7 @@ pub fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/health/live", get(live)),
         ("/health/ready", get(ready)),
         ("/metrics", get(metrics)),
+        ("/v1/cluster/configure", post(orders::configure)),
         ("/v1/cluster/demote", post(orders::demote)),
         ("/v1/cluster/leave", post(orders::leave)),
         ("/v1/cluster/members", get(cluster::members)),

@@ -147,6 +147,9 @@ metrics! {
     "cluster_replicas" None node_gauge(|node| node.cluster_counters.replicas as f64), "Replicas this node holds";
     "cluster_partitions_leaderless" None node_gauge(|node| node.cluster_counters.partitions_leaderless as f64), "Partitions of the cluster nobody leads";
     "cluster_partitions_under_replicated" None node_gauge(|node| node.cluster_counters.partitions_under_replicated as f64), "Partitions of the cluster with fewer voters than they should have";
+    "cluster_replication_factor" None node_gauge(|node| node.cluster_counters.replication_factor as f64), "Replicas each partition should have";
+    "cluster_min_voters" None node_gauge(|node| node.cluster_counters.min_voters as f64), "Voters a partition needs to take writes";
+    "cluster_partitions_refusing_writes" None node_gauge(|node| node.cluster_counters.partitions_refusing_writes as f64), "Partitions of the cluster with fewer voters than that";
     "cluster_moves" None node_gauge(|node| node.cluster_counters.moves as f64), "Replicas on their way from one node to another";
     "cluster_members_going" None node_gauge(|node| node.cluster_counters.members_going as f64), "Members that drain, leave or were given up";
     "cluster_orders_done" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.orders_done as f64)), "Orders of operators this node carried out as the leader of the metadata group";
@@ -231,6 +234,14 @@ metrics! {
     "repair_segments_retired" None counter(|shard| shard.repair.segments_retired), "Damaged segments given back once nothing in them was needed";
     "repair_logs_lost" None counter(|shard| shard.repair.logs_lost), "Times the shard's whole log was lost";
     "repair_logs" None counter(|shard| shard.repair.logs_rebuilt), "Logs made anew whose replicas all vote again";
+
+    "rebalance_moves" None gauge(|shard| shard.movement.moves as f64), "Moves of replicas that the shard sends as the leader of their partitions";
+    "rebalance_left" Bytes gauge(|shard| shard.movement.left_bytes as f64), "Bytes they are still to send, about";
+    "rebalance_rate" Bytes gauge(|shard| shard.movement.rate_bytes_per_s as f64), "Bytes by which that shrinks in a second";
+    "rebalance_eta" Seconds gauge(|shard| shard.movement.eta_s as f64), "Time to the end of the longest of them; 0 when none is known";
+    "rebalance_sent" Bytes counter(|shard| shard.movement.sent_bytes), "Bytes sent for moves";
+    "rebalance_pace" Bytes gauge(|shard| shard.movement.pace_bytes_per_s as f64), "Bytes a second that moves may send, besides what is written meanwhile";
+    "rebalance_incoming" Bytes gauge(|shard| shard.movement.incoming_bytes as f64), "Bytes of states that other nodes are still to send, about";
 
     "recovery" Seconds gauge(|shard| shard.recovery.seconds), "Time the last recovery took";
     "recovery_read" Bytes gauge(|shard| shard.recovery.bytes_read as f64), "Bytes the last recovery read";

@@ -14,5 +14,6 @@ pub use histogram::LatencyHistogram;
 pub use process::{ProcessCounters, resident_bytes};
 pub use snapshot::{
     BackgroundCounters, ClientCounters, ClusterCounters, DiskCounters, LogCounters, MemoryCounters,
-    NodeSnapshot, PeerCounters, RecoveryReport, RepairCounters, ShardSnapshot, ShardState,
+    MovementCounters, NodeSnapshot, PeerCounters, RecoveryReport, RepairCounters, ShardSnapshot,
+    ShardState,
 };

@@ -37,8 +37,29 @@ pub struct ShardSnapshot {
     pub recovery: RecoveryReport,
     /// What was damaged, and repaired from other replicas.
     pub repair: RepairCounters,
+    /// Replicas on their way to other nodes and from them.
+    pub movement: MovementCounters,
     /// Connections to other nodes.
     pub peers: PeerCounters,
+}
+
+/// Replicas on their way, as the leaders of their partitions know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MovementCounters {
+    /// Moves of partitions that are led here.
+    pub moves: u64,
+    /// Bytes they are still to send, about.
+    pub left_bytes: u64,
+    /// By how many that shrinks in a second.
+    pub rate_bytes_per_s: u64,
+    /// Seconds to the end of the longest of them, as far as known.
+    pub eta_s: u64,
+    /// Bytes of states that are still to come in, about.
+    pub incoming_bytes: u64,
+    /// Bytes sent for moves.
+    pub sent_bytes: u64,
+    /// What the pace allows at present, in bytes per second.
+    pub pace_bytes_per_s: u64,
 }
 
 /// The cluster, as a node knows it.
@@ -66,6 +87,12 @@ pub struct ClusterCounters {
     pub partitions_leaderless: u64,
     /// Those with too few voters.
     pub partitions_under_replicated: u64,
+    /// Replicas each partition should have.
+    pub replication_factor: u64,
+    /// Voters a partition needs to take writes.
+    pub min_voters: u64,
+    /// Partitions of the cluster with fewer.
+    pub partitions_refusing_writes: u64,
     /// Replicas on their way.
     pub moves: u64,
     /// Members that drain, leave or were given up.

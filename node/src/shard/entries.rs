@@ -51,6 +51,14 @@ impl Entries {
         self.places.get(offset.0.checked_sub(self.first.0)? as usize).copied()
     }
 
+    /// Bytes of the entries from `first` to before `end`, as far as their places are known. O(entries).
+    #[must_use]
+    pub fn bytes(&self, first: Offset, end: Offset) -> u64 {
+        let at = |offset: Offset| offset.0.saturating_sub(self.first.0) as usize;
+        let (from, to) = (at(first), at(end).min(self.places.len()));
+        self.places.range(from.min(to)..to).map(|place| u64::from(place.len)).sum()
+    }
+
     /// The entry at the end lies here. Beyond `most` the oldest is given up.
     pub fn push(&mut self, offset: Offset, at: Location, most: usize) {
         if self.end() != offset {
@@ -140,6 +148,15 @@ mod tests {
         assert_eq!((e.first(), e.end()), (Offset(3), Offset(3)));
         e.push(Offset(9), at(9), 8);
         assert_eq!((e.first(), e.end()), (Offset(9), Offset(10)), "a gap begins it anew");
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_entries_there_are() {
+        let e = filled();
+        assert_eq!(e.bytes(Offset(1), Offset(99)), 8 * 64, "from 12 to before 20");
+        assert_eq!(e.bytes(Offset(18), Offset(19)), 64);
+        assert_eq!(e.bytes(Offset(19), Offset(12)), 0);
+        assert_eq!(e.bytes(Offset(30), Offset(40)), 0);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod meta;
 mod meta_group;
 mod meta_ops;
 pub mod models;
+mod movement;
 pub mod partition;
 pub mod pending;
 mod reads;
@@ -56,6 +57,7 @@ pub use event::{
     ToPeer,
 };
 pub use memory::ConnectionBytes;
+pub use movement::{BANDWIDTH_UNMEASURED, MoveProgress, MovementSettings};
 
 use acks::{Ack, Acks, Answer, Level};
 use counters::Counters;
@@ -64,6 +66,7 @@ use gather::Gathers;
 use memory::Memory;
 use meta_ops::MetaQueue;
 use models::Models;
+use movement::Movement;
 use partition::Space;
 use reads::{Again, Leases};
 use repair::Repair;
@@ -131,6 +134,8 @@ pub struct Shard {
     chunks: Chunks,
     /// States on their way to and from other nodes.
     transfers: Transfers,
+    /// How fast moves go, and how far they are.
+    movement: Movement,
     /// A log that was lost, and what becomes of it.
     rebuild: Rebuild,
     /// Records that were lost, and what becomes of them.
@@ -180,6 +185,7 @@ impl Shard {
             map: config.map.clone(),
             chunks: Chunks::default(),
             transfers: Transfers::default(),
+            movement: Movement::new(config.movement),
             rebuild: Rebuild::default(),
             repair: Repair::default(),
             started_at: Instant(0),
@@ -281,6 +287,7 @@ impl Shard {
             Event::TurnEnd => {
                 self.advance_uploads(now, fx);
                 self.follow_replicas(now, fx);
+                self.allow_for_writes();
                 self.send(now, fx);
                 self.advance_transfers(now, fx);
                 self.make_room();
@@ -538,6 +545,7 @@ impl Shard {
             self.look_at_filling(&metadata, fx);
         }
         self.chunks.expire(now.mono);
+        self.measure_moves(now);
         self.expire_polls(now, fx);
         if now.mono >= self.retention_at {
             self.retention_at = now.mono + RETENTION_EVERY;

@@ -101,11 +101,13 @@ impl Shard {
             return;
         };
         let before = replicas.metadata.replace(Arc::clone(&metadata));
+        self.movement.follow(now.mono, &metadata, self.config.slices.range(self.id()));
         self.learn_catalogue(&metadata);
         for id in self.config.slices.range(self.id()).map(PartitionId) {
             let Some(record) = metadata.partition(id) else { continue };
             let known = before.as_ref().and_then(|before| before.partition(id));
             if known != Some(record) {
+                self.engine().coming(id, metadata.moves().get(&id).map(|moved| moved.to));
                 self.learn_record(now, id, record);
             }
         }

@@ -9,14 +9,17 @@ use std::collections::BTreeMap;
 
 use ironring_core::{Instant, NodeId, Now, Offset, PartitionId};
 use ironring_log::{Location, ReadError, ReadId};
-use ironring_ring::replication::Section;
+use ironring_ring::replication::{Replicate, Section};
 
 use super::Shard;
 use super::event::{Effects, ToPeer};
+use super::movement::Share;
 use super::replicas::SECTION_ENTRIES;
 
 /// Bytes of entries in one message: beyond it no more are added.
 const SECTION_BYTES: usize = 1 << 20;
+/// The same of a move: as much as a piece of a state, so that both have turns of a length.
+const PACED_BYTES: usize = 256 << 10;
 /// Most entries read from the disk for one chunk, and most bytes.
 const CHUNK_ENTRIES: u64 = 256;
 const CHUNK_BYTES: usize = 1 << 20;
@@ -88,6 +91,15 @@ impl Chunks {
         }
     }
 
+    /// What was read waits for its turn: unless others want the place, it is not read once more.
+    fn keep(&mut self, now: Instant, partition: PartitionId) {
+        if self.by_partition.len() < CHUNKS_MAX
+            && let Some(chunk) = self.by_partition.get_mut(&partition)
+        {
+            chunk.since = now;
+        }
+    }
+
     /// Gives up what nobody came for.
     pub(super) fn expire(&mut self, now: Instant) {
         self.by_partition.retain(|_, chunk| now.since(chunk.since) < CHUNK_KEPT);
@@ -104,6 +116,9 @@ impl Shard {
         for (node, ack) in self.engine().take_acks() {
             fx.peers.push((node, ToPeer::Ack(ack)));
         }
+        for partition in self.movement.take_held(now.mono) {
+            self.engine().wake(partition);
+        }
         let nodes: Vec<NodeId> = self.engine().nodes_to_send().collect();
         for node in nodes {
             let room = fx.peer_room.get(&node).copied().unwrap_or(usize::MAX);
@@ -113,8 +128,15 @@ impl Shard {
             while room > 0
                 && let Some(section) = self.engine().next_section(now.mono, node, SECTION_ENTRIES)
             {
-                let most = room.min(SECTION_BYTES);
-                let (message, bytes) = self.fill(now, section, most, fx);
+                let partition = section.message.partition;
+                let going = self.movement.is_going(partition, node);
+                let (message, bytes) = if going && self.must_wait(now, &section) {
+                    (Replicate { count: 0, ..section.message }, Vec::new())
+                } else {
+                    let most = if going { PACED_BYTES } else { SECTION_BYTES };
+                    self.fill(now, section, room.min(most), fx)
+                };
+                self.movement.sent(now.mono, partition, node, bytes.len());
                 room = room.saturating_sub(bytes.len().max(1));
                 self.engine().sent(node, &section, message.count);
                 let is_probe = message.count == 0;
@@ -128,6 +150,18 @@ impl Shard {
         }
     }
 
+    /// Whether the entries of a section are a move's, whose turn has not come. Its probe is sent all the
+    /// same.
+    fn must_wait(&mut self, now: Now, section: &Section) -> bool {
+        let partition = section.message.partition;
+        if section.message.count == 0 || self.movement.may_send(now.mono, Share::Entries) {
+            return false;
+        }
+        self.movement.hold(partition);
+        self.chunks.keep(now.mono, partition);
+        true
+    }
+
     /// The entries of a section, as many as are at hand.
     fn fill(
         &mut self,
@@ -135,7 +169,7 @@ impl Shard {
         section: Section,
         most: usize,
         fx: &mut Effects,
-    ) -> (ironring_ring::replication::Replicate, Vec<u8>) {
+    ) -> (Replicate, Vec<u8>) {
         let mut message = section.message;
         let partition = message.partition;
         let mut bytes = Vec::new();

@@ -1,8 +1,8 @@
 //! A shard's counters as everybody else sees them.
 
 use crate::metrics::{
-    BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters, PeerCounters,
-    RecoveryReport, RepairCounters, ShardSnapshot, ShardState,
+    BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters,
+    MovementCounters, PeerCounters, RecoveryReport, RepairCounters, ShardSnapshot, ShardState,
 };
 
 use super::{Phase, Shard};
@@ -84,6 +84,10 @@ impl Shard {
                 partitions_damaged: self.models.iter().filter(|p| p.hurt.is_some()).count() as u64,
                 segments_retired: log.segments_retired,
                 ..self.counters.repair
+            },
+            movement: MovementCounters {
+                incoming_bytes: self.transfers.incoming_bytes(),
+                ..self.movement.counters()
             },
             // The driver has them.
             peers: PeerCounters::default(),

@@ -21,9 +21,12 @@ use ironring_log::Location;
 use super::checkpoint::{read_sessions, write_sessions};
 use super::fields::{Malformed, Reader, Writer};
 use super::partition::{Partition, TOMBSTONE};
+use super::topics::TopicPartition;
 
 /// A piece is closed when its records have this many bytes.
 const PIECE_BYTES: usize = 256 << 10;
+/// Keys looked at for the size of all of them.
+const SAMPLE_KEYS: usize = 1024;
 
 /// What the next piece is about. Large values' chunks come before the records that name them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +74,22 @@ impl StateCursor {
             }
         }
     }
+}
+
+/// Bytes a state comes to as it is sent, about: chunks and batches as they are, keys by the mean of the
+/// first of them. O(topic partitions and large values).
+#[must_use]
+pub fn state_bytes(p: &Partition) -> u64 {
+    let chunks = p.large.iter().flat_map(|(_, _, chunks)| chunks).map(|at| u64::from(at.len));
+    let batches: u64 = p.topics.values().map(TopicPartition::bytes).sum();
+    let (mut bytes, mut keys) = (0, 0);
+    for (_, entry) in p.keys.range_after(None).take(SAMPLE_KEYS) {
+        bytes += u64::from(entry.location.len);
+        keys += 1;
+    }
+    let all = p.keys.len() as u64;
+    let of_keys = if keys == 0 { 0 } else { (u128::from(bytes) * u128::from(all) / keys) as u64 };
+    of_keys + chunks.sum::<u64>() + batches
 }
 
 fn chunks_piece(p: &Partition, from: Offset, first: usize) -> StatePiece {

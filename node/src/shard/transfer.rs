@@ -20,9 +20,10 @@ use ironring_ring::replication::Stage;
 
 use super::Shard;
 use super::event::{Effects, ToPeer};
+use super::movement::Share;
 use super::partition::MERGED;
 use super::replicas::Note;
-use super::state::{Says, StateCursor, read_says};
+use super::state::{Says, StateCursor, read_says, state_bytes};
 use crate::peer::convert::{from_replica, to_leader, to_replica};
 
 /// Most transfers a shard makes at a time; others wait for their turn.
@@ -51,6 +52,9 @@ struct Transfer {
     piece: Option<Piece>,
     /// Pieces the follower has.
     taken: u32,
+    /// Their bytes, and about how many there are in all.
+    taken_bytes: u64,
+    total_bytes: u64,
     /// Those behind them that were read, as they are sent: sent again they are the same, because the
     /// next one begins where the one before it ended.
     ready: VecDeque<Ready>,
@@ -74,11 +78,17 @@ impl Transfer {
     /// The follower has all pieces before `number`.
     fn answered(&mut self, now: Instant, number: u32) {
         let new = (number.saturating_sub(self.taken) as usize).min(self.sent_ever);
-        self.ready.drain(..new);
+        let bytes = self.ready.drain(..new).map(|ready| ready.payload.len() as u64);
+        self.taken_bytes += bytes.sum::<u64>();
         self.taken += new as u32;
         self.sent = self.sent.saturating_sub(new);
         self.sent_ever -= new;
         (self.heard, self.sent_at) = (now, now);
+    }
+
+    /// Whether there is a piece to send.
+    fn is_ready(&self, room: usize) -> bool {
+        self.ready.get(self.sent).is_some_and(|ready| ready.payload.len() <= room)
     }
 
     /// The next piece to send, with its number.
@@ -114,6 +124,8 @@ struct Install {
     begin: SnapshotBegin,
     from: NodeId,
     next: u32,
+    /// Bytes of the pieces that came.
+    taken_bytes: u64,
     /// The log is whole as a list of entries: only what is damaged is taken.
     repairs: bool,
 }
@@ -136,6 +148,19 @@ impl Transfers {
         let read = pieces.flat_map(|piece| piece.records.iter().flatten()).map(Vec::capacity);
         let ready = self.out.values().flat_map(|t| &t.ready).map(|r| r.payload.capacity());
         read.chain(ready).sum()
+    }
+
+    /// Bytes of a state that its follower has not, about, and where entries go on behind it; nothing:
+    /// none is on its way there.
+    pub(super) fn left(&self, to: (PartitionId, NodeId)) -> Option<(u64, Offset)> {
+        let transfer = self.out.get(&to)?;
+        Some((transfer.total_bytes.saturating_sub(transfer.taken_bytes), transfer.end))
+    }
+
+    /// Bytes of states that are still to come in, about.
+    pub(super) fn incoming_bytes(&self) -> u64 {
+        let left = |i: &Install| i.begin.total_bytes.saturating_sub(i.taken_bytes);
+        self.installs.values().map(left).sum()
     }
 
     /// Bytes of pieces that are ready for a node: entries leave them room.
@@ -161,11 +186,15 @@ impl Shard {
 
     /// Sends what can be sent, at the end of a turn.
     pub(super) fn advance_transfers(&mut self, now: Now, fx: &mut Effects) {
+        self.movement.begin_states();
         if self.transfers.out.is_empty() && self.transfers.waiting.is_empty() {
             return;
         }
         for to in std::mem::take(&mut self.transfers.waiting) {
-            if self.transfers.out.len() < TRANSFERS_MAX {
+            // Those of moves take their time, and keep no other waiting.
+            let moves = self.movement.is_going(to.0, to.1);
+            let alike = |(p, n): &&(PartitionId, NodeId)| self.movement.is_going(*p, *n) == moves;
+            if self.transfers.out.keys().filter(alike).count() < TRANSFERS_MAX {
                 self.start_transfer(now, to, fx);
             } else {
                 self.transfers.waiting.push(to);
@@ -217,7 +246,8 @@ impl Shard {
         self.transfers.last += 1;
         // Unique among runs, so that a late answer to an earlier run names nothing.
         let id = (u64::from(self.log.run()) << 32) | self.transfers.last;
-        let end = self.models.peek(partition).applied_end;
+        let p = self.models.peek(partition);
+        let (end, total_bytes) = (p.applied_end, state_bytes(p));
         let transfer = Transfer {
             id,
             to: replica.id,
@@ -226,6 +256,8 @@ impl Shard {
             cursor: Some(StateCursor::begin()),
             piece: None,
             taken: 0,
+            taken_bytes: 0,
+            total_bytes,
             ready: VecDeque::new(),
             sent: 0,
             sent_ever: 0,
@@ -251,7 +283,7 @@ impl Shard {
             start: Offset::FIRST,
             end: transfer.end,
             end_term: p.terms.at(before),
-            total_bytes: 0,
+            total_bytes: transfer.total_bytes,
         };
         fx.peers.push((node, ToPeer::SnapshotBegin(begin)));
     }
@@ -292,8 +324,14 @@ impl Shard {
         let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
         let mut room = fx.peer_room.get(&node).copied().unwrap_or(usize::MAX);
         let id = transfer.id;
-        while let Some((number, Ready { last, payload })) = transfer.next(now.mono, room) {
+        let going = self.movement.is_going(partition, node);
+        while transfer.is_ready(room) && (!going || self.movement.may_send(now.mono, Share::State))
+        {
+            let Some((number, Ready { last, payload })) = transfer.next(now.mono, room) else {
+                break;
+            };
             room -= payload.len();
+            self.movement.sent(now.mono, partition, node, payload.len());
             let (transfer, last, payload) = (id, *last, payload.clone());
             let piece = ToPeer::SnapshotPiece { partition, transfer, number, last, payload };
             fx.peers.push((node, piece));
@@ -409,7 +447,7 @@ impl Shard {
         if !needs && !repairs {
             return fx.peers.push((node, answer(SnapshotState::Complete)));
         }
-        let install = Install { begin, from: node, next: 0, repairs };
+        let install = Install { begin, from: node, next: 0, taken_bytes: 0, repairs };
         self.transfers.installs.insert(partition, install);
         fx.peers.push((node, answer(SnapshotState::Resume { number: 0 })));
     }
@@ -465,6 +503,7 @@ impl Shard {
         if !piece.last {
             if let Some(install) = self.transfers.installs.get_mut(&partition) {
                 install.next += 1;
+                install.taken_bytes += piece.payload.len() as u64;
             }
             return fx.peers.push((node, answer(SnapshotState::Resume { number: next + 1 })));
         }
@@ -604,6 +643,8 @@ mod tests {
             cursor: None,
             piece: None,
             taken: 0,
+            taken_bytes: 0,
+            total_bytes: 25,
             ready: [ready(1), ready(2)].into(),
             sent: 0,
             sent_ever: 0,
@@ -632,6 +673,7 @@ mod tests {
         t.sent = 0;
         t.answered(Instant(10), 2);
         assert_eq!((t.taken, t.sent, t.sent_ever, t.ready.len()), (2, 0, 0, 0));
+        assert_eq!(t.taken_bytes, 20);
     }
 
     /// One that has restarted does not: it knows nothing of the transfer, and says nothing.

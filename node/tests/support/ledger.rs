@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 
-use ironring_core::ErrorCode;
 use ironring_core::prng::Prng;
 use ironring_net::client::ClientError;
 use ironring_net::client::blocking::Client;
@@ -296,9 +295,4 @@ impl Writer {
 
 fn record(ordinal: u64) -> String {
     format!("record {ordinal}")
-}
-
-/// True for a refusal with this code.
-pub fn refused_with<T>(told: &Result<T, ClientError>, code: ErrorCode) -> bool {
-    matches!(told, Err(error) if error.code() == Some(code))
 }

@@ -38,6 +38,14 @@ fn has_no_successor(metadata: &Metadata, record: &PartitionRecord, replica: &Rep
     takers.peek().is_some() && takers.all(|m| votes(m.id))
 }
 
+/// Whether a replica that is one too many may go: never one that votes for the sake of one that does
+/// not, whose node may be silent and never come back.
+fn may_be_dropped(record: &PartitionRecord, replica: &Replica) -> bool {
+    let stays = |r: &&Replica| r.id != replica.id && r.wish == Wish::Voter;
+    !record.is_voter(replica.id)
+        || record.replicas.iter().filter(stays).all(|r| record.is_voter(r.id))
+}
+
 /// Whether replicas that vote may come to a node.
 #[must_use]
 pub fn takes_replicas(member: &Member) -> bool {
@@ -219,9 +227,9 @@ impl Controller {
                     wish: Wish::Voter,
                     replaces: on(from).map(|r| r.id),
                 }),
-                Change::Remove { from } => {
-                    on(from).map(|r| ReplicaChange::Wish { replica: r.id, wish: Wish::Leaving })
-                }
+                Change::Remove { from } => on(from)
+                    .filter(|r| may_be_dropped(record, r))
+                    .map(|r| ReplicaChange::Wish { replica: r.id, wish: Wish::Leaving }),
             };
             changes.extend(change.map(|change| (step.partition, change)));
         }

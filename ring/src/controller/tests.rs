@@ -503,3 +503,51 @@ fn observers_follow_every_partition_and_never_vote() {
     }
     assert!((0..4).all(|i| votes(&room, PartitionId(i)) == 3), "{:?}", room.record(P));
 }
+
+#[test]
+fn of_replicas_that_are_too_many_none_goes_for_the_sake_of_one_that_does_not_vote() {
+    for silent in 1..=3 {
+        let mut room = Room::new(3);
+        room.elect(&[1]);
+        room.rest(&[1, 2, 3]);
+        let rest: Vec<u64> = (1..=3).filter(|n| *n != silent).collect();
+        room.pass(1000, &rest);
+        room.answer(&rest);
+        room.pass(20, &rest);
+        // Its leaders go on without the silent one, and it is no voter any more.
+        for i in 0..4 {
+            let partition = PartitionId(i);
+            let record = room.record(partition);
+            let leader = record.leader.expect("two of three were heard").replica;
+            let here = |r: &ReplicaId| r.storage.0 != u128::from(silent);
+            let voters: Vec<ReplicaId> = record.voters.iter().copied().filter(here).collect();
+            let (term, base) = (record.term, record.version);
+            let request = Request::Voters { partition, term, from: leader, base, voters };
+            room.controller.request(room.now, &room.metadata, &request);
+            room.settle();
+            assert_eq!(room.record(partition).voters.len(), 2);
+        }
+        room.metadata.apply(&Command::SetKeyspace { rf: 2, min_voters: 1 });
+        for _ in 0..5 {
+            room.pass(2000, &rest);
+            room.answer(&rest);
+        }
+        for i in 0..4 {
+            let record = room.record(PartitionId(i));
+            let votes = |n: &&u64| {
+                let id = record.replicas.iter().find(|r| r.node.0 == **n && r.wish == Wish::Voter);
+                id.is_some_and(|r| record.is_voter(r.id))
+            };
+            assert_eq!(rest.iter().filter(votes).count(), 2, "partition {i} without {silent}");
+        }
+        // Heard again and caught up, it is as good as another.
+        for _ in 0..30 {
+            room.rest(&[1, 2, 3]);
+            room.lead_elsewhere();
+        }
+        for i in 0..4 {
+            assert_eq!(room.nodes_of(PartitionId(i)).len(), 2);
+            assert_eq!(room.record(PartitionId(i)).voters.len(), 2);
+        }
+    }
+}

@@ -12,6 +12,7 @@ use super::member::{Facts, MemberState, Status, VoteWish};
 use super::partition::{LeaderId, Refused, ReplicaId, Wish};
 use super::token::{JoinToken, TokenRefused};
 use super::topic::Topic;
+use crate::placement::PaceMode;
 
 /// The newest format of commands this code writes and reads. A command is written in the oldest
 /// format that has it, so that members which do not know the newest go on until one is needed.
@@ -20,7 +21,8 @@ use super::topic::Topic;
 /// |---|---|
 /// | 1 | all but the following |
 /// | 2 | [`Command::SetVote`], [`Command::Replace`], the wish of a member about its vote, observers |
-pub const COMMAND_FORMAT: u32 = 2;
+/// | 3 | [`Command::SetPace`] |
+pub const COMMAND_FORMAT: u32 = 3;
 
 /// A change of the metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +151,8 @@ pub enum Command {
     },
     /// Whether replicas are moved for balance.
     SetBalancing(bool),
+    /// How fast replicas are moved; none: as each node is configured. Since format 3.
+    SetPace(Option<PaceMode>),
     /// A topic is made.
     CreateTopic {
         /// Its name.
@@ -210,6 +214,7 @@ impl Command {
             | Command::SetKeyspace { .. }
             | Command::RevokeToken { .. }
             | Command::SetBalancing(_)
+            | Command::SetPace(_)
             | Command::DropTopic { .. }
             | Command::AlterTopic { .. }
             | Command::GrantSessions { .. } => {}
@@ -414,6 +419,7 @@ impl Command {
         match self {
             Command::SetVote { .. } | Command::Replace { .. } => 2,
             Command::Join { node, .. } if node.observer => 2,
+            Command::SetPace(_) => 3,
             _ => 1,
         }
     }
@@ -480,6 +486,9 @@ mod tests {
         let command = Command::SetVote { node: NodeId(4), vote: VoteWish::Learner };
         let text = String::from_utf8(command.encode()).unwrap();
         assert_eq!(text, r#"{"format":2,"command":{"set-vote":{"node":4,"vote":"learner"}}}"#);
+        let command = Command::SetPace(Some(PaceMode::Aggressive));
+        let text = String::from_utf8(command.encode()).unwrap();
+        assert_eq!(text, r#"{"format":3,"command":{"set-pace":"aggressive"}}"#);
     }
 
     #[test]
@@ -516,8 +525,8 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        let newer = br#"{"format":3,"command":{"something-else":1}}"#;
-        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(3))));
+        let newer = br#"{"format":4,"command":{"something-else":1}}"#;
+        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(4))));
         assert!(matches!(Command::decode(b"{}"), Err(Unreadable::Malformed(_))));
     }
 }

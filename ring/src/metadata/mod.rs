@@ -21,7 +21,7 @@ pub use partition::{LeaderId, PartitionRecord, REPLICAS_MAX, Refused, Replica, R
 pub use token::{JoinToken, TOKEN_VALID_MS, TOKENS_MAX, TokenRefused};
 pub use topic::{Catalogue, Topic};
 
-use crate::placement::{MAX_NODES, Weight};
+use crate::placement::{MAX_NODES, PaceMode, Weight};
 
 /// Most replicas a keyspace may ask for.
 pub const RF_MAX: u8 = 7;
@@ -59,6 +59,9 @@ pub struct Metadata {
     rf: u8,
     min_voters: u8,
     balancing: bool,
+    /// None: as each node is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pace: Option<PaceMode>,
     members: BTreeMap<NodeId, Member>,
     last_node: NodeId,
     removed: BTreeSet<StorageUuid>,
@@ -98,6 +101,12 @@ impl Metadata {
     #[must_use]
     pub fn balancing(&self) -> bool {
         self.balancing
+    }
+
+    /// How fast replicas are moved, when an operator has said; else it is as each node is configured.
+    #[must_use]
+    pub fn pace(&self) -> Option<PaceMode> {
+        self.pace
     }
 
     /// All nodes, in order of number.
@@ -161,7 +170,11 @@ impl Metadata {
     pub fn encode(&self) -> Vec<u8> {
         // Who does not know what is in it must not take it for something else.
         let needs_2 = |m: &Member| !m.vote.is_auto() || m.facts.observer;
-        let format = if self.members.values().any(needs_2) { 2 } else { 1 };
+        let format = match self.members.values().any(needs_2) {
+            _ if self.pace.is_some() => 3,
+            true => 2,
+            false => 1,
+        };
         let snapshot = Snapshot { format, metadata: self };
         serde_json::to_vec(&snapshot).expect("maps have keys that are written as strings")
     }
@@ -261,6 +274,10 @@ impl Metadata {
                 .ok_or_else(|| Rejected::Invalid(format!("there is no join token `{id}`"))),
             Command::SetBalancing(on) => {
                 self.balancing = *on;
+                Ok(Changed::Settings)
+            }
+            Command::SetPace(pace) => {
+                self.pace = *pace;
                 Ok(Changed::Settings)
             }
             Command::CreateTopic { name, partitions, age_ms, bytes, at } => {

@@ -193,6 +193,10 @@ fn a_wish_about_a_vote_is_kept_and_makes_the_snapshot_newer() {
     let set = |vote| Command::SetVote { node: NodeId(2), vote };
     assert!(matches!(m.apply(&set(VoteWish::Learner)), Outcome::Done { .. }));
     assert_eq!((m.member(NodeId(2)).unwrap().vote, format(&m)), (VoteWish::Learner, 2));
+    m.apply(&Command::SetPace(Some(PaceMode::Progressive)));
+    assert_eq!((Metadata::decode(&m.encode()).unwrap().pace(), format(&m)), (m.pace(), 3));
+    m.apply(&Command::SetPace(None));
+    assert_eq!((m.pace(), format(&m)), (None, 2));
     m.apply(&set(VoteWish::Auto));
     assert_eq!(format(&m), 1);
     let none = m.apply(&Command::SetVote { node: NodeId(9), vote: VoteWish::Voter });

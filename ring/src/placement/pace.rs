@@ -11,11 +11,13 @@
 use std::time::Duration;
 
 use ironring_core::Instant;
+use serde::{Deserialize, Serialize};
 
 const NANOS: i128 = 1_000_000_000;
 
 /// How much of the machine moves may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PaceMode {
     /// 10 % of the bandwidth.
     #[default]
@@ -24,6 +26,21 @@ pub enum PaceMode {
     Aggressive,
     /// 10 % beside a busy foreground, up to 80 % beside an idle one.
     Progressive,
+}
+
+impl PaceMode {
+    /// All modes.
+    pub const ALL: [PaceMode; 3] = [PaceMode::Gradual, PaceMode::Aggressive, PaceMode::Progressive];
+
+    /// Its name, as operators spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            PaceMode::Gradual => "gradual",
+            PaceMode::Aggressive => "aggressive",
+            PaceMode::Progressive => "progressive",
+        }
+    }
 }
 
 /// The throttle of the moves of one node or one link. A caller asks before each chunk.
@@ -35,6 +52,8 @@ pub struct Pace {
     share_permille: u64,
     /// Byte-nanoseconds per second: bytes times 10^9. Negative after a chunk larger than the level.
     level: i128,
+    /// Bytes that may pass besides.
+    allowed: u64,
     filled_at: Instant,
     /// Up to when the rise of the share was counted: whole points only, so it trails `filled_at`.
     risen_at: Instant,
@@ -47,6 +66,8 @@ impl Pace {
     pub const MIN_RATE_BYTES_PER_S: u64 = 1 << 20;
     /// What can be saved up while nothing moves, in time at the rate.
     pub const BURST: Duration = Duration::from_millis(100);
+    /// Most bytes that may be saved up by [`Pace::allow`].
+    pub const ALLOWED_MAX: u64 = 16 << 20;
     const GRADUAL_PERMILLE: u64 = 100;
     const AGGRESSIVE_PERMILLE: u64 = 500;
     const IDLE_PERMILLE: u64 = 800;
@@ -62,6 +83,7 @@ impl Pace {
             foreground_bytes_per_s: 0,
             share_permille: Self::GRADUAL_PERMILLE,
             level: 0,
+            allowed: 0,
             filled_at: now,
             risen_at: now,
             paused: false,
@@ -124,13 +146,33 @@ impl Pace {
         if self.paused {
             return Err(None);
         }
-        if self.level < 0 {
+        if self.level < 0 && self.allowed == 0 {
             let rate = i128::from(self.rate_bytes_per_s());
             let wait = (-self.level + rate - 1) / rate;
             return Err(Some(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))));
         }
-        self.level -= i128::from(bytes) * NANOS;
+        let besides = bytes.min(self.allowed);
+        self.allowed -= besides;
+        self.level -= i128::from(bytes - besides) * NANOS;
         Ok(())
+    }
+
+    /// Whether [`Pace::take`] would grant now.
+    pub fn is_open(&mut self, now: Instant) -> bool {
+        self.take(now, 0).is_ok()
+    }
+
+    /// Lets `bytes` more pass than the rate does: what is written while a move goes on is owed to
+    /// who takes it besides what there was, and a move that had to carry both at its rate might
+    /// never end.
+    pub fn allow(&mut self, bytes: u64) {
+        self.allowed = self.allowed.saturating_add(bytes).min(Self::ALLOWED_MAX);
+    }
+
+    /// The mode.
+    #[must_use]
+    pub fn mode(&self) -> PaceMode {
+        self.mode
     }
 
     fn fill(&mut self, now: Instant) {

@@ -278,10 +278,11 @@ impl Replicator {
             self.effects.push(Effect::NeedsSnapshot { partition, node, has });
         }
         let ends = LogEnds { end: r.end, terms: &r.terms };
-        let (own, everywhere) = (r.flushed_end, leader.all_end(r.flushed_end));
+        let (own, coming) = (r.flushed_end, r.coming);
+        let everywhere = leader.all_end(own, coming);
         if leader.take_ack(now, ack, &ends) {
             // The slowest replica's ack commits nothing, and yet somebody may wait for it.
-            let everywhere_moved = leader.all_end(own) > everywhere;
+            let everywhere_moved = leader.all_end(own, coming) > everywhere;
             self.commit(now, partition);
             if everywhere_moved {
                 self.note_progress(partition);

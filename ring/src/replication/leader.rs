@@ -187,9 +187,10 @@ impl Leader {
         (end > high_watermark && end > self.term_start).then_some(end)
     }
 
-    /// The end of what every replica has fsynced.
-    pub fn all_end(&self, own: Offset) -> Offset {
-        self.peers.iter().map(|p| p.acked).fold(own, Offset::min)
+    /// The end of what every replica has fsynced, but one that is only coming.
+    pub fn all_end(&self, own: Offset, coming: Option<ReplicaId>) -> Offset {
+        let counts = |p: &&Peer| Some(p.id) != coming || self.voters.contains(&p.id);
+        self.peers.iter().filter(counts).map(|p| p.acked).fold(own, Offset::min)
     }
 
     /// When the newest round of probes was sent that a quorum has acked. The leader acks its own at

@@ -43,7 +43,7 @@ pub use message::{Ack, AckState, Fence, FenceAnswer, Replicate, Request};
 pub use replica::Recovered;
 pub use terms::TermStarts;
 
-use crate::metadata::{LeaderId, PartitionRecord};
+use crate::metadata::{LeaderId, PartitionRecord, ReplicaId};
 use leader::Leader;
 use replica::{LocalReplica, Role};
 
@@ -208,7 +208,8 @@ pub struct View {
     pub flushed_end: Offset,
     /// End of what is committed.
     pub high_watermark: Offset,
-    /// End of what every replica has fsynced; of a follower the high watermark.
+    /// End of what every replica has fsynced, but one that is only coming; of a follower the high
+    /// watermark.
     pub all_end: Offset,
     /// When a follower last heard of its leader.
     pub leader_heard: Option<Instant>,
@@ -308,6 +309,7 @@ impl Replicator {
         fresh.promised_durable = r.promised_durable;
         fresh.promised_at_start = r.promised_at_start;
         fresh.left = r.left;
+        fresh.coming = r.coming;
         std::mem::swap(&mut fresh.record, &mut r.record);
         std::mem::swap(&mut fresh.grants, &mut r.grants);
         (fresh.progress_noted, fresh.ack_noted) = (r.progress_noted, r.ack_noted);
@@ -347,7 +349,7 @@ impl Replicator {
     pub fn view(&self, partition: PartitionId) -> View {
         let r = self.replica(partition);
         let (leads, all_end, leader_heard) = match &r.role {
-            Role::Leader(l) => (Some(l.stage), l.all_end(r.flushed_end), None),
+            Role::Leader(l) => (Some(l.stage), l.all_end(r.flushed_end, r.coming), None),
             Role::Follower(f) => (None, r.high_watermark, f.heard.map(|h| h.at)),
         };
         View {
@@ -359,6 +361,14 @@ impl Replicator {
             all_end,
             leader_heard,
         }
+    }
+
+    /// What this replica knows of another as its leader: how much of the log that has fsynced, and
+    /// whether it needs the state, because the entries behind that are gone.
+    #[must_use]
+    pub fn follower(&self, partition: PartitionId, id: ReplicaId) -> Option<(Offset, bool)> {
+        let leader = self.replica(partition).leader()?;
+        leader.peers.iter().find(|p| p.id == id).map(|p| (p.acked, p.snapshot))
     }
 
     /// What metadata said last about a partition.
@@ -483,6 +493,14 @@ impl Replicator {
             self.effects.push(Effect::ReadDecided { ticket, confirmed: false });
         }
         self.effects.push(Effect::SteppedDown { partition, term });
+    }
+
+    /// A replica comes to the partition by a move: nobody who waits for every replica waits for it before
+    /// it votes. It is filled as slowly as moves are, and what there was is safe without it.
+    pub fn coming(&mut self, partition: PartitionId, replica: Option<ReplicaId>) {
+        if std::mem::replace(&mut self.replica_mut(partition).coming, replica) != replica {
+            self.note_progress(partition);
+        }
     }
 
     /// Metadata say something about a partition. Old news are ignored: those older than what was

@@ -98,6 +98,8 @@ pub(super) struct LocalReplica {
     pub damaged_below: Option<Offset>,
     /// See [`super::Replicator::hurt`].
     pub hurt: bool,
+    /// See [`super::Replicator::coming`].
+    pub coming: Option<ReplicaId>,
     pub grants: Grants,
     /// A Fence of the promised term waits for the promise to be durable.
     pub fence_waits: bool,
@@ -127,6 +129,7 @@ impl LocalReplica {
             high_watermark: found.high_watermark,
             damaged_below: found.damaged_below,
             hurt: false,
+            coming: None,
             grants: Grants::default(),
             fence_waits: false,
             handed_over: None,

@@ -82,6 +82,7 @@ impl Node for ShardNode {
             has_others: false,
             incarnation: None,
             replication: ironring_ring::replication::Settings::default(),
+            movement: ironring_node::shard::MovementSettings::default(),
             map,
         };
         Simulated { shard: Shard::new(config, Box::new(HeapAlloc)), fx: shard::Effects::default() }

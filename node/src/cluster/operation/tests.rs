@@ -2,10 +2,12 @@
 
 use ironring_core::{Term, WallTime};
 use ironring_ring::metadata::{Facts, Outcome};
+use ironring_ring::placement::PaceMode;
 
 use super::*;
 use crate::cluster::overview::{GoingView, PartitionFilter, PlanView, RebalanceView, partitions};
 use crate::cluster::tests::{cluster_of, group_status};
+use crate::shard::MoveProgress;
 
 const P: PartitionId = PartitionId(3);
 
@@ -226,9 +228,24 @@ fn moves_are_paused_begun_by_hand_and_given_up_whole() {
     assert_eq!(verdict.warnings.len(), 1, "balancing is on");
     apply(&mut metadata, &verdict);
     assert_eq!(refused(&metadata, moves(3, 4)), Refusal::HasReplica { partition, node: NodeId(4) });
-    let view = RebalanceView::of(&metadata, None);
+    let see = |said: &[MoveProgress]| RebalanceView::of(&metadata, None, PaceMode::Gradual, said);
+    let view = see(&[]);
     assert_eq!((view.moves[0].from, view.moves[0].to), (Some(NodeId(2)), Some(NodeId(4))));
     assert_eq!(view.moves[0].stage, "catching-up");
+    assert_eq!((view.moves[0].left_bytes, view.eta_s, view.left_bytes), (None, None, 0));
+    let said = |to: u64, eta_s| MoveProgress {
+        partition: P.0,
+        to: NodeId(to),
+        sent_bytes: 10,
+        left_bytes: 90,
+        rate_bytes_per_s: 30,
+        eta_s,
+    };
+    assert_eq!(see(&[said(3, Some(3))]).moves[0].left_bytes, None, "that is another's");
+    let view = see(&[said(4, Some(3))]);
+    assert_eq!((view.moves[0].sent_bytes, view.moves[0].left_bytes), (Some(10), Some(90)));
+    assert_eq!((view.left_bytes, view.rate_bytes_per_s, view.eta_s), (90, 30, Some(3)));
+    assert_eq!(see(&[said(4, None)]).eta_s, None);
 
     // The new replica votes already and the old one is to leave: it stays after all.
     let record = metadata.partition(P).unwrap();
@@ -247,11 +264,26 @@ fn moves_are_paused_begun_by_hand_and_given_up_whole() {
     assert_eq!(on(record, NodeId(2)).unwrap().wish, Wish::Voter);
     assert_eq!(on(record, NodeId(4)).unwrap().wish, Wish::Leaving);
 
-    let start = Operation::Balance { on: true };
+    let start = Operation::Balance { on: true, pace: None };
     let verdict = judge(&start, &metadata, &group).unwrap();
     apply(&mut metadata, &verdict);
     assert!(metadata.balancing());
     assert!(judge(&start, &metadata, &group).unwrap().steps.is_empty());
+
+    // How fast is a wish of its own, and stays when it is not named.
+    let fast = Operation::Balance { on: true, pace: Some(PaceWish::Aggressive) };
+    let verdict = judge(&fast, &metadata, &group).unwrap();
+    assert!(verdict.done.ends_with("at the pace `aggressive`"), "{verdict:?}");
+    apply(&mut metadata, &verdict);
+    assert_eq!(metadata.pace(), Some(PaceMode::Aggressive));
+    assert!(judge(&fast, &metadata, &group).unwrap().steps.is_empty());
+    assert!(judge(&start, &metadata, &group).unwrap().steps.is_empty());
+    let view = RebalanceView::of(&metadata, None, PaceMode::Gradual, &[]);
+    assert_eq!((view.pace, view.pace_ordered), (PaceMode::Aggressive, true));
+    let configured = Operation::Balance { on: true, pace: Some(PaceWish::Configured) };
+    let verdict = judge(&configured, &metadata, &group).unwrap();
+    apply(&mut metadata, &verdict);
+    assert_eq!(metadata.pace(), None);
 }
 
 #[test]
@@ -309,4 +341,47 @@ fn a_plan_says_what_is_uneven_and_what_it_would_copy() {
         plan.moves.iter().any(|m| m.reason == "lost")
     };
     assert!(!reasons(1049) && reasons(1050), "after the grace");
+}
+
+#[test]
+fn replicas_and_voters_are_configured_within_what_makes_sense_and_with_what_it_costs() {
+    let mut metadata = cluster(3);
+    let group = group_status(&[1, 2, 3], &[]);
+    let configure = |rf: u8, min: u8, force: bool| {
+        let some = |n: u8| (n != 99).then_some(n);
+        Operation::Configure { rf: some(rf), min_voters: some(min), force }
+    };
+    const SAME: u8 = 99;
+    for (rf, min) in [(0, SAME), (8, SAME), (SAME, 0), (SAME, 4), (2, 3)] {
+        let refused = judge(&configure(rf, min, true), &metadata, &group);
+        assert!(matches!(refused, Err(Refusal::Keyspace { .. })), "{rf} {min}: {refused:?}");
+    }
+    assert!(judge(&configure(3, 1, false), &metadata, &group).unwrap().steps.is_empty());
+
+    // Partitions have three voters: two may be asked for, and all three with a word about it.
+    let verdict = judge(&configure(SAME, 2, false), &metadata, &group).unwrap();
+    assert_eq!(verdict.warnings, Vec::<String>::new());
+    apply(&mut metadata, &verdict);
+    assert_eq!((metadata.rf(), metadata.min_voters()), (3, 2));
+    let verdict = judge(&configure(SAME, 3, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings[0].contains("loses one replica takes no writes"), "{verdict:?}");
+    // Fewer replicas than must vote have to be asked for together with fewer voters.
+    let refused = judge(&configure(1, SAME, false), &metadata, &group);
+    assert_eq!(refused, Err(Refusal::Keyspace { rf: 1, min_voters: 2 }));
+    assert!(judge(&configure(1, 1, false), &metadata, &group).is_ok());
+
+    // More than there are nodes for is taken, and said.
+    let verdict = judge(&configure(5, SAME, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings[0].contains("3 nodes take replicas"), "{verdict:?}");
+    let few = Err(Refusal::StopsWrites { partitions: 8, min_voters: 4 });
+    assert_eq!(judge(&configure(5, 4, false), &metadata, &group), few);
+    let verdict = judge(&configure(5, 4, true), &metadata, &group).unwrap();
+    assert!(verdict.warnings[1].contains("8 partitions have fewer voters"), "{verdict:?}");
+    status(&mut metadata, 2, Status::Dead);
+    let verdict = judge(&configure(4, SAME, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings[0].contains("2 nodes take replicas"), "{verdict:?}");
+
+    metadata.apply(&Command::SetBalancing(false));
+    let verdict = judge(&configure(2, SAME, false), &metadata, &group).unwrap();
+    assert!(verdict.warnings.iter().any(|w| w.contains("balancing is paused")), "{verdict:?}");
 }

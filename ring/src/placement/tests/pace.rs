@@ -94,6 +94,23 @@ fn a_pause_grants_and_saves_nothing() {
 }
 
 #[test]
+fn what_is_allowed_passes_besides_the_rate() {
+    let mut pace = Pace::new(PaceMode::Gradual, 100 * MIB, START);
+    let one = granted(&mut pace, START, at(1000), MIB);
+    let mut two = 0;
+    for ms in (1000..2000).step_by(100) {
+        pace.allow(MIB);
+        assert!(pace.is_open(at(ms)));
+        two += granted(&mut pace, at(ms), at(ms + 100), MIB);
+    }
+    assert!((two - one).abs_diff(10 * MIB) <= 2 * MIB, "{one} and {two}");
+    assert!(!pace.is_open(at(2000)), "and no more than that");
+    pace.allow(u64::MAX);
+    let more = granted(&mut pace, at(2000), at(2001), MIB);
+    assert!(more <= Pace::ALLOWED_MAX + 2 * MIB, "{more}");
+}
+
+#[test]
 fn progress_counts_and_foresees() {
     let mut progress = Progress::new(1000, START);
     let report = progress.report(at(10));

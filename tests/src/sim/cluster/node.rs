@@ -7,7 +7,9 @@ use ironring_core::{Incarnation, NodeId, Now, PartitionId, ShardId, StorageUuid,
 use ironring_log::{Identity, LogConfig};
 use ironring_net::message::ClusterMap;
 use ironring_net::peer::message::SnapshotPiece;
-use ironring_node::shard::{Effects, Event, PeerMessage, Phase, Shard, ShardConfig, ToPeer};
+use ironring_node::shard::{
+    Effects, Event, MovementSettings, PeerMessage, Phase, Shard, ShardConfig, ToPeer,
+};
 use ironring_ring::Slices;
 use ironring_ring::metadata::ReplicaId;
 use ironring_ring::replication::{Fence, Settings};
@@ -77,6 +79,7 @@ impl Node {
             alone: false,
             has_others: true,
             replication: making.replication,
+            movement: MovementSettings::default(),
             map: ClusterMap {
                 epoch: 1,
                 partitions: making.slices.partitions(),
