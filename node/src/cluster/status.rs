@@ -61,7 +61,8 @@ pub struct PartitionsView {
     pub rf: u8,
     /// Those nobody leads.
     pub leaderless: usize,
-    /// Those with fewer voters than replicas they should have, for as many nodes as there are.
+    /// Those with fewer voters than replicas they should have, for as many nodes with a weight as there
+    /// are.
     pub under_replicated: usize,
     /// Replicas on their way.
     pub moves: usize,
@@ -199,13 +200,13 @@ impl ClusterStatus {
 }
 
 fn partitions(metadata: &Metadata) -> PartitionsView {
-    let rf = usize::from(metadata.rf()).min(metadata.members().count());
+    let wanted = metadata.voters_wanted();
     let records = metadata.partitions();
     PartitionsView {
         total: records.len(),
         rf: metadata.rf(),
         leaderless: records.iter().filter(|record| record.leader.is_none()).count(),
-        under_replicated: records.iter().filter(|record| record.voters.len() < rf).count(),
+        under_replicated: records.iter().filter(|record| record.voters.len() < wanted).count(),
         moves: metadata.moves().len(),
     }
 }

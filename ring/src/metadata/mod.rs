@@ -88,6 +88,14 @@ impl Metadata {
         self.rf
     }
 
+    /// Voters each partition should have: as many as replicas wanted, or one for each node that is to
+    /// hold data while there are fewer.
+    #[must_use]
+    pub fn voters_wanted(&self) -> usize {
+        let hold = self.members().filter(|member| member.facts.weight > 0).count();
+        usize::from(self.rf).min(hold)
+    }
+
     /// How many voters a partition needs to take writes.
     #[must_use]
     pub fn min_voters(&self) -> u8 {
