@@ -333,7 +333,9 @@ impl Nodes {
         let text = metrics(&self.nodes[index].http).map_err(system("asking for metrics"))?;
         let of = |line: &str| {
             let rest = line.strip_prefix(name)?;
-            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next()?.parse().ok()).flatten()
+            rest.starts_with(['{', ' '])
+                .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())
+                .flatten()
         };
         Ok(text.lines().filter_map(of).sum::<f64>())
     }

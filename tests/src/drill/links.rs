@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::probe::{Door, Said, is_typed, keys, tally};
-use super::stage::{Cluster, Stage, partitions};
+use super::stage::{Cluster, PLAIN, Stage, partitions};
 use crate::chaos::nodes::ChaosError;
 use crate::chaos::plan::LinkState;
 use crate::chaos::workload::{KEYS, key_name};
 
 /// Longer than every lease, election and change of voters.
 const LONG: Duration = Duration::from_secs(8);
+/// How long a read of a node that is alone may take.
+const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// Cuts a node off from all others, both ways, or lets it back.
 fn set_links(cluster: &Cluster, node: usize, state: LinkState) {
@@ -22,7 +24,7 @@ fn set_links(cluster: &Cluster, node: usize, state: LinkState) {
 
 /// See [`super::DRILLS`].
 pub fn minority(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 0)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 0)?;
     cluster.serves(stage, "write to every partition", &[0, 1, 2])?;
     cluster.load()?;
     // The one that decides is the hardest to do without.
@@ -46,13 +48,14 @@ pub fn minority(stage: &mut Stage) -> Result<(), ChaosError> {
     stage.check("write to every partition at it", tally(said.iter()), refused);
     let mut said = Vec::new();
     for key in &keys {
-        said.push(cluster.until("it refuses a read", |_| {
-            let answer = Door::open(&address).and_then(|mut door| door.get(key, false));
-            answer.ok().filter(|said| is_typed(said) || matches!(said, Said::Value(..)))
-        })?);
+        said.push(Door::open(&address).and_then(|mut door| door.get(key, READ_WITHIN)));
     }
-    let refused = said.iter().all(is_typed);
-    stage.check("read every partition at it", tally(said.iter()), refused);
+    // Who believes to lead waits for a majority to say so, until the reader gives up.
+    let (said, silent): (Vec<_>, Vec<_>) = said.into_iter().partition(Result::is_ok);
+    let said: Vec<Said> = said.into_iter().flatten().collect();
+    let refused = said.iter().all(|said| matches!(said, Said::Refused(..)));
+    let seen = format!("{}, {} without an answer", tally(said.iter()), silent.len());
+    stage.check("read every partition at it", seen, refused);
     let ages = stale_ages(&address, &keys);
     let (seen, ok) = match &ages {
         Ok(ages) => {
@@ -76,7 +79,7 @@ fn stale_ages(address: &str, keys: &[String]) -> Result<Vec<u32>, String> {
     let mut door = Door::open(address)?;
     let mut ages = Vec::new();
     for key in keys {
-        match door.get(key, true)? {
+        match door.get_stale(key)? {
             Said::Value(_, _, age) => ages.push(age),
             other => return Err(format!("{key}: {other:?}")),
         }
@@ -96,7 +99,7 @@ fn same_everywhere(mut cluster: Cluster, stage: &mut Stage) -> Result<(), ChaosE
         let same = cluster.until("all replicas answer the same", |_| {
             let answers = addresses
                 .iter()
-                .map(|address| Door::open(address).and_then(|mut door| door.get(key, true)));
+                .map(|address| Door::open(address).and_then(|mut door| door.get_stale(key)));
             // How old an answer may be is not what it is.
             let contents = answers.map(|answer| match answer {
                 Ok(Said::Value(value, version, _)) => format!("version {version}: {value:?}"),
@@ -122,7 +125,7 @@ fn same_everywhere(mut cluster: Cluster, stage: &mut Stage) -> Result<(), ChaosE
 
 /// See [`super::DRILLS`].
 pub fn returned(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 0)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 0)?;
     cluster.load()?;
     let leader = cluster.leader()?;
     for (round, alone) in [(leader + 1) % 3, leader].into_iter().enumerate() {
@@ -152,9 +155,9 @@ pub struct Terms {
     /// The sum of all partitions' terms.
     pub partitions: u64,
     /// Elections of partitions' leaders, of whichever controller.
-    pub elections: f64,
+    pub elections: u64,
     /// Leaderships of partitions handed over as planned.
-    pub handovers: f64,
+    pub handovers: u64,
 }
 
 impl Terms {
@@ -178,8 +181,8 @@ impl Terms {
             let up = (0..cluster.nodes.count()).filter(|index| cluster.nodes.is_up(*index));
             up.map(|index| cluster.nodes.metric(index, name)).sum::<Result<f64, _>>()
         };
-        let elections = sum("ironring_cluster_elections_total")?;
-        let handovers = sum("ironring_cluster_handovers_total")?;
+        let elections = sum("ironring_cluster_elections_total")? as u64;
+        let handovers = sum("ironring_cluster_handovers_total")? as u64;
         let partitions = by_partition.values().map(|(term, _)| term).sum();
         Ok(Terms { metadata, partitions, elections, handovers })
     }
@@ -195,8 +198,8 @@ impl Terms {
              {new} new terms",
             self.metadata, after.metadata
         );
-        let none = self.metadata == after.metadata && elections == 0.0;
-        (seen, none && new as f64 == handovers)
+        let none = self.metadata == after.metadata && elections == 0;
+        (seen, none && new == handovers)
     }
 }
 
@@ -206,13 +209,13 @@ mod tests {
 
     #[test]
     fn a_new_term_that_nobody_accounts_for_is_an_election() {
-        let before = Terms { metadata: 3, partitions: 40, elections: 16.0, handovers: 5.0 };
+        let before = Terms { metadata: 3, partitions: 40, elections: 16, handovers: 5 };
         assert!(before.compared_with(&before).1);
-        let handed = Terms { partitions: 42, handovers: 7.0, ..before };
+        let handed = Terms { partitions: 42, handovers: 7, ..before };
         assert!(before.compared_with(&handed).1);
         for other in [
             Terms { metadata: 4, ..before },
-            Terms { elections: 17.0, partitions: 41, ..before },
+            Terms { elections: 17, partitions: 41, ..before },
             Terms { partitions: 41, ..before },
         ] {
             assert!(!before.compared_with(&other).1, "{other:?}");

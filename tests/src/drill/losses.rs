@@ -8,7 +8,7 @@ use ironring_net::client::WriteSettings;
 use ironring_net::client::blocking::Client;
 
 use super::probe::{Door, is_typed, keys, tally};
-use super::stage::{Cluster, PATIENCE, Stage};
+use super::stage::{Cluster, PATIENCE, PLAIN, Stage};
 use crate::chaos::nodes::{CLUSTER, ChaosError, Nodes, system};
 
 /// Dead after a few seconds of silence, and rebuilt elsewhere at once.
@@ -22,7 +22,7 @@ const KEPT_BY_ALL: u32 = 200;
 
 /// See [`super::DRILLS`].
 pub fn rf2(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[], &[], NO_DATA], 0)?;
+    let mut cluster = stage.cluster(&[PLAIN, PLAIN, NO_DATA], 0)?;
     let two = ["cluster", "configure", "--replication-factor", "2", "--yes"];
     match cluster.nodes.said(0, &two) {
         Ok(said) => {
@@ -236,7 +236,7 @@ fn one_too_many(
 
 /// See [`super::DRILLS`].
 pub fn full_restart(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 0)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 0)?;
     cluster.load()?;
     for round in 1..=3 {
         let acked = cluster.heard().acked;

@@ -12,7 +12,7 @@ use ironring_net::client::ClientError;
 use ironring_net::client::blocking::Client;
 
 use super::probe::{Door, Said, keys, tally};
-use super::stage::{PATIENCE, Stage};
+use super::stage::{PATIENCE, PLAIN, Stage};
 use crate::chaos::nodes::{ChaosError, system};
 
 /// Longer than every lease, election and change of voters.
@@ -37,7 +37,7 @@ pub fn bad_places(stage: &mut Stage) -> Result<(), ChaosError> {
 
 /// A node that stood still for longer than its leases answers nothing by them when it goes on.
 fn stood_still(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 0)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 0)?;
     cluster.load()?;
     let still = cluster.leader()?;
     let name = cluster.nodes.name(still).to_owned();
@@ -53,7 +53,7 @@ fn stood_still(stage: &mut Stage) -> Result<(), ChaosError> {
     let asked: Vec<_> = doors
         .into_iter()
         .zip(keys())
-        .map(|(mut door, key)| std::thread::spawn(move || door.get(&key, false)))
+        .map(|(mut door, key)| std::thread::spawn(move || door.get(&key, LONG)))
         .collect();
     cluster.wait(Duration::from_millis(500))?;
     cluster.nodes.thaw(still)?;
@@ -75,7 +75,7 @@ fn stood_still(stage: &mut Stage) -> Result<(), ChaosError> {
 
 /// The last group of a log is cut in its middle, as a machine does that loses power.
 fn torn_end(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 0)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 0)?;
     cluster.load()?;
     for victim in 0..3 {
         let name = cluster.nodes.name(victim).to_owned();
@@ -200,7 +200,7 @@ fn full_disk(stage: &mut Stage) -> Result<(), ChaosError> {
     let image = stage.folder("disk")?.join("image");
     // Outside of the cluster, which has to be gone before it is unmounted.
     let mut disk = None;
-    let mut cluster = stage.cluster(&[&[]; 2], 1)?;
+    let mut cluster = stage.cluster(&[PLAIN; 2], 1)?;
     match Disk::mount(&cluster.nodes.next_folder(), image) {
         Ok(mounted) => {
             stage.saw("make a file system of its own", format!("{} MiB", DISK_BYTES >> 20));

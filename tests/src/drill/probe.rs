@@ -97,20 +97,28 @@ impl Door {
         let (durability, session) = (Durability::Quorum, SessionId::NONE);
         let options = WriteOptions { durability, session, sequence: 0 };
         let (condition, key) = (Condition::None, key.as_bytes());
-        self.ask(&Request::Put { options, condition, ttl_ms: 0, key, value }, 0)
+        let put = Request::Put { options, condition, ttl_ms: 0, key, value };
+        self.ask(&put, 0, ANSWER_MAX / 2)
     }
 
-    /// Reads a value; `stale`: from this node's own copy.
+    /// Reads a value, which the node is to answer in so much time.
     ///
     /// # Errors
     /// No answer.
-    pub fn get(&mut self, key: &str, stale: bool) -> Result<Said, String> {
-        let flags = if stale { frame::flags::STALE } else { 0 };
-        self.ask(&Request::Get { key: key.as_bytes() }, flags)
+    pub fn get(&mut self, key: &str, within: Duration) -> Result<Said, String> {
+        self.ask(&Request::Get { key: key.as_bytes() }, 0, within)
     }
 
-    fn ask(&mut self, request: &Request<'_>, flags: u16) -> Result<Said, String> {
-        let deadline_ms = ANSWER_MAX.as_millis() as u32 / 2;
+    /// Reads a value from this node's own copy.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn get_stale(&mut self, key: &str) -> Result<Said, String> {
+        self.ask(&Request::Get { key: key.as_bytes() }, frame::flags::STALE, ANSWER_MAX / 2)
+    }
+
+    fn ask(&mut self, request: &Request<'_>, flags: u16, within: Duration) -> Result<Said, String> {
+        let deadline_ms = within.as_millis() as u32;
         let mut bytes = Vec::new();
         encode_request(&mut bytes, 2, deadline_ms, request).map_err(|error| error.to_string())?;
         frame::set_flags(&mut bytes, flags);

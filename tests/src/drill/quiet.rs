@@ -8,7 +8,7 @@ use ironring_net::client::blocking::Client;
 use ironring_net::client::{ClientConfig, ClientError};
 
 use super::links::Terms;
-use super::stage::Stage;
+use super::stage::{PLAIN, Stage};
 use crate::chaos::nodes::{CLUSTER, ChaosError, system};
 
 /// Threads that write at a rate.
@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// See [`super::DRILLS`].
 pub fn join_busy(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 1)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 1)?;
     cluster.load_with(DEADLINE)?;
     let before = cluster.heard();
     let joined = cluster.nodes.add(&[])?;
@@ -54,7 +54,7 @@ pub fn join_busy(stage: &mut Stage) -> Result<(), ChaosError> {
 
 /// See [`super::DRILLS`].
 pub fn steady(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 0)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 0)?;
     cluster.wait(SETTLE)?;
     let before = Terms::of(&mut cluster, &[0, 1, 2])?;
     let (seconds, rate) = (stage.options.seconds, stage.options.rate);

@@ -11,7 +11,7 @@ use ironring_net::peer::hello::ClusterUuid;
 
 use super::forge::{Change, Forge};
 use super::links::Terms;
-use super::stage::{Cluster, Stage};
+use super::stage::{Cluster, PLAIN, Stage};
 use crate::chaos::nodes::{CLUSTER, ChaosError, Ended, system};
 
 /// Where the texts are kept.
@@ -78,7 +78,7 @@ struct Doors<'a> {
 
 /// See [`super::DRILLS`].
 pub fn refusals(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[&[]; 3], 1)?;
+    let mut cluster = stage.cluster(&[PLAIN; 3], 1)?;
     cluster.load()?;
     let used = cluster.nodes.new_token(&["--single-use"])?;
     cluster.nodes.add(&["--token", &used])?;

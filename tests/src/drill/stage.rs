@@ -17,6 +17,8 @@ use crate::linear::Rules;
 
 /// How long anything may take that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// A node without flags of its own.
+pub const PLAIN: &[&str] = &[];
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Clients of a light load.
