@@ -11,6 +11,9 @@ use crate::chaos::workload::{KEYS, key_name};
 
 /// Longer than every lease, election and change of voters.
 const LONG: Duration = Duration::from_secs(8);
+const SHORT: Duration = Duration::from_secs(2);
+/// The age of an answer of which nobody knows it.
+const AGE_UNKNOWN: u32 = u32::MAX;
 /// How long a read of a node that is alone may take.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
@@ -27,6 +30,12 @@ pub fn minority(stage: &mut Stage) -> Result<(), ChaosError> {
     let mut cluster = stage.cluster(&[PLAIN; 3], 0)?;
     cluster.serves(stage, "write to every partition", &[0, 1, 2])?;
     cluster.load()?;
+    cluster.until("leaderships are at rest", |nodes| {
+        let status = nodes.status(0).ok()?;
+        status.members.iter().all(|member| member.leads >= 5).then_some(())
+    })?;
+    // What was handed over a moment ago has to be heard of by all.
+    cluster.wait(SHORT)?;
     // The one that decides is the hardest to do without.
     let alone = cluster.leader()?;
     let name = cluster.nodes.name(alone).to_owned();
@@ -59,9 +68,12 @@ pub fn minority(stage: &mut Stage) -> Result<(), ChaosError> {
     let ages = stale_ages(&address, &keys);
     let (seen, ok) = match &ages {
         Ok(ages) => {
-            let (least, most) = (ages.iter().min(), ages.iter().max());
-            let seen = format!("{} values, {least:?} to {most:?} ms old", ages.len());
-            (seen, ages.len() == keys.len() && least.is_some_and(|age| *age > 0))
+            let known = ages.iter().filter(|age| **age != AGE_UNKNOWN);
+            let (least, most) = (known.clone().min().copied(), known.clone().max().copied());
+            let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
+            let (values, known) = (ages.len(), known.count());
+            let seen = format!("{values} values, of {known} the age: {least} to {most} ms");
+            (seen, values == keys.len() && known == values && least > 0)
         }
         Err(why) => (why.clone(), false),
     };

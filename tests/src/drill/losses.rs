@@ -16,6 +16,10 @@ const SOON_REBUILT: &[&str] =
     &["--set", "controller.session_timeout_ms=3000", "--set", "controller.rebalance_grace_s=0"];
 /// Dead after a few seconds of silence, and never rebuilt by itself within a drill.
 const SOON_DEAD: &[&str] = &["--set", "controller.session_timeout_ms=3000"];
+/// The same, and told to the others as it listens: nothing may answer in the place of a node that is gone,
+/// as a proxy does.
+const SOON_DEAD_AND_SILENT: &[&str] =
+    &["--set", "controller.session_timeout_ms=3000", "--set", "listen.peers_advertise=127.0.0.1"];
 const NO_DATA: &[&str] = &["--weight", "0"];
 /// Writes that every replica has before a majority is lost.
 const KEPT_BY_ALL: u32 = 200;
@@ -260,7 +264,7 @@ pub fn full_restart(stage: &mut Stage) -> Result<(), ChaosError> {
 
 /// See [`super::DRILLS`].
 pub fn force_quorum(stage: &mut Stage) -> Result<(), ChaosError> {
-    let mut cluster = stage.cluster(&[SOON_DEAD; 3], 0)?;
+    let mut cluster = stage.cluster(&[SOON_DEAD_AND_SILENT; 3], 0)?;
     write_kept(&cluster, 0..KEPT_BY_ALL, Durability::All)?;
     stage.saw("write to all three replicas", format!("acked {KEPT_BY_ALL}"));
     for lost in [0, 1] {

@@ -17,6 +17,10 @@ use crate::chaos::nodes::{ChaosError, system};
 
 /// Longer than every lease, election and change of voters.
 const LONG: Duration = Duration::from_secs(6);
+/// After so long counters are what they were.
+const COUNTED: Duration = Duration::from_secs(2);
+/// So many refusals show that a disk is full.
+const REFUSED_MAX: u32 = 16;
 /// Blocks in which groups are written.
 const BLOCK_BYTES: usize = 4096;
 /// Size of the file system that is filled.
@@ -85,6 +89,9 @@ fn torn_end(stage: &mut Stage) -> Result<(), ChaosError> {
         cluster.nodes.restart(victim)?;
         cluster.nodes.until_serving(victim)?;
         let took = cluster.nodes.until_healthy()?;
+        cluster.acks_go_on()?;
+        // Counters are published once a second.
+        cluster.wait(COUNTED)?;
         let [bytes, damages, logs] = [
             "ironring_recovery_torn_bytes",
             "ironring_recovery_damages",
@@ -99,7 +106,6 @@ fn torn_end(stage: &mut Stage) -> Result<(), ChaosError> {
             logs?
         );
         stage.saw(format!("kill {name}, tear the end of its log, start it"), seen);
-        cluster.acks_go_on()?;
     }
     cluster.finish(stage).map(drop)
 }
@@ -225,11 +231,8 @@ fn full_disk(stage: &mut Stage) -> Result<(), ChaosError> {
     let answers = cluster.nodes.metric(full, "ironring_log_waiting_bytes").is_ok();
     let runs = if answers { "n3 runs on" } else { "n3 does not answer" };
     let seen = format!("{}; {runs}", filled.seen);
-    stage.check(
-        format!("write {VALUES_MAX} values of 128 KiB"),
-        seen,
-        filled.typed && filled.acked > 0,
-    );
+    let ok = filled.typed && filled.acked > 0;
+    stage.check("write values of 128 KiB until that is refused", seen, ok);
     let lost = filled.lost(&cluster.nodes.addresses())?;
     let seen = format!("acked {} lost {lost}", filled.acked);
     stage.check("read them while it is full", seen, lost == 0);
@@ -274,9 +277,9 @@ fn write_much(addresses: &[String]) -> Result<Filled, ChaosError> {
     let begin = Instant::now();
     let mut client = client(addresses, Duration::from_secs(3))?;
     let mut kept = Vec::new();
-    let (mut refused, mut unknown, mut other) = (0, 0, Vec::new());
+    let (mut refused, mut unknown, mut other) = (0u32, 0u32, Vec::new());
     for number in 0..VALUES_MAX {
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > PATIENCE || refused >= REFUSED_MAX {
             break;
         }
         match client.put(format!("much-{number}").as_bytes(), &value(number)) {

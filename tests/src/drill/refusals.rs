@@ -177,7 +177,8 @@ impl Doors<'_> {
         let ok = row.as_ref().is_some_and(|row| row.is_said_by(&ended));
         let lines: Vec<&str> = ended.said.lines().collect();
         let from = lines.iter().position(|line| line.starts_with("error: "));
-        let mut seen = format!("status {:?}", ended.status);
+        let status = ended.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+        let mut seen = format!("exit status {status}");
         for line in &lines[from.unwrap_or(lines.len().saturating_sub(5))..] {
             seen = seen + "\n" + line;
         }
@@ -227,7 +228,8 @@ impl Doors<'_> {
         let ended = self.cluster.nodes.await_end(fourth)?;
         self.cluster.nodes.forget(fourth);
         let ok = ended.is_some_and(|ended| ended.success());
-        self.stage.check("cluster leave n4", format!("its process ends: {ended:?}"), ok);
+        let seen = ended.map_or_else(|| "it had ended".to_owned(), |ended| ended.to_string());
+        self.stage.check("cluster leave n4", format!("its process ends: {seen}"), ok);
         self.attempt("it has left", &dir, &[])
     }
 }
