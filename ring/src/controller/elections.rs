@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ironring_core::{Instant, NodeId, PartitionId};
 
 use super::{Controller, Decision, Effect, Election, Proposed, Settings};
-use crate::metadata::{Command, MemberState, Metadata, PartitionRecord, Replica};
+use crate::metadata::{Command, MemberState, Metadata, PartitionRecord, Replica, ReplicaId};
 use crate::replication::quorum::{commit_quorum, fence_quorum};
 use crate::replication::{Fence, FenceAnswer};
 
@@ -105,7 +105,7 @@ impl Controller {
                 |r| node_of(r).map_or(u32::MAX, |n| self.burden(now, metadata, &led, n));
             if let Decision::Lead(leader) = running.election.decide(now, preference) {
                 let term = running.election.term();
-                match self.is_left_alone(now, metadata, *id) {
+                match self.is_left_alone(now, metadata, *id, leader.replica) {
                     true => alone.push((*id, term, leader)),
                     false => leads.push((*id, term, leader)),
                 }
@@ -132,18 +132,32 @@ impl Controller {
     /// winner holds everything that is committed, and without those that were fenced nobody else can
     /// commit in an earlier term; so it may go on as the only voter, and the others vote again when they
     /// have caught up.
-    fn is_left_alone(&self, now: Instant, metadata: &Metadata, id: PartitionId) -> bool {
+    ///
+    /// A winner that is not there itself is named as any other, so that another may be elected without it:
+    /// it may have answered, and lost its disk while leases were waited out.
+    fn is_left_alone(
+        &self,
+        now: Instant,
+        metadata: &Metadata,
+        id: PartitionId,
+        winner: ReplicaId,
+    ) -> bool {
         let Some(record) = metadata.partition(id) else { return false };
         let voters = record.voters.len();
         let timeout = self.settings.leader_timeout;
         let is_there = |r: &&Replica| {
             let member = metadata.member(r.node);
             record.is_voter(r.id)
-                && member.is_some_and(|m| m.facts.storage == r.id.storage)
+                && member.is_some_and(|m| {
+                    m.facts.storage == r.id.storage && m.state != MemberState::Lost
+                })
                 && self.liveness.is_heard(now, r.node, timeout)
         };
-        let there = record.replicas.iter().filter(is_there).count();
-        fence_quorum(voters) < commit_quorum(voters)
+        let there = record.replicas.iter().filter(is_there);
+        let winner_is_there = there.clone().any(|r| r.id == winner);
+        let there = there.count();
+        winner_is_there
+            && fence_quorum(voters) < commit_quorum(voters)
             && (there < commit_quorum(voters) || (voters == 2 && self.stuck.contains(&id)))
     }
 
