@@ -92,16 +92,16 @@ fn torn_end(stage: &mut Stage) -> Result<(), ChaosError> {
         cluster.acks_go_on()?;
         // Counters are published once a second.
         cluster.wait(COUNTED)?;
-        let [bytes, damages, logs] = [
-            "ironring_recovery_torn_bytes",
+        let [records, damages, logs] = [
+            "ironring_recovery_records",
             "ironring_recovery_damages",
             "ironring_repair_logs_total",
         ]
         .map(|metric| cluster.nodes.metric(victim, metric));
         let seen = format!(
-            "{torn}; healthy {:.1} s later: {} bytes cut, {} damaged places, {} logs rebuilt",
+            "{torn}; healthy {:.1} s later: {} records replayed, {} damaged places, {} logs rebuilt",
             took.as_secs_f64(),
-            bytes?,
+            records?,
             damages?,
             logs?
         );
