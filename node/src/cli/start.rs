@@ -155,6 +155,9 @@ fn serve(prepared: Prepared) -> Result<(), CliError> {
     }
     ended.map_err(|error| match error {
         NodeError::Shard { .. } => CliError::local(&DISK_FAILED, error.to_string()),
+        NodeError::Cluster { why, hint } if !hint.is_empty() => {
+            CliError::hinted(&START_FAILED, why, hint)
+        }
         error => CliError::local(&START_FAILED, error.to_string()),
     })
 }

@@ -57,7 +57,7 @@ pub struct Board {
     caller: OnceLock<Caller>,
     metadata: Mutex<Arc<Metadata>>,
     group: Mutex<Option<GroupStatus>>,
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<(String, &'static str)>>,
     /// 0: nobody is known to lead.
     leader: AtomicU64,
     /// Terms of the metadata group since the node's start, the first left out.
@@ -71,6 +71,10 @@ pub struct Board {
     orders_done: AtomicU64,
     /// Those that were refused here.
     orders_refused: AtomicU64,
+    /// Elections of partitions' leaders that were decided to be held, by this node as the controller.
+    partition_elections: AtomicU64,
+    /// Leaderships of partitions handed over as planned, while this node was the controller.
+    handovers: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -130,15 +134,15 @@ impl Board {
         locked(&self.moves).insert(shard, moves);
     }
 
-    /// Why the node is no member any more, when that ended it.
+    /// Why the node is no member any more, when that ended it, and what can be done.
     #[must_use]
-    pub fn failure(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<(String, &'static str)> {
         locked(&self.failure).clone()
     }
 
     /// The node is no member any more.
-    pub fn fail(&self, why: String) {
-        *locked(&self.failure) = Some(why);
+    pub fn fail(&self, why: String, hint: &'static str) {
+        *locked(&self.failure) = Some((why, hint));
     }
 
     /// How the thread of the group is made to look, once it can be.
@@ -171,6 +175,12 @@ impl Board {
     pub(super) fn count_order(&self, done: bool) {
         let counter = if done { &self.orders_done } else { &self.orders_refused };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Partitions got new terms by proposals of this node's controller.
+    pub(super) fn count_terms(&self, elections: usize, handovers: usize) {
+        self.partition_elections.fetch_add(elections as u64, Ordering::Relaxed);
+        self.handovers.fetch_add(handovers as u64, Ordering::Relaxed);
     }
 
     /// Makes the thread of the group look, once it can be made to.
@@ -241,6 +251,8 @@ impl Board {
             members_going: status.members.iter().filter(|m| m.state != "active").count() as u64,
             orders_done: self.orders_done.load(Ordering::Relaxed),
             orders_refused: self.orders_refused.load(Ordering::Relaxed),
+            partition_elections: self.partition_elections.load(Ordering::Relaxed),
+            handovers: self.handovers.load(Ordering::Relaxed),
         }
     }
 

@@ -142,6 +142,33 @@ impl Control {
     }
 }
 
+/// Terms that a command gives to partitions: by elections, or because a leadership is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NewTerms {
+    elections: usize,
+    handovers: usize,
+}
+
+impl NewTerms {
+    fn of(command: &Command) -> Option<NewTerms> {
+        match command {
+            Command::Elect { partitions } => {
+                Some(NewTerms { elections: partitions.len(), handovers: 0 })
+            }
+            Command::Transfer { .. } => Some(NewTerms { elections: 0, handovers: 1 }),
+            _ => None,
+        }
+    }
+
+    /// Those of partitions that were not refused.
+    fn without(self, refused: usize) -> NewTerms {
+        NewTerms {
+            elections: self.elections.saturating_sub(refused),
+            handovers: self.handovers.saturating_sub(refused),
+        }
+    }
+}
+
 /// An effect in a few words, for traces.
 fn described(effect: &Effect) -> String {
     match effect {
@@ -199,10 +226,15 @@ impl<R: Runtime> Member<R> {
         ticket: Ticket,
         command: &Command,
     ) {
-        let (me, group, command) = (Rc::clone(self), group.clone(), command.encode());
+        let (me, group, terms) = (Rc::clone(self), group.clone(), NewTerms::of(command));
+        let command = command.encode();
         self.spawn(async move {
             let proposed = group.propose(command, WITHIN).await;
             let outcome = proposed.ok().and_then(|bytes| decode_outcome(&bytes).ok());
+            if let (Some(terms), Some(Outcome::Done { refused, .. })) = (terms, &outcome) {
+                let NewTerms { elections, handovers } = terms.without(refused.len());
+                me.place.board.count_terms(elections, handovers);
+            }
             let known = outcome.is_some();
             tracing::debug!(ticket = ticket.0, known, "the controller's proposal is decided");
             me.control.decided(office, (ticket, outcome));
@@ -229,6 +261,19 @@ mod tests {
 
     fn status(role: Role) -> GroupStatus {
         GroupStatus { role, ..group_status(&[1], &[]) }
+    }
+
+    #[test]
+    fn terms_are_counted_by_what_gives_them() {
+        let partitions = (0..3).map(|n| (PartitionId(n), ironring_core::Term(1))).collect();
+        let terms = NewTerms::of(&Command::Elect { partitions }).unwrap();
+        assert_eq!(terms.without(1), NewTerms { elections: 2, handovers: 0 });
+        let from = ReplicaId::default();
+        let to = ironring_ring::metadata::LeaderId { replica: from, incarnation: Incarnation(1) };
+        let (partition, term) = (PartitionId(1), ironring_core::Term(1));
+        let terms = NewTerms::of(&Command::Transfer { partition, term, from, to }).unwrap();
+        assert_eq!((terms.handovers, terms.without(1).handovers), (1, 0));
+        assert_eq!(NewTerms::of(&Command::SetBalancing(true)), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use ironring_net::peer::{
 use ironring_ring::metadata::{Facts, Outcome, Rejected};
 
 use super::plane::{self, Admitted, Answer, Ask, Letter};
+use super::refused;
 use crate::driver::clock;
 use crate::driver::peers::Local;
 
@@ -44,6 +45,8 @@ pub enum JoinError {
         seed: String,
         /// Why.
         message: String,
+        /// What the operator can do; empty: nothing is known that would help.
+        hint: &'static str,
     },
     /// No member could be asked, or none had a leader, for as long as one is tried.
     #[error("no seed lets this node join; last tried {seed}: {message}")]
@@ -52,10 +55,23 @@ pub enum JoinError {
         seed: String,
         /// What happened there.
         message: String,
+        /// What the operator can do.
+        hint: &'static str,
     },
     /// The node was told to stop.
     #[error("the node was stopped before it had joined a cluster")]
     Stopped,
+}
+
+impl JoinError {
+    /// What the operator can do; empty: nothing is known that would help.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            JoinError::Refused { hint, .. } | JoinError::NobodyAnswers { hint, .. } => hint,
+            JoinError::Stopped => "",
+        }
+    }
 }
 
 /// How one attempt failed.
@@ -63,6 +79,7 @@ pub enum JoinError {
 struct Failed {
     message: String,
     then: Then,
+    hint: &'static str,
 }
 
 /// What may come of asking once more.
@@ -78,15 +95,34 @@ enum Then {
 
 impl Failed {
     fn later(message: impl std::fmt::Display) -> Failed {
-        Failed { message: message.to_string(), then: Then::Later(JOIN_MAX) }
+        let hint = "check cluster.seeds (listen.peers of other nodes), and that those nodes run";
+        Failed { message: message.to_string(), then: Then::Later(JOIN_MAX), hint }
     }
 
     fn elsewhere(message: impl std::fmt::Display) -> Failed {
-        Failed { message: message.to_string(), then: Then::Elsewhere }
+        Failed { message: message.to_string(), then: Then::Elsewhere, hint: "" }
     }
 
     fn never(message: impl std::fmt::Display) -> Failed {
-        Failed { message: message.to_string(), then: Then::Never }
+        Failed { message: message.to_string(), then: Then::Never, hint: "" }
+    }
+
+    fn hinted(self, hint: &'static str) -> Failed {
+        Failed { hint, ..self }
+    }
+}
+
+/// What a seed said, and what can be done.
+struct Said {
+    seed: String,
+    message: String,
+    hint: &'static str,
+}
+
+impl Said {
+    fn refused(self) -> JoinError {
+        let Said { seed, message, hint } = self;
+        JoinError::Refused { seed, message, hint }
     }
 }
 
@@ -94,21 +130,21 @@ impl Failed {
 #[derive(Default)]
 struct Round {
     /// The first seed that refused.
-    refused: Option<(String, String)>,
+    refused: Option<Said>,
     /// The last that may let the node in later, and how long one of them is worth asking.
-    later: Option<(String, String)>,
+    later: Option<Said>,
     patience: Duration,
 }
 
 impl Round {
     /// Takes note of a failure; an error ends the join.
     fn failed(&mut self, seed: &str, failed: Failed) -> Result<(), JoinError> {
-        let (seed, message) = (seed.to_owned(), failed.message);
+        let said = Said { seed: seed.to_owned(), message: failed.message, hint: failed.hint };
         match failed.then {
-            Then::Never => return Err(JoinError::Refused { seed, message }),
-            Then::Elsewhere => drop(self.refused.get_or_insert((seed, message))),
+            Then::Never => return Err(said.refused()),
+            Then::Elsewhere => drop(self.refused.get_or_insert(said)),
             Then::Later(patience) => {
-                self.later = Some((seed, message));
+                self.later = Some(said);
                 self.patience = self.patience.max(patience);
             }
         }
@@ -125,16 +161,15 @@ impl Round {
         };
         let over = since >= patience;
         match (self.refused, self.later) {
-            (Some((seed, message)), _) if over => Err(JoinError::Refused { seed, message }),
-            (None, Some((seed, message))) if over => {
-                Err(JoinError::NobodyAnswers { seed, message })
+            (Some(said), _) if over => Err(said.refused()),
+            (None, Some(Said { seed, message, hint })) if over => {
+                Err(JoinError::NobodyAnswers { seed, message, hint })
             }
-            (_, Some((seed, message))) | (Some((seed, message)), None) => {
-                Ok(format!("{seed}: {message}"))
-            }
+            (_, Some(said)) | (Some(said), None) => Ok(format!("{}: {}", said.seed, said.message)),
             (None, None) => {
                 let message = "there are no seeds".to_owned();
-                Err(JoinError::NobodyAnswers { seed: String::new(), message })
+                let hint = "name members of the cluster with cluster.seeds";
+                Err(JoinError::NobodyAnswers { seed: String::new(), message, hint })
             }
         }
     }
@@ -222,9 +257,11 @@ fn ask(
         Answer::Joined(admitted) => Ok(admitted),
         // It is dead for the others a little later.
         Answer::Applied(Outcome::Rejected(why @ Rejected::NotDead { .. })) => {
-            Err(Failed::later(why))
+            Err(Failed::later(why).hinted(""))
         }
-        Answer::Applied(Outcome::Rejected(why)) => Err(Failed::never(why)),
+        Answer::Applied(Outcome::Rejected(why)) => {
+            Err(Failed::never(&why).hinted(refused::hint_of(&why)))
+        }
         other @ (Answer::Applied(_)
         | Answer::PassedOn
         | Answer::Operated(_)
@@ -233,6 +270,10 @@ fn ask(
             Err(Failed::elsewhere(format!("an answer to something else: {other:?}")))
         }
         Answer::Failed(failure) if failure.retriable() => Err(Failed::later(failure)),
+        // Of a join only its token can be refused there.
+        Answer::Failed(failure @ plane::Failure::Refused(_)) => {
+            Err(Failed::never(failure).hinted(refused::hint(Refusal::BadToken)))
+        }
         Answer::Failed(failure) => Err(Failed::never(failure)),
     }
 }
@@ -244,7 +285,8 @@ fn refusal(refused: &Refused<'_>, token: &[u8]) -> Failed {
         Refusal::UnknownNode if !token.is_empty() => Then::Later(TOKEN_MAX),
         _ => Then::Elsewhere,
     };
-    Failed { message: format!("{} ({})", refused.message, refused.refusal.name()), then }
+    let message = format!("{} ({})", refused.message, refused.refusal.name());
+    Failed { message, then, hint: super::refused::hint(refused.refusal) }
 }
 
 struct Wire {
@@ -344,7 +386,7 @@ mod tests {
     }
 
     fn refused(seed: &str, message: &str) -> JoinError {
-        JoinError::Refused { seed: seed.to_owned(), message: message.to_owned() }
+        JoinError::Refused { seed: seed.to_owned(), message: message.to_owned(), hint: "" }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The node as a member: its part of the metadata group, from the start of core 0 to its end.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
 use super::operation::{self, Remaining};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
+use super::refused::{self, Fate};
 use super::saver::{Note, Saver};
 use super::shards::Shards;
 use super::steward::{self, Step};
@@ -94,12 +95,29 @@ pub enum ClusterError {
     /// The cluster refuses what the node is.
     #[error("the cluster refuses this node: {0}")]
     Rejected(Rejected),
-    /// Another process is this node by now, as another member says.
-    #[error("the cluster refuses this node: {0}")]
-    OldRun(String),
+    /// Another process is this node by now, or its id another's, as another member says.
+    #[error("the cluster refuses this node: {message}")]
+    NotLetIn {
+        /// Why.
+        refusal: Refusal,
+        /// What is wrong, with the values that are.
+        message: String,
+    },
     /// The system has no descriptors left.
     #[error("the metadata group has no descriptors: {0}")]
     System(#[from] std::io::Error),
+}
+
+impl ClusterError {
+    /// What the operator can do; empty: the words say it, or nothing helps.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ClusterError::Rejected(why) => refused::hint_of(why),
+            ClusterError::NotLetIn { refusal, .. } => refused::hint(*refusal),
+            _ => "",
+        }
+    }
 }
 
 /// This node's membership while it runs. Lives on core 0.
@@ -125,6 +143,8 @@ pub struct Member<R: Runtime> {
     turn: Cell<usize>,
     /// Why it can be no member any more.
     refused: RefCell<Option<ClusterError>>,
+    /// Why other nodes do not let it in, as far as that was told.
+    not_let_in: RefCell<BTreeMap<NodeId, Refusal>>,
     /// A change of the group's members is under way, or was tried a moment ago.
     changing: Cell<bool>,
     /// An operator's order is being carried out.
@@ -165,6 +185,7 @@ impl<R: Runtime> Member<R> {
             telling: Cell::new(false),
             turn: Cell::new(0),
             refused: RefCell::default(),
+            not_let_in: RefCell::default(),
             changing: Cell::new(false),
             operating: Cell::new(false),
             left: Cell::new(false),
@@ -214,7 +235,7 @@ impl<R: Runtime> Member<R> {
             }
         };
         if let Err(
-            ClusterError::OldRun(_)
+            ClusterError::NotLetIn { refusal: Refusal::OldRun, .. }
             | ClusterError::Rejected(Rejected::OldRun { .. } | Rejected::OtherCopy { .. }),
         ) = &lived
         {
@@ -686,6 +707,9 @@ impl<R: Runtime> Member<R> {
 
     /// A node has said something.
     pub fn heard(&self, remote: &Remote) {
+        if remote.side == Side::Dialled {
+            self.not_let_in.borrow_mut().remove(&remote.peer.node);
+        }
         self.control.heard(remote.peer.node, remote.incarnation);
     }
 
@@ -701,18 +725,43 @@ impl<R: Runtime> Member<R> {
             return;
         }
         self.calls.down(link, reason);
-        // Whoever was removed while it was away is told at every door, and may hear of it nowhere else.
-        if let Down::NotLetIn { refusal: Refusal::Removed, by_us: false, .. } = reason {
-            self.leave();
-        }
-        if let Down::NotLetIn { refusal: Refusal::OldRun, message, by_us: false } = reason {
-            *self.refused.borrow_mut() = Some(ClusterError::OldRun(message.clone()));
-            self.poke.notify_one();
+        if let Down::NotLetIn { refusal, message, by_us } = reason {
+            self.not_let_in(peer.node, (*refusal, message), *by_us);
         }
         // Whoever stops says so; whoever has ended, its kernel does.
         if reason.gone() || *reason == Down::Goodbye(GoodbyeReason::Stopping) {
             self.control.gone(peer.node);
             self.poke.notify_one();
+        }
+    }
+
+    /// Another node does not let this one in, or this one not the other.
+    fn not_let_in(&self, node: NodeId, (refusal, message): (Refusal, &str), by_us: bool) {
+        // It is dialled again and again: what is known is not told again.
+        let known = self.not_let_in.borrow_mut().insert(node, refusal) == Some(refusal);
+        let (why, hint) = (refusal.name(), refused::hint(refusal));
+        // Where waiting is all, nobody has to be told.
+        if !known && !hint.is_empty() {
+            match by_us {
+                true => tracing::warn!("node {node} is not let in: {message} ({why}); {hint}"),
+                false => {
+                    tracing::warn!(
+                        "node {node} does not let this node in: {message} ({why}); {hint}"
+                    );
+                }
+            }
+        }
+        match refused::fate(refusal) {
+            _ if by_us => {}
+            // Whoever was removed while it was away is told at every door, and may hear of it nowhere
+            // else.
+            Fate::Left => self.leave(),
+            Fate::Over => {
+                let message = message.to_owned();
+                *self.refused.borrow_mut() = Some(ClusterError::NotLetIn { refusal, message });
+                self.poke.notify_one();
+            }
+            Fate::Again => {}
         }
     }
 

@@ -29,6 +29,7 @@ mod operate;
 pub mod operation;
 pub mod overview;
 pub mod plane;
+pub mod refused;
 pub mod roster;
 mod saver;
 mod shards;

@@ -137,7 +137,7 @@ pub struct PartitionFilter {
 /// The partitions that pass all of the filter.
 #[must_use]
 pub fn partitions(metadata: &Metadata, filter: PartitionFilter) -> Vec<PartitionView> {
-    let wanted = usize::from(metadata.rf()).min(metadata.members().count());
+    let wanted = metadata.voters_wanted();
     let views = metadata.partitions().iter().enumerate().map(|(i, record)| {
         let id = PartitionId(i as u32);
         let nodes = |keep: &dyn Fn(&ReplicaId, Wish) -> bool| -> Vec<NodeId> {

@@ -71,7 +71,8 @@ pub struct PartitionsView {
     pub refusing_writes: usize,
     /// Those nobody leads.
     pub leaderless: usize,
-    /// Those with fewer voters than replicas they should have, for as many nodes as there are.
+    /// Those with fewer voters than replicas they should have, for as many nodes with a weight as there
+    /// are.
     pub under_replicated: usize,
     /// Replicas on their way.
     pub moves: usize,
@@ -226,7 +227,7 @@ fn warnings(metadata: &Metadata) -> Vec<String> {
 fn partitions(metadata: &Metadata) -> PartitionsView {
     let min_voters = metadata.min_voters();
     let refuses = |record: &&PartitionRecord| record.voters.len() < usize::from(min_voters);
-    let rf = usize::from(metadata.rf()).min(room_for_replicas(metadata));
+    let wanted = metadata.voters_wanted();
     let records = metadata.partitions();
     PartitionsView {
         total: records.len(),
@@ -234,7 +235,7 @@ fn partitions(metadata: &Metadata) -> PartitionsView {
         min_voters,
         refusing_writes: records.iter().filter(refuses).count(),
         leaderless: records.iter().filter(|record| record.leader.is_none()).count(),
-        under_replicated: records.iter().filter(|record| record.voters.len() < rf).count(),
+        under_replicated: records.iter().filter(|record| record.voters.len() < wanted).count(),
         moves: metadata.moves().len(),
     }
 }

@@ -60,8 +60,13 @@ pub enum NodeError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// It cannot be, or no longer be, a member of its cluster.
-    #[error("{0}")]
-    Cluster(String),
+    #[error("{why}")]
+    Cluster {
+        /// Why.
+        why: String,
+        /// What the operator can do; empty: the words say it, or nothing helps.
+        hint: &'static str,
+    },
     /// The settings contradict each other.
     #[error("{0}")]
     Settings(String),
@@ -359,7 +364,10 @@ impl Node {
             }
         }
         worst.and_then(|()| {
-            shared.board.failure().map_or(Ok(()), |why| Err(NodeError::Cluster(why)))
+            shared
+                .board
+                .failure()
+                .map_or(Ok(()), |(why, hint)| Err(NodeError::Cluster { why, hint }))
         })
     }
 
@@ -720,7 +728,7 @@ fn run_member<R: Runtime>(
             Ok(()) => {}
             Err(error) => {
                 tracing::error!("{error}");
-                board.fail(error.to_string());
+                board.fail(error.to_string(), error.hint());
                 shared.stop();
             }
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ironring_core::NodeId;
+use ironring_net::peer::Refusal;
 use ironring_net::peer::hello::ClusterUuid;
 use ironring_ring::metadata::{Addresses as Advertised, COMMAND_FORMAT, Facts};
 
@@ -16,7 +17,7 @@ use super::rejoin;
 use super::sockets::{Addresses, advertised};
 use crate::cluster::identity::{draw_uuid, provisional};
 use crate::cluster::join::join;
-use crate::cluster::{ClusterIdentity, Stage};
+use crate::cluster::{ClusterIdentity, Stage, refused};
 use crate::config::{Config, NodeRole};
 
 /// Which node of which cluster this is. One that has no cluster joins that of its seeds, or founds
@@ -29,11 +30,8 @@ pub(super) fn settle(
 ) -> Result<ClusterIdentity, NodeError> {
     if let Some(identity) = ClusterIdentity::load(dir.path(), &dir.identity)? {
         if identity.stage == Stage::Left {
-            let why = format!(
-                "{}; `ironring node reinit` makes an empty node of the directory, which may join again",
-                identity.farewell()
-            );
-            return Err(NodeError::Cluster(why));
+            let (why, hint) = (identity.farewell(), refused::hint(Refusal::Removed));
+            return Err(NodeError::Cluster { why, hint });
         }
         return Ok(identity);
     }
@@ -91,7 +89,7 @@ fn joined(
     let stopped = || stop.load(Ordering::Relaxed);
     let seeds = (seeds, addresses.peers);
     let admitted = join(&local, (&facts, replace), seeds, skew, stopped)
-        .map_err(|error| NodeError::Cluster(error.to_string()))?;
+        .map_err(|error| NodeError::Cluster { why: error.to_string(), hint: error.hint() })?;
     dir.adopt_partitions(admitted.partitions)?;
     let (uuid, node) = (admitted.cluster, admitted.node);
     Ok(ClusterIdentity::new(&dir.identity, uuid, node, Stage::Joining, admitted.members))

@@ -101,6 +101,10 @@ pub struct ClusterCounters {
     pub orders_done: u64,
     /// Those it refused.
     pub orders_refused: u64,
+    /// Elections of partitions' leaders this node held as the leader of the metadata group.
+    pub partition_elections: u64,
+    /// Leaderships of partitions that were handed over as planned while it led.
+    pub handovers: u64,
 }
 
 /// Connections to other nodes.

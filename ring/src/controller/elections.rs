@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use ironring_core::{Instant, NodeId, PartitionId};
 
 use super::{Controller, Decision, Effect, Election, Proposed, Settings};
-use crate::metadata::{Command, MemberState, Metadata, PartitionRecord};
+use crate::metadata::{Command, MemberState, Metadata, PartitionRecord, Replica, ReplicaId};
+use crate::replication::quorum::{commit_quorum, fence_quorum};
 use crate::replication::{Fence, FenceAnswer};
 
 /// Partitions in one command, so that it stays far below what the group takes (1 MiB; a leader takes
@@ -92,6 +93,7 @@ impl Controller {
     pub(super) fn go_on_electing(&mut self, now: Instant, metadata: &Metadata) {
         self.fence(now, metadata);
         let mut leads = Vec::new();
+        let mut alone = Vec::new();
         let mut led = self.leaderships(metadata);
         for (id, running) in &self.elections.running {
             if self.waits_for(|p| matches!(p, Proposed::Leaders(ids) if ids.contains(id))) {
@@ -102,7 +104,11 @@ impl Controller {
             let preference =
                 |r| node_of(r).map_or(u32::MAX, |n| self.burden(now, metadata, &led, n));
             if let Decision::Lead(leader) = running.election.decide(now, preference) {
-                leads.push((*id, running.election.term(), leader));
+                let term = running.election.term();
+                match self.is_left_alone(now, metadata, *id, leader.replica) {
+                    true => alone.push((*id, term, leader)),
+                    false => leads.push((*id, term, leader)),
+                }
                 if let Some(node) = node_of(leader.replica) {
                     *led.entry(node).or_default() += 1;
                 }
@@ -111,10 +117,48 @@ impl Controller {
                 }
             }
         }
+        for (partition, term, leader) in alone {
+            let command = Command::LeadUnclean { partition, term, leader };
+            self.propose(Proposed::Leaders(vec![partition]), command);
+        }
         if !leads.is_empty() {
             let what = Proposed::Leaders(leads.iter().map(|(id, _, _)| *id).collect());
             self.propose(what, Command::Lead { partitions: leads });
         }
+    }
+
+    /// Whether so few voters are heard, or answer the leader, that nobody could commit the entry that
+    /// begins a term, though fewer are enough to elect who leads it: of two voters one, of four two. The
+    /// winner holds everything that is committed, and without those that were fenced nobody else can
+    /// commit in an earlier term; so it may go on as the only voter, and the others vote again when they
+    /// have caught up.
+    ///
+    /// A winner that is not there itself is named as any other, so that another may be elected without it:
+    /// it may have answered, and lost its disk while leases were waited out.
+    fn is_left_alone(
+        &self,
+        now: Instant,
+        metadata: &Metadata,
+        id: PartitionId,
+        winner: ReplicaId,
+    ) -> bool {
+        let Some(record) = metadata.partition(id) else { return false };
+        let voters = record.voters.len();
+        let timeout = self.settings.leader_timeout;
+        let is_there = |r: &&Replica| {
+            let member = metadata.member(r.node);
+            record.is_voter(r.id)
+                && member.is_some_and(|m| {
+                    m.facts.storage == r.id.storage && m.state != MemberState::Lost
+                })
+                && self.liveness.is_heard(now, r.node, timeout)
+        };
+        let there = record.replicas.iter().filter(is_there);
+        let winner_is_there = there.clone().any(|r| r.id == winner);
+        let there = there.count();
+        winner_is_there
+            && fence_quorum(voters) < commit_quorum(voters)
+            && (there < commit_quorum(voters) || (voters == 2 && self.stuck.contains(&id)))
     }
 
     /// How many partitions each node leads.

@@ -15,7 +15,7 @@ mod elections;
 mod liveness;
 mod moves;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, Term, WallTime};
@@ -70,6 +70,10 @@ impl Default for Settings {
     }
 }
 
+/// A leader that asks for another election no sooner than this after it was named has begun to lead and
+/// was not joined by enough voters, or has lost its log since.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
 /// Names a proposal, so that its outcome finds its way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -113,6 +117,10 @@ pub struct Controller {
     /// Elections that leaders asked for because they cannot lead, and of which term: they say nothing of
     /// a later leader.
     asked: BTreeMap<PartitionId, Term>,
+    /// Leaders this controller has named: in which term, and when.
+    named: BTreeMap<PartitionId, (Term, Instant)>,
+    /// Partitions whose leader could not begin its term or go on, though enough had answered to elect it.
+    stuck: BTreeSet<PartitionId>,
     proposed: BTreeMap<Ticket, Proposed>,
     last_ticket: u64,
     balance_at: Instant,
@@ -130,6 +138,8 @@ impl Controller {
             liveness: Liveness::new(now, metadata),
             elections: Elections::default(),
             asked: BTreeMap::new(),
+            named: BTreeMap::new(),
+            stuck: BTreeSet::new(),
             proposed: BTreeMap::new(),
             last_ticket: 0,
             balance_at: now + settings.balance_every,
@@ -173,6 +183,11 @@ impl Controller {
                 };
                 if metadata.partition(*partition).is_some_and(named) {
                     self.asked.insert(*partition, *term);
+                    // One that cannot lead at all says so at once.
+                    let known = self.named.get(partition).filter(|(of, _)| of == term);
+                    if known.is_some_and(|(_, at)| now.since(*at) >= STUCK_AFTER) {
+                        self.stuck.insert(*partition);
+                    }
                 }
             }
             Request::Transfer { partition, term, from, to } => {
@@ -257,14 +272,28 @@ impl Controller {
     ) {
         let Some(what) = self.proposed.remove(&ticket) else { return };
         let Some(Outcome::Done { refused, .. }) = outcome else { return };
-        if let Proposed::Elections(partitions) = what {
-            for id in partitions {
-                let refused = refused.iter().any(|(r, _)| *r == id);
-                if let Some(record) = metadata.partition(id).filter(|_| !refused) {
-                    self.elections.begin(now, id, record);
-                    self.asked.remove(&id);
+        let taken = |id: &PartitionId| {
+            let refused = refused.iter().any(|(r, _)| r == id);
+            metadata.partition(*id).filter(|_| !refused)
+        };
+        match what {
+            Proposed::Elections(partitions) => {
+                for id in partitions {
+                    if let Some(record) = taken(&id) {
+                        self.elections.begin(now, id, record);
+                        self.asked.remove(&id);
+                    }
                 }
             }
+            Proposed::Leaders(partitions) => {
+                for id in partitions {
+                    if let Some(record) = taken(&id) {
+                        self.named.insert(id, (record.term, now));
+                        self.stuck.remove(&id);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 

@@ -551,3 +551,84 @@ fn of_replicas_that_are_too_many_none_goes_for_the_sake_of_one_that_does_not_vot
         }
     }
 }
+
+#[test]
+fn of_two_voters_the_one_that_is_left_goes_on_alone() {
+    let mut room = Room::new(2);
+    room.elect(&[1]);
+    room.rest(&[1, 2]);
+    assert_eq!(room.record(P).voters.len(), 2);
+    let led_by = room.record(P).leader.unwrap().replica.storage.0 as u64;
+    let other = 3 - led_by;
+    room.pass(700, &[other]);
+    room.answer(&[other]);
+    room.pass(20, &[other]);
+    for i in 0..4 {
+        let record = room.record(PartitionId(i));
+        let leader = record.leader.unwrap().replica;
+        assert_eq!(leader.storage, StorageUuid(u128::from(other)));
+    }
+    assert_eq!(room.record(P).voters, [room.record(P).leader.unwrap().replica]);
+    room.rest(&[1, 2]);
+    assert_eq!(room.record(P).voters.len(), 2, "the other votes again when it has caught up");
+}
+
+#[test]
+fn of_two_voters_that_are_both_heard_neither_is_left_out() {
+    let mut room = Room::new(2);
+    room.elect(&[1]);
+    room.rest(&[1, 2]);
+    // One that has not named the leader does not know how long it has led.
+    room.controller = Controller::new(room.now, Settings::default(), &room.metadata);
+    let record = room.record(P);
+    let (term, leader) = (record.term, record.leader.unwrap());
+    let request = Request::Election { partition: P, term, from: leader };
+    room.controller.request(room.now, &room.metadata, &request);
+    room.pass(20, &[1, 2]);
+    room.answer(&[1, 2]);
+    room.pass(20, &[1, 2]);
+    let record = room.record(P);
+    assert!(record.term > term && record.leader.is_some());
+    assert_eq!(record.voters.len(), 2);
+}
+
+/// The other is heard, and its replica is not there: its shard has lost its log, perhaps.
+#[test]
+fn a_leader_of_two_voters_that_cannot_begin_its_term_is_elected_alone() {
+    let mut room = Room::new(2);
+    room.elect(&[1]);
+    room.rest(&[1, 2]);
+    let other = room.record(P).leader.unwrap().replica.storage.0 as u64 % 2 + 1;
+    for _ in 0..2 {
+        let (term, leader) = (room.record(P).term, room.record(P).leader.unwrap());
+        let request = Request::Election { partition: P, term, from: leader };
+        room.controller.request(room.now, &room.metadata, &request);
+        room.pass(20, &[1, 2]);
+        room.answer(&[other]);
+        room.pass(1600, &[1, 2]);
+    }
+    let record = room.record(P);
+    assert_eq!(record.leader.unwrap().replica.storage, StorageUuid(u128::from(other)));
+    assert_eq!(record.voters, [record.leader.unwrap().replica]);
+}
+
+/// It has answered, and its disk was lost while leases were waited out: the other has everything too.
+#[test]
+fn a_winner_that_is_gone_is_not_made_the_only_voter() {
+    let mut room = Room::new(2);
+    room.elect(&[1]);
+    room.rest(&[1, 2]);
+    let led_by = room.record(P).leader.unwrap().replica.storage.0 as u64;
+    let other = 3 - led_by;
+    room.pass(700, &[other]);
+    room.answer(&[other]);
+    let lost = Command::SetMember { node: NodeId(other), state: MemberState::Lost };
+    room.metadata.apply(&lost);
+    room.pass(20, &[]);
+    assert_eq!(room.record(P).voters.len(), 2, "{:?}", room.record(P));
+    room.pass(700, &[led_by]);
+    room.answer(&[led_by]);
+    room.pass(20, &[led_by]);
+    let leader = room.record(P).leader.unwrap().replica;
+    assert_eq!(leader.storage, StorageUuid(u128::from(led_by)));
+}

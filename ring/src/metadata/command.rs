@@ -97,7 +97,8 @@ pub enum Command {
         /// By partition: the term, and who leads it.
         partitions: Vec<(PartitionId, Term, LeaderId)>,
     },
-    /// An operator orders that a replica leads which may lack what is committed.
+    /// An election ends with a replica that is the only voter from here on: because an operator orders so
+    /// and it may lack what is committed, or because it has all of that and too few others are left.
     LeadUnclean {
         /// The partition.
         partition: PartitionId,

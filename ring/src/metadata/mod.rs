@@ -91,6 +91,15 @@ impl Metadata {
         self.rf
     }
 
+    /// Voters each partition should have: as many as replicas wanted, or one for each node that is to
+    /// hold data while there are fewer.
+    #[must_use]
+    pub fn voters_wanted(&self) -> usize {
+        let holds = |member: &&Member| member.facts.weight > 0 && !member.facts.observer;
+        let hold = self.members().filter(holds).count();
+        usize::from(self.rf).min(hold)
+    }
+
     /// How many voters a partition needs to take writes.
     #[must_use]
     pub fn min_voters(&self) -> u8 {

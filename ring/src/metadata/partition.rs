@@ -169,8 +169,9 @@ impl PartitionRecord {
         Ok(())
     }
 
-    /// Ends an election by an operator's order, with a replica that may not hold all that is
-    /// committed: it becomes the only voter.
+    /// Ends an election with a replica that becomes the only voter. By an operator's order it may not hold
+    /// all that is committed; the controller names the winner of an election so that found a fence quorum
+    /// where no commit quorum is left.
     ///
     /// # Errors
     /// When the term is over or has a leader, or there is no such replica.

@@ -400,9 +400,19 @@ impl Replicator {
             }
         }
         self.leave_if_asked(now, partition);
+        self.ask_if_stuck(now, partition);
         self.propose(now, partition);
         self.leave_if_hurt(now, partition);
         self.wake(partition);
+    }
+
+    /// A leader that cannot begin its term for want of voters asks for another election.
+    fn ask_if_stuck(&mut self, now: Instant, partition: PartitionId) {
+        let Some(leader) = self.replica(partition).leader() else { return };
+        if leader.is_stuck(now, &self.settings) {
+            let (term, from) = (leader.term, leader.me);
+            self.effects.push(Effect::Ask(Request::Election { partition, term, from }));
+        }
     }
 
     /// Proposes the voters there should be, or repeats what was proposed.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ironring_core::{Instant, NodeId, Offset, Term};
 
 use super::message::{Ack, AckState};
-use super::quorum::{commit_quorum, reached};
+use super::quorum::{commit_quorum, fence_quorum, reached};
 use super::replica::LocalReplica;
 use super::{ReadTicket, Settings};
 use crate::metadata::{LeaderId, PartitionRecord, ReplicaId, Wish};
@@ -166,6 +166,20 @@ impl Leader {
     /// Whether this replica is the only voter, and stays so.
     fn is_alone(&self) -> bool {
         self.voters == [self.me.replica] && self.proposal.is_none()
+    }
+
+    /// Whether too few voters are heard to commit the entry that begins the term, and enough to elect
+    /// another leader, which goes on without those that are silent.
+    pub fn is_stuck(&self, now: Instant, settings: &Settings) -> bool {
+        let voters = self.voters.len();
+        let is_heard = |id: &ReplicaId| {
+            let peer = self.peer(*id);
+            *id == self.me.replica
+                || peer.is_some_and(|p| now.since(p.heard) <= settings.replica_timeout)
+        };
+        let heard = self.voters.iter().filter(|id| is_heard(id)).count();
+        self.stage == Stage::Starting
+            && (fence_quorum(voters)..commit_quorum(voters)).contains(&heard)
     }
 
     /// The value a quorum has reached; of both sets of voters while a change is open.

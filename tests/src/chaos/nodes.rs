@@ -18,6 +18,8 @@ use serde::Deserialize;
 use super::links::Links;
 use super::workload::PARTITIONS;
 
+/// The cluster's name.
+pub const CLUSTER: &str = "chaos";
 /// Time a node may take to serve or to end, and the cluster to be healthy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A node that answers at all answers in this time.
@@ -54,34 +56,71 @@ pub fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> ChaosError 
 
 /// What `ironring cluster status -o json` says, as far as it matters here.
 #[derive(Clone, Debug, Deserialize)]
-struct Status {
-    healthy: bool,
-    reasons: Vec<String>,
-    metadata: Group,
-    partitions: Counts,
-    members: Vec<Member>,
+pub struct Status {
+    /// Nothing needs anybody.
+    pub healthy: bool,
+    /// What does.
+    pub reasons: Vec<String>,
+    /// The metadata group.
+    pub metadata: Group,
+    /// Partitions, counted.
+    pub partitions: Counts,
+    /// The members.
+    pub members: Vec<Member>,
 }
 
+/// The metadata group.
 #[derive(Clone, Debug, Deserialize)]
-struct Group {
-    voters: Vec<u64>,
+pub struct Group {
+    /// Its term.
+    pub term: u64,
+    /// Who leads it.
+    pub leader: Option<u64>,
+    /// What the node that was asked is in it.
+    pub role: String,
+    /// Who votes.
+    pub voters: Vec<u64>,
 }
 
+/// Partitions, counted.
 #[derive(Clone, Debug, Deserialize)]
-struct Counts {
-    leaderless: u32,
-    moves: u32,
+pub struct Counts {
+    /// Those nobody leads.
+    pub leaderless: u32,
+    /// Those with too few voters.
+    pub under_replicated: u32,
+    /// Replicas on their way.
+    pub moves: u32,
 }
 
+/// A member.
 #[derive(Clone, Debug, Deserialize)]
-struct Member {
-    status: String,
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Whether it is heard.
+    pub status: String,
+    /// Partitions it leads.
+    pub leads: u32,
+    /// Replicas it holds.
+    pub replicas: u32,
+}
+
+/// How many of so many nodes vote in the metadata group.
+#[must_use]
+pub fn voters_of(nodes: usize) -> usize {
+    let most = nodes.min(7);
+    most - usize::from(most.is_multiple_of(2))
 }
 
 impl Status {
-    fn settled(&self, nodes: usize) -> bool {
+    /// Whether all is as it has to be with so many nodes.
+    #[must_use]
+    pub fn settled(&self, nodes: usize) -> bool {
         self.healthy
-            && self.metadata.voters.len() == nodes
+            && self.metadata.voters.len() == voters_of(nodes)
             && self.members.len() == nodes
             && self.members.iter().all(|member| member.status == "alive")
             && self.partitions.leaderless == 0
@@ -96,8 +135,12 @@ struct Node {
     http: String,
     peers_port: u16,
     folder: PathBuf,
+    /// Flags of its own.
+    flags: Vec<String>,
     child: Option<Child>,
     frozen: bool,
+    /// It is no part of the cluster any more.
+    gone: bool,
     /// It was told to end: what it ends with.
     asked: Option<Asked>,
 }
@@ -112,6 +155,8 @@ enum Asked {
 #[derive(Debug)]
 pub struct Nodes {
     program: PathBuf,
+    dir: PathBuf,
+    ports: Ports,
     token: String,
     nodes: Vec<Node>,
     /// The links between the nodes.
@@ -126,39 +171,226 @@ impl Nodes {
     /// # Errors
     /// One does not start, or they do not become a healthy cluster in time.
     pub fn start(program: &Path, dir: &Path, count: usize) -> Result<Nodes, ChaosError> {
-        let program = program.canonicalize().map_err(system(program.display().to_string()))?;
-        let names: Vec<String> = (1..=count).map(|n| format!("n{n}")).collect();
-        let links = Links::new(names.clone());
-        let mut nodes =
-            Nodes { program, token: String::new(), nodes: Vec::new(), links, problems: Vec::new() };
-        let mut ports = Ports::new();
-        for (index, name) in names.into_iter().enumerate() {
-            let folder = dir.join(&name);
-            std::fs::create_dir_all(&folder).map_err(system(folder.display().to_string()))?;
-            let (peers_port, proxy) = ports.take(PROXY_HOST)?;
-            let target = SocketAddr::from(([127, 0, 0, 1], peers_port));
-            nodes.links.serve(proxy, index, target).map_err(system("starting a proxy"))?;
-            let mut address = || Ok(format!("{OWN_HOST}:{}", ports.take(OWN_HOST)?.0));
-            let (clients, http) = (address()?, address()?);
-            let (child, frozen, asked) = (None, false, None);
-            nodes.nodes.push(Node {
-                name,
-                clients,
-                http,
-                peers_port,
-                folder,
-                child,
-                frozen,
-                asked,
-            });
-            nodes.run(index)?;
-            nodes.until_serving(index)?;
-            if index == 0 {
-                nodes.token = nodes.new_token()?;
-            }
+        let mut nodes = Nodes::none(program, dir, count)?;
+        for _ in 0..count {
+            nodes.add(&[])?;
         }
         nodes.until_healthy()?;
         Ok(nodes)
+    }
+
+    /// No nodes, and room for so many below `dir`.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn none(program: &Path, dir: &Path, room: usize) -> Result<Nodes, ChaosError> {
+        let program = program.canonicalize().map_err(system(program.display().to_string()))?;
+        let links = Links::new((0..room).map(name_of).collect());
+        Ok(Nodes {
+            program,
+            dir: dir.to_owned(),
+            ports: Ports::new(),
+            token: String::new(),
+            nodes: Vec::new(),
+            links,
+            problems: Vec::new(),
+        })
+    }
+
+    /// Starts one more, with flags of its own, and waits until it serves. The first founds the cluster.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn add(&mut self, flags: &[&str]) -> Result<usize, ChaosError> {
+        let index = self.nodes.len();
+        let name = name_of(index);
+        let folder = self.dir.join(&name);
+        std::fs::create_dir_all(&folder).map_err(system(folder.display().to_string()))?;
+        let (peers_port, proxy) = self.ports.take(PROXY_HOST)?;
+        let target = SocketAddr::from(([127, 0, 0, 1], peers_port));
+        self.links.serve(proxy, index, target).map_err(system("starting a proxy"))?;
+        let (clients, http) = (self.address()?, self.address()?);
+        self.nodes.push(Node {
+            name,
+            clients,
+            http,
+            peers_port,
+            folder,
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            child: None,
+            frozen: false,
+            gone: false,
+            asked: None,
+        });
+        self.run(index)?;
+        self.until_serving(index)?;
+        if index == 0 {
+            self.token = self.new_token(&[])?;
+        }
+        Ok(index)
+    }
+
+    /// An address nobody listens at.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn address(&mut self) -> Result<String, ChaosError> {
+        Ok(format!("{OWN_HOST}:{}", self.ports.take(OWN_HOST)?.0))
+    }
+
+    /// How many were ever added.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The `ironring` program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// What a node is called.
+    #[must_use]
+    pub fn name(&self, index: usize) -> &str {
+        &self.nodes[index].name
+    }
+
+    /// The data directory of a node.
+    #[must_use]
+    pub fn data_dir(&self, index: usize) -> PathBuf {
+        self.nodes[index].folder.join("data")
+    }
+
+    /// The folder the next node that is added will have.
+    #[must_use]
+    pub fn next_folder(&self) -> PathBuf {
+        self.dir.join(name_of(self.nodes.len()))
+    }
+
+    /// Where a node itself listens for its peers, and no proxy.
+    #[must_use]
+    pub fn peers(&self, index: usize) -> String {
+        format!("{OWN_HOST}:{}", self.nodes[index].peers_port)
+    }
+
+    /// What a node has written to its log so far.
+    #[must_use]
+    pub fn log(&self, index: usize) -> String {
+        let log = std::fs::read(self.nodes[index].folder.join("node.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Whether a node was not told to end, nor to stop running.
+    #[must_use]
+    pub fn is_up(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        node.child.is_some() && node.asked.is_none() && !node.frozen
+    }
+
+    /// Has a node, which was told to end and has, never be started again.
+    pub fn forget(&mut self, index: usize) {
+        self.nodes[index].gone = true;
+    }
+
+    /// Flags of a node from its next start on.
+    pub fn set_flags(&mut self, index: usize, flags: &[&str]) {
+        self.nodes[index].flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
+    /// What a node answers to a command of the command line that asks over HTTP, as JSON.
+    ///
+    /// # Errors
+    /// What it said instead.
+    pub fn said(&self, index: usize, arguments: &[&str]) -> Result<serde_json::Value, String> {
+        self.nodes[index].said(&self.program, arguments)
+    }
+
+    /// What a command of the command line that needs no node answers, as JSON.
+    ///
+    /// # Errors
+    /// What it said instead.
+    pub fn command(&self, arguments: &[&str]) -> Result<serde_json::Value, String> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).args(["-o", "json"]);
+        answer(command)
+    }
+
+    /// How the cluster is, as a node sees it.
+    ///
+    /// # Errors
+    /// What it said instead.
+    pub fn status(&self, index: usize) -> Result<Status, String> {
+        let said = self.said(index, &["cluster", "status"])?;
+        serde_json::from_value(said).map_err(|error| error.to_string())
+    }
+
+    /// The sum of a counter over all its labels, at a node.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn metric(&self, index: usize, name: &str) -> Result<f64, ChaosError> {
+        let text = metrics(&self.nodes[index].http).map_err(system("asking for metrics"))?;
+        let of = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' '])
+                .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())
+                .flatten()
+        };
+        Ok(text.lines().filter_map(of).sum::<f64>())
+    }
+
+    /// Waits until a node that was told to end has; how it ended. It is not started again by itself.
+    ///
+    /// # Errors
+    /// It does not end, or cannot be waited for.
+    pub fn await_end(&mut self, index: usize) -> Result<Option<ExitStatus>, ChaosError> {
+        let node = &mut self.nodes[index];
+        let Some(mut child) = node.child.take() else { return Ok(None) };
+        let (status, in_time) = ended_within(&mut child, PATIENCE)?;
+        if !in_time {
+            let why = format!("{} did not end within {PATIENCE:?}", node.name);
+            return Err(ChaosError::Cluster(why));
+        }
+        Ok(Some(status))
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn kill_now(&mut self, index: usize) -> Result<(), ChaosError> {
+        self.kill(index)?;
+        self.await_end(index).map(drop)
+    }
+
+    /// Tells that a node is to end by itself, so that nobody starts it again for that.
+    pub fn let_end(&mut self, index: usize) {
+        self.nodes[index].asked = Some(Asked::Kill);
+    }
+
+    /// Runs `ironring start` on a directory that is no node's here until it ends, and says how; one that
+    /// does not end in time is killed.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not end.
+    pub fn attempt(&mut self, data: &Path, flags: &[&str]) -> Result<Ended, ChaosError> {
+        let (clients, http) = (self.address()?, self.address()?);
+        let mut command = Command::new(&self.program);
+        command.arg("start").arg("--data-dir").arg(data).args(["--shards", "1"]);
+        command.args(["--listen", &clients, "--http", &http]);
+        if !flags.contains(&"--peers") {
+            command.args(["--peers", &self.address()?]);
+        }
+        command.args(flags).current_dir(&self.dir).stdin(Stdio::null()).stdout(Stdio::null());
+        let log = data.with_extension("log");
+        let file = File::create(&log).map_err(system(log.display().to_string()))?;
+        command.stderr(file).process_group(0);
+        let mut child = started(command).map_err(system(self.program.display().to_string()))?;
+        let (status, in_time) = ended_within(&mut child, PATIENCE)?;
+        let said = std::fs::read(&log).map_err(system(log.display().to_string()))?;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok(Ended { status: status.code(), in_time, said })
     }
 
     /// Where clients connect.
@@ -198,7 +430,7 @@ impl Nodes {
             .arg("start")
             .arg("--data-dir")
             .arg(node.folder.join("data"));
-        command.args(["--cluster", "chaos", "--node", &node.name, "--shards", "1"]);
+        command.args(["--cluster", CLUSTER, "--node", &node.name, "--shards", "1"]);
         command.args(["--listen", &node.clients, "--http", &node.http]);
         command.args(["--peers", &format!("{OWN_HOST}:{}", node.peers_port)]);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -213,21 +445,19 @@ impl Nodes {
             command.args(["--set", &setting]);
         }
         if index > 0 {
-            command.args(["--seeds", &seed]).env("IRONRING__CLUSTER__TOKEN", &self.token);
+            command.args(["--seeds", &seed]);
         }
+        if !self.token.is_empty() {
+            command.env("IRONRING__CLUSTER__TOKEN", &self.token);
+        }
+        command.args(&node.flags);
         let log = node.folder.join("node.log");
         let named = || system(log.display().to_string());
         let out = File::options().create(true).append(true).open(&log).map_err(named())?;
         let errors = out.try_clone().map_err(named())?;
         // Its own group: an interrupt of the terminal is for the harness.
         command.stdin(Stdio::null()).stdout(out).stderr(errors).process_group(0);
-        // A child inherits the mask of the thread that starts it.
-        let starting = std::thread::spawn(move || {
-            pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&interrupts()), None)?;
-            command.spawn()
-        });
-        let child = starting.join().expect("the closure has nothing to panic with");
-        node.child = Some(child.map_err(system(self.program.display().to_string()))?);
+        node.child = Some(started(command).map_err(system(self.program.display().to_string()))?);
         (node.asked, node.frozen) = (None, false);
         Ok(())
     }
@@ -307,7 +537,7 @@ impl Nodes {
             if self.nodes[index].frozen {
                 self.thaw(index)?;
             }
-            if self.nodes[index].asked.is_some() {
+            if self.nodes[index].asked.is_some() && !self.nodes[index].gone {
                 self.restart(index)?;
             }
         }
@@ -340,18 +570,13 @@ impl Nodes {
     /// It takes too long.
     pub fn until_healthy(&mut self) -> Result<Duration, ChaosError> {
         let begin = Instant::now();
-        let count = self.nodes.len();
+        let all = (0..self.nodes.len()).filter(|index| !self.nodes[*index].gone);
+        let all: Vec<usize> = all.collect();
         let mut at = 0;
-        loop {
-            let node = &self.nodes[at];
-            let said = node
-                .said(&self.program, &["cluster", "status"])
-                .and_then(|said| serde_json::from_value::<Status>(said).map_err(|e| e.to_string()));
-            if said.as_ref().is_ok_and(|status| status.settled(count)) {
+        while at < all.len() {
+            let said = self.status(all[at]);
+            if said.as_ref().is_ok_and(|status| status.settled(all.len())) {
                 at += 1;
-                if at == count {
-                    return Ok(begin.elapsed());
-                }
                 continue;
             }
             if begin.elapsed() > PATIENCE {
@@ -359,13 +584,14 @@ impl Nodes {
                     |e| e,
                     |status| format!("{} {status:?}", status.reasons.join("; ")),
                 );
-                let name = &node.name;
+                let name = &self.nodes[all[at]].name;
                 let why = format!("not healthy within {PATIENCE:?}, {name} says: {why}");
                 return Err(ChaosError::Cluster(why));
             }
             self.look()?;
             std::thread::sleep(LOOK_EVERY);
         }
+        Ok(begin.elapsed())
     }
 
     /// Writes what each node says of the cluster into its folder: of a cluster that does not heal the
@@ -390,10 +616,15 @@ impl Nodes {
         Ok(())
     }
 
-    fn new_token(&self) -> Result<String, ChaosError> {
+    /// The secret of a new token.
+    ///
+    /// # Errors
+    /// None is made in time.
+    pub fn new_token(&self, flags: &[&str]) -> Result<String, ChaosError> {
         let begin = Instant::now();
         loop {
-            let why = match self.nodes[0].said(&self.program, &["cluster", "token", "create"]) {
+            let create = [&["cluster", "token", "create"], flags].concat();
+            let why = match self.nodes[0].said(&self.program, &create) {
                 Ok(said) => match said["token"].as_str() {
                     Some(token) => return Ok(token.to_owned()),
                     None => "a token was made without a secret".to_owned(),
@@ -408,15 +639,45 @@ impl Nodes {
     }
 }
 
+/// How a process that was not let in ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its exit status; none: a signal.
+    pub status: Option<i32>,
+    /// By itself.
+    pub in_time: bool,
+    /// What it wrote to stderr.
+    pub said: String,
+}
+
+/// What a command prints as JSON, or what it says on stderr instead.
+fn answer(mut command: Command) -> Result<serde_json::Value, String> {
+    let output = command.output().map_err(|e| e.to_string())?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|_| String::from_utf8_lossy(&output.stderr).trim().to_owned())
+}
+
+fn name_of(index: usize) -> String {
+    format!("n{}", index + 1)
+}
+
+/// Starts a process that hears the signals which the harness holds back.
+fn started(mut command: Command) -> io::Result<Child> {
+    // A child inherits the mask of the thread that starts it.
+    let starting = std::thread::spawn(move || {
+        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&interrupts()), None)?;
+        command.spawn()
+    });
+    starting.join().expect("the closure has nothing to panic with")
+}
+
 impl Node {
     /// What a command line says to the node, as JSON.
     fn said(&self, program: &Path, arguments: &[&str]) -> Result<serde_json::Value, String> {
         let (verb, rest) = arguments.split_first().expect("a command has a verb");
         let mut command = Command::new(program);
         command.arg(verb).args(["--http", &self.http]).args(rest).args(["-o", "json"]);
-        let output = command.output().map_err(|e| e.to_string())?;
-        serde_json::from_slice(&output.stdout)
-            .map_err(|e| format!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+        answer(command)
     }
 }
 
@@ -475,6 +736,7 @@ fn log_end(folder: &Path) -> String {
 }
 
 /// Ports that nobody listens on.
+#[derive(Debug)]
 struct Ports {
     next: u16,
 }

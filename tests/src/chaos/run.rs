@@ -4,32 +4,22 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ironring_core::Durability;
-use ironring_net::client::ClientConfig;
-use ironring_net::client::blocking::Client;
 use nix::sys::signal::{SigmaskHow, pthread_sigmask};
 use serde::Serialize;
 
+use super::clients::{Clients, DEADLINE, Habits};
 use super::judge::{Judgement, judge};
 use super::nodes::{ChaosError, Nodes, interrupts, system};
 use super::plan::{Action, Kind, Plan, Step};
-use super::workload::{KEYS, Op, What, Workload, key_name, read_answer, value_bytes, write_answer};
-use crate::linear::{ClientLog, History, Nanos, Rules};
+use crate::linear::{History, Rules};
 
 /// Clients of a run; every third one works without sessions.
 const CLIENTS: u32 = 12;
-/// A call that is not answered after so long ends, and what it wrote is unknown.
-const DEADLINE: Duration = Duration::from_secs(4);
 /// A client waits this long at most between two operations.
 const PAUSE_MAX_MS: u64 = 8;
-/// Operations after which a client connects anew, in a new session.
-const LIFE_OPS: u64 = 400;
-/// How long each of the last reads may take.
-const LAST_READ_DEADLINE: Duration = Duration::from_secs(30);
 const SLICE: Duration = Duration::from_millis(50);
 
 /// What to run.
@@ -139,24 +129,6 @@ pub fn show_judgement(judgement: &Judgement) -> String {
     text
 }
 
-/// What all clients do at the moment.
-#[derive(Debug, Default)]
-struct Phase(AtomicU8);
-
-impl Phase {
-    const WORK: u8 = 0;
-    const REST: u8 = 1;
-    const READ: u8 = 2;
-
-    fn is(&self, phase: u8) -> bool {
-        self.0.load(Ordering::Acquire) == phase
-    }
-
-    fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Release);
-    }
-}
-
 /// Makes a run. SIGINT and SIGTERM end its faults early; what was recorded is judged all the same.
 /// To be called before any thread is started: threads inherit the mask of signals.
 ///
@@ -173,22 +145,21 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
     let mut nodes = Nodes::start(&options.program, folder.path(), options.nodes)?;
 
     let epoch = Instant::now();
-    let clock = move || epoch.elapsed().as_nanos() as Nanos;
-    let phase = Arc::new(Phase::default());
-    let mut clients = Vec::new();
-    for client in 0..CLIENTS {
-        let log = ClientLog::new(client, clock);
-        let mut addresses = nodes.addresses();
-        addresses.rotate_left(client as usize % options.nodes);
-        clients.push(start_client(options.seed, client, addresses, &phase, log)?);
-    }
+    let habits = Habits {
+        seed: options.seed,
+        clients: CLIENTS,
+        pause_max_ms: PAUSE_MAX_MS,
+        deadline: DEADLINE,
+        all: true,
+    };
+    let clients = Clients::start(habits, &nodes.addresses(), epoch)?;
 
     let plan = Plan::new(options.seed, options.nodes, options.seconds * 1000);
     let until = Duration::from_secs(options.seconds);
     let mut done = Done::default();
     let disturbed = disturb(&mut nodes, &plan, (epoch, until), &interrupted, &mut done);
     let seconds = epoch.elapsed().as_secs_f64();
-    phase.set(Phase::REST);
+    clients.rest();
     let healed = disturbed.and_then(|()| nodes.heal()).and_then(|()| nodes.until_healthy());
     let mut problems = std::mem::take(&mut nodes.problems);
     let healed_s = match healed {
@@ -199,15 +170,13 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
             None
         }
     };
-    phase.set(Phase::READ);
-    let logs: Vec<_> = clients.into_iter().filter_map(|client| client.join().ok()).collect();
-    if logs.len() < CLIENTS as usize {
+    let (history, all) = clients.finish();
+    if !all {
         problems.push("a client of the harness panicked".to_owned());
     }
     let (peer_bytes, peer_connections) = nodes.links.passed();
     drop(nodes);
 
-    let history = History::merge(logs);
     let file = folder.path().join("history.jsonl");
     let head = format!("# chaos: seed {}, {} nodes\n", options.seed, options.nodes);
     std::fs::write(&file, head + &done.timeline + &history.to_text())
@@ -247,8 +216,11 @@ pub fn check_file(file: &Path) -> Result<Judgement, ChaosError> {
     Ok(judge(&history, &Rules::default()))
 }
 
-/// Set from the first signal on.
-fn watch_interrupts() -> Result<Arc<AtomicBool>, ChaosError> {
+/// Set from the first SIGINT or SIGTERM on, which end nothing by themselves any more.
+///
+/// # Errors
+/// The system refuses.
+pub fn watch_interrupts() -> Result<Arc<AtomicBool>, ChaosError> {
     let signals = interrupts();
     let doing = || system("watching for interrupts");
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
@@ -332,80 +304,5 @@ fn take(nodes: &mut Nodes, step: &Step) -> Result<(), ChaosError> {
             nodes.links.reset(a, b);
             Ok(())
         }
-    }
-}
-
-fn start_client<C: Fn() -> Nanos + Send + 'static>(
-    seed: u64,
-    client: u32,
-    addresses: Vec<String>,
-    phase: &Arc<Phase>,
-    log: ClientLog<C>,
-) -> Result<JoinHandle<ClientLog<C>>, ChaosError> {
-    let mut config = ClientConfig::new("");
-    config.addrs = addresses;
-    config.cluster = "chaos".to_owned();
-    config.deadline = DEADLINE;
-    config.connect_timeout = Duration::from_secs(1);
-    config.session = !client.is_multiple_of(3);
-    config.seed = seed.wrapping_add(u64::from(client));
-    let caller = Caller { workload: Workload::new(seed, client), config, client: None, log };
-    let phase = Arc::clone(phase);
-    let thread = std::thread::Builder::new().name(format!("client-{client}"));
-    thread.spawn(move || caller.run(&phase)).map_err(system("starting a client"))
-}
-
-/// One client, on its own thread.
-struct Caller<C> {
-    workload: Workload,
-    config: ClientConfig,
-    client: Option<Client>,
-    log: ClientLog<C>,
-}
-
-impl<C: Fn() -> Nanos> Caller<C> {
-    fn run(mut self, phase: &Phase) -> ClientLog<C> {
-        while phase.is(Phase::WORK) {
-            if self.workload.below(LIFE_OPS) == 0 {
-                self.client = None;
-            }
-            let op = self.workload.next_op();
-            if self.make(&op).is_some() {
-                let pause_ms = self.workload.below(PAUSE_MAX_MS + 1);
-                std::thread::sleep(Duration::from_millis(pause_ms));
-            } else {
-                std::thread::sleep(SLICE);
-            }
-        }
-        while phase.is(Phase::REST) {
-            std::thread::sleep(SLICE);
-        }
-        self.config.deadline = LAST_READ_DEADLINE;
-        self.client = None;
-        for key in 0..KEYS {
-            let _ = self.make(&Op { key, what: What::Get, level: Durability::Quorum });
-        }
-        self.log
-    }
-
-    /// Makes one operation and records it; nothing when no node takes a connection.
-    fn make(&mut self, op: &Op) -> Option<()> {
-        let client = match self.client.take() {
-            Some(client) => self.client.insert(client),
-            None => self.client.insert(Client::connect(self.config.clone()).ok()?),
-        };
-        let key = key_name(op.key);
-        let key = key.as_bytes();
-        let ticket = self.log.begin(op.call());
-        let answer = match op.what {
-            What::Get => read_answer(&client.get(key)),
-            What::Put(number, _) => {
-                write_answer(&client.put_with(key, &value_bytes(number), op.settings()))
-            }
-            What::Delete(_) => write_answer(&client.delete_with(key, op.settings())),
-        };
-        self.workload.heard(op, &answer);
-        self.log.finish(ticket, answer);
-        Some(())
     }
 }

@@ -50,6 +50,7 @@ pub struct Workload {
     prng: Prng,
     client: u32,
     puts: u64,
+    quorum_only: bool,
     /// The version of each key this client heard of last; 0: it was not there.
     seen: Vec<Option<u64>>,
 }
@@ -60,7 +61,12 @@ impl Workload {
     pub fn new(seed: u64, client: u32) -> Workload {
         let mut prng = Prng::new(seed ^ (u64::from(client) + 1).wrapping_mul(0x9E37_79B9));
         prng.next_u64();
-        Workload { prng, client, puts: 0, seen: vec![None; KEYS] }
+        Workload { prng, client, puts: 0, quorum_only: false, seen: vec![None; KEYS] }
+    }
+
+    /// No write waits for every replica.
+    pub fn ask_for_quorum_only(&mut self) {
+        self.quorum_only = true;
     }
 
     /// A number below `bound`, for what is not an operation.
@@ -73,7 +79,7 @@ impl Workload {
         let keys = if self.prng.chance(1, 2) { HOT_KEYS } else { KEYS as u64 };
         let key = self.prng.below(keys) as usize;
         let all = self.client % ALL_EVERY == ALL_EVERY - 1 && self.prng.chance(1, 2);
-        let level = if all { Durability::All } else { Durability::Quorum };
+        let level = if all && !self.quorum_only { Durability::All } else { Durability::Quorum };
         let expected = match self.seen[key] {
             Some(version) if version > 0 => Condition::Version(version),
             _ => Condition::Absent,

@@ -47,6 +47,8 @@ pub enum Action {
     AnswerFence { node: Node, election: u8 },
     /// The controller commits the winner.
     Elect { election: u8, winner: Uuid },
+    /// The controller commits the winner as the only voter: too few others are left to commit anything.
+    ElectAlone { election: u8, winner: Uuid },
     /// A leader proposes voters.
     Propose { node: Node, voters: Uuids },
     /// A leader takes a timeout for an outcome; only without [`Rule::JointUntilSeen`].
@@ -217,8 +219,11 @@ impl ReplicationModel {
         }
         for (election, running) in state.elections.iter().enumerate() {
             let winners = running.answers.iter().map(|answer| answer.uuid);
-            actions
-                .extend(winners.map(|winner| Action::Elect { election: election as u8, winner }));
+            let election = election as u8;
+            actions.extend(winners.clone().map(|winner| Action::Elect { election, winner }));
+            if self.bounds.alone {
+                actions.extend(winners.map(|winner| Action::ElectAlone { election, winner }));
+            }
         }
         if state.used.drops < self.bounds.drops {
             let there = state.replicas.iter().filter(|replica| !replica.deleted);
@@ -249,7 +254,10 @@ impl ReplicationModel {
                 self.answer_fence(state, usize::from(*node), usize::from(*election));
             }
             Action::Elect { election, winner } => {
-                self.elect(state, usize::from(*election), *winner);
+                self.elect(state, usize::from(*election), *winner, false);
+            }
+            Action::ElectAlone { election, winner } => {
+                self.elect(state, usize::from(*election), *winner, true);
             }
             Action::Propose { node, voters } => self.propose(state, usize::from(*node), *voters),
             Action::ForgetProposal { node } => self.forget_proposal(state, usize::from(*node)),

@@ -60,6 +60,8 @@ pub struct Bounds {
     pub every_part: bool,
     /// Whether Fence and its answers may be late, and a controller lives on beside its successor.
     pub late_fences: bool,
+    /// Whether the winner of an election with fewer answers than a commit needs may become the only voter.
+    pub alone: bool,
     /// Whether a proposal may exchange a voter for another in one step.
     pub exchanges: bool,
     /// Learners that a leader sends to; voters always get everything.
@@ -92,6 +94,7 @@ impl Bounds {
             controller_rate: SLOW,
             every_part: false,
             late_fences: false,
+            alone: false,
             exchanges: false,
             taught: Uuids(u16::MAX),
         }

@@ -2,7 +2,7 @@
 
 use super::ReplicationModel;
 use super::rules::Rule;
-use super::state::{Election, FenceAnswer, Message, Record, State, Term, Uuid};
+use super::state::{Election, FenceAnswer, Message, Record, State, Term, Uuid, Uuids};
 
 impl ReplicationModel {
     pub(super) fn take_term(&self, state: &mut State, voters_of: u8) {
@@ -92,7 +92,7 @@ impl ReplicationModel {
         }
     }
 
-    pub(super) fn elect(&self, state: &mut State, election: usize, winner: Uuid) {
+    pub(super) fn elect(&self, state: &mut State, election: usize, winner: Uuid, alone: bool) {
         let record = *state.record();
         let running = &state.elections[election];
         let stale = running.term != record.term && self.rules.has(Rule::ElectInTerm);
@@ -118,7 +118,11 @@ impl ReplicationModel {
             return;
         }
         let leader = Some(winner);
-        state.records.push(Record { leader, last_leader: None, refused: false, ..record });
+        let mut named = Record { leader, last_leader: None, refused: false, ..record };
+        if alone {
+            (named.voters, named.version) = (Uuids::default().with(winner), record.version + 1);
+        }
+        state.records.push(named);
         let over = [Rule::ElectInTerm, Rule::ElectOnce, Rule::FenceAnswerOfTerm];
         if over.iter().all(|rule| self.rules.has(*rule)) && !self.bounds.late_fences {
             state.elections.clear();

@@ -39,6 +39,7 @@ pub fn small() -> Vec<World> {
         world("2-voters-damage", Bounds { damages: 1, ..two_silent.clone() }),
         world("2-voters-lease", Bounds { rounds: 1, ticks: 2, rates, ..two_silent.clone() }),
         world("2-voters-late-fences", Bounds { late_fences: true, ..two_silent.clone() }),
+        world("2-voters-alone", Bounds { alone: true, ..two.clone() }),
         world("2-voters-change-crash", Bounds { proposals: 1, crashes: 1, ..two_silent.clone() }),
         world("2-voters-transfer-crash", Bounds { transfers: 1, crashes: 1, ..two_silent }),
         world("2-voters-expiry", Bounds { expiries: 1, terms: 1, ..two }),
@@ -82,6 +83,11 @@ fn two_nodes() -> Vec<World> {
         world("2-voters-every-part", Bounds { every_part: true, ..silent.clone() }),
         world("2-voters-crash", Bounds { crashes: 1, ..two.clone() }),
         world("2-voters-3-terms", Bounds { terms: 3, ..two }),
+        world("2-voters-alone-crash", Bounds { alone: true, crashes: 1, ..silent.clone() }),
+        world(
+            "2-voters-alone-change",
+            Bounds { alone: true, proposals: 1, terms: 3, ..silent.clone() },
+        ),
         world("2-voters-change-wipe", Bounds { proposals: 1, wipes: 1, ..silent }),
         world("2-voters-sessions", Bounds { terms: 1, ..sessions.clone() }),
         world("2-voters-sessions-2-terms", sessions),
@@ -101,6 +107,7 @@ fn two_nodes_with_leases() -> Vec<World> {
     let short = Bounds { rounds: 1, ticks: 2, writes: 0, rates, ..Bounds::quiet(2, &[0, 1]) };
     let lease = Bounds { rounds: 2, ticks: 3, ..short.clone() };
     let three_terms = Bounds { terms: 3, ..lease.clone() };
+    let alone = Bounds { alone: true, ..lease.clone() };
     let handed_over = Bounds { transfers: 1, crashes: 1, terms: 3, ..short };
     vec![
         world("2-voters-lease-crash", Bounds { crashes: 1, ..lease.clone() }),
@@ -108,6 +115,7 @@ fn two_nodes_with_leases() -> Vec<World> {
         world("2-voters-lease-crash-3-terms", Bounds { crashes: 1, ..three_terms.clone() }),
         world("2-voters-lease-transfer-3-terms", Bounds { transfers: 1, ..three_terms }),
         world("2-voters-lease-transfer-crash", handed_over),
+        world("2-voters-lease-alone", alone),
     ]
 }
 
