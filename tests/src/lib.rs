@@ -1,10 +1,10 @@
 //! How ironring is tested as a whole: a deterministic simulator that runs the shipped state
 //! machines ([`sim`]), a checker of what clients saw ([`linear`]), tests of real processes under
-//! faults ([`chaos`]),
-//! planted bugs and fuzz targets.
+//! faults ([`chaos`]) and with files that are corrupted ([`rot`]), planted bugs and fuzz targets.
 
 pub mod chaos;
 pub mod fuzz;
 pub mod linear;
 pub mod model;
+pub mod rot;
 pub mod sim;
