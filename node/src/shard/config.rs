@@ -8,6 +8,8 @@ use ironring_net::message::ClusterMap;
 use ironring_ring::Slices;
 use ironring_ring::replication::Settings;
 
+use super::compare;
+
 /// Everything a shard needs to know; it reads no configuration by itself.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -33,6 +35,8 @@ pub struct ShardConfig {
     pub has_others: bool,
     /// How replicas keep together.
     pub replication: Settings,
+    /// How replicas are compared in the background.
+    pub compare: compare::Settings,
     /// Answer to a client that asks for the map.
     pub map: ClusterMap,
 }

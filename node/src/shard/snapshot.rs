@@ -82,9 +82,11 @@ impl Shard {
             },
             repair: RepairCounters {
                 partitions_damaged: self.models.iter().filter(|p| p.hurt.is_some()).count() as u64,
+                segments_damaged: self.repair.segments_damaged(),
                 segments_retired: log.segments_retired,
                 ..self.counters.repair
             },
+            compare: self.comparing.counters(),
             // The driver has them.
             peers: PeerCounters::default(),
             recovery: RecoveryReport {

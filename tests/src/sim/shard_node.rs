@@ -82,6 +82,7 @@ impl Node for ShardNode {
             has_others: false,
             incarnation: None,
             replication: ironring_ring::replication::Settings::default(),
+            compare: shard::compare::Settings::default(),
             map,
         };
         Simulated { shard: Shard::new(config, Box::new(HeapAlloc)), fx: shard::Effects::default() }

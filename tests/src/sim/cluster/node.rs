@@ -6,8 +6,10 @@ use ironring_core::io::HeapAlloc;
 use ironring_core::{Incarnation, NodeId, Now, PartitionId, ShardId, StorageUuid, WallTime};
 use ironring_log::{Identity, LogConfig};
 use ironring_net::message::ClusterMap;
-use ironring_net::peer::message::SnapshotPiece;
-use ironring_node::shard::{Effects, Event, PeerMessage, Phase, Shard, ShardConfig, ToPeer};
+use ironring_net::peer::message::{Compare, Fetch, Fetched, SnapshotPiece};
+use ironring_node::shard::{
+    Effects, Event, PeerMessage, Phase, Shard, ShardConfig, ToPeer, compare,
+};
 use ironring_ring::Slices;
 use ironring_ring::metadata::ReplicaId;
 use ironring_ring::replication::{Fence, Settings};
@@ -59,6 +61,8 @@ pub struct Making {
     pub cache_bytes: usize,
     /// How replicas keep together.
     pub replication: Settings,
+    /// How they are compared.
+    pub compare: compare::Settings,
 }
 
 impl Node {
@@ -77,6 +81,7 @@ impl Node {
             alone: false,
             has_others: true,
             replication: making.replication,
+            compare: making.compare,
             map: ClusterMap {
                 epoch: 1,
                 partitions: making.slices.partitions(),
@@ -131,6 +136,17 @@ impl Node {
             }
             Message::Peer(ToPeer::SnapshotAnswer { partition, answer }) => {
                 PeerMessage::SnapshotAnswer { partition: *partition, answer: *answer }
+            }
+            Message::Peer(ToPeer::Compare { compare, range }) => {
+                PeerMessage::Compare(Compare { range, ..*compare })
+            }
+            Message::Peer(ToPeer::Compared(compared)) => PeerMessage::Compared(*compared),
+            Message::Peer(ToPeer::Diverged(diverged)) => PeerMessage::Diverged(*diverged),
+            Message::Peer(ToPeer::Fetch { fetch, wants }) => {
+                PeerMessage::Fetch(Fetch { wants, ..*fetch })
+            }
+            Message::Peer(ToPeer::Fetched { fetched, records }) => {
+                PeerMessage::Fetched(Fetched { records, ..*fetched })
             }
         };
         self.handle(time, Event::Peer { node, message });
