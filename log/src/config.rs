@@ -62,6 +62,8 @@ pub struct ScrubConfig {
     pub period: Duration,
     /// The most it reads a second, in bytes, also when it is behind.
     pub bytes_per_second_max: u64,
+    /// The least it reads a second, in bytes, also when the period leaves it more time; 0 for none.
+    pub bytes_per_second_min: u64,
 }
 
 impl Default for LogConfig {
@@ -89,7 +91,11 @@ impl Default for CompactionConfig {
 
 impl Default for ScrubConfig {
     fn default() -> ScrubConfig {
-        ScrubConfig { period: Duration::from_secs(14 * 86_400), bytes_per_second_max: 64 << 20 }
+        ScrubConfig {
+            period: Duration::from_secs(14 * 86_400),
+            bytes_per_second_max: 64 << 20,
+            bytes_per_second_min: 0,
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use ironring_log::{Identity, LogConfig};
 use ironring_net::frame::HEADER_BYTES;
 use ironring_net::message::{ClusterMap, Condition, Request, ShardAddress, WriteOptions};
 use ironring_net::{decode_header, encode_request};
-use ironring_node::shard::{ConnId, Effects, Event, Phase, Shard, ShardConfig};
+use ironring_node::shard::{
+    ConnId, Effects, Event, MovementSettings, Phase, Shard, ShardConfig, compare,
+};
 use ironring_perf::keys::random_key;
 use ironring_perf::memory_disk::MemoryDisk;
 use ironring_ring::Slices;
@@ -46,6 +48,8 @@ impl Solo {
             has_others: false,
             incarnation: None,
             replication: ironring_ring::replication::Settings::default(),
+            movement: MovementSettings::default(),
+            compare: compare::Settings::default(),
             map: ClusterMap { epoch: 1, partitions: PARTITIONS, shards: vec![own] },
         };
         let mut solo = Solo {

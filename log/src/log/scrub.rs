@@ -1,9 +1,9 @@
 //! Background verification: every durable byte is read and verified within the configured period.
 //!
 //! The pace follows from what there is to read: a chunk is due so often that a round over all
-//! segments takes the period, but never faster than the configured rate. Of the active segment what
-//! is durable when its turn comes is read. Damage is reported and the segment kept, and not read
-//! again; the shard repairs from a replica what it can.
+//! segments takes the period, but never faster than the configured rate, nor slower than the least
+//! one. Of the active segment what is durable when its turn comes is read. Damage is reported and the
+//! segment kept, and not read again; the shard repairs from a replica what it can.
 
 use std::time::Duration;
 
@@ -78,9 +78,14 @@ impl Log {
         let bytes = (sealed * u64::from(self.config.segment_bytes) + active).max(1);
         let chunks = bytes.div_ceil(u64::from(CHUNK_BYTES));
         let even = self.config.scrub.period.as_nanos() / u128::from(chunks);
-        let rate = u128::from(self.config.scrub.bytes_per_second_max);
-        let fastest = u128::from(CHUNK_BYTES) * 1_000_000_000 / rate;
-        Duration::from_nanos(u64::try_from(even.max(fastest)).unwrap_or(u64::MAX))
+        let at = |rate: u64| u128::from(CHUNK_BYTES) * 1_000_000_000 / u128::from(rate);
+        let scrub = &self.config.scrub;
+        let slowest = match scrub.bytes_per_second_min {
+            0 => u128::MAX,
+            rate => at(rate),
+        };
+        let interval = even.min(slowest).max(at(scrub.bytes_per_second_max));
+        Duration::from_nanos(u64::try_from(interval).unwrap_or(u64::MAX))
     }
 
     /// Reads the next chunk when it is due.

@@ -124,6 +124,20 @@ fn every_sealed_byte_is_verified_within_the_period() {
 }
 
 #[test]
+fn a_least_rate_is_kept_although_the_period_leaves_more_time() {
+    let mut config: LogConfig = small();
+    config.scrub.bytes_per_second_min = 8 << 20;
+    let mut run = Run::opened(config, Disk::default(), 6);
+    for i in 0..60u8 {
+        run.put_patiently(&[i], &[i; 60_000]).unwrap();
+    }
+    run.turn_ends();
+    run.settle();
+    scrub_for(&mut run, Duration::from_millis(2500));
+    assert!(run.log.counters().scrub_rounds >= 1, "{:?}", run.log.counters());
+}
+
+#[test]
 fn damage_in_a_sealed_segment_is_found_without_anyone_reading_it() {
     let mut run = sealed(7);
     run.disk.flip(FIRST, 300_000);

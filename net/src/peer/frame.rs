@@ -24,7 +24,7 @@ use ironring_core::limits::{FRAME_BODY_BYTES_MAX, RECORD_BYTES_MAX};
 use super::error::PeerError;
 use super::hello::Handshake;
 use super::message::Message;
-use super::v1;
+use super::{v1, v2};
 
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"IRNP";
@@ -42,6 +42,10 @@ pub const HANDSHAKE_BYTES_MAX: u32 = 4096;
 pub const PAYLOAD_BYTES_MAX: u32 = 8 << 20;
 /// Largest payload of `Forward` and `ForwardAnswer`: a client's longest body.
 pub const FORWARD_BYTES_MAX: u32 = FRAME_BODY_BYTES_MAX as u32;
+/// Largest payload of `Compare`: two keys and what stands around them.
+pub const COMPARE_BYTES_MAX: u32 = 16 << 10;
+/// Largest payload of `Fetch`.
+pub const FETCH_BYTES_MAX: u32 = 64 << 10;
 /// Largest body of a kind that lists things.
 pub const LIST_BODY_BYTES_MAX: u32 = 1 << 20;
 /// Largest body of the other kinds.
@@ -63,7 +67,7 @@ const fn frame_bytes(body_len: usize, payload_len: usize) -> usize {
 }
 
 macro_rules! kinds {
-    ($( $(#[$doc:meta])* $name:ident = $code:literal, $body:expr, $payload:expr; )*) => {
+    ($( $(#[$doc:meta])* $name:ident = $code:literal since $since:literal, $body:expr, $payload:expr; )*) => {
         /// Which message a frame carries.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
@@ -85,6 +89,12 @@ macro_rules! kinds {
                 match self { $( Kind::$name => stringify!($name), )* }
             }
 
+            /// The version that brought it; handshakes belong to none, which is 0.
+            #[must_use]
+            pub fn since(self) -> u16 {
+                match self { $( Kind::$name => $since, )* }
+            }
+
             /// Longest body, in bytes.
             #[must_use]
             pub fn body_bytes_max(self) -> u32 {
@@ -102,41 +112,51 @@ macro_rules! kinds {
 
 kinds! {
     /// [`super::hello::Hello`]
-    Hello = 0x01, 0, HANDSHAKE_BYTES_MAX;
+    Hello = 0x01 since 0, 0, HANDSHAKE_BYTES_MAX;
     /// [`super::hello::Welcome`]
-    Welcome = 0x02, 0, HANDSHAKE_BYTES_MAX;
+    Welcome = 0x02 since 0, 0, HANDSHAKE_BYTES_MAX;
     /// [`super::hello::Refused`]
-    Refused = 0x03, 0, HANDSHAKE_BYTES_MAX;
+    Refused = 0x03 since 0, 0, HANDSHAKE_BYTES_MAX;
     /// [`Message::Replicate`]
-    Replicate = 0x10, LIST_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX;
+    Replicate = 0x10 since 1, LIST_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX;
     /// [`Message::Acks`]
-    Acks = 0x11, LIST_BODY_BYTES_MAX, 0;
+    Acks = 0x11 since 1, LIST_BODY_BYTES_MAX, 0;
     /// [`Message::Fences`]
-    Fences = 0x12, LIST_BODY_BYTES_MAX, 0;
+    Fences = 0x12 since 1, LIST_BODY_BYTES_MAX, 0;
     /// [`Message::FenceAnswers`]
-    FenceAnswers = 0x13, LIST_BODY_BYTES_MAX, 0;
+    FenceAnswers = 0x13 since 1, LIST_BODY_BYTES_MAX, 0;
     /// [`Message::Asks`]
-    Asks = 0x14, LIST_BODY_BYTES_MAX, 0;
+    Asks = 0x14 since 1, LIST_BODY_BYTES_MAX, 0;
     /// [`Message::Raft`]
-    Raft = 0x20, PLAIN_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX;
+    Raft = 0x20 since 1, PLAIN_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX;
     /// [`Message::Forward`]
-    Forward = 0x30, PLAIN_BODY_BYTES_MAX, FORWARD_BYTES_MAX;
+    Forward = 0x30 since 1, PLAIN_BODY_BYTES_MAX, FORWARD_BYTES_MAX;
     /// [`Message::ForwardAnswer`]
-    ForwardAnswer = 0x31, PLAIN_BODY_BYTES_MAX, FORWARD_BYTES_MAX;
+    ForwardAnswer = 0x31 since 1, PLAIN_BODY_BYTES_MAX, FORWARD_BYTES_MAX;
     /// [`Message::SnapshotBegin`]
-    SnapshotBegin = 0x40, PLAIN_BODY_BYTES_MAX, 0;
+    SnapshotBegin = 0x40 since 1, PLAIN_BODY_BYTES_MAX, 0;
     /// [`Message::SnapshotPiece`]
-    SnapshotPiece = 0x41, PLAIN_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX;
+    SnapshotPiece = 0x41 since 1, PLAIN_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX;
     /// [`Message::SnapshotAnswer`]
-    SnapshotAnswer = 0x42, PLAIN_BODY_BYTES_MAX, 0;
+    SnapshotAnswer = 0x42 since 1, PLAIN_BODY_BYTES_MAX, 0;
+    /// [`Message::Compare`]
+    Compare = 0x43 since 2, PLAIN_BODY_BYTES_MAX, COMPARE_BYTES_MAX;
+    /// [`Message::Compared`]
+    Compared = 0x44 since 2, PLAIN_BODY_BYTES_MAX, 0;
+    /// [`Message::Diverged`]
+    Diverged = 0x45 since 2, PLAIN_BODY_BYTES_MAX, 0;
+    /// [`Message::Fetch`]
+    Fetch = 0x46 since 2, PLAIN_BODY_BYTES_MAX, FETCH_BYTES_MAX;
+    /// [`Message::Fetched`]
+    Fetched = 0x47 since 2, PLAIN_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX;
     /// [`Message::Credits`]
-    Credits = 0x50, PLAIN_BODY_BYTES_MAX, 0;
+    Credits = 0x50 since 1, PLAIN_BODY_BYTES_MAX, 0;
     /// [`Message::Ping`]
-    Ping = 0x51, PLAIN_BODY_BYTES_MAX, 0;
+    Ping = 0x51 since 1, PLAIN_BODY_BYTES_MAX, 0;
     /// [`Message::Pong`]
-    Pong = 0x52, PLAIN_BODY_BYTES_MAX, 0;
+    Pong = 0x52 since 1, PLAIN_BODY_BYTES_MAX, 0;
     /// [`Message::Goodbye`]
-    Goodbye = 0x5F, PLAIN_BODY_BYTES_MAX, 0;
+    Goodbye = 0x5F since 1, PLAIN_BODY_BYTES_MAX, 0;
 }
 
 impl Kind {
@@ -213,7 +233,7 @@ pub fn decode_header(bytes: &[u8], version: u16) -> Result<Header, PeerError> {
     }
     let handshake = version == HANDSHAKE_VERSION;
     let kind = Kind::from_u8(bytes[6])
-        .filter(|kind| kind.is_handshake() == handshake)
+        .filter(|kind| kind.is_handshake() == handshake && kind.since() <= version)
         .ok_or(PeerError::UnknownKind { version, kind: bytes[6] })?;
     if bytes[7] != 0 {
         return Err(PeerError::UnknownFlags(bytes[7]));
@@ -277,6 +297,7 @@ impl<'a> Frame<'a> {
     pub fn message(&self) -> Result<Message<'a>, PeerError> {
         match self.header.version {
             1 => v1::read(self),
+            2 => v2::read(self),
             got => Err(PeerError::Version { got, expected: super::VERSIONS.1 }),
         }
     }

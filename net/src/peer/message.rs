@@ -314,6 +314,106 @@ pub struct SnapshotAnswer {
     pub state: SnapshotState,
 }
 
+/// A leader compares part of a partition with a replica: both digest what they had applied when the
+/// offset was reached, and readers saw it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compare<'a> {
+    /// The leader's name for it.
+    pub number: u64,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The replica it is for.
+    pub to: ReplicaId,
+    /// The leader.
+    pub from: LeaderId,
+    /// The leader's term.
+    pub term: Term,
+    /// Everything before this offset is applied, and nothing behind it.
+    pub at: Offset,
+    /// What expires before is left out: replicas drop it by their own clocks.
+    pub expires_after: WallTime,
+    /// Which part, as the shards have it: 1 to [`super::frame::COMPARE_BYTES_MAX`] bytes.
+    pub range: &'a [u8],
+}
+
+/// What a part of a partition comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComparedState {
+    /// All of it was read.
+    Digest {
+        /// How many records.
+        items: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// What they say.
+        hash: u64,
+    },
+    /// It cannot be told now: to be asked again, or not.
+    Later,
+}
+
+/// The answer to [`Compare`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// That of the question.
+    pub number: u64,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The replica.
+    pub from: LeaderId,
+    /// The leader's term.
+    pub term: Term,
+    /// What it has.
+    pub state: ComparedState,
+}
+
+/// Most replicas have something else than this one: its copy is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diverged {
+    /// That of the last comparison.
+    pub number: u64,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The replica.
+    pub to: ReplicaId,
+    /// The leader.
+    pub from: LeaderId,
+    /// The leader's term.
+    pub term: Term,
+}
+
+/// A leader has lost records, and asks a replica for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch<'a> {
+    /// The leader's name for it.
+    pub number: u64,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The replica it is for.
+    pub to: ReplicaId,
+    /// The leader.
+    pub from: LeaderId,
+    /// The leader's term.
+    pub term: Term,
+    /// Which records, as the shards name them: 1 to [`super::frame::FETCH_BYTES_MAX`] bytes.
+    pub wants: &'a [u8],
+}
+
+/// The answer to [`Fetch`]: those of the records that the replica has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched<'a> {
+    /// That of the question.
+    pub number: u64,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The replica.
+    pub from: LeaderId,
+    /// The leader's term.
+    pub term: Term,
+    /// Records as the log has them; none when it has none of them.
+    pub records: &'a [u8],
+}
+
 /// A sign of life, and its answer, in which `sent` is that of the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ping {
@@ -379,6 +479,16 @@ pub enum Message<'a> {
     SnapshotPiece(SnapshotPiece<'a>),
     /// To a leader.
     SnapshotAnswer(SnapshotAnswer),
+    /// From a leader.
+    Compare(Compare<'a>),
+    /// To a leader.
+    Compared(Compared),
+    /// From a leader.
+    Diverged(Diverged),
+    /// From a leader.
+    Fetch(Fetch<'a>),
+    /// To a leader.
+    Fetched(Fetched<'a>),
     /// So many payload bytes more may be sent to whom this comes from.
     Credits {
         /// How many; at least 1.
@@ -408,6 +518,11 @@ impl Message<'_> {
             Message::SnapshotBegin(_) => Kind::SnapshotBegin,
             Message::SnapshotPiece(_) => Kind::SnapshotPiece,
             Message::SnapshotAnswer(_) => Kind::SnapshotAnswer,
+            Message::Compare(_) => Kind::Compare,
+            Message::Compared(_) => Kind::Compared,
+            Message::Diverged(_) => Kind::Diverged,
+            Message::Fetch(_) => Kind::Fetch,
+            Message::Fetched(_) => Kind::Fetched,
             Message::Credits { .. } => Kind::Credits,
             Message::Ping(_) => Kind::Ping,
             Message::Pong(_) => Kind::Pong,

@@ -21,7 +21,7 @@ use super::frame::{ALIGN, Frame, HANDSHAKE_VERSION, HEADER_BYTES, Header, Kind, 
 use super::hello::Handshake;
 use super::input::KEEP_BYTES;
 use super::message::{ASKS_MAX, Message, Replicate, SECTIONS_MAX};
-use super::v1;
+use super::{v1, v2};
 use crate::error::BodyError;
 
 /// What frames without a payload may queue beyond `bytes_max`: acks, credits and signs of life are
@@ -130,9 +130,16 @@ impl Output {
             Message::Forward(forward) => (1, 1, forward.body),
             Message::ForwardAnswer(answer) => (1, 1, answer.body),
             Message::SnapshotPiece(piece) => (1, 1, piece.payload),
+            Message::Compare(compare) => (1, 1, compare.range),
+            Message::Fetch(fetch) => (1, 1, fetch.wants),
+            Message::Fetched(fetched) => (1, 1, fetched.records),
             _ => (1, 1, &[][..]),
         };
         let kind = message.kind();
+        if kind.since() > self.version {
+            let (version, kind) = (self.version, kind as u8);
+            return Err(PeerError::UnknownKind { version, kind }.into());
+        }
         if len > max {
             let error = BodyError::TooLarge { field: "list", len: len as u64, max: max as u64 };
             return Err(PeerError::Field { kind, error }.into());
@@ -147,6 +154,7 @@ impl Output {
         self.buffer.extend_from_slice(payload);
         self.seal(start, kind, payload.len(), |output| match output.version {
             1 => v1::write(message, &mut output.buffer, &mut output.arena),
+            2 => v2::write(message, &mut output.buffer, &mut output.arena),
             version => unreachable!("version {version} was not agreed on"),
         })
     }
@@ -366,7 +374,8 @@ impl ReplicateFrame<'_> {
         let payload_len = self.payload_len();
         self.sealed = true;
         self.output.seal(self.start, Kind::Replicate, payload_len, |output| match output.version {
-            1 => v1::write_sections(&output.sections, &mut output.buffer, &mut output.arena),
+            // Version 2 has the same.
+            1 | 2 => v1::write_sections(&output.sections, &mut output.buffer, &mut output.arena),
             version => unreachable!("version {version} was not agreed on"),
         })
     }

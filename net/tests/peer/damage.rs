@@ -6,7 +6,7 @@ use ironring_net::peer::frame::{HEADER_BYTES, Header, decode_header};
 use ironring_net::peer::message::{Ask, Message};
 use ironring_net::peer::{Frame, Input, Kind, PeerError};
 
-use super::examples::{ack, aligned, frames, list, output, replica, section};
+use super::examples::{ack, aligned, frames, list, output, output_of, replica, section};
 use ironring_core::{Offset, PartitionId, Term};
 use ironring_net::peer::message::AckState;
 
@@ -55,10 +55,11 @@ fn a_flipped_bit_with_right_checksums_is_refused_or_read() {
             let bad = aligned(&resealed(header, &content));
             let Ok(frame) = Frame::parse(&bad, version) else { continue };
             if let Ok(message) = frame.message() {
-                let mut again = output();
+                let mut again = output_of(version);
                 again.send(&message).unwrap();
                 let bytes = aligned(again.bytes());
-                assert_eq!(Frame::parse(&bytes, 1).unwrap().message(), Ok(message), "{name}");
+                let read = Frame::parse(&bytes, version).unwrap().message();
+                assert_eq!(read, Ok(message), "{name}");
             }
             let _ = frame.handshake();
         }

@@ -147,6 +147,11 @@ pub fn messages() -> Vec<(&'static str, Message<'static>)> {
     ];
     let ping = Ping { sent: Instant(77), wall: NOW };
     let answered = |state| Message::SnapshotAnswer(SnapshotAnswer { transfer: 9, state });
+    let compared =
+        |state| Message::Compared(Compared { number: 31, partition, from: leader(2), term, state });
+    let fetched = |records| {
+        Message::Fetched(Fetched { number: 32, partition, from: leader(2), term, records })
+    };
     vec![
         (
             "replicate",
@@ -209,13 +214,56 @@ pub fn messages() -> Vec<(&'static str, Message<'static>)> {
         ("ping", Message::Ping(ping)),
         ("pong", Message::Pong(ping)),
         ("goodbye", Message::Goodbye(GoodbyeReason::Stopping)),
+        (
+            "compare",
+            Message::Compare(Compare {
+                number: 31,
+                partition,
+                to: replica(2),
+                from: leader(1),
+                term,
+                at: Offset(900),
+                expires_after: NOW,
+                range: b"a range",
+            }),
+        ),
+        ("compared_digest", compared(ComparedState::Digest { items: 3, bytes: 900, hash: 77 })),
+        ("compared_later", compared(ComparedState::Later)),
+        (
+            "diverged",
+            Message::Diverged(Diverged {
+                number: 31,
+                partition,
+                to: replica(2),
+                from: leader(1),
+                term,
+            }),
+        ),
+        (
+            "fetch",
+            Message::Fetch(Fetch {
+                number: 32,
+                partition,
+                to: replica(2),
+                from: leader(1),
+                term,
+                wants: b"names of records",
+            }),
+        ),
+        ("fetched", fetched(b"a record")),
+        ("fetched_nothing", fetched(b"")),
     ]
 }
 
 /// An output that speaks version 1 and has sent nothing.
 pub fn output() -> Output {
+    output_of(1)
+}
+
+/// The same of any version.
+pub fn output_of(version: u16) -> Output {
     let mut output = Output::new(usize::MAX / 2);
-    output.agree(1, u64::MAX);
+    output.agree(version, u64::MAX);
     output
 }
 
@@ -228,9 +276,11 @@ pub fn frames() -> Vec<(&'static str, u16, Vec<u8>)> {
         frames.push((name, 0, output.bytes().to_vec()));
     }
     for (name, message) in messages() {
-        let mut output = output();
+        // Of the first version that has it.
+        let version = message.kind().since();
+        let mut output = output_of(version);
         output.send(&message).unwrap();
-        frames.push((name, 1, output.bytes().to_vec()));
+        frames.push((name, version, output.bytes().to_vec()));
     }
     frames
 }

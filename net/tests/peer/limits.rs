@@ -9,7 +9,9 @@ use ironring_net::peer::message::*;
 use ironring_net::peer::output::CONTROL_BYTES_MAX;
 use ironring_net::peer::{Frame, Handshake, Hello, Input, Kind, Output, OutputError, PeerError};
 
-use super::examples::{ack, aligned, hello, leader, list, messages, output, replica, section};
+use super::examples::{
+    ack, aligned, hello, leader, list, messages, output, output_of, replica, section,
+};
 
 fn fence() -> Fence {
     Fence { partition: PartitionId(1), to: replica(2), term: Term(1) }
@@ -138,6 +140,40 @@ fn a_full_frame_takes_no_more_and_stays_good() {
     assert_eq!(sections.get(1).unwrap().records, half);
     assert_eq!(sections.get(2).unwrap().partition, PartitionId(4));
     assert_eq!(sections.get(3), None);
+}
+
+/// A build and the one before it speak the older one's version: what that does not have is not sent,
+/// and ends the connection when it comes.
+#[test]
+fn a_kind_of_a_later_version_is_neither_sent_nor_taken() {
+    let mut later = 0;
+    for (name, message) in messages() {
+        let kind = message.kind();
+        let unknown = PeerError::UnknownKind { version: 1, kind: kind as u8 };
+        let mut older = output_of(1);
+        let sent = older.send(&message);
+        let mut newer = output_of(2);
+        newer.send(&message).unwrap();
+        let bytes = aligned(newer.bytes());
+        assert_eq!(Frame::parse(&bytes, 2).unwrap().message(), Ok(message), "{name}");
+        if kind.since() > 1 {
+            assert_eq!(sent, Err(OutputError::Message(unknown)), "{name}");
+            assert_eq!(older.queued_bytes(), 0);
+            let frame = Frame::parse(&bytes, 2).unwrap();
+            let mut header = frame.header;
+            header.version = 1;
+            let content = &bytes[HEADER_BYTES..];
+            let claimed = aligned(&[&header.encode()[..], content].concat());
+            assert_eq!(Frame::parse(&claimed, 1), Err(unknown), "{name}");
+            later += 1;
+        } else {
+            assert_eq!(sent, Ok(()), "{name}");
+            let older = aligned(older.bytes());
+            let (old, new) = (Frame::parse(&older, 1).unwrap(), Frame::parse(&bytes, 2).unwrap());
+            assert_eq!((old.body, old.payload), (new.body, new.payload), "{name}");
+        }
+    }
+    assert_eq!(later, 7);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use ironring_net::Header as ClientHeader;
 use ironring_net::peer::frame::HEADER_BYTES;
 use ironring_net::peer::input::KEEP_BYTES;
 use ironring_net::peer::message::*;
-use ironring_net::peer::{Handshake, Input, Output};
+use ironring_net::peer::{Handshake, Input, Output, VERSIONS};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::examples::{handshakes, list, messages, output, section};
+use super::examples::{handshakes, list, messages, output, output_of, section};
 
 /// Hands `bytes` to `input` in pieces of at most `len` and calls `each` with every frame's message.
 fn receive(input: &mut Input, mut bytes: &[u8], len: usize, mut each: impl FnMut(Message<'_>)) {
@@ -26,7 +26,7 @@ fn receive(input: &mut Input, mut bytes: &[u8], len: usize, mut each: impl FnMut
 }
 
 fn all_messages() -> Vec<u8> {
-    let mut output = output();
+    let mut output = output_of(VERSIONS.1);
     for (_, message) in messages() {
         output.send(&message).unwrap();
     }
@@ -38,7 +38,7 @@ fn a_stream_may_be_cut_anywhere() {
     let (bytes, expected) = (all_messages(), messages());
     for len in (1..200).chain([bytes.len() - 1, bytes.len()]) {
         let mut input = Input::new();
-        input.agree(1, u64::MAX);
+        input.agree(VERSIONS.1, u64::MAX);
         let mut expected = expected.iter();
         receive(&mut input, &bytes, len, |message| {
             assert_eq!(message, expected.next().unwrap().1);
@@ -71,7 +71,7 @@ fn messages_follow_the_handshake_on_one_connection() {
 fn frames_that_arrived_whole_stay_where_they_are() {
     let bytes = all_messages();
     let mut input = Input::new();
-    input.agree(1, u64::MAX);
+    input.agree(VERSIONS.1, u64::MAX);
     let space = input.space(bytes.len());
     space.copy_from_slice(&bytes);
     let mut at = space.as_ptr().addr();

@@ -191,6 +191,19 @@ schema! {
         /// Days within which every stored byte is read again and verified, at no more than a tenth
         /// of the read bandwidth `ironring diskprobe` measured (64 MiB/s when it did not).
         scrub_period_days: u32 = 14, Whole::<u32>::within(1, 365);
+        /// Bytes a second that are read again at least, all shards together, also when the period
+        /// leaves more time: for a disk that is suspected. What is measured stays the most.
+        scrub_bytes_per_second_min: u64 = 0, Size::zero_or("as the period asks", MIB, GIB);
+    }
+
+    /// What is looked after in the background.
+    repair: RepairConfig {
+        /// Seconds within which every leader has compared all it leads with the other replicas once,
+        /// at an even pace.
+        compare_interval_s: u32 = 604_800, Whole::<u32>::zero_or("replicas are not compared", 10, 31_536_000);
+        /// Most bytes a second the node reads to compare what it leads, all shards together, and as
+        /// many again to compare what it follows. Where that is not enough the interval is exceeded.
+        compare_bytes_per_second_max: u64 = 4 * MIB, Size::within(MIB / 16, GIB);
     }
 
     /// The metadata group, which decides who is a member and who leads what.

@@ -119,7 +119,7 @@ fn a_key_in_the_wrong_place_is_sent_to_the_right_one() {
             "node.toml:3:1: unknown key \"segment_bytes\" in [node] | segment_bytes belongs under [log]",
             "node.toml:4:1: unknown key \"blah\" in [node] | the keys of [node] are name, data_dir, shards, cpus, rack, region, weight, role",
             "node.toml:5:2: unknown section [nodes] | did you mean [node]?",
-            "node.toml:6:2: unknown section [zzz] | the sections are [node], [cluster], [listen], [log], [metadata], [controller], [movement], [peers], [memory], [limits], [driver], [trace]",
+            "node.toml:6:2: unknown section [zzz] | the sections are [node], [cluster], [listen], [log], [repair], [metadata], [controller], [movement], [peers], [memory], [limits], [driver], [trace]",
         ]
     );
 }

@@ -240,6 +240,9 @@ impl<R: Runtime> Executor<R> {
                 }
             });
         }
+        for line in self.shard.borrow_mut().take_comparison_lines() {
+            tracing::error!(shard = self.number, "{line}");
+        }
         // A spawned task runs to its first wait at once, and an operation that never waits ends
         // in an event: nothing may be borrowed from here on.
         let (aside, no_more) =

@@ -40,7 +40,7 @@ use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
 use crate::raft::{self, RaftCalls, RaftConfig};
-use crate::shard::{Event, MetaFailure, MovementSettings, Phase, Shard, ShardConfig};
+use crate::shard::{Event, MetaFailure, MovementSettings, Phase, Shard, ShardConfig, compare};
 
 /// Why a node cannot start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -495,6 +495,7 @@ impl Node {
                 period: Duration::from_secs(u64::from(config.log.scrub_period_days) * 86_400),
                 bytes_per_second_max: (self.settled.scrub_bytes_per_second_max / shards)
                     .max(SCRUB_BYTES_PER_SECOND_MIN),
+                bytes_per_second_min: config.log.scrub_bytes_per_second_min / shards,
             },
             ..ironring_log::LogConfig::default()
         };
@@ -528,6 +529,10 @@ impl Node {
             movement: MovementSettings {
                 pace: config.movement.pace,
                 bandwidth_bytes_per_s: self.settled.movement_bytes_per_s / shards,
+            },
+            compare: compare::Settings {
+                interval: Duration::from_secs(config.repair.compare_interval_s.into()),
+                bytes_per_second_max: (config.repair.compare_bytes_per_second_max / shards).max(1),
             },
             map,
         }

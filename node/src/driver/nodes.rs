@@ -373,6 +373,31 @@ impl<R: Runtime> Ear<'_, R> {
                     executor.handle(Event::Peer { node, message });
                 }
             }
+            Message::Compare(compare) => {
+                if compare.from.replica.storage == remote.storage {
+                    executor.handle(Event::Peer { node, message: PeerMessage::Compare(compare) });
+                }
+            }
+            Message::Compared(compared) => {
+                if compared.from.replica.storage == remote.storage {
+                    executor.handle(Event::Peer { node, message: PeerMessage::Compared(compared) });
+                }
+            }
+            Message::Diverged(diverged) => {
+                if diverged.from.replica.storage == remote.storage {
+                    executor.handle(Event::Peer { node, message: PeerMessage::Diverged(diverged) });
+                }
+            }
+            Message::Fetch(fetch) => {
+                if fetch.from.replica.storage == remote.storage {
+                    executor.handle(Event::Peer { node, message: PeerMessage::Fetch(fetch) });
+                }
+            }
+            Message::Fetched(fetched) => {
+                if fetched.from.replica.storage == remote.storage {
+                    executor.handle(Event::Peer { node, message: PeerMessage::Fetched(fetched) });
+                }
+            }
             other => tracing::debug!(link = link.0, ?other, "a message nobody here takes"),
         }
     }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use ironring_core::{NodeId, PartitionId};
-use ironring_net::peer::message::{SnapshotAnswer, SnapshotPiece, SnapshotState};
+use ironring_net::peer::message::{
+    Compare, Fetch, Fetched, SnapshotAnswer, SnapshotPiece, SnapshotState,
+};
 use ironring_net::peer::{Message, Output, OutputError};
 use ironring_ring::replication::{Ack, Replicate};
 
@@ -19,7 +21,7 @@ use crate::shard::{Effects, ToPeer};
 struct Batch {
     sections: Vec<(Replicate, Vec<u8>)>,
     acks: Vec<Ack>,
-    /// Of transfers, in order.
+    /// Of transfers and comparisons, in order.
     states: Vec<ToPeer>,
 }
 
@@ -58,12 +60,23 @@ impl ToPeer {
             ToPeer::SnapshotPiece { partition, .. } | ToPeer::SnapshotAnswer { partition, .. } => {
                 *partition
             }
+            ToPeer::Compare { compare, .. } => compare.partition,
+            ToPeer::Compared(compared) => compared.partition,
+            ToPeer::Diverged(diverged) => diverged.partition,
+            ToPeer::Fetch { fetch, .. } => fetch.partition,
+            ToPeer::Fetched { fetched, .. } => fetched.partition,
         }
     }
 
     /// Whether it answers what came by a connection of the other side.
     fn is_answer(&self) -> bool {
-        matches!(self, ToPeer::Ack(_) | ToPeer::SnapshotAnswer { .. })
+        matches!(
+            self,
+            ToPeer::Ack(_)
+                | ToPeer::SnapshotAnswer { .. }
+                | ToPeer::Compared(_)
+                | ToPeer::Fetched { .. }
+        )
     }
 }
 
@@ -127,6 +140,18 @@ impl<R: Runtime> Nodes<R> {
             }
             ToPeer::SnapshotAnswer { answer, .. } => {
                 self.say(link, &Message::SnapshotAnswer(*answer));
+            }
+            // What a node of the version before does not know is not sent: it answers nothing.
+            ToPeer::Compare { compare, range } => {
+                self.say(link, &Message::Compare(Compare { range, ..*compare }));
+            }
+            ToPeer::Compared(compared) => self.say(link, &Message::Compared(*compared)),
+            ToPeer::Diverged(diverged) => self.say(link, &Message::Diverged(*diverged)),
+            ToPeer::Fetch { fetch, wants } => {
+                self.say(link, &Message::Fetch(Fetch { wants, ..*fetch }));
+            }
+            ToPeer::Fetched { fetched, records } => {
+                self.say(link, &Message::Fetched(Fetched { records, ..*fetched }));
             }
             ToPeer::Replicate(..) | ToPeer::Ack(_) => {}
         }

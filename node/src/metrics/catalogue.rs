@@ -229,6 +229,7 @@ metrics! {
     "damages" None counter(|shard| shard.background.damages), "Places where stored bytes did not match their checksum, found since the start";
 
     "repair_partitions_damaged" None gauge(|shard| shard.repair.partitions_damaged as f64), "Partitions with records that cannot be read: they neither vote nor begin to lead";
+    "repair_segments_damaged" None gauge(|shard| shard.repair.segments_damaged as f64), "Damaged segments that something needed may still lie in";
     "repair_records_lost" None counter(|shard| shard.repair.records_lost), "Records found that could not be read";
     "repair_records" None counter(|shard| shard.repair.records_repaired), "Records written again as another replica has them";
     "repair_records_moved" None counter(|shard| shard.repair.records_moved), "Records of damaged segments that could be read, written again elsewhere";
@@ -244,6 +245,15 @@ metrics! {
     "rebalance_sent" Bytes counter(|shard| shard.movement.sent_bytes), "Bytes sent for moves";
     "rebalance_pace" Bytes gauge(|shard| shard.movement.pace_bytes_per_s as f64), "Bytes a second that moves may send, besides what is written meanwhile";
     "rebalance_incoming" Bytes gauge(|shard| shard.movement.incoming_bytes as f64), "Bytes of states that other nodes are still to send, about";
+    "compare_ranges" None counter(|shard| shard.compare.ranges), "Ranges of partitions this shard leads that were compared with their other replicas";
+    "compare_ranges_differing" None counter(|shard| shard.compare.differing), "Compared ranges in which a replica has something else";
+    "compare_ranges_skipped" None counter(|shard| shard.compare.skipped), "Ranges that could not be compared, because no other replica answered";
+    "compare_read" Bytes counter(|shard| shard.compare.bytes), "Bytes of records read to be compared, for leaders elsewhere too";
+    "compare_undecided" None gauge(|shard| shard.compare.undecided as f64), "Partitions this shard leads whose replicas differ without a majority that agrees: nothing is repaired before somebody decides";
+    "compare_copies_diverged" None counter(|shard| shard.compare.copies_diverged), "Times a copy of this shard had something else than most voters";
+    "compare_copies_repaired" None counter(|shard| shard.compare.copies_repaired), "Those of them that are repaired";
+    "compare_passes" None counter(|shard| shard.compare.passes), "Passes over everything this shard leads";
+    "compare_last_pass_timestamp" Seconds gauge(|shard| shard.compare.last_pass_unix_ms as f64 / 1000.0), "When the last pass ended, in seconds since the Unix epoch; 0: none did";
 
     "recovery" Seconds gauge(|shard| shard.recovery.seconds), "Time the last recovery took";
     "recovery_read" Bytes gauge(|shard| shard.recovery.bytes_read as f64), "Bytes the last recovery read";

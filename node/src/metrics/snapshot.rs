@@ -39,6 +39,8 @@ pub struct ShardSnapshot {
     pub repair: RepairCounters,
     /// Replicas on their way to other nodes and from them.
     pub movement: MovementCounters,
+    /// Comparison with other replicas.
+    pub compare: CompareCounters,
     /// Connections to other nodes.
     pub peers: PeerCounters,
 }
@@ -312,6 +314,8 @@ pub struct RecoveryReport {
 pub struct RepairCounters {
     /// Partitions with records that cannot be read, at present: they neither vote nor begin to lead.
     pub partitions_damaged: u64,
+    /// Damaged segments, at present, that something needed may still lie in.
+    pub segments_damaged: u64,
     /// Records found that could not be read.
     pub records_lost: u64,
     /// Records written again as another replica has them.
@@ -326,6 +330,29 @@ pub struct RepairCounters {
     pub logs_lost: u64,
     /// Logs made anew whose replicas all vote again.
     pub logs_rebuilt: u64,
+}
+
+/// Comparison of replicas in the background.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CompareCounters {
+    /// Ranges of partitions this shard leads that were compared.
+    pub ranges: u64,
+    /// Of these, with a difference.
+    pub differing: u64,
+    /// Ranges that could not be compared: nobody else answered.
+    pub skipped: u64,
+    /// Bytes of records read for comparisons, of leaders elsewhere too.
+    pub bytes: u64,
+    /// Partitions this shard leads, at present, whose replicas differ without a majority.
+    pub undecided: u64,
+    /// Times a copy of this shard was found to differ from the majority.
+    pub copies_diverged: u64,
+    /// Those that are repaired.
+    pub copies_repaired: u64,
+    /// Passes over everything this shard leads.
+    pub passes: u64,
+    /// When the last one ended; 0: none did.
+    pub last_pass_unix_ms: u64,
 }
 
 /// Everything a node says about itself.

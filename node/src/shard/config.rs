@@ -8,6 +8,7 @@ use ironring_net::message::ClusterMap;
 use ironring_ring::Slices;
 use ironring_ring::replication::Settings;
 
+use super::compare;
 use super::movement::MovementSettings;
 
 /// Everything a shard needs to know; it reads no configuration by itself.
@@ -37,6 +38,8 @@ pub struct ShardConfig {
     pub replication: Settings,
     /// How fast replicas are moved.
     pub movement: MovementSettings,
+    /// How replicas are compared in the background.
+    pub compare: compare::Settings,
     /// Answer to a client that asks for the map.
     pub map: ClusterMap,
 }

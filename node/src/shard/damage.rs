@@ -85,6 +85,8 @@ impl Shard {
         self.chunks = super::Chunks::default();
         self.transfers = super::Transfers::default();
         self.repair = super::Repair::default();
+        self.fetches = super::Fetches::default();
+        self.comparing.reset();
         self.probe = None;
     }
 
@@ -127,9 +129,9 @@ impl Shard {
                     let from = LeaderId { replica: mine.id, incarnation };
                     Request::Election { partition: id, term: record.term, from }
                 }
-                (false, false) => Request::Renew { partition: id, replica: mine.id, renewal },
-                // Its leader leaves it out of the voters first.
-                (false, true) => continue,
+                // While it votes this only says that it has nothing: its leader leaves it out of the
+                // voters first.
+                (false, _) => Request::Renew { partition: id, replica: mine.id, renewal },
             };
             fx.controller.push(ToController::Ask(request));
         }

@@ -7,7 +7,9 @@ use ironring_core::io::{IoDone, IoQueue};
 use ironring_core::{ErrorCode, Instant, NodeId, PartitionId, ShardId};
 use ironring_net::frame::set_age;
 use ironring_net::message::Response;
-use ironring_net::peer::message::{SnapshotAnswer, SnapshotBegin, SnapshotPiece};
+use ironring_net::peer::message::{
+    Compare, Compared, Diverged, Fetch, Fetched, SnapshotAnswer, SnapshotBegin, SnapshotPiece,
+};
 use ironring_net::{Header, codec, decode_header};
 use ironring_ring::metadata::{Command, Metadata, Outcome, ReplicaId};
 use ironring_ring::replication::{Ack, Fence, FenceAnswer, Replicate, Request};
@@ -123,6 +125,16 @@ pub enum PeerMessage<'a> {
         /// The answer.
         answer: SnapshotAnswer,
     },
+    /// A leader: what a part of the partition comes to is wanted.
+    Compare(Compare<'a>),
+    /// A follower: what it comes to.
+    Compared(Compared),
+    /// A leader: this copy differs from most.
+    Diverged(Diverged),
+    /// A leader: it has lost these records.
+    Fetch(Fetch<'a>),
+    /// A follower: these of them it has.
+    Fetched(Fetched<'a>),
     /// The controller: let another voter lead.
     HandOver {
         /// The partition.
@@ -160,6 +172,31 @@ pub enum ToPeer {
         partition: PartitionId,
         /// The answer.
         answer: SnapshotAnswer,
+    },
+    /// A question what a part of the partition comes to; its range stands beside it.
+    Compare {
+        /// The question, with an empty range.
+        compare: Compare<'static>,
+        /// The range.
+        range: Vec<u8>,
+    },
+    /// The answer to it.
+    Compared(Compared),
+    /// What came of it: a copy that differs.
+    Diverged(Diverged),
+    /// A question for records that were lost, without their names, which stand beside it.
+    Fetch {
+        /// The question.
+        fetch: Fetch<'static>,
+        /// Names of records.
+        wants: Vec<u8>,
+    },
+    /// The answer to it, without the records, which stand beside it.
+    Fetched {
+        /// The answer.
+        fetched: Fetched<'static>,
+        /// Records.
+        records: Vec<u8>,
     },
 }
 

@@ -10,11 +10,14 @@
 
 pub mod acks;
 pub mod checkpoint;
+pub mod compare;
+mod comparing;
 pub mod config;
 pub mod counters;
 mod damage;
 pub mod entries;
 pub mod event;
+mod fetch;
 pub mod fields;
 pub mod gather;
 mod keys;
@@ -60,8 +63,10 @@ pub use memory::ConnectionBytes;
 pub use movement::{BANDWIDTH_UNMEASURED, MoveProgress, MovementSettings};
 
 use acks::{Ack, Acks, Answer, Level};
+use comparing::Comparing;
 use counters::Counters;
 use damage::Rebuild;
+use fetch::Fetches;
 use gather::Gathers;
 use memory::Memory;
 use meta_ops::MetaQueue;
@@ -140,6 +145,10 @@ pub struct Shard {
     rebuild: Rebuild,
     /// Records that were lost, and what becomes of them.
     repair: Repair,
+    /// Records that were lost, asked of others.
+    fetches: Fetches,
+    /// Replicas compared with others.
+    comparing: Comparing,
     started_at: Instant,
     /// A probe on its way, with the group that must be durable.
     probe: Option<(u64, GroupSeq)>,
@@ -188,6 +197,8 @@ impl Shard {
             movement: Movement::new(config.movement),
             rebuild: Rebuild::default(),
             repair: Repair::default(),
+            fetches: Fetches::default(),
+            comparing: Comparing::new(config.compare),
             started_at: Instant(0),
             probe: None,
             probe_done: 0,
@@ -302,6 +313,7 @@ impl Shard {
                 self.log.on_timer(now, &mut fx.io, &mut self.models);
                 self.after_log(now, fx);
                 self.look_after_repairs(now, fx);
+                self.advance_comparison(now, fx);
                 if now.mono >= self.sweep_at {
                     match self.phase {
                         Phase::Damaged => self.sweep_damaged(now, fx),
@@ -331,6 +343,9 @@ impl Shard {
         self.finish_reads(now, fx);
         for (read, result) in std::mem::take(&mut self.models.read_entries) {
             let theirs = self.piece_read(now.mono, read, &result);
+            let theirs = theirs
+                || self.comparison_read(now.mono, read, &result, fx)
+                || self.fetch_read(read, &result, fx);
             if !theirs && !self.salvage_read(read, &result) {
                 self.entry_read(read, result);
             }

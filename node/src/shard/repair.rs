@@ -13,6 +13,9 @@
 //! 4. When no record of the partition lies in a damaged segment, and what was taken is fsynced, it is
 //!    whole. When no record of any partition does, the segment is given back.
 //!
+//! A leader that is hurt while nobody whole can take over asks the other replicas for what it has lost
+//! ([`super::fetch`]), so that copies which are all damaged heal when together they have everything.
+//!
 //! A partition without other replicas stays as it is: what cannot be read is refused as corrupt.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -54,6 +57,13 @@ pub(super) struct Repair {
     look_at: Instant,
 }
 
+impl Repair {
+    /// Damaged segments that something may still refer to.
+    pub(super) fn segments_damaged(&self) -> u64 {
+        self.emptying.len() as u64
+    }
+}
+
 impl Shard {
     /// Whether another replica of a partition can give back what this one has lost.
     fn has_other_replicas(&self, id: PartitionId) -> bool {
@@ -66,7 +76,7 @@ impl Shard {
     pub(super) fn recall_hurt(&mut self) {
         for id in self.config.slices.range(self.id()).map(PartitionId) {
             if self.models.peek(id).hurt.is_some() {
-                self.engine().hurt(id);
+                self.engine().hurt(id, false);
             }
         }
     }
@@ -91,6 +101,7 @@ impl Shard {
             let keys: u64 = self.models.iter().map(|p| p.keys.len() as u64).sum();
             self.repair.look_at = now.mono + LOOK_EVERY + Duration::from_millis(keys / KEYS_PER_MS);
             self.look_into_segments();
+            self.ask_for_lost(now, fx);
         }
         self.salvage(fx);
     }
@@ -183,7 +194,19 @@ impl Shard {
         p.hurt = Some(p.log_end);
         self.repair.known.insert(id);
         self.repair.unsaid.insert(id);
-        self.engine().hurt(id);
+        self.engine().hurt(id, true);
+    }
+
+    /// A copy that has something else than the majority: nothing of it is known to be good.
+    pub(super) fn distrust(&mut self, id: PartitionId) {
+        if !self.has_other_replicas(id) {
+            return;
+        }
+        let p = self.models.partition(id);
+        p.hurt = Some(p.log_end);
+        self.repair.known.remove(&id);
+        self.repair.unsaid.insert(id);
+        self.engine().hurt(id, false);
     }
 
     /// Writes down which partitions are hurt.
@@ -247,6 +270,7 @@ impl Shard {
             } else if self.models.peek(id).hurt.is_none() {
                 self.engine().healed(id);
                 self.counters.repair.partitions_repaired += 1;
+                self.note_healed(id);
                 self.repair.look_at = now.mono;
             }
         }
@@ -255,6 +279,28 @@ impl Shard {
     /// Whether this replica leads a partition and cannot send its state: part of it is lost.
     pub(super) fn cannot_send_state(&self, id: PartitionId) -> bool {
         self.models.peek(id).hurt.is_some()
+    }
+
+    /// Whether what lies outside of damaged segments is known to be good, of a partition that this
+    /// replica leads. That of the only voter is: nobody else is to be asked.
+    pub(super) fn knows_its_losses(&mut self, id: PartitionId) -> bool {
+        let engine = self.engine();
+        let (me, record) = (engine.me(id).replica, engine.known(id));
+        if record.voters == [me] {
+            self.repair.known.insert(id);
+        }
+        self.repair.known.contains(&id)
+    }
+
+    /// Whether the record at a place cannot be read.
+    pub(super) fn is_lost(&self, at: &Location) -> bool {
+        self.repair.lost.contains(at)
+    }
+
+    /// A record that could not be read is there again, elsewhere.
+    pub(super) fn found_again(&mut self, at: Location) {
+        self.repair.lost.remove(&at);
+        self.counters.repair.records_repaired += 1;
     }
 
     /// What to tell a reader of a record that cannot be read, when other replicas have it.
@@ -267,7 +313,7 @@ impl Shard {
 
 impl Partition {
     /// Where the applied state has what this record says, or something newer.
-    fn place_of(&self, record: &Record<'_>) -> Option<Location> {
+    pub(super) fn place_of(&self, record: &Record<'_>) -> Option<Location> {
         match record.kind {
             RecordKind::Put | RecordKind::PutChunked => {
                 let entry = self.keys.get(record.key)?;

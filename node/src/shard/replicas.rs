@@ -295,6 +295,7 @@ impl Shard {
     /// Applies what is committed of a partition, and answers who waited for it.
     fn settle(&mut self, now: Now, partition: PartitionId, fx: &mut Effects) {
         let view = self.engine().view(partition);
+        self.comparison_reaches(now, partition, view.high_watermark, fx);
         self.models.commit(partition, view.high_watermark);
         let applied = self.models.peek(partition).applied_end;
         let ends = [
@@ -361,6 +362,11 @@ impl Shard {
             PeerMessage::Ack(ack) => ack.partition,
             PeerMessage::Fence(fence) => fence.partition,
             PeerMessage::SnapshotBegin(begin) => begin.partition,
+            PeerMessage::Compare(compare) => compare.partition,
+            PeerMessage::Compared(compared) => compared.partition,
+            PeerMessage::Diverged(diverged) => diverged.partition,
+            PeerMessage::Fetch(fetch) => fetch.partition,
+            PeerMessage::Fetched(fetched) => fetched.partition,
             PeerMessage::HandOver { partition, .. }
             | PeerMessage::SnapshotPiece { partition, .. }
             | PeerMessage::SnapshotAnswer { partition, .. } => *partition,
@@ -386,6 +392,11 @@ impl Shard {
                 self.snapshot_piece(now, node, partition, piece, fx);
             }
             PeerMessage::SnapshotAnswer { answer, .. } => self.snapshot_answer(now, node, answer),
+            PeerMessage::Compare(compare) => self.compare_asked(now, node, &compare, fx),
+            PeerMessage::Compared(compared) => self.compared(&compared),
+            PeerMessage::Diverged(diverged) => self.diverged(&diverged),
+            PeerMessage::Fetch(fetch) => self.fetch_asked(node, &fetch, fx),
+            PeerMessage::Fetched(fetched) => self.fetched(now, &fetched),
             PeerMessage::HandOver { partition, to } => {
                 // What speaks against it the controller sees, and asks again.
                 let _ = self.engine().hand_over(now.mono, partition, Some(to));

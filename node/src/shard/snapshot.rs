@@ -82,6 +82,7 @@ impl Shard {
             },
             repair: RepairCounters {
                 partitions_damaged: self.models.iter().filter(|p| p.hurt.is_some()).count() as u64,
+                segments_damaged: self.repair.segments_damaged(),
                 segments_retired: log.segments_retired,
                 ..self.counters.repair
             },
@@ -89,6 +90,7 @@ impl Shard {
                 incoming_bytes: self.transfers.incoming_bytes(),
                 ..self.movement.counters()
             },
+            compare: self.comparing.counters(),
             // The driver has them.
             peers: PeerCounters::default(),
             recovery: RecoveryReport {

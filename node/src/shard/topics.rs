@@ -69,7 +69,9 @@ impl TopicPartition {
     }
 
     /// Adds a batch at the end, or notes the new place of one that is there. Returns the place
-    /// that is dead now: the old one, or `batch` itself when it was trimmed already.
+    /// that is dead now: the old one, or `batch` itself when it was trimmed already. A state that
+    /// another replica sent says where the topic partition ends before its batches come: these are put
+    /// where they belong.
     pub fn put(&mut self, batch: Batch) -> Option<Location> {
         if batch.end() <= self.start {
             return Some(batch.at);
@@ -89,7 +91,17 @@ impl TopicPartition {
                 self.bytes = self.bytes + u64::from(batch.at.len) - u64::from(before.len);
                 (before != batch.at).then_some(before)
             }
-            Err(_) => Some(batch.at),
+            Err(i) => {
+                let before = i.checked_sub(1).and_then(|i| self.batches.get(i));
+                let fits = before.is_none_or(|before| before.end() <= batch.first)
+                    && self.batches.get(i).is_none_or(|next| batch.end() <= next.first);
+                if !fits {
+                    return Some(batch.at);
+                }
+                self.bytes += u64::from(batch.at.len);
+                self.batches.insert(i, batch);
+                None
+            }
         }
     }
 
@@ -171,6 +183,26 @@ mod tests {
     fn batch(first: u64, count: u32, time: u64) -> Batch {
         let at = Location { segment: SegmentId(1), pos: first as u32 * 100, len: 100 };
         Batch { first, count, time: WallTime(time), at }
+    }
+
+    /// As a replica that is being filled meets them.
+    #[test]
+    fn batches_of_which_only_the_bounds_are_known_are_put_where_they_belong() {
+        let mut t = TopicPartition::default();
+        t.restore_bounds(2, 9);
+        for batch in [batch(5, 4, 3), batch(0, 3, 1), batch(3, 2, 2)] {
+            assert_eq!(t.put(batch), None);
+        }
+        let firsts: Vec<u64> = t.batches().map(|batch| batch.first).collect();
+        assert_eq!((firsts, t.bytes()), (vec![0, 3, 5], 300));
+        assert_eq!((t.start(), t.end()), (2, 9));
+        // What overlaps another, or was trimmed, is not part of it.
+        let odd = batch(4, 2, 4);
+        assert_eq!(t.put(odd), Some(odd.at));
+        let old = batch(0, 2, 4);
+        assert_eq!(t.put(old), Some(old.at));
+        assert_eq!(t.put(batch(9, 1, 5)), None);
+        assert_eq!((t.batches().count(), t.end()), (4, 10));
     }
 
     fn three() -> TopicPartition {

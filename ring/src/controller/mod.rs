@@ -55,6 +55,9 @@ pub struct Settings {
 /// Least time from one plan of moves to the next.
 const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
+/// A voter that has said that its log is lost, and not again for so long, may have another.
+const LOST_FOR: Duration = Duration::from_secs(2);
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -121,6 +124,8 @@ pub struct Controller {
     named: BTreeMap<PartitionId, (Term, Instant)>,
     /// Partitions whose leader could not begin its term or go on, though enough had answered to elect it.
     stuck: BTreeSet<PartitionId>,
+    /// Voters whose nodes live and whose logs are lost, and when they said so last.
+    lost: BTreeMap<(PartitionId, ReplicaId), Instant>,
     proposed: BTreeMap<Ticket, Proposed>,
     last_ticket: u64,
     balance_at: Instant,
@@ -140,6 +145,7 @@ impl Controller {
             asked: BTreeMap::new(),
             named: BTreeMap::new(),
             stuck: BTreeSet::new(),
+            lost: BTreeMap::new(),
             proposed: BTreeMap::new(),
             last_ticket: 0,
             balance_at: now + settings.balance_every,
@@ -211,9 +217,11 @@ impl Controller {
             }
             Request::Renew { partition, replica, renewal } => {
                 let (replica, renewal) = (*replica, *renewal);
-                let lost =
-                    |r: &PartitionRecord| r.replica(replica).is_some() && !r.is_voter(replica);
-                if metadata.partition(*partition).is_some_and(lost) {
+                let Some(record) = metadata.partition(*partition) else { return };
+                if record.is_voter(replica) {
+                    // Its leader leaves it out first, which is right to do.
+                    self.lost.insert((*partition, replica), now);
+                } else if record.replica(replica).is_some() {
                     let change = ReplicaChange::Renew { replica, renewal };
                     let command = Command::Replicas { changes: vec![(*partition, change)] };
                     self.propose_once(*partition, command);
@@ -223,7 +231,8 @@ impl Controller {
     }
 
     /// Whether a leader would go on without most of its voters although they are well: it is the
-    /// leader that is cut off, and one of them should lead.
+    /// leader that is cut off, and one of them should lead. Voters that have lost their logs are not well,
+    /// however alive their nodes are.
     fn cuts_off(
         &self,
         now: Instant,
@@ -234,7 +243,9 @@ impl Controller {
         let Some(record) = metadata.partition(partition) else { return false };
         let well = |id: &&ReplicaId| {
             let node = record.replica(**id).map(|r| r.node);
-            let fit = record.replica(**id).is_some_and(|r| r.wish == Wish::Voter);
+            let said = self.lost.get(&(partition, **id));
+            let has_log = said.is_none_or(|at| now.since(*at) > LOST_FOR);
+            let fit = has_log && record.replica(**id).is_some_and(|r| r.wish == Wish::Voter);
             fit && node
                 .is_some_and(|n| self.liveness.is_heard(now, n, self.settings.leader_timeout))
         };
@@ -309,6 +320,7 @@ impl Controller {
             metadata.partition(*id).is_some_and(|record| record.term == *term)
         };
         self.asked.retain(|id, term| is_current(id, term));
+        self.lost.retain(|_, at| now.since(*at) <= LOST_FOR);
         self.tell_status(now, wall, metadata);
         self.begin_elections(now, metadata);
         self.go_on_electing(now, metadata);

@@ -368,6 +368,35 @@ fn a_leader_that_is_cut_off_does_not_go_on_alone() {
     assert_eq!(room.record(P).voters, [from]);
 }
 
+/// Nodes that live are no reason to depose a leader when their logs are lost: it has everything, and
+/// they can only get it from there.
+#[test]
+fn a_leader_goes_on_without_voters_that_have_lost_their_logs() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let record = room.record(P).clone();
+    let from = record.leader.unwrap().replica;
+    let (term, base, voters) = (record.term, record.version, vec![from]);
+    let alone = Request::Voters { partition: P, term, from, base, voters };
+    let others: Vec<_> = record.voters.iter().copied().filter(|v| *v != from).collect();
+    for replica in &others {
+        let lost = Request::Renew { partition: P, replica: *replica, renewal: 7 };
+        room.controller.request(room.now, &room.metadata, &lost);
+    }
+    room.pass(10, &[1, 2, 3]);
+    assert_eq!(room.record(P), &record, "a voter gets no new life");
+    room.controller.request(room.now, &room.metadata, &alone);
+    room.pass(10, &[1, 2, 3]);
+    assert_eq!((room.record(P).term, &room.record(P).voters[..]), (term, &[from][..]));
+    for replica in &others {
+        let lost = Request::Renew { partition: P, replica: *replica, renewal: 7 };
+        room.controller.request(room.now, &room.metadata, &lost);
+        room.pass(10, &[1, 2, 3]);
+        assert!(room.record(P).replica(*replica).is_none(), "it has another life by now");
+    }
+}
+
 #[test]
 fn a_drained_node_gives_everything_away_and_a_leaving_one_is_removed() {
     let mut room = Room::new(4);

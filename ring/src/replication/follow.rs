@@ -198,9 +198,13 @@ impl Replicator {
     /// over: that is tried with every beat. A follower asks its leader for the whole state now and
     /// then, instead of an ack: by a mismatch at no offset at all. The first answer of a term is one,
     /// so that no leader takes it for a successor.
-    pub fn hurt(&mut self, partition: PartitionId) {
+    ///
+    /// `known`: what is lost is known, and can be asked of others one by one. Such a copy votes, and
+    /// leads, when no leader is found without it for seconds: copies that are all damaged could not
+    /// become whole otherwise.
+    pub fn hurt(&mut self, partition: PartitionId, known: bool) {
         let r = self.replica_mut(partition);
-        r.hurt = true;
+        (r.hurt, r.resorts) = (true, known);
         r.fence_waits = false;
         if let Role::Follower(follower) = &mut r.role {
             follower.asked = Instant(0);

@@ -514,6 +514,9 @@ impl Replicator {
             return;
         }
         r.record.clone_from(record);
+        if record.leader.is_some() {
+            r.fenced_since = None;
+        }
         if r.handed_over.is_some_and(|(term, _)| record.term > term) {
             r.handed_over = None;
         }

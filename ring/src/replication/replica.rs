@@ -100,6 +100,12 @@ pub(super) struct LocalReplica {
     pub hurt: bool,
     /// See [`super::Replicator::coming`].
     pub coming: Option<ReplicaId>,
+    /// What is lost is known, so that it may vote when no leader is found without it.
+    pub resorts: bool,
+    /// Since when elections are under way without a leader, of a replica that is hurt.
+    pub fenced_since: Option<Instant>,
+    /// The term in which it has voted although it is hurt.
+    pub resorted: Option<Term>,
     pub grants: Grants,
     /// A Fence of the promised term waits for the promise to be durable.
     pub fence_waits: bool,
@@ -130,6 +136,9 @@ impl LocalReplica {
             damaged_below: found.damaged_below,
             hurt: false,
             coming: None,
+            resorts: false,
+            fenced_since: None,
+            resorted: None,
             grants: Grants::default(),
             fence_waits: false,
             handed_over: None,
@@ -151,9 +160,12 @@ impl LocalReplica {
         }
     }
 
-    /// Whether nothing of what it has acked is lost.
-    pub fn is_whole(&self) -> bool {
-        self.damaged_below.is_none() && !self.hurt
+    /// Whether it may vote and begin to lead. One that has lost records may not: others have them. Of a
+    /// replica that is the only voter, by an operator's decision or because nobody else was ever asked,
+    /// nobody has more.
+    pub fn is_fit(&self) -> bool {
+        let alone = self.record.voters == [self.me.replica];
+        self.damaged_below.is_none() && (!self.hurt || alone)
     }
 
     /// Whether this run may lead `term`.
@@ -161,7 +173,7 @@ impl LocalReplica {
         term >= self.promised
             && term > self.promised_at_start
             && term > self.left
-            && self.is_whole()
+            && (self.is_fit() || self.resorted == Some(term))
             && self.record.is_voter(self.me.replica)
     }
 

@@ -68,3 +68,73 @@ fn a_leader_that_cannot_begin_its_term_asks_for_an_election_and_no_earlier() {
     let expected = Effect::Ask(Request::Election { partition: P, term, from });
     assert_eq!(asks_after(1700), [expected]);
 }
+
+/// A follower of P among three voters, or the only one, that has lost something it had applied.
+fn hurt_voter(voters: u128, known: bool) -> Replicator {
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(5), end: Offset(9), ..Recovered::empty() });
+    let id = |n| ReplicaId { storage: StorageUuid(n), life: 5 };
+    let replica = |n| Replica { node: NodeId(n as u64), id: id(n), wish: Wish::Voter, renewal: 0 };
+    let record = PartitionRecord {
+        replicas: (1..=3).map(replica).collect(),
+        voters: (1..=voters).map(id).collect(),
+        term: Term(4),
+        version: 7,
+        ..PartitionRecord::default()
+    };
+    replicas.record(Instant(1), P, &record);
+    replicas.hurt(P, known);
+    replicas
+}
+
+/// Whether it answers a Fence of a term at that time, once its promise is durable.
+fn answers(replicas: &mut Replicator, now: Instant, term: u64) -> bool {
+    let to = ReplicaId { storage: StorageUuid(1), life: 5 };
+    replicas.fence(now, &Fence { partition: P, to, term: Term(term) });
+    let mut answered = false;
+    loop {
+        let effects: Vec<Effect> = replicas.effects().collect();
+        if effects.is_empty() {
+            return answered;
+        }
+        for effect in effects {
+            match effect {
+                Effect::Promise { partition, term } => {
+                    let group = GroupSeq(replicas.replica(P).promised.0);
+                    replicas.promise_staged(partition, term, group);
+                    replicas.flushed(now, group);
+                }
+                Effect::Fenced(answer) => answered |= answer.term == Term(term),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_copy_votes_only_when_no_leader_is_found_without_it() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    let mut replicas = hurt_voter(3, true);
+    assert!(!answers(&mut replicas, at(10), 5));
+    assert!(!answers(&mut replicas, at(2_900), 6));
+    assert!(!replicas.replica(P).may_lead(Term(6)), "nor does it lead");
+    assert!(answers(&mut replicas, at(3_010), 7));
+    assert!(replicas.replica(P).may_lead(Term(7)), "what it has voted in it may lead");
+    assert!(!replicas.replica(P).may_lead(Term(8)), "and nothing later");
+    // Behind a leader it waits again.
+    let mut record = replicas.known(P).clone();
+    record.term = Term(8);
+    let replica = ReplicaId { storage: StorageUuid(2), life: 5 };
+    record.leader = Some(LeaderId { replica, incarnation: Incarnation(1) });
+    replicas.record(at(3_020), P, &record);
+    assert!(!answers(&mut replicas, at(6_100), 9));
+    assert!(!answers(&mut replicas, at(9_000), 10));
+    // One whose losses are not known never does: it could lead with what is wrong.
+    let mut replicas = hurt_voter(3, false);
+    assert!(!answers(&mut replicas, at(10), 5) && !answers(&mut replicas, at(60_000), 6));
+    // Of the only voter nobody has more.
+    let mut replicas = hurt_voter(1, false);
+    assert!(answers(&mut replicas, at(10), 5));
+    assert!(replicas.replica(P).may_lead(Term(6)));
+}

@@ -83,6 +83,7 @@ impl Node for ShardNode {
             incarnation: None,
             replication: ironring_ring::replication::Settings::default(),
             movement: ironring_node::shard::MovementSettings::default(),
+            compare: shard::compare::Settings::default(),
             map,
         };
         Simulated { shard: Shard::new(config, Box::new(HeapAlloc)), fx: shard::Effects::default() }

@@ -30,7 +30,14 @@ pub trait Item<'a, T> {
 pub fn read<'a>(frame: &Frame<'a>) -> Result<Message<'a>, PeerError> {
     let kind = frame.header.kind;
     Ok(match kind {
-        Kind::Hello | Kind::Welcome | Kind::Refused => {
+        Kind::Hello
+        | Kind::Welcome
+        | Kind::Refused
+        | Kind::Compare
+        | Kind::Compared
+        | Kind::Diverged
+        | Kind::Fetch
+        | Kind::Fetched => {
             return Err(PeerError::UnknownKind { version: 1, kind: kind as u8 });
         }
         Kind::Replicate => Message::Replicate(read_sections(frame)?),
@@ -71,7 +78,7 @@ pub fn read<'a>(frame: &Frame<'a>) -> Result<Message<'a>, PeerError> {
 }
 
 /// The archive of a kind without vectors: exactly the struct.
-fn plain<'a, T>(frame: &Frame<'a>) -> Result<&'a T, PeerError>
+pub fn plain<'a, T>(frame: &Frame<'a>) -> Result<&'a T, PeerError>
 where
     T: Portable + for<'v> CheckBytes<HighValidator<'v, Failure>>,
 {
@@ -137,7 +144,7 @@ fn read_sections<'a>(frame: &Frame<'a>) -> Result<Sections<'a>, PeerError> {
     Ok(Sections::v1(sections, frame.payload))
 }
 
-fn require(holds: bool, error: BodyError) -> Result<(), BodyError> {
+pub fn require(holds: bool, error: BodyError) -> Result<(), BodyError> {
     if holds { Ok(()) } else { Err(error) }
 }
 
@@ -146,11 +153,11 @@ fn within(field: &'static str, len: usize, max: usize) -> Result<(), BodyError> 
 }
 
 /// A field that has no meaning here.
-fn zero(field: &'static str, value: u64) -> Result<(), BodyError> {
+pub fn zero(field: &'static str, value: u64) -> Result<(), BodyError> {
     require(value == 0, BodyError::Reserved { field })
 }
 
-fn unknown(field: &'static str, value: u32) -> BodyError {
+pub fn unknown(field: &'static str, value: u32) -> BodyError {
     BodyError::UnknownChoice { field, value: value.into() }
 }
 
@@ -201,14 +208,14 @@ fn check_ask(ask: &ArchivedAsk) -> Result<usize, BodyError> {
     Ok(size_of_val(ask.voters.as_slice()))
 }
 
-fn replica_id(replica: &ArchivedReplica) -> message::ReplicaId {
+pub fn replica_id(replica: &ArchivedReplica) -> message::ReplicaId {
     message::ReplicaId {
         storage: StorageUuid(u128::from_le_bytes(replica.storage)),
         life: replica.life.to_native(),
     }
 }
 
-fn leader_id(leader: &ArchivedLeader) -> message::LeaderId {
+pub fn leader_id(leader: &ArchivedLeader) -> message::LeaderId {
     message::LeaderId {
         replica: replica_id(&leader.replica),
         incarnation: Incarnation(leader.incarnation.to_native()),

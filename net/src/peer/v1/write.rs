@@ -52,6 +52,13 @@ pub fn write(message: &Message<'_>, out: &mut AlignedVec, arena: &mut Arena) {
         Message::Goodbye(reason) => {
             put(&Goodbye { reason: *reason as u32, reserved: 0 }, out, arena);
         }
+        Message::Compare(_)
+        | Message::Compared(_)
+        | Message::Diverged(_)
+        | Message::Fetch(_)
+        | Message::Fetched(_) => {
+            unreachable!("a kind of a later version is refused before")
+        }
     }
 }
 
@@ -60,7 +67,7 @@ pub fn write_sections(sections: &Vec<Section>, out: &mut AlignedVec, arena: &mut
     put(sections, out, arena);
 }
 
-fn put<T>(value: &T, out: &mut AlignedVec, arena: &mut Arena)
+pub fn put<T>(value: &T, out: &mut AlignedVec, arena: &mut Arena)
 where
     T: for<'w, 'a> Serialize<Serializer<'w, 'a>>,
 {
@@ -85,11 +92,11 @@ pub fn section(from: &message::Replicate<'_>, payload_start: u32, payload_len: u
     }
 }
 
-fn replica(id: message::ReplicaId) -> Replica {
+pub fn replica(id: message::ReplicaId) -> Replica {
     Replica { storage: id.storage.0.to_le_bytes(), life: id.life }
 }
 
-fn leader(id: message::LeaderId) -> Leader {
+pub fn leader(id: message::LeaderId) -> Leader {
     Leader { replica: replica(id.replica), incarnation: id.incarnation.0 }
 }
 

@@ -42,11 +42,16 @@ impl Side {
             | Message::Asks(_)
             | Message::Forward(_)
             | Message::SnapshotBegin(_)
-            | Message::SnapshotPiece(_) => Half::Request,
+            | Message::SnapshotPiece(_)
+            | Message::Compare(_)
+            | Message::Diverged(_)
+            | Message::Fetch(_) => Half::Request,
             Message::Acks(_)
             | Message::FenceAnswers(_)
             | Message::ForwardAnswer(_)
-            | Message::SnapshotAnswer(_) => Half::Answer,
+            | Message::SnapshotAnswer(_)
+            | Message::Compared(_)
+            | Message::Fetched(_) => Half::Answer,
             Message::Raft(raft) => raft.half,
         };
         (self == Side::Accepted) == (from == Half::Request)

@@ -8,8 +8,12 @@ use ironring_core::{Durability, PartitionId, Token};
 use crate::linear::{Answer, Call, Cell, Change, Condition, Level, Operation};
 use crate::sim::op::{self, Intent, Key, KeyOp, Op, Outcome, RequestId, WriteId};
 
-/// Keys per partition.
-const KEYS: usize = 3;
+/// Keys per partition that are written all the time.
+const BUSY_KEYS: usize = 3;
+/// And with the one that is written seldom: what is wrong with it stays until somebody finds it.
+const KEYS: usize = BUSY_KEYS + 1;
+/// One of so many requests is about it.
+const SELDOM: u64 = 150;
 
 /// A client: one request at a time.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +72,10 @@ impl Clients {
     /// Something to ask about a partition.
     pub fn draw(&mut self, partition: PartitionId, rng: &mut Prng) -> Op {
         let keys = &self.keys[partition.0 as usize];
-        let key = keys[rng.below(keys.len() as u64) as usize].clone();
+        let key = match rng.chance(1, SELDOM) {
+            true => keys[BUSY_KEYS].clone(),
+            false => keys[rng.below(BUSY_KEYS as u64) as usize].clone(),
+        };
         if rng.chance(2, 5) {
             return Op::Get { key };
         }
@@ -94,13 +101,18 @@ impl Clients {
             _ => op::Change::Put { len: 16 + rng.below(100) as u32, ttl_ms: 0 },
         };
         if rng.chance(1, 6) {
-            let ops = keys.iter().map(|key| {
+            let ops = keys[..BUSY_KEYS].iter().map(|key| {
                 let condition = op::Condition::None;
                 KeyOp { key: key.clone(), change: change(rng), condition }
             });
             return Op::Write { intent, ops: ops.collect(), batch: true };
         }
         Op::Write { intent, ops: vec![KeyOp { key, change: change(rng), condition }], batch: false }
+    }
+
+    /// Whether a key is one that is written seldom.
+    pub fn is_seldom(&self, key: &[u8]) -> bool {
+        self.keys.iter().any(|keys| keys[BUSY_KEYS][..] == *key)
     }
 
     /// A client asks a node about a partition at `time`.
@@ -167,7 +179,7 @@ fn text(key: &[u8]) -> String {
 }
 
 /// The number of a value: that of its write and which of its changes it is.
-fn number(bytes: &[u8]) -> u64 {
+pub fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
     })

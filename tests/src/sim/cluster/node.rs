@@ -6,9 +6,9 @@ use ironring_core::io::HeapAlloc;
 use ironring_core::{Incarnation, NodeId, Now, PartitionId, ShardId, StorageUuid, WallTime};
 use ironring_log::{Identity, LogConfig};
 use ironring_net::message::ClusterMap;
-use ironring_net::peer::message::SnapshotPiece;
+use ironring_net::peer::message::{Compare, Fetch, Fetched, SnapshotPiece};
 use ironring_node::shard::{
-    Effects, Event, MovementSettings, PeerMessage, Phase, Shard, ShardConfig, ToPeer,
+    Effects, Event, MovementSettings, PeerMessage, Phase, Shard, ShardConfig, ToPeer, compare,
 };
 use ironring_ring::Slices;
 use ironring_ring::metadata::ReplicaId;
@@ -61,6 +61,8 @@ pub struct Making {
     pub cache_bytes: usize,
     /// How replicas keep together.
     pub replication: Settings,
+    /// How they are compared.
+    pub compare: compare::Settings,
 }
 
 impl Node {
@@ -80,6 +82,7 @@ impl Node {
             has_others: true,
             replication: making.replication,
             movement: MovementSettings::default(),
+            compare: making.compare,
             map: ClusterMap {
                 epoch: 1,
                 partitions: making.slices.partitions(),
@@ -134,6 +137,17 @@ impl Node {
             }
             Message::Peer(ToPeer::SnapshotAnswer { partition, answer }) => {
                 PeerMessage::SnapshotAnswer { partition: *partition, answer: *answer }
+            }
+            Message::Peer(ToPeer::Compare { compare, range }) => {
+                PeerMessage::Compare(Compare { range, ..*compare })
+            }
+            Message::Peer(ToPeer::Compared(compared)) => PeerMessage::Compared(*compared),
+            Message::Peer(ToPeer::Diverged(diverged)) => PeerMessage::Diverged(*diverged),
+            Message::Peer(ToPeer::Fetch { fetch, wants }) => {
+                PeerMessage::Fetch(Fetch { wants, ..*fetch })
+            }
+            Message::Peer(ToPeer::Fetched { fetched, records }) => {
+                PeerMessage::Fetched(Fetched { records, ..*fetched })
             }
         };
         self.handle(time, Event::Peer { node, message });

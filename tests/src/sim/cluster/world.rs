@@ -10,7 +10,7 @@ use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid};
 use ironring_log::{LogConfig, LogStatus};
 use ironring_net::decode_header;
 use ironring_net::frame::HEADER_BYTES;
-use ironring_node::shard::{ConnId, Event as ShardEvent, Phase, Shard, ToController};
+use ironring_node::shard::{ConnId, Event as ShardEvent, Phase, Shard, ToController, compare};
 use ironring_ring::Slices;
 use ironring_ring::controller::{self, Effect, Ticket as Proposal};
 use ironring_ring::metadata::{Command, Metadata, Outcome};
@@ -31,6 +31,7 @@ use crate::sim::schedule::Scheduled;
 use crate::sim::shard_node::{decode, encode};
 use crate::sim::trace::{Coverage, Trace};
 use crate::sim::world::Report;
+use rot::{Damage, Memory};
 use troubles::{Cut, CutKind, Odds};
 
 const MS: u64 = 1_000_000;
@@ -94,6 +95,10 @@ struct World {
     victim: Option<usize>,
     /// Nothing more befalls it until then.
     spared_until: u64,
+    /// Whose disks are damaged in this run.
+    damage: Damage,
+    /// The memory of the node that suffers: see [`rot`].
+    memory: Memory,
     /// Keys to be read at the end, once clients are done.
     audit: Vec<(PartitionId, crate::sim::op::Op)>,
 }
@@ -159,6 +164,10 @@ impl World {
             log,
             cache_bytes: [0, 16 << 10, 1 << 20][rng.below(3) as usize],
             replication,
+            compare: compare::Settings {
+                interval: Duration::from_millis(200 + rng.below(1500)),
+                ..compare::Settings::default()
+            },
         };
         let clients = Clients::new(CLIENTS, partitions);
         World {
@@ -183,6 +192,8 @@ impl World {
             healed: false,
             victim: None,
             spared_until: 0,
+            damage: if rng.chance(1, 3) { Damage::OfAll } else { Damage::OfOneNode },
+            memory: Memory::default(),
             acked_before_healing: 0,
             nodes,
             rng,
@@ -305,6 +316,7 @@ impl World {
             Event::Arrives { from, message, .. } => {
                 let id = self.nodes[node].id;
                 self.note(&[3, id.0, from.0], || format!("{from} -> {id}: {}", short(&message)));
+                let message = self.in_memory(node, message);
                 self.nodes[node].receive(time, from, &message);
             }
             Event::Io { ticket, .. } => {

@@ -43,6 +43,7 @@ pub fn facts(index: usize, storage: StorageUuid, incarnation: Incarnation) -> Fa
         shards: 1,
         format: COMMAND_FORMAT,
         lineage: Lineage::default(),
+        observer: false,
     }
 }
 

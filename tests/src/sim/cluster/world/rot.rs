@@ -4,15 +4,29 @@
 //! replicas are whole and vote: a minority of every partition's copies is damaged, and whatever
 //! becomes of it must cost nothing. When clients have stopped every record of every replica is read
 //! from its disk and verified.
+//!
+//! In one of three runs it is all disks instead, once: records of every replica are damaged, most of
+//! the copies of a partition among them, but each record is whole on one of them at least. From then on
+//! nothing befalls anybody, and all copies have to become whole.
+//!
+//! Its memory fails too: a bit of a value flips between the checksum of the message that brought it and
+//! the checksum of the record that keeps it. Nobody can tell by the copy alone; comparison has to find
+//! it. Until then the node may lead, and tell clients what it has: of these answers the history keeps
+//! what was written ([`Memory`]).
+
+use std::collections::BTreeMap;
 
 use ironring_core::io::FileName;
 use ironring_core::{Instant, PartitionId};
+use ironring_log::RecordKind;
 use ironring_log::format::record;
-use ironring_node::shard::{Phase, Shard, ToController};
+use ironring_node::shard::{Phase, Shard, ToController, ToPeer};
 use ironring_ring::metadata::Wish;
 use ironring_ring::replication::Stage;
 
-use super::{DISK_BYTES, MS, World};
+use super::{DISK_BYTES, HEALED_NS, MS, Message, TROUBLE_NS, World};
+use crate::linear::{Answer, Operation};
+use crate::sim::cluster::clients::number;
 use crate::sim::disk::SimDisk;
 use crate::sim::disk::faults::{Fault, FaultPlan};
 
@@ -20,9 +34,95 @@ use crate::sim::disk::faults::{Fault, FaultPlan};
 /// follows: so much later one has.
 const GROUP_FOLLOWS_NS: u64 = 150 * MS;
 
+/// A memory in which bits flip.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The next value that comes is changed.
+    armed: bool,
+    /// What became of values, by the number of what they are now.
+    changed: BTreeMap<u64, u64>,
+}
+
+/// Whose disks are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// One node's, again and again.
+    OfOneNode,
+    /// All nodes', once.
+    OfAll,
+    /// All nodes', and it has happened.
+    Done,
+}
+
+impl Memory {
+    /// Whether a value was changed in this run.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Puts what was written into answers that told what the memory made of it. What was asked when
+    /// everything must have been repaired stays as it was answered.
+    pub(super) fn forgive(&self, history: &mut [Operation]) -> u64 {
+        let mut forgiven = 0;
+        for operation in history.iter_mut().filter(|o| o.start < TROUBLE_NS + HEALED_NS) {
+            let mut cells = Vec::new();
+            match &mut operation.answer {
+                Answer::Cells(found) => cells.extend(found.iter_mut().flatten()),
+                Answer::Page { entries, .. } => cells.extend(entries.iter_mut().map(|e| &mut e.1)),
+                _ => {}
+            }
+            for cell in cells {
+                if let Some(was) = cell.value.and_then(|value| self.changed.get(&value)) {
+                    cell.value = Some(*was);
+                    forgiven += 1;
+                }
+            }
+        }
+        forgiven
+    }
+}
+
 impl World {
+    /// What a message is when the node's memory has had it: one value of it may be another.
+    pub(super) fn in_memory(&mut self, node: usize, message: Message) -> Message {
+        if !self.memory.armed || self.victim != Some(node) {
+            return message;
+        }
+        let Message::Peer(ToPeer::Replicate(head, bytes)) = message else { return message };
+        let id = head.partition;
+        let shard = self.nodes[node].shard.as_ref();
+        // Only what it has not got yet, and what nobody can take for a successor's.
+        let takes = shard.and_then(|shard| shard.replica(id)).filter(|view| {
+            view.leads.is_none() && view.term == head.term && head.first >= view.end
+        });
+        let mut out = Vec::new();
+        let mut rest = &bytes[..];
+        let mut done = takes.is_none();
+        while let Ok((found, len)) = record::decode_wire(rest) {
+            let mut body = found.body.to_vec();
+            let stays = found.kind == RecordKind::Put && self.clients.is_seldom(found.key);
+            if !done && stays && !body.is_empty() {
+                let at = self.rng.below(body.len() as u64) as usize;
+                body[at] ^= 1 << self.rng.below(8);
+                self.memory.changed.insert(number(&body), number(found.body));
+                self.coverage.add("values changed in memory", 1);
+                self.note(&[13, node as u64], || {
+                    format!("node {} changes {} of {id} in its memory", node + 1, found.offset)
+                });
+                done = true;
+                self.memory.armed = false;
+            }
+            record::encode_wire(&ironring_log::Record { body: &body, ..found }, &mut out);
+            rest = &rest[len..];
+        }
+        Message::Peer(ToPeer::Replicate(head, if rest.is_empty() { out } else { bytes }))
+    }
+
     /// Whether something may befall a node.
     pub(super) fn may_suffer(&self, node: usize) -> bool {
+        if self.damage == Damage::Done {
+            return false;
+        }
         match self.victim {
             None => true,
             Some(victim) => node == victim && self.time >= self.spared_until,
@@ -52,8 +152,71 @@ impl World {
             })
     }
 
+    /// Records of all nodes are damaged, each on all replicas but one at the most.
+    fn rot_everywhere(&mut self) {
+        let awake = |n: &super::Node| n.is_awake(self.time);
+        let serves =
+            |n: &super::Node| n.shard.as_ref().is_some_and(|shard| shard.phase() == Phase::Serving);
+        let all = 0..self.nodes.len();
+        if !self.nodes.iter().all(|n| awake(n) && serves(n))
+            || !all.clone().all(|node| self.can_lose_copy(node))
+        {
+            return;
+        }
+        self.damage = Damage::Done;
+        for row in &mut self.cut {
+            row.fill(super::Cut::default());
+        }
+        self.isolated.fill(0);
+        self.note(&[14], || "all nodes are damaged".to_owned());
+        for id in (0..self.partitions).map(PartitionId) {
+            let record = self.group.state.partitions()[id.0 as usize].clone();
+            let holders: Vec<usize> = all
+                .clone()
+                .filter(|node| record.replica_on(self.nodes[*node].storage).is_some())
+                .collect();
+            // Which nodes have a record durable, by its key and version.
+            let mut found: BTreeMap<(Vec<u8>, u64), Vec<(usize, FileName, u64, u64)>> =
+                BTreeMap::new();
+            for node in &holders {
+                let Some(shard) = &self.nodes[*node].shard else { continue };
+                for (key, entry) in shard.models().peek(id).keys.range_after(None) {
+                    let at = entry.location;
+                    let Some(file) = shard.log().file_of(at.segment) else { continue };
+                    let held = self.nodes[*node].disk.contents(file).unwrap_or_default();
+                    let durable = held
+                        .get(at.pos as usize..(at.pos + at.len) as usize)
+                        .is_some_and(|bytes| record::decode(bytes, at.segment, at.pos).is_ok());
+                    if durable {
+                        let place = (*node, file, u64::from(at.pos), u64::from(at.len));
+                        found.entry((key.to_vec(), entry.version.0)).or_default().push(place);
+                    }
+                }
+            }
+            for places in found.into_values().filter(|places| places.len() == holders.len()) {
+                let whole = self.rng.below(places.len() as u64) as usize;
+                for (number, (node, file, pos, len)) in places.into_iter().enumerate() {
+                    if number == whole || self.rng.chance(1, 3) {
+                        continue;
+                    }
+                    let pos = pos + self.rng.below(len);
+                    let held = self.nodes[node].disk.contents(file).unwrap_or_default();
+                    let flipped = held[pos as usize] ^ (1 << self.rng.below(8));
+                    self.nodes[node].disk.overwrite(file, pos, &[flipped]);
+                    self.coverage.add("bits of records flipped", 1);
+                    self.coverage.add("records damaged on several nodes at once", 1);
+                }
+            }
+        }
+    }
+
     /// Something is damaged on the disk of the node that suffers.
     pub(super) fn rot(&mut self) {
+        match self.damage {
+            Damage::OfOneNode => {}
+            Damage::OfAll => return self.rot_everywhere(),
+            Damage::Done => return,
+        }
         let node = match self.victim {
             Some(victim) => victim,
             None => self.rng.below(self.nodes.len() as u64) as usize,
@@ -73,12 +236,13 @@ impl World {
             (0..self.nodes.len()).for_each(|i| self.nodes[i].paused_until = 0);
         }
         self.spared_until = self.time + GROUP_FOLLOWS_NS + self.rng.below(1500 * MS);
-        let kind = self.rng.below(8);
+        let kind = self.rng.below(11);
         self.note(&[11, node as u64, kind], || format!("node {} is damaged ({kind})", node + 1));
         match kind {
             0..4 => self.flip_bits(node),
             4 => self.lose_segment(node),
             5 => self.lose_log(node),
+            6..9 => self.memory.armed = true,
             _ => self.fail_soon(node),
         }
     }
@@ -225,6 +389,17 @@ impl World {
                 ("partitions repaired", repair.partitions_repaired),
                 ("segments retired", repair.segments_retired),
                 ("logs rebuilt", repair.logs_rebuilt),
+            ] {
+                self.coverage.add(name, n);
+            }
+            let compare = shard.snapshot().compare;
+            for (name, n) in [
+                ("ranges compared", compare.ranges),
+                ("ranges differing", compare.differing),
+                ("ranges not compared", compare.skipped),
+                ("passes of comparison", compare.passes),
+                ("copies that differ", compare.copies_diverged),
+                ("copies that differ, repaired", compare.copies_repaired),
             ] {
                 self.coverage.add(name, n);
             }

@@ -5,6 +5,7 @@ use ironring_core::{NodeId, PartitionId, StorageUuid};
 use ironring_node::shard::Event as ShardEvent;
 use ironring_ring::metadata::{Command, MemberState};
 
+use super::rot::Damage;
 use super::{DISK_BYTES, Event, MS, Message, Node, World};
 use crate::sim::disk::SimDisk;
 use crate::sim::disk::faults::FaultPlan;
@@ -134,10 +135,10 @@ impl World {
                 self.schedule(length + MS, Event::LinkUp { node: a, to });
             }
         }
-        if self.rng.chance(odds.wipe, 1000) {
+        if self.rng.chance(odds.wipe, 1000) && self.damage != Damage::Done {
             self.wipe(node);
         }
-        if self.rng.chance(odds.election, 1000) {
+        if self.rng.chance(odds.election, 1000) && self.damage != Damage::Done {
             let p = self.rng.below(u64::from(self.partitions)) as usize;
             let seen = self.group.state.partitions()[p].term;
             self.commits(None, &Command::Elect { partitions: vec![(PartitionId(p as u32), seen)] });
@@ -155,7 +156,8 @@ impl World {
             let now = self.metadata_clock.at(self.time);
             self.group.new_controller(now);
         }
-        if self.rng.chance(odds.operate, 1000) && self.victim.is_none() {
+        let whole = self.victim.is_none() && self.damage != Damage::Done;
+        if self.rng.chance(odds.operate, 1000) && whole {
             let node = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
             let state = [MemberState::Active, MemberState::Draining][self.rng.below(2) as usize];
             let command = if self.rng.chance(1, 2) {

@@ -1,10 +1,13 @@
 //! What must hold when everything has healed.
 
-use ironring_core::PartitionId;
-use ironring_node::shard::Phase;
+use ironring_core::{Offset, PartitionId};
+use ironring_log::Location;
+use ironring_log::format::record;
+use ironring_node::shard::{Phase, Shard};
 
 use super::World;
 use crate::linear::{History, Rules, Verdict, check};
+use crate::sim::cluster::clients;
 
 impl World {
     /// A healed cluster serves, its replicas are equal, and what clients saw was possible.
@@ -12,7 +15,10 @@ impl World {
         self.coverage.add("writes acked", self.clients.acked);
         self.coverage.add("reads answered", self.clients.read);
         self.cover_repairs();
-        let history = History::new(std::mem::take(&mut self.clients.history));
+        let mut history = std::mem::take(&mut self.clients.history);
+        let forgiven = self.memory.forgive(&mut history);
+        self.coverage.add("changed values told", forgiven);
+        let history = History::new(history);
         let rules = Rules::default();
         let report = check(&history, &rules);
         if let Verdict::Refused(violation) = &report.verdict {
@@ -28,7 +34,31 @@ impl World {
         for p in 0..self.partitions {
             self.judge_partition(PartitionId(p))?;
         }
+        self.judge_comparison()
+    }
+
+    /// Replicas that are equal are never found to differ.
+    fn judge_comparison(&self) -> Result<(), String> {
+        for (node, n) in self.nodes.iter().enumerate() {
+            let Some(shard) = &n.shard else { continue };
+            let compare = shard.snapshot().compare;
+            if compare.differing > 0 && !self.memory.has_failed() {
+                return Err(format!("node {} finds differences: {compare:?}", node + 1));
+            }
+            if compare.undecided > 0 {
+                return Err(format!("node {} cannot decide: {compare:?}", node + 1));
+            }
+        }
         Ok(())
+    }
+
+    /// What the record of a key says, as it lies on the node's disk.
+    fn body_of(&self, node: usize, shard: &Shard, at: Location) -> Vec<u8> {
+        let disk = &self.nodes[node].disk;
+        let bytes = shard.log().file_of(at.segment).and_then(|file| disk.contents(file));
+        let bytes = bytes.unwrap_or_default();
+        let found = bytes.get(at.pos as usize..(at.pos + at.len) as usize).unwrap_or_default();
+        record::decode(found, at.segment, at.pos).map_or_else(|_| Vec::new(), |r| r.0.body.to_vec())
     }
 
     pub(super) fn judge_partition(&self, id: PartitionId) -> Result<(), String> {
@@ -45,18 +75,30 @@ impl World {
                 return Err(format!("{:?} of {id} does not run after healing", replica.id));
             };
             let number = self.nodes.iter().position(|n| n.storage == replica.id.storage);
-            self.verify_records(shard, number.expect("it was found"), id)?;
+            let number = number.expect("it was found");
+            self.verify_records(shard, number, id)?;
             let p = shard.models().peek(id);
-            let keys: Vec<(Vec<u8>, u64)> = p
+            let keys: Vec<(Vec<u8>, u64, Vec<u8>)> = p
                 .keys
                 .range_after(None)
-                .map(|(key, entry)| (key.to_vec(), entry.version.0))
+                .map(|(key, entry)| {
+                    let body = self.body_of(number, shard, entry.location);
+                    (key.to_vec(), entry.version.0, body)
+                })
                 .collect();
             states.push((p.applied_end, keys));
         }
         let (end, keys) = &states[0];
         for (other_end, other) in &states[1..] {
             if end != other_end || keys != other {
+                let of = |(end, keys): &(Offset, Vec<(Vec<u8>, u64, Vec<u8>)>)| {
+                    let keys: Vec<_> = keys
+                        .iter()
+                        .map(|(key, version, body)| (key.clone(), *version, clients::number(body)))
+                        .collect();
+                    (*end, keys)
+                };
+                let states: Vec<_> = states.iter().map(of).collect();
                 return Err(format!("12: replicas of {id} differ: {states:?} {record:?}"));
             }
         }
