@@ -162,8 +162,9 @@ mod tests {
 
     #[test]
     fn every_partition_has_a_key_of_its_own() {
+        let keys = keys();
         let partitions =
-            keys().iter().map(|key| Token::of_key(key.as_bytes()).partition(PARTITIONS).0);
+            keys.iter().map(|key| Token::of_key(key.as_bytes()).partition(PARTITIONS).0);
         assert_eq!(partitions.collect::<Vec<u32>>(), (0..PARTITIONS).collect::<Vec<u32>>());
     }
 
