@@ -1,7 +1,7 @@
 //! How ironring is tested as a whole: a deterministic simulator that runs the shipped state
 //! machines ([`sim`]), a checker of what clients saw ([`linear`]), tests of real processes under
-//! faults ([`chaos`]), in drills ([`drill`]) and with files that are corrupted ([`rot`]), planted bugs
-//! and fuzz targets.
+//! faults ([`chaos`]), with files that are corrupted ([`rot`]) and in drills ([`drill`]),
+//! planted bugs and fuzz targets.
 
 pub mod chaos;
 pub mod drill;

@@ -240,7 +240,7 @@ impl<R: Runtime> Executor<R> {
                 }
             });
         }
-        for line in self.shard.borrow_mut().take_comparison_lines() {
+        for line in self.shard.borrow_mut().take_lines() {
             tracing::error!(shard = self.number, "{line}");
         }
         // A spawned task runs to its first wait at once, and an operation that never waits ends

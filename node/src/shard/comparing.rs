@@ -119,7 +119,8 @@ impl Comparing {
         }
     }
 
-    fn say(&mut self, line: String) {
+    /// Has a line written into the node's log.
+    pub(super) fn say(&mut self, line: String) {
         if self.lines.len() < LINES_MAX {
             self.lines.push(line);
         }
@@ -127,8 +128,8 @@ impl Comparing {
 }
 
 impl Shard {
-    /// Lines for the node's log about replicas that differ, since the last call.
-    pub fn take_comparison_lines(&mut self) -> Vec<String> {
+    /// Lines for the node's log about replicas that differ or are damaged, since the last call.
+    pub fn take_lines(&mut self) -> Vec<String> {
         std::mem::take(&mut self.comparing.lines)
     }
 

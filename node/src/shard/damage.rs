@@ -124,6 +124,7 @@ impl Shard {
                 continue;
             }
             let leads = record.leader.is_some_and(|l| l.replica == mine.id);
+            self.note_leaderless(now, id, votes && record.leader.is_none());
             let request = match (leads, votes) {
                 (true, _) => {
                     let from = LeaderId { replica: mine.id, incarnation };

@@ -35,6 +35,8 @@ use super::{Phase, Shard};
 const READS_MAX: usize = 16;
 /// How often what is not whole is looked at, while there are few keys.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A damaged partition that has no leader for so long needs somebody.
+const LEADERLESS_MAX: Duration = Duration::from_secs(30);
 /// For so many keys of the shard a look is put off by a millisecond more: it walks all of them.
 const KEYS_PER_MS: u64 = 1000;
 
@@ -52,6 +54,8 @@ pub(super) struct Repair {
     unsaid: BTreeSet<PartitionId>,
     /// Partitions that are whole when a group is durable.
     healing: Vec<(GroupSeq, PartitionId)>,
+    /// Since when damaged partitions have no leader, and whether that was said.
+    leaderless: BTreeMap<PartitionId, (Instant, bool)>,
     /// Partitions hurt in this run: what lies outside of damaged segments is known to be good.
     known: BTreeSet<PartitionId>,
     look_at: Instant,
@@ -102,6 +106,11 @@ impl Shard {
             self.repair.look_at = now.mono + LOOK_EVERY + Duration::from_millis(keys / KEYS_PER_MS);
             self.look_into_segments();
             self.ask_for_lost(now, fx);
+            for id in self.config.slices.range(self.id()).map(PartitionId) {
+                let hurt = self.models.peek(id).hurt.is_some();
+                let led = self.engine().leader_of(id).is_some();
+                self.note_leaderless(now, id, hurt && !led);
+            }
         }
         self.salvage(fx);
     }
@@ -301,6 +310,25 @@ impl Shard {
     pub(super) fn found_again(&mut self, at: Location) {
         self.repair.lost.remove(&at);
         self.counters.repair.records_repaired += 1;
+    }
+
+    /// A damaged partition has no leader, or has one. When that lasts nobody whole is left to lead, and it
+    /// is an operator's to say whose copy counts.
+    pub(super) fn note_leaderless(&mut self, now: Now, id: PartitionId, is: bool) {
+        if !is {
+            self.repair.leaderless.remove(&id);
+            return;
+        }
+        let (since, said) = self.repair.leaderless.entry(id).or_insert((now.mono, false));
+        if now.mono.since(*since) >= LEADERLESS_MAX && !std::mem::replace(said, true) {
+            self.comparing.say(format!(
+                "the copy of {id} is damaged here and nobody leads it: too few of its voters are \
+                 whole. Start the nodes that are down; if they are gone for good, stop those that are \
+                 damaged, let the best copy lead (`ironring partition elect-unclean {number} --to NODE \
+                 --yes`), and start them again",
+                number = id.0
+            ));
+        }
     }
 
     /// What to tell a reader of a record that cannot be read, when other replicas have it.

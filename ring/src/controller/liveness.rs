@@ -14,6 +14,8 @@ struct Heard {
     incarnation: Incarnation,
     /// Its process has ended and was not heard since.
     gone: bool,
+    /// When this run of it was heard first, if it was heard to begin.
+    began: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,8 @@ impl Liveness {
         self.nodes.retain(|id, _| metadata.member(*id).is_some());
         for member in metadata.members() {
             let incarnation = member.facts.incarnation;
-            self.nodes.entry(member.id).or_insert(Heard { at: now, incarnation, gone: false });
+            let heard = Heard { at: now, incarnation, gone: false, began: None };
+            self.nodes.entry(member.id).or_insert(heard);
         }
     }
 
@@ -60,7 +63,8 @@ impl Liveness {
         if let Some(known) = self.nodes.get_mut(&node)
             && incarnation >= known.incarnation
         {
-            *known = Heard { at: now, incarnation, gone: false };
+            let began = if incarnation > known.incarnation { Some(now) } else { known.began };
+            *known = Heard { at: now, incarnation, gone: false, began };
         }
     }
 
@@ -80,6 +84,13 @@ impl Liveness {
     /// Whether a node has been heard within `timeout`.
     pub fn is_heard(&self, now: Instant, node: NodeId, timeout: Duration) -> bool {
         self.nodes.get(&node).is_some_and(|h| !h.gone && now.since(h.at) < timeout)
+    }
+
+    /// Whether a node's process was started within `time`: it is heard, and its shards may still read
+    /// their logs, or have none.
+    pub fn is_new(&self, now: Instant, node: NodeId, time: Duration) -> bool {
+        let began = self.nodes.get(&node).and_then(|h| h.began);
+        began.is_some_and(|began| now.since(began) < time)
     }
 
     /// The newest run of a node that was heard.

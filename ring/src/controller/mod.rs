@@ -55,6 +55,8 @@ pub struct Settings {
 /// Least time from one plan of moves to the next.
 const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
+/// Shards of a node that was started so lately may still be opening their logs.
+const NEW_FOR: Duration = Duration::from_secs(60);
 /// A voter that has said that its log is lost, and not again for so long, may have another.
 const LOST_FOR: Duration = Duration::from_secs(2);
 
@@ -232,7 +234,8 @@ impl Controller {
 
     /// Whether a leader would go on without most of its voters although they are well: it is the
     /// leader that is cut off, and one of them should lead. Voters that have lost their logs are not well,
-    /// however alive their nodes are.
+    /// however alive their nodes are, nor are those of nodes that have just started: they may have lost
+    /// theirs and not know it yet, and an election would then find nobody.
     fn cuts_off(
         &self,
         now: Instant,
@@ -246,8 +249,9 @@ impl Controller {
             let said = self.lost.get(&(partition, **id));
             let has_log = said.is_none_or(|at| now.since(*at) > LOST_FOR);
             let fit = has_log && record.replica(**id).is_some_and(|r| r.wish == Wish::Voter);
-            fit && node
-                .is_some_and(|n| self.liveness.is_heard(now, n, self.settings.leader_timeout))
+            let timeout = self.settings.leader_timeout;
+            let is_up = |n| self.liveness.is_heard(now, n, timeout);
+            fit && node.is_some_and(|n| is_up(n) && !self.liveness.is_new(now, n, NEW_FOR))
         };
         let left_out: Vec<_> = record.voters.iter().filter(|v| !voters.contains(v)).collect();
         let well = left_out.into_iter().filter(well).count();

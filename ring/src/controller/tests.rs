@@ -398,6 +398,24 @@ fn a_leader_goes_on_without_voters_that_have_lost_their_logs() {
 }
 
 #[test]
+fn a_leader_goes_on_without_voters_whose_nodes_have_just_started() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let record = room.record(P).clone();
+    let from = record.leader.unwrap().replica;
+    let leads = record.replica(from).unwrap().node;
+    for node in [1, 2, 3].map(NodeId).into_iter().filter(|node| *node != leads) {
+        room.controller.heard(room.now, node, Incarnation(2));
+    }
+    let (term, base, voters) = (record.term, record.version, vec![from]);
+    let alone = Request::Voters { partition: P, term, from, base, voters };
+    room.controller.request(room.now, &room.metadata, &alone);
+    room.pass(10, &[leads.0]);
+    assert_eq!((room.record(P).term, &room.record(P).voters[..]), (term, &[from][..]));
+}
+
+#[test]
 fn a_drained_node_gives_everything_away_and_a_leaving_one_is_removed() {
     let mut room = Room::new(4);
     room.elect(&[1]);

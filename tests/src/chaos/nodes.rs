@@ -144,8 +144,6 @@ struct Node {
     gone: bool,
     /// It was told to end: what it ends with.
     asked: Option<Asked>,
-    /// It joins by the others, or did.
-    joins: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,8 +159,6 @@ pub struct Nodes {
     dir: PathBuf,
     ports: Ports,
     token: String,
-    /// What every node is set to besides, `SECTION.KEY=VALUE`.
-    settings: Vec<String>,
     nodes: Vec<Node>,
     /// The links between the nodes.
     pub links: Links,
@@ -176,21 +172,7 @@ impl Nodes {
     /// # Errors
     /// One does not start, or they do not become a healthy cluster in time.
     pub fn start(program: &Path, dir: &Path, count: usize) -> Result<Nodes, ChaosError> {
-        Nodes::start_with(program, dir, count, &[])
-    }
-
-    /// The same with settings besides, each `SECTION.KEY=VALUE`.
-    ///
-    /// # Errors
-    /// As [`Nodes::start`].
-    pub fn start_with(
-        program: &Path,
-        dir: &Path,
-        count: usize,
-        settings: &[&str],
-    ) -> Result<Nodes, ChaosError> {
         let mut nodes = Nodes::none(program, dir, count)?;
-        nodes.settings = settings.iter().map(|&setting| setting.to_owned()).collect();
         for _ in 0..count {
             nodes.add(&[])?;
         }
@@ -210,7 +192,6 @@ impl Nodes {
             dir: dir.to_owned(),
             ports: Ports::new(),
             token: String::new(),
-            settings: Vec::new(),
             nodes: Vec::new(),
             links,
             problems: Vec::new(),
@@ -241,7 +222,6 @@ impl Nodes {
             frozen: false,
             gone: false,
             asked: None,
-            joins: index > 0,
         });
         self.run(index)?;
         self.until_serving(index)?;
@@ -361,6 +341,29 @@ impl Nodes {
         Ok(text.lines().filter_map(of).sum::<f64>())
     }
 
+    /// A node's counters and gauges by name, each summed over its labels; the states of its shards by
+    /// `ironring_shard_state_` and the state.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn counters(&self, index: usize) -> io::Result<BTreeMap<String, f64>> {
+        let text = metrics(&self.nodes[index].http)?;
+        let mut sums: BTreeMap<String, f64> = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with("ironring_")) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let name = match series.split_once('{') {
+                Some(("ironring_shard_state", labels)) => match labels.split('"').nth(3) {
+                    Some(state) => format!("ironring_shard_state_{state}"),
+                    None => continue,
+                },
+                Some((name, _)) => name.to_owned(),
+                None => series.to_owned(),
+            };
+            *sums.entry(name).or_default() += value.parse::<f64>().unwrap_or(0.0);
+        }
+        Ok(sums)
+    }
+
     /// Waits until a node that was told to end has; how it ended. It is not started again by itself.
     ///
     /// # Errors
@@ -425,24 +428,6 @@ impl Nodes {
     /// # Errors
     /// Its process cannot be waited for or started.
     pub fn restart(&mut self, index: usize) -> Result<(), ChaosError> {
-        self.ended(index)?;
-        self.run(index)
-    }
-
-    /// Starts a node whose data directory was emptied or is gone: it joins by the others.
-    ///
-    /// # Errors
-    /// As [`Nodes::restart`].
-    pub fn restart_empty(&mut self, index: usize) -> Result<(), ChaosError> {
-        self.nodes[index].joins = true;
-        self.restart(index)
-    }
-
-    /// Waits until a node that was told to end has.
-    ///
-    /// # Errors
-    /// Its process cannot be waited for.
-    pub fn ended(&mut self, index: usize) -> Result<(), ChaosError> {
         let node = &mut self.nodes[index];
         if let Some(mut child) = node.child.take() {
             let asked = node.asked.take();
@@ -457,54 +442,11 @@ impl Nodes {
                 self.problems.push(why);
             }
         }
-        Ok(())
-    }
-
-    /// A node's counters and gauges, each summed over its shards.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn counters(&self, index: usize) -> io::Result<BTreeMap<String, f64>> {
-        let text = metrics(&self.nodes[index].http)?;
-        let mut sums: BTreeMap<String, f64> = BTreeMap::new();
-        for line in text.lines().filter(|line| line.starts_with("ironring_")) {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
-            // What is a state counts when it is that state.
-            let name = match series.split_once('{') {
-                Some(("ironring_shard_state", labels)) => match labels.split('"').nth(3) {
-                    Some(state) => format!("ironring_shard_state_{state}"),
-                    None => continue,
-                },
-                Some((name, _)) => name.to_owned(),
-                None => series.to_owned(),
-            };
-            *sums.entry(name).or_default() += value.parse::<f64>().unwrap_or(0.0);
-        }
-        Ok(sums)
-    }
-
-    /// Runs a command on the data directory of a node that is stopped.
-    ///
-    /// # Errors
-    /// It cannot be run, or fails.
-    pub fn offline(&self, index: usize, arguments: &[&str]) -> Result<(), ChaosError> {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).arg("--data-dir").arg(self.data_dir(index)).stdin(Stdio::null());
-        let output = command.output().map_err(system(arguments.join(" ")))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(ChaosError::Cluster(format!(
-                "{}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr)
-            ))),
-        }
+        self.run(index)
     }
 
     fn run(&mut self, index: usize) -> Result<(), ChaosError> {
-        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != index);
-        let seeds: Vec<String> =
-            others.map(|(_, node)| format!("{PROXY_HOST}:{}", node.peers_port)).collect();
+        let seed = format!("{PROXY_HOST}:{}", self.nodes[0].peers_port);
         let node = &mut self.nodes[index];
         let mut command = Command::new(&self.program);
         command
@@ -523,14 +465,11 @@ impl Nodes {
             // Small, so that logs are cut into segments, checkpointed and compacted within a run.
             "log.segment_bytes=4MiB".to_owned(),
             "log.checkpoint_interval_bytes=16MiB".to_owned(),
-        ]
-        .iter()
-        .chain(&self.settings)
-        {
-            command.args(["--set", setting]);
+        ] {
+            command.args(["--set", &setting]);
         }
-        if node.joins {
-            command.args(["--seeds", &seeds.join(",")]);
+        if index > 0 {
+            command.args(["--seeds", &seed]);
         }
         if !self.token.is_empty() {
             command.env("IRONRING__CLUSTER__TOKEN", &self.token);

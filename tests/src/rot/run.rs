@@ -221,7 +221,11 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
         .prefix(&format!("rot-{}-", options.seed))
         .tempdir_in(&root)
         .map_err(system(root.display().to_string()))?;
-    let nodes = Nodes::start_with(&options.program, folder.path(), options.nodes, &SETTINGS)?;
+    let mut nodes = Nodes::none(&options.program, folder.path(), options.nodes)?;
+    for _ in 0..options.nodes {
+        nodes.add(&flags())?;
+    }
+    nodes.until_healthy()?;
     let addresses = nodes.addresses();
     clients::make_topic(&addresses).map_err(|error| ChaosError::Cluster(error.to_string()))?;
     let phase = Arc::new(Phase::default());
@@ -270,6 +274,11 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
         report.kept = Some(folder.keep());
     }
     Ok(report)
+}
+
+/// Flags of every node.
+fn flags() -> Vec<&'static str> {
+    SETTINGS.iter().flat_map(|setting| ["--set", setting]).collect()
 }
 
 fn join(clients: Vec<JoinHandle<Seen>>, problems: &mut Vec<String>) -> Seen {
@@ -471,8 +480,7 @@ impl Rot {
             !there
         };
         self.until(HEALING_MAX, "the wiped node is a member no more", gone)?;
-        self.nodes.restart_empty(node)?;
-        self.last[node].clear();
+        self.start_empty(node)?;
         self.nodes_rebuilt += 1;
         Ok(1)
     }
@@ -495,9 +503,11 @@ impl Rot {
                 done += self.corrupt_files(number, node, &[file], &[fill])?;
             }
         }
-        self.nodes.offline(node, &["node", "reinit", "--yes"])?;
-        self.nodes.restart_empty(node)?;
-        self.last[node].clear();
+        let dir = self.nodes.data_dir(node).display().to_string();
+        self.nodes
+            .command(&["node", "reinit", "--yes", "--data-dir", &dir])
+            .map_err(ChaosError::Cluster)?;
+        self.start_empty(node)?;
         self.nodes_rebuilt += 1;
         Ok(done.min(1))
     }
@@ -574,7 +584,30 @@ impl Rot {
         } else {
             self.nodes.kill(node)?;
         }
-        self.nodes.ended(node)
+        self.ended(node, politely)
+    }
+
+    fn ended(&mut self, node: usize, politely: bool) -> Result<(), ChaosError> {
+        let status = self.nodes.await_end(node)?;
+        if let Some(status) = status.filter(|status| politely && !status.success()) {
+            let name = self.nodes.name(node);
+            self.nodes.problems.push(format!("{name} ended with {status} on SIGTERM"));
+        }
+        Ok(())
+    }
+
+    /// Starts a node whose data directory was emptied or is gone: it joins by the others.
+    fn start_empty(&mut self, node: usize) -> Result<(), ChaosError> {
+        let seeds: Vec<String> =
+            (1..self.last.len()).map(|other| self.nodes.peers(other)).collect();
+        let (seeds, mut flags) = (seeds.join(","), flags());
+        if node == 0 {
+            // It founded the cluster, and is told of nobody.
+            flags.extend(["--seeds", &seeds]);
+        }
+        self.nodes.set_flags(node, &flags);
+        self.last[node].clear();
+        self.nodes.restart(node)
     }
 
     fn start(&mut self, node: usize) -> Result<(), ChaosError> {
@@ -659,7 +692,7 @@ impl Rot {
         let count = self.last.len();
         let stopped = (0..count)
             .try_for_each(|node| self.nodes.terminate(node))
-            .and_then(|()| (0..count).try_for_each(|node| self.nodes.ended(node)));
+            .and_then(|()| (0..count).try_for_each(|node| self.ended(node, true)));
         if let Err(error) = stopped {
             problems.push(error.to_string());
         }

@@ -384,7 +384,7 @@ impl World {
             let delay = 20_000 + self.rng.below(MS);
             self.schedule(delay, Event::Answered { client: conn.0 as usize, frame });
         }
-        let explained = self.victim == Some(node);
+        let explained = self.victim == Some(node) || self.damage == Damage::Done;
         if let Some(why) = self.nodes[node].failure(explained) {
             return Err(format!("node {} fails, and nothing explains it: {why}", node + 1));
         }

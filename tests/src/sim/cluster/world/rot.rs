@@ -34,6 +34,9 @@ use crate::sim::disk::faults::{Fault, FaultPlan};
 /// follows: so much later one has.
 const GROUP_FOLLOWS_NS: u64 = 150 * MS;
 
+/// Where a record lies: on which node, in which file, from where on, how long.
+type PlaceOnNode = (usize, FileName, u64, u64);
+
 /// A memory in which bits flip.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -169,6 +172,21 @@ impl World {
         }
         self.isolated.fill(0);
         self.note(&[14], || "all nodes are damaged".to_owned());
+        // One that leads everything has everything, and the others may lose all they have.
+        let leads = |node: usize| {
+            let records = self.group.state.partitions().iter();
+            let storage = self.nodes[node].storage;
+            records.clone().all(|r| r.leader.is_some_and(|l| l.replica.storage == storage))
+        };
+        if let Some(leader) = all.clone().find(|node| leads(*node))
+            && self.rng.chance(3, 4)
+        {
+            self.coverage.add("logs of all but a leader lost at once", 1);
+            for node in all.filter(|node| *node != leader) {
+                self.lose_log(node);
+            }
+            return;
+        }
         for id in (0..self.partitions).map(PartitionId) {
             let record = self.group.state.partitions()[id.0 as usize].clone();
             let holders: Vec<usize> = all
@@ -176,8 +194,7 @@ impl World {
                 .filter(|node| record.replica_on(self.nodes[*node].storage).is_some())
                 .collect();
             // Which nodes have a record durable, by its key and version.
-            let mut found: BTreeMap<(Vec<u8>, u64), Vec<(usize, FileName, u64, u64)>> =
-                BTreeMap::new();
+            let mut found: BTreeMap<(Vec<u8>, u64), Vec<PlaceOnNode>> = BTreeMap::new();
             for node in &holders {
                 let Some(shard) = &self.nodes[*node].shard else { continue };
                 for (key, entry) in shard.models().peek(id).keys.range_after(None) {

@@ -9,6 +9,9 @@ use super::World;
 use crate::linear::{History, Rules, Verdict, check};
 use crate::sim::cluster::clients;
 
+/// A key, its version, and what its record says.
+type KeyHeld = (Vec<u8>, u64, Vec<u8>);
+
 impl World {
     /// A healed cluster serves, its replicas are equal, and what clients saw was possible.
     pub(super) fn judge_the_end(&mut self) -> Result<(), String> {
@@ -78,7 +81,7 @@ impl World {
             let number = number.expect("it was found");
             self.verify_records(shard, number, id)?;
             let p = shard.models().peek(id);
-            let keys: Vec<(Vec<u8>, u64, Vec<u8>)> = p
+            let keys: Vec<KeyHeld> = p
                 .keys
                 .range_after(None)
                 .map(|(key, entry)| {
@@ -91,7 +94,7 @@ impl World {
         let (end, keys) = &states[0];
         for (other_end, other) in &states[1..] {
             if end != other_end || keys != other {
-                let of = |(end, keys): &(Offset, Vec<(Vec<u8>, u64, Vec<u8>)>)| {
+                let of = |(end, keys): &(Offset, Vec<KeyHeld>)| {
                     let keys: Vec<_> = keys
                         .iter()
                         .map(|(key, version, body)| (key.clone(), *version, clients::number(body)))
