@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use ironring_core::ErrorCode;
 use ironring_core::prng::Prng;
-use ironring_net::client::{ClientConfig, ClientError};
 use ironring_net::client::blocking::Client;
+use ironring_net::client::{ClientConfig, ClientError};
 use ironring_net::message::Retention;
 use ledger::{TOPIC, Told, Writer};
 use nix::sys::signal::{Signal, kill};

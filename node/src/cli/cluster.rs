@@ -164,9 +164,7 @@ impl Report for ClusterStatus {
         if !self.warnings.is_empty() {
             pairs.push(("warnings", Cell::toned(self.warnings.join("; "), Tone::Warn)));
         }
-        View::new()
-            .pairs(pairs)
-            .rows(&MEMBER, self.members.iter().map(row).collect())
+        View::new().pairs(pairs).rows(&MEMBER, self.members.iter().map(row).collect())
     }
 }
 
