@@ -391,6 +391,8 @@ pub enum StudyVerb {
     Failover(FailoverArgs),
     /// Puts on one, two and three nodes, beside etcd and NATS of three.
     Replication(ReplicationArgs),
+    /// What clients see while a node is added, drained and replaced.
+    Movement(MovementArgs),
 }
 
 impl StudyVerb {
@@ -405,6 +407,7 @@ impl StudyVerb {
             StudyVerb::Index(args) => &args.common,
             StudyVerb::Failover(args) => &args.common,
             StudyVerb::Replication(args) => &args.common,
+            StudyVerb::Movement(args) => &args.common,
         }
     }
 }
@@ -565,6 +568,32 @@ pub struct ReplicationArgs {
     /// Measured time of each.
     #[arg(long, default_value = "8s", value_parser = parse_duration)]
     pub duration: Duration,
+}
+
+/// `study movement`.
+#[derive(Clone, Debug, Args)]
+pub struct MovementArgs {
+    /// What every study takes.
+    #[command(flatten)]
+    pub common: StudyCommon,
+    /// How fast replicas are moved: gradual, aggressive or progressive.
+    #[arg(long, default_value = "gradual")]
+    pub pace: String,
+    /// Bytes of values there are before. Default: 512 MiB, quick 64 MiB.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub fill: Option<u64>,
+    /// Requests a second that are due; default: half of what the cluster can do in a closed loop.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Lanes: each keeps to one partition and has one request under way.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub lanes: u32,
+    /// Bytes of a value that is put while replicas move.
+    #[arg(long, default_value_t = 1024)]
+    pub value_bytes: usize,
+    /// Time looked at before each change.
+    #[arg(long, default_value = "15s", value_parser = parse_duration)]
+    pub before: Duration,
 }
 
 /// `study index`.

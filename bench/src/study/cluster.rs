@@ -1,6 +1,6 @@
 //! A cluster of nodes that a study starts, disturbs and looks at: processes on loopback.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -52,6 +52,8 @@ pub struct Group {
 pub struct Partitions {
     /// All.
     pub total: u32,
+    /// Replicas each should have.
+    pub rf: u32,
     /// Those nobody leads.
     pub leaderless: u32,
     /// Replicas on their way.
@@ -69,6 +71,8 @@ pub struct Member {
     pub status: String,
     /// Partitions it leads.
     pub leads: u32,
+    /// Replicas it holds.
+    pub replicas: u32,
     /// Where it serves clients.
     pub client_address: String,
     /// Where its shards serve clients.
@@ -189,6 +193,61 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts one node more, and waits until its shard serves; its place.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn join(&mut self, common: &StudyCommon) -> Result<usize, BenchError> {
+        let index = self.nodes.len();
+        self.add(common, index)?;
+        Ok(index)
+    }
+
+    /// The name of a node.
+    #[must_use]
+    pub fn name(&self, index: usize) -> &str {
+        &self.nodes[index].name
+    }
+
+    /// Empties the directory of a node that does not run, so that it joins again in its own place.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn reinit(&self, index: usize) -> Result<(), BenchError> {
+        let failed = |problem: String| BenchError::Program { program: "ironring".into(), problem };
+        let mut command = Command::new(&self.program);
+        command.args(["node", "reinit", "--yes", "--data-dir"]);
+        command.arg(self.nodes[index].scratch.path().join("data"));
+        let output = command.output().map_err(|e| failed(e.to_string()))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(failed(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+
+    /// Gives the first node an order, or asks it something, on the command line.
+    ///
+    /// # Errors
+    /// It is refused, or not answered.
+    pub fn ask(&self, arguments: &[&str]) -> Result<serde_json::Value, BenchError> {
+        self.said(0, &[arguments, &["-o", "json"]].concat())
+    }
+
+    /// A counter of every node that runs, by its place: a JSON pointer into what its shard counts.
+    ///
+    /// # Errors
+    /// One does not answer, or has no such counter.
+    pub fn counters(&self, pointer: &str) -> Result<BTreeMap<usize, u64>, BenchError> {
+        let runs = self.nodes.iter().enumerate().filter(|(_, node)| node.server.is_some());
+        runs.map(|(index, node)| {
+            let stats = ironring::shard_stats(&node.clients)?;
+            let missing = || BenchError::Server(format!("the node's Stats have no {pointer}"));
+            let value = stats.pointer(pointer).and_then(serde_json::Value::as_u64);
+            Ok((index, value.ok_or_else(missing)?))
+        })
+        .collect()
+    }
+
     /// Where clients connect.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
@@ -208,8 +267,7 @@ impl Cluster {
     fn said(&self, index: usize, arguments: &[&str]) -> Result<serde_json::Value, BenchError> {
         let failed = |problem: String| BenchError::Program { program: "ironring".into(), problem };
         let mut command = Command::new(&self.program);
-        let (verb, rest) = arguments.split_first().expect("a command has a verb");
-        command.arg(verb).args(["--http", &self.nodes[index].http]).args(rest);
+        command.args(arguments).args(["--http", &self.nodes[index].http]);
         let output = command.output().map_err(|e| failed(e.to_string()))?;
         serde_json::from_slice(&output.stdout)
             .map_err(|e| failed(format!("{e}: {}", String::from_utf8_lossy(&output.stderr))))

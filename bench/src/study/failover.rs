@@ -121,6 +121,7 @@ pub fn run(args: &FailoverArgs) -> Result<StudyResult, BenchError> {
         lanes: args.lanes,
         rate: args.rate,
         value_bytes: args.value_bytes,
+        gets: false,
         partitions: cluster.status()?.partitions.total,
         seed: common.seed,
     };

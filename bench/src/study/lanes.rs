@@ -1,4 +1,5 @@
-//! An open-loop load of durable puts through the client library, and the ledger of what it was told.
+//! An open-loop load of durable puts, and gets when asked for, through the client library, and the ledger of
+//! what it was told.
 //!
 //! Each lane keeps to one partition and has one put under way; puts are due at fixed times whether
 //! the one before is answered or not, and count from then on. So the longest put of a lane is the
@@ -36,6 +37,8 @@ pub struct Spec {
     pub rate: u32,
     /// Bytes of a value; at least 16.
     pub value_bytes: usize,
+    /// Every other request is a get of what was put last in its lane or some time before.
+    pub gets: bool,
     /// Partitions of the cluster.
     pub partitions: u32,
     /// Seed of the clients.
@@ -43,7 +46,9 @@ pub struct Spec {
 }
 
 impl Spec {
-    fn client(&self, client: usize) -> ClientConfig {
+    /// How a client connects.
+    #[must_use]
+    pub fn client(&self, client: usize) -> ClientConfig {
         ClientConfig {
             addrs: self.addrs.clone(),
             deadline: DEADLINE,
@@ -73,7 +78,7 @@ impl Spec {
     }
 }
 
-/// One put, in microseconds since the load began.
+/// One request, in microseconds since the load began.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// Its partition.
@@ -82,7 +87,7 @@ pub struct Sample {
     pub due_us: u64,
     /// When it was answered.
     pub done_us: u64,
-    /// It was acknowledged.
+    /// It was acknowledged, or read right.
     pub acked: bool,
 }
 
@@ -93,6 +98,15 @@ struct Known {
     acked: Option<u64>,
     /// Later ones nobody knows the outcome of.
     unknown: Vec<u64>,
+}
+
+impl Known {
+    /// Whether this may be what the key has.
+    fn fits(&self, spec: &Spec, lane: u32, found: Option<&[u8]>) -> bool {
+        let is = |n: &u64| found.is_some_and(|found| found == spec.value(lane, *n));
+        let nothing = found.is_none() && self.acked.is_none();
+        nothing || self.acked.iter().chain(&self.unknown).any(is)
+    }
 }
 
 /// What all lanes were told, by lane and key.
@@ -125,6 +139,12 @@ struct Shared {
 impl Shared {
     fn now_us(&self) -> u64 {
         u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn note(&self, spec: &Spec, lane: u32, due_us: u64, acked: bool) {
+        let partition = spec.partition(lane);
+        let sample = Sample { partition, due_us, done_us: self.now_us(), acked };
+        locked(&self.samples).push(sample);
     }
 }
 
@@ -214,7 +234,10 @@ impl Lanes {
 }
 
 /// Runs a task on a runtime of its own.
-fn run<T>(task: impl Future<Output = Result<T, BenchError>>) -> Result<T, BenchError> {
+///
+/// # Errors
+/// The task's, or there is no such runtime.
+pub fn run<T>(task: impl Future<Output = Result<T, BenchError>>) -> Result<T, BenchError> {
     let runtime = RuntimeBuilder::<FusionDriver>::new()
         .with_entries(RING_ENTRIES)
         .enable_timer()
@@ -223,7 +246,8 @@ fn run<T>(task: impl Future<Output = Result<T, BenchError>>) -> Result<T, BenchE
     runtime?.block_on(task)
 }
 
-fn client_error(error: &ClientError) -> BenchError {
+/// A client's error as the study's.
+pub fn client_error(error: &ClientError) -> BenchError {
     BenchError::Server(error.to_string())
 }
 
@@ -263,12 +287,29 @@ async fn run_lane(spec: Spec, shared: Arc<Shared>, client: Client, lane: u32) ->
         if shared.stop.load(Ordering::Acquire) {
             break;
         }
-        let key = &keys[(n % KEYS_PER_LANE) as usize];
+        if spec.gets && n % 2 == 1 {
+            // Mostly what is in memory, and what is not.
+            let known = ledger.iter().nth((n as usize * 7) % ledger.len().max(1));
+            let Some(((_, key), KnownKey(known))) = known else { continue };
+            let found = client.get(key.as_bytes()).await;
+            let right = match &found {
+                Ok(found) => known.fits(&spec, lane, found.as_ref().map(|f| f.value.as_slice())),
+                Err(_) => false,
+            };
+            if !right {
+                let why = match found {
+                    Ok(_) => format!("a get of {key} found what was overwritten, or nothing"),
+                    Err(error) => error.to_string(),
+                };
+                locked(&shared.errors).push(why);
+            }
+            shared.note(&spec, lane, due_us, right);
+            continue;
+        }
+        let step = if spec.gets { n / 2 } else { n };
+        let key = &keys[(step % KEYS_PER_LANE) as usize];
         let put = client.put(key.as_bytes(), &spec.value(lane, n)).await;
-        let acked = put.is_ok();
-        let sample =
-            Sample { partition: spec.partition(lane), due_us, done_us: shared.now_us(), acked };
-        locked(&shared.samples).push(sample);
+        shared.note(&spec, lane, due_us, put.is_ok());
         let known = &mut ledger.entry((lane, key.clone())).or_default().0;
         match put {
             Ok(_) => {
@@ -293,10 +334,7 @@ fn verify(spec: &Spec, ledger: Ledger) -> Result<Verdict, BenchError> {
         let mut verdict = Verdict::default();
         for ((lane, key), KnownKey(known)) in ledger {
             let found = client.get(key.as_bytes()).await.map_err(|e| client_error(&e))?;
-            let is =
-                |n: u64| found.as_ref().is_some_and(|found| found.value == spec.value(lane, n));
-            let nothing = found.is_none() && known.acked.is_none();
-            let sound = nothing || known.acked.into_iter().chain(known.unknown).any(is);
+            let sound = known.fits(spec, lane, found.as_ref().map(|f| f.value.as_slice()));
             verdict.keys += 1;
             verdict.lost += u64::from(!sound);
         }
@@ -310,7 +348,8 @@ mod tests {
 
     fn spec() -> Spec {
         let addrs = Vec::new();
-        Spec { addrs, lanes: 8, rate: 100, value_bytes: 64, partitions: 256, seed: 1 }
+        let (gets, partitions) = (true, 256);
+        Spec { addrs, lanes: 8, rate: 100, value_bytes: 64, gets, partitions, seed: 1 }
     }
 
     #[test]
@@ -323,6 +362,17 @@ mod tests {
         for key in keys {
             assert_eq!(Token::of_key(key.as_bytes()).partition(256).0, 96);
         }
+    }
+
+    #[test]
+    fn a_key_has_what_was_acknowledged_last_or_what_came_later_and_may_have_been() {
+        let spec = spec();
+        let has = |known: &Known, n: u64| known.fits(&spec, 1, Some(&spec.value(1, n)));
+        let mut known = Known { acked: Some(5), unknown: vec![7] };
+        assert!(has(&known, 5) && has(&known, 7) && !has(&known, 4) && !has(&known, 6));
+        assert!(!known.fits(&spec, 1, None));
+        known.acked = None;
+        assert!(known.fits(&spec, 1, None) && has(&known, 7) && !has(&known, 5));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod disk_gets;
 mod failover;
 mod index;
 mod lanes;
+mod movement;
 mod node;
 mod overwrite;
 mod recovery;
@@ -29,6 +30,7 @@ use crate::server;
 pub use disk_gets::DiskGetsResult;
 pub use failover::{FailoverResult, Fault};
 pub use index::IndexResult;
+pub use movement::MovementResult;
 pub use overwrite::{OverwriteResult, Sample, Slice};
 pub use recovery::RecoveryResult;
 pub use replication::ReplicationResult;
@@ -65,6 +67,8 @@ pub enum Figures {
     Failover(Box<FailoverResult>),
     /// What copies cost.
     Replication(Box<ReplicationResult>),
+    /// Replicas that move.
+    Movement(Box<MovementResult>),
 }
 
 /// Result of a study.
@@ -96,6 +100,7 @@ impl StudyResult {
             Figures::Index(_) => "index",
             Figures::Failover(_) => "failover",
             Figures::Replication(_) => "replication",
+            Figures::Movement(_) => "movement",
         }
     }
 }
@@ -115,6 +120,7 @@ pub fn command(args: &StudyArgs) -> Result<Verdict, BenchError> {
         StudyVerb::Index(args) => index::run(args)?,
         StudyVerb::Failover(args) => failover::run(args)?,
         StudyVerb::Replication(args) => replication::run(args)?,
+        StudyVerb::Movement(args) => movement::run(args)?,
     };
     let provenance = Provenance::here(&common.data_root);
     let good = study.checks.iter().all(|check| check.holds);
@@ -145,6 +151,7 @@ pub fn show(study: &StudyResult) -> String {
         Figures::Index(figures) => figures.show(),
         Figures::Failover(figures) => figures.show(),
         Figures::Replication(figures) => figures.show(),
+        Figures::Movement(figures) => figures.show(),
     };
     if !study.checks.is_empty() {
         let mut table = Table::new(&["requirement", "required", "measured", ""]);

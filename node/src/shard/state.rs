@@ -88,8 +88,7 @@ pub fn state_bytes(p: &Partition) -> u64 {
         keys += 1;
     }
     let all = p.keys.len() as u64;
-    let product = u128::from(bytes) * u128::from(all);
-    let of_keys = product.checked_div(keys).unwrap_or(0) as u64;
+    let of_keys = (u128::from(bytes) * u128::from(all)).checked_div(keys).unwrap_or(0) as u64;
     of_keys + chunks.sum::<u64>() + batches
 }
 
