@@ -118,7 +118,7 @@ impl Replicator {
         follower.answer = None;
         let high_watermark = message.high_watermark.min(follower.verified);
         if message.high_watermark <= high_watermark.max(r.high_watermark) {
-            follower.current = follower.heard.map(|heard| heard.at);
+            r.current = follower.heard.map(|heard| heard.at).max(r.current);
         }
         if high_watermark > r.high_watermark {
             r.high_watermark = high_watermark;

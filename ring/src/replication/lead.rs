@@ -376,7 +376,7 @@ impl Replicator {
                 let until = leader.lease_until(now, &self.settings);
                 (until > Instant(0)).then(|| now.since(until))
             }
-            Role::Follower(follower) => follower.current.map(|at| now.since(at)),
+            Role::Follower(_) => self.replica(partition).current.map(|at| now.since(at)),
         }
     }
 

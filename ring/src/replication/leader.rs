@@ -209,7 +209,7 @@ impl Leader {
 
     /// When the newest round of probes was sent that a quorum has acked. The leader acks its own at
     /// once.
-    fn quorum_probed(&self, now: Instant) -> Option<Instant> {
+    pub fn quorum_probed(&self, now: Instant) -> Option<Instant> {
         self.quorum(|id| {
             if id == self.me.replica { Some(now) } else { self.peer(id).and_then(|p| p.lease_from) }
         })

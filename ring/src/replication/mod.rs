@@ -487,6 +487,10 @@ impl Replicator {
         let Role::Leader(leader) = &mut r.role else { return };
         let term = leader.term;
         let reads = std::mem::take(&mut leader.reads);
+        // A quorum heard of nobody else when it took that probe. Of whoever is the only voter the time is
+        // not known here.
+        let led = leader.quorum_probed(Instant(u64::MAX)).filter(|at| *at < Instant(u64::MAX));
+        r.current = r.current.max(led);
         r.left = r.left.max(term);
         r.role = Role::Follower(replica::Follower::default());
         for (ticket, _) in reads {

@@ -61,8 +61,6 @@ pub(super) struct Follower {
     /// End of what is known to equal the log of the leader of the promised term.
     pub verified: Offset,
     pub heard: Option<Heard>,
-    /// When all that was committed, as its leader said then, was known to be so here.
-    pub current: Option<Instant>,
     /// The newest probe taken, while it was not answered.
     pub probe: Instant,
     /// The probe with whose answer it asked for the state last.
@@ -95,6 +93,9 @@ pub(super) struct LocalReplica {
     pub left: Term,
     pub flushed_end: Offset,
     pub high_watermark: Offset,
+    /// When all that was committed then was known to be so here: as the leader of that time said, or
+    /// because this replica led. It stays true whoever leads.
+    pub current: Option<Instant>,
     pub damaged_below: Option<Offset>,
     /// See [`super::Replicator::hurt`].
     pub hurt: bool,
@@ -133,6 +134,7 @@ impl LocalReplica {
             left: Term(0),
             flushed_end: found.end,
             high_watermark: found.high_watermark,
+            current: None,
             damaged_below: found.damaged_below,
             hurt: false,
             coming: None,

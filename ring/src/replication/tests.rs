@@ -69,8 +69,8 @@ fn a_leader_that_cannot_begin_its_term_asks_for_an_election_and_no_earlier() {
     assert_eq!(asks_after(1700), [expected]);
 }
 
-/// A follower of P among three voters, or the only one, that has lost something it had applied.
-fn hurt_voter(voters: u128, known: bool) -> Replicator {
+/// A follower of P among three voters, or the only one.
+fn voter(voters: u128) -> Replicator {
     let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
     let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
     replicas.recovered(P, Recovered { life: Some(5), end: Offset(9), ..Recovered::empty() });
@@ -84,6 +84,12 @@ fn hurt_voter(voters: u128, known: bool) -> Replicator {
         ..PartitionRecord::default()
     };
     replicas.record(Instant(1), P, &record);
+    replicas
+}
+
+/// One that has lost something it had applied.
+fn hurt_voter(voters: u128, known: bool) -> Replicator {
+    let mut replicas = voter(voters);
     replicas.hurt(P, known);
     replicas
 }
@@ -137,4 +143,35 @@ fn a_damaged_copy_votes_only_when_no_leader_is_found_without_it() {
     let mut replicas = hurt_voter(1, false);
     assert!(answers(&mut replicas, at(10), 5));
     assert!(replicas.replica(P).may_lead(Term(6)));
+}
+
+/// What a replica knew to be committed stays so when another leader is elected.
+#[test]
+fn the_age_of_what_is_known_survives_a_change_of_leader() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    let mut replicas = voter(1);
+    let me = replicas.me(P).replica;
+    let other = ReplicaId { storage: StorageUuid(2), life: 5 };
+    let leader = LeaderId { replica: other, incarnation: Incarnation(1) };
+    let mut record = replicas.known(P).clone();
+    record.voters = vec![me, other];
+    (record.term, record.leader, record.version) = (Term(5), Some(leader), 8);
+    replicas.record(at(1), P, &record);
+    assert_eq!(replicas.age(at(1), P), None, "no leader was heard");
+    let probe = Replicate {
+        partition: P,
+        to: me,
+        from: leader,
+        term: Term(5),
+        first: Offset(1),
+        prev_term: Term(0),
+        count: 0,
+        high_watermark: Offset(1),
+        probe: at(9),
+    };
+    replicas.judge(at(10), NodeId(2), &probe, &|_| Term(5));
+    assert_eq!(replicas.age(at(15), P), Some(Duration::from_millis(5)));
+    replicas.fence(at(20), &Fence { partition: P, to: me, term: Term(6) });
+    assert_eq!(replicas.view(P).term, Term(6));
+    assert_eq!(replicas.age(at(30), P), Some(Duration::from_millis(20)));
 }
