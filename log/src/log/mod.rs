@@ -254,6 +254,7 @@ impl Log {
     /// The end of a turn: writes the staged group unless one is in flight, and makes the requests
     /// other work needs.
     pub fn seal(&mut self, now: Now, io: &mut IoQueue) {
+        self.gather.looks(now.mono);
         let held = self.gather.holds(now.mono, self.staging.staged_records());
         // A log that stops waits for nobody.
         let seal = !held || !matches!(self.status, LogStatus::Open);
