@@ -258,7 +258,7 @@ metrics! {
     "recovery" Seconds gauge(|shard| shard.recovery.seconds), "Time the last recovery took";
     "recovery_read" Bytes gauge(|shard| shard.recovery.bytes_read as f64), "Bytes the last recovery read";
     "recovery_records" None gauge(|shard| shard.recovery.records as f64), "Records the last recovery replayed";
-    "recovery_torn" Bytes gauge(|shard| shard.recovery.torn_bytes as f64), "Bytes of a torn tail the last recovery cut";
+    "recovery_torn" None gauge(|shard| f64::from(u8::from(shard.recovery.torn))), "1 when the last recovery cut a torn tail";
     "recovery_damages" None gauge(|shard| shard.recovery.damages as f64), "Damaged places the last recovery found";
 }
 

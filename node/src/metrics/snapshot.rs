@@ -303,8 +303,8 @@ pub struct RecoveryReport {
     pub groups: u64,
     /// Records replayed.
     pub records: u64,
-    /// Bytes of a torn tail that were cut. None of them was ever acknowledged.
-    pub torn_bytes: u64,
+    /// A torn tail was cut. Nothing in it was ever acknowledged.
+    pub torn: bool,
     /// Damaged places found: typed and located in the node's log.
     pub damages: u64,
 }

@@ -1,5 +1,7 @@
 //! A shard's counters as everybody else sees them.
 
+use ironring_log::TailState;
+
 use crate::metrics::{
     BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters,
     MovementCounters, PeerCounters, RecoveryReport, RepairCounters, ShardSnapshot, ShardState,
@@ -99,7 +101,7 @@ impl Shard {
                 checkpoint_bytes: log.recovery.checkpoint_bytes,
                 groups: log.recovery.groups,
                 records: log.recovery.records,
-                torn_bytes: 0,
+                torn: log.recovery.tail != TailState::Clean,
                 damages: log.recovery.checkpoints_bad
                     + log.recovery.superblock_copies_bad
                     + log.recovery.segment_headers_bad,
