@@ -240,7 +240,7 @@ fn moves_go_at_the_pace_that_was_set_and_say_how_far_they_are() {
         (Some("gradual"), &Value::Bool(false))
     );
     let mut client = nodes.nodes[0].client();
-    for n in 0..192 {
+    for n in 0..512 {
         client.put(format!("k{n}").as_bytes(), &[7; 64 << 10]).expect("it is taken");
     }
     let secret = token(&nodes.nodes[0], &[]);
@@ -280,7 +280,7 @@ fn moves_go_at_the_pace_that_was_set_and_say_how_far_they_are() {
     let wrong = ["cluster", "rebalance", "start", "--pace", "fast"];
     assert_eq!(ironring(&nodes.nodes[0], &wrong).status.code(), Some(2));
     let mut reader = nodes.nodes[3].client();
-    for n in 0..192 {
+    for n in 0..512 {
         let found = reader.get(format!("k{n}").as_bytes()).expect("it answers");
         assert!(found.is_some_and(|found| found.value == [7; 64 << 10]), "k{n} is there");
     }

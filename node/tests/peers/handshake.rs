@@ -29,7 +29,7 @@ fn both_sides_learn_who_is_there() {
     assert_eq!(remote.storage, two.spec.local.storage);
     let remote = two.shards[1].ask(move |peers| peers.remote(there).unwrap().as_ref().clone());
     assert_eq!((remote.peer, remote.side), (one.shard(0), Side::Accepted));
-    assert_eq!((remote.version, remote.incarnation), (1, one.spec.local.incarnation));
+    assert_eq!((remote.version, remote.incarnation), (2, one.spec.local.incarnation));
     let (peer, from) = (two.shard(1), one.shard(0));
     assert_eq!(one.shards[0].ask(move |peers| peers.dialled(peer)), Some(here));
     assert_eq!(two.shards[1].ask(move |peers| peers.accepted(from)), Some(there));
