@@ -371,6 +371,9 @@ impl Replicator {
     #[must_use]
     pub fn age(&self, now: Instant, partition: PartitionId) -> Option<Duration> {
         match &self.replica(partition).role {
+            Role::Leader(leader) if !leader.knows_commits() => {
+                self.replica(partition).current.map(|at| now.since(at))
+            }
             Role::Leader(leader) if leader.has_lease(now, &self.settings) => Some(Duration::ZERO),
             Role::Leader(leader) => {
                 let until = leader.lease_until(now, &self.settings);

@@ -168,6 +168,12 @@ impl Leader {
         self.voters == [self.me.replica] && self.proposal.is_none()
     }
 
+    /// Whether all that its predecessors committed is known to be: from when the entry that begins its
+    /// term is committed.
+    pub fn knows_commits(&self) -> bool {
+        !matches!(self.stage, Stage::Promising | Stage::Starting)
+    }
+
     /// Whether too few voters are heard to commit the entry that begins the term, and enough to elect
     /// another leader, which goes on without those that are silent.
     pub fn is_stuck(&self, now: Instant, settings: &Settings) -> bool {

@@ -489,7 +489,8 @@ impl Replicator {
         let reads = std::mem::take(&mut leader.reads);
         // A quorum heard of nobody else when it took that probe. Of whoever is the only voter the time is
         // not known here.
-        let led = leader.quorum_probed(Instant(u64::MAX)).filter(|at| *at < Instant(u64::MAX));
+        let led = leader.quorum_probed(Instant(u64::MAX));
+        let led = led.filter(|at| leader.knows_commits() && *at < Instant(u64::MAX));
         r.current = r.current.max(led);
         r.left = r.left.max(term);
         r.role = Role::Follower(replica::Follower::default());

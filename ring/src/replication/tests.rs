@@ -175,3 +175,21 @@ fn the_age_of_what_is_known_survives_a_change_of_leader() {
     assert_eq!(replicas.view(P).term, Term(6));
     assert_eq!(replicas.age(at(30), P), Some(Duration::from_millis(20)));
 }
+
+/// What the leaders before it committed, one that has not begun its term may not know to be.
+#[test]
+fn a_leader_that_has_not_begun_its_term_does_not_call_what_it_has_current() {
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), end: Offset(5), ..Recovered::empty() });
+    replicas.record(Instant(1), P, &led_with_another(3));
+    replicas.promise_staged(P, Term(3), GroupSeq(1));
+    replicas.flushed(Instant(1), GroupSeq(1));
+    assert_eq!(replicas.view(P).leads, Some(Stage::Starting));
+    let from = LeaderId { replica: led_with_another(3).voters[1], incarnation: Incarnation(1) };
+    let (to, probe) = (replicas.me(P).replica, Instant(2));
+    let state = AckState::Flushed { end: Offset(5) };
+    replicas.ack(Instant(3), &Ack { partition: P, to, from, term: Term(3), probe, state });
+    assert!(replicas.has_lease(Instant(4), P));
+    assert_eq!(replicas.age(Instant(4), P), None);
+}
