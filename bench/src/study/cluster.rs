@@ -301,9 +301,10 @@ impl Cluster {
     pub fn status(&self) -> Result<Status, BenchError> {
         let mut last = BenchError::Server("no node runs".to_owned());
         for index in (0..self.nodes.len()).filter(|i| self.nodes[*i].server.is_some()) {
-            let said = self.said(index, &["cluster", "status", "-o", "json"]);
+            // Over HTTP: a program started every few milliseconds would be seen in what is measured.
+            let said = fetched(&self.nodes[index].http, "/v1/cluster/status");
             let read = said.and_then(|said| {
-                serde_json::from_value(said).map_err(|e| BenchError::Server(e.to_string()))
+                serde_json::from_str(&said).map_err(|e| BenchError::Server(e.to_string()))
             });
             match read {
                 Ok(status) => return Ok(status),
@@ -415,14 +416,28 @@ impl Cluster {
 
 /// A metric of a node, over all its labels.
 fn scraped(http: &str, name: &str) -> Result<f64, BenchError> {
-    let failed = |e: std::io::Error| BenchError::Server(format!("{http}/metrics: {e}"));
-    let mut socket = TcpStream::connect(http).map_err(failed)?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).map_err(failed)?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).map_err(failed)?;
+    let answer = fetched(http, "/metrics")?;
     total(&answer, name).ok_or_else(|| BenchError::Server(format!("{http} does not tell {name}")))
+}
+
+/// The body of what a node answers to a GET.
+fn fetched(http: &str, path: &str) -> Result<String, BenchError> {
+    let failed = |problem: String| BenchError::Server(format!("{http}{path}: {problem}"));
+    let mut answer = String::new();
+    // In version 1.0 a body ends with its connection: there are no chunks to put together.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {http}\r\n\r\n");
+    TcpStream::connect(http)
+        .and_then(|mut socket| {
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.write_all(request.as_bytes())?;
+            socket.read_to_string(&mut answer)
+        })
+        .map_err(|e| failed(e.to_string()))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        _ => Err(failed(head.lines().next().unwrap_or("no answer").to_owned())),
+    }
 }
 
 /// The sum of a metric's series in an exposition.
