@@ -53,6 +53,19 @@ impl Log {
         true
     }
 
+    /// Bytes the disk reads for the record at `at`.
+    #[must_use]
+    pub fn read_cost(&self, at: Location) -> u64 {
+        u64::from(self.blocks_of(at).1)
+    }
+
+    /// Where in the segment's file they begin, and how many bytes they are.
+    fn blocks_of(&self, at: Location) -> (u32, u32) {
+        let block = self.config.block_bytes;
+        let start = at.pos & !(block - 1);
+        (start, align_up(at.pos + at.len - start, block))
+    }
+
     /// Keeps about so many bytes of the newest durable groups in memory, for [`Log::copy_wire`].
     pub fn keep_recent(&mut self, bytes: usize) {
         self.staging.set_recent_bytes_max(bytes);
@@ -70,9 +83,7 @@ impl Log {
     }
 
     fn issue_read(&mut self, read: ReadId, at: Location, slot: SlotId, io: &mut IoQueue) {
-        let block = self.config.block_bytes;
-        let start = at.pos & !(block - 1);
-        let len = align_up(at.pos + at.len - start, block);
+        let (start, len) = self.blocks_of(at);
         self.segments.slot_mut(slot).pins += 1;
         self.counters.read_bytes += u64::from(len);
         let op = IoOp::ReadAt { file: file_of(slot), pos: FilePos(u64::from(start)), len };

@@ -125,6 +125,8 @@ pub(super) struct Movement {
     measured_at: Instant,
     foreground: Foreground,
     sent_bytes: u64,
+    /// Read from the disk for states that are sent.
+    read_bytes: u64,
 }
 
 impl Movement {
@@ -139,6 +141,7 @@ impl Movement {
             measured_at: Instant(0),
             foreground: Foreground::default(),
             sent_bytes: 0,
+            read_bytes: 0,
         }
     }
 
@@ -207,6 +210,12 @@ impl Movement {
             going.sent_bytes += bytes;
             going.sent_lately += bytes;
         }
+    }
+
+    /// So many bytes are read from the disk for a move, besides what is sent.
+    pub fn read(&mut self, now: Instant, bytes: u64) {
+        self.pace.charge(now, bytes);
+        self.read_bytes += bytes;
     }
 
     /// Entries of a partition wait for their turn.
@@ -313,7 +322,8 @@ impl Shard {
             return;
         }
         let log = self.log.counters();
-        let moved = self.movement.sent_bytes;
+        // Entries are read about as they are sent, states as was counted.
+        let moved = self.movement.sent_bytes.max(self.movement.read_bytes);
         self.movement.observe(
             now.mono,
             Foreground {
@@ -433,6 +443,23 @@ mod tests {
         movement.follow(at(3000), &metadata, 0..8);
         let second = sent(&mut movement, 3100, 4100, Share::Entries);
         assert!((9 * MIB..=12 * MIB).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn what_is_read_for_a_move_passes_its_pace_too() {
+        let (mut movement, _) = movement(PaceMode::Gradual);
+        sent(&mut movement, 1000, 2000, Share::State);
+        // Of small values three times as much as is sent.
+        let (mut sent, mut read) = (0, 0);
+        for ms in 2000..4000 {
+            movement.begin_states();
+            while movement.may_send(at(ms), Share::State) {
+                movement.sent(at(ms), P, NodeId(2), 64 << 10);
+                movement.read(at(ms), 192 << 10);
+                (sent, read) = (sent + (64 << 10), read + (192 << 10));
+            }
+        }
+        assert!((18 * MIB..=23 * MIB).contains(&(sent + read)), "{sent} and {read}");
     }
 
     #[test]

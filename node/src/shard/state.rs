@@ -23,8 +23,9 @@ use super::fields::{Malformed, Reader, Writer};
 use super::partition::{Partition, TOMBSTONE};
 use super::topics::TopicPartition;
 
-/// A piece is closed when its records have this many bytes.
-const PIECE_BYTES: usize = 256 << 10;
+/// A piece is closed when its records have this many bytes: what a turn of either side can carry
+/// without keeping clients waiting.
+const PIECE_BYTES: usize = 64 << 10;
 /// Keys looked at for the size of all of them.
 const SAMPLE_KEYS: usize = 1024;
 

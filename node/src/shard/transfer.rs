@@ -1,6 +1,6 @@
 //! States on their way to followers that cannot be sent entries: see [`super::state`].
 //!
-//! Leader: one piece is read at a time, and at most [`PIECES_AHEAD`] are sent that the follower has
+//! Leader: one piece is read at a time, and at most [`PIECES_AHEAD`] are read that the follower has
 //! not answered. What is not answered in time was lost, or had no room at the other end: it is sent
 //! again from there. A follower that knows nothing of the transfer has restarted: it begins anew.
 //! Follower: pieces become records as they come; the one that ends it all makes the
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ironring_core::{Instant, NodeId, Now, Offset, PartitionId, Term};
 use ironring_log::format::record::{decode_wire, encode_wire};
-use ironring_log::{AppendError, Priority, ReadError, ReadId, Record, RecordKind};
+use ironring_log::{AppendError, Location, Priority, ReadError, ReadId, Record, RecordKind};
 use ironring_net::peer::message::{
     SnapshotAnswer, SnapshotBegin, SnapshotPiece, SnapshotRefusal, SnapshotState,
 };
@@ -28,8 +28,11 @@ use crate::peer::convert::{from_replica, to_leader, to_replica};
 
 /// Most transfers a shard makes at a time; others wait for their turn.
 const TRANSFERS_MAX: usize = 2;
-/// Most pieces sent and not answered.
-const PIECES_AHEAD: usize = 2;
+/// Most pieces read and not answered.
+const PIECES_AHEAD: usize = 8;
+/// Most records of a transfer that are read at a time: clients' reads and writes wait behind them at
+/// the disk, and a turn that asks for a thousand takes milliseconds.
+const READS_AHEAD: usize = 8;
 /// What is not answered for so long is sent again: some times what a write takes on a busy disk.
 const SEND_AGAIN: Duration = Duration::from_millis(250);
 /// When nothing is answered for so long, all of it begins anew.
@@ -111,6 +114,9 @@ impl Transfer {
 struct Piece {
     says: Vec<Vec<u8>>,
     records: Vec<Option<Vec<u8>>>,
+    /// Which of them are still to be asked for, and where they are.
+    unread: VecDeque<(usize, Location)>,
+    /// How many were not read yet, asked for or not.
     missing: usize,
     /// Something could not be read: its place was freed meanwhile, or is damaged. Looked up again at
     /// that time.
@@ -137,6 +143,8 @@ pub(super) struct Transfers {
     /// Followers whose turn has not come.
     waiting: Vec<(PartitionId, NodeId)>,
     reads: BTreeMap<ReadId, (PartitionId, NodeId, u64, usize)>,
+    /// The one that the pace let do something last: the others come before it.
+    served: Option<(PartitionId, NodeId)>,
     installs: BTreeMap<PartitionId, Install>,
     last: u64,
 }
@@ -200,7 +208,9 @@ impl Shard {
                 self.transfers.waiting.push(to);
             }
         }
-        let all: Vec<(PartitionId, NodeId)> = self.transfers.out.keys().copied().collect();
+        let mut all: Vec<(PartitionId, NodeId)> = self.transfers.out.keys().copied().collect();
+        let begin = all.partition_point(|to| Some(*to) <= self.transfers.served);
+        all.rotate_left(begin);
         for to in all {
             if !self.is_wanted(to) {
                 self.end_transfer(to);
@@ -311,7 +321,9 @@ impl Shard {
         let read = transfer.piece.take_if(|piece| piece.missing == 0);
         match read.map(|piece| (piece.again_at, piece)) {
             // Whatever the piece lacks the follower would take for deleted.
-            Some((Some(again_at), _)) if now.mono >= again_at => self.read_piece(to, fx),
+            Some((Some(again_at), _)) if now.mono >= again_at => {
+                self.read_piece(now.mono, to, fx);
+            }
             Some((Some(_), piece)) => transfer.piece = Some(piece),
             Some((None, piece)) => {
                 let payload = payload_of(&piece, partition, transfer.term, now);
@@ -331,6 +343,7 @@ impl Shard {
                 break;
             };
             room -= payload.len();
+            self.transfers.served = Some(to);
             self.movement.sent(now.mono, partition, node, payload.len());
             let (transfer, last, payload) = (id, *last, payload.clone());
             let piece = ToPeer::SnapshotPiece { partition, transfer, number, last, payload };
@@ -340,13 +353,16 @@ impl Shard {
             *left = room;
         }
         let ahead = transfer.ready.len() < PIECES_AHEAD;
-        if transfer.piece.is_none() && transfer.cursor.is_some() && ahead {
-            self.read_piece(to, fx);
+        let wanted = transfer.piece.is_none() && transfer.cursor.is_some() && ahead;
+        if wanted && (!going || self.movement.may_send(now.mono, Share::State)) {
+            self.read_piece(now.mono, to, fx);
         }
+        self.read_records(to, fx);
     }
 
-    /// Collects the records of the next piece.
-    fn read_piece(&mut self, to: (PartitionId, NodeId), fx: &mut Effects) {
+    /// Collects the records of the next piece. What is read for a move passes its pace too, as the
+    /// disk reads it: of small values that is far more than what is sent.
+    fn read_piece(&mut self, now: Instant, to: (PartitionId, NodeId), fx: &mut Effects) {
         let (partition, node) = to;
         let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
         let Some(cursor) = &transfer.cursor else { return };
@@ -354,22 +370,41 @@ impl Shard {
         let mut piece = Piece {
             says: found.says,
             records: vec![None; found.places.len()],
+            unread: VecDeque::new(),
             missing: 0,
             again_at: None,
             next: found.next,
         };
+        let mut bytes_read = 0;
         for (number, at) in found.places.iter().enumerate() {
             let mut bytes = Vec::new();
             if self.log.copy_wire(*at, &mut bytes) {
                 piece.records[number] = merged(&bytes);
                 continue;
             }
-            piece.missing += 1;
+            bytes_read += self.log.read_cost(*at);
+            piece.unread.push_back((number, *at));
+        }
+        piece.missing = piece.unread.len();
+        transfer.piece = Some(piece);
+        if self.movement.is_going(partition, node) {
+            self.transfers.served = Some(to);
+            self.movement.read(now, bytes_read);
+        }
+        self.read_records(to, fx);
+    }
+
+    /// Asks for the next records of a piece.
+    fn read_records(&mut self, to: (PartitionId, NodeId), fx: &mut Effects) {
+        let (partition, node) = to;
+        let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
+        let Some(piece) = &mut transfer.piece else { return };
+        while piece.missing - piece.unread.len() < READS_AHEAD {
+            let Some((number, at)) = piece.unread.pop_front() else { break };
             let read = self.chunks.next_read();
             self.transfers.reads.insert(read, (partition, node, transfer.id, number));
-            self.log.read(read, *at, &mut fx.io);
+            self.log.read(read, at, &mut fx.io);
         }
-        transfer.piece = Some(piece);
     }
 
     /// A record of a piece was read, or cannot be. False: it was asked for by somebody else.
@@ -390,6 +425,7 @@ impl Shard {
             *record = result.as_ref().ok().and_then(|bytes| merged(bytes));
             if record.is_none() {
                 piece.again_at = Some(now + READ_AGAIN);
+                piece.missing -= std::mem::take(&mut piece.unread).len();
             }
         }
         true

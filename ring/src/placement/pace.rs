@@ -157,6 +157,12 @@ impl Pace {
         Ok(())
     }
 
+    /// Takes `bytes` out of the bucket for something that is done in any case.
+    pub fn charge(&mut self, now: Instant, bytes: u64) {
+        self.fill(now);
+        self.level -= i128::from(bytes) * NANOS;
+    }
+
     /// Whether [`Pace::take`] would grant now.
     pub fn is_open(&mut self, now: Instant) -> bool {
         self.take(now, 0).is_ok()
