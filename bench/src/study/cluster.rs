@@ -273,14 +273,20 @@ impl Cluster {
             .map_err(|e| failed(format!("{e}: {}", String::from_utf8_lossy(&output.stderr))))
     }
 
-    /// Has an order carried out; whichever node it is said to passes it on.
+    /// Has a leadership handed to a member: a partition's, or without one the metadata group's.
+    /// Whichever node it is said to passes it on.
     ///
     /// # Errors
     /// It is refused.
-    pub fn order(&self, arguments: &[&str]) -> Result<(), BenchError> {
-        let runs = self.nodes.iter().position(|node| node.server.is_some());
+    pub fn transfer(&self, partition: Option<u32>, to: &str) -> Result<(), BenchError> {
+        let runs = self.nodes.iter().find(|node| node.server.is_some());
         let none = || BenchError::Server("no node runs".to_owned());
-        self.said(runs.ok_or_else(none)?, &[arguments, &["-o", "json"]].concat()).map(|_| ())
+        let path = match partition {
+            Some(partition) => format!("/v1/partitions/{partition}/transfer"),
+            None => "/v1/cluster/transfer".to_owned(),
+        };
+        let body = serde_json::json!({ "to": to }).to_string();
+        asked(&runs.ok_or_else(none)?.http, "POST", &path, &body).map(|_| ())
     }
 
     fn until_said(&self, arguments: &[&str]) -> Result<serde_json::Value, BenchError> {
@@ -301,7 +307,6 @@ impl Cluster {
     pub fn status(&self) -> Result<Status, BenchError> {
         let mut last = BenchError::Server("no node runs".to_owned());
         for index in (0..self.nodes.len()).filter(|i| self.nodes[*i].server.is_some()) {
-            // Over HTTP: a program started every few milliseconds would be seen in what is measured.
             let said = fetched(&self.nodes[index].http, "/v1/cluster/status");
             let read = said.and_then(|said| {
                 serde_json::from_str(&said).map_err(|e| BenchError::Server(e.to_string()))
@@ -422,10 +427,18 @@ fn scraped(http: &str, name: &str) -> Result<f64, BenchError> {
 
 /// The body of what a node answers to a GET.
 fn fetched(http: &str, path: &str) -> Result<String, BenchError> {
+    asked(http, "GET", path, "")
+}
+
+/// The body of what a node answers. Over HTTP and not by a program, which would be seen in what is
+/// measured beside it.
+fn asked(http: &str, method: &str, path: &str, body: &str) -> Result<String, BenchError> {
     let failed = |problem: String| BenchError::Server(format!("{http}{path}: {problem}"));
     let mut answer = String::new();
     // In version 1.0 a body ends with its connection: there are no chunks to put together.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {http}\r\n\r\n");
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: {http}\r\nContent-Length: {length}");
+    let request = format!("{head}\r\nContent-Type: application/json\r\n\r\n{body}");
     TcpStream::connect(http)
         .and_then(|mut socket| {
             socket.set_read_timeout(Some(PATIENCE))?;
@@ -435,8 +448,8 @@ fn fetched(http: &str, path: &str) -> Result<String, BenchError> {
         .map_err(|e| failed(e.to_string()))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        _ => Err(failed(head.lines().next().unwrap_or("no answer").to_owned())),
+        Some("200" | "202") => Ok(body.to_owned()),
+        _ => Err(failed(format!("{}: {body}", head.lines().next().unwrap_or("no answer")))),
     }
 }
 

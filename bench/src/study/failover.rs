@@ -220,10 +220,9 @@ fn disturb(cluster: &mut Cluster, lanes: &Lanes, fault: Fault) -> Result<Turn, B
                 status.members.iter().filter(|m| m.id != member.id).collect();
             let name = |n: usize| others[n % others.len()].name.as_str();
             for (n, partition) in led.iter().enumerate() {
-                let partition = partition.to_string();
-                cluster.order(&["partition", "transfer", &partition, "--to", name(n)])?;
+                cluster.transfer(Some(*partition), name(n))?;
             }
-            cluster.order(&["cluster", "transfer", "--to", name(0)])?;
+            cluster.transfer(None, name(0))?;
             std::thread::sleep(AFTER);
         }
     }

@@ -22,7 +22,8 @@ from ._errors import (
 
 _PAUSE_FIRST = 0.010
 _PAUSE_MAX = 1.0
-#: Longest pause while another node may take over any moment.
+#: First and longest pause while another node may take over any moment.
+_FOLLOW_PAUSE_FIRST = 0.002
 _FOLLOW_PAUSE_MAX = 0.025
 #: The same after so many attempts, which is about a second.
 _FOLLOW_CLOSELY = 50
@@ -67,9 +68,9 @@ class Call:
         pause_min = 0.0
         self._silent += isinstance(error, DeadlineExceeded)
         new_map = new_session = route = False
-        pause_max = _PAUSE_MAX
+        pause_first, pause_max = _PAUSE_FIRST, _PAUSE_MAX
         close = self._attempts < _FOLLOW_CLOSELY
-        follow_pause_max = _FOLLOW_PAUSE_MAX if close else _FOLLOW_LATER_PAUSE_MAX
+        follow = _FOLLOW_PAUSE_FIRST, _FOLLOW_PAUSE_MAX if close else _FOLLOW_LATER_PAUSE_MAX
         if isinstance(error, ServerError):
             code = error.code
             if isinstance(error, ConditionFailed):
@@ -93,15 +94,17 @@ class Call:
                 ErrorCode.TOO_FEW_REPLICAS,
             )
             if code == ErrorCode.NOT_LEADER:
-                route, pause_max = True, follow_pause_max
+                route = True
+                pause_first, pause_max = follow
         elif isinstance(error, InvalidRequest) or (isinstance(error, ProtocolError) and not sent):
             raise self._settled(error)
         else:
-            new_map, pause_max = True, follow_pause_max
+            new_map = True
+            pause_first, pause_max = follow
             if sent:
                 self._doubt(error)
         self._last = error
-        full = min(_PAUSE_FIRST * 2 ** min(self._attempts, 16), pause_max)
+        full = min(pause_first * 2 ** min(self._attempts, 16), pause_max)
         self._attempts += 1
         return Again(max(rng.uniform(full / 2, full), pause_min), new_map, new_session, route)
 

@@ -28,8 +28,10 @@ use crate::message::{Request, Response, WriteOptions};
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Longest pause while another node may take over any moment: a planned change of leaders takes some
+/// First pause while another node may take over any moment: a planned change of leaders takes some
 /// milliseconds, the loss of one half a second.
+const FOLLOW_PAUSE_FIRST: Duration = Duration::from_millis(2);
+/// Longest pause then.
 const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(25);
 /// After so many attempts without an answer the next ones may take twice as long.
 const SILENT_ATTEMPTS: u32 = 3;
@@ -145,18 +147,18 @@ impl Call {
     pub fn failed(&mut self, failure: Failure, prng: &mut Prng) -> Next {
         let mut first = Preparation::default();
         let mut pause_min = Duration::ZERO;
-        let mut pause_max = PAUSE_MAX;
+        let (mut pause_first, mut pause_max) = (PAUSE_FIRST, PAUSE_MAX);
         self.silent += u32::from(matches!(failure, Failure::Lost(ClientError::Timeout)));
         let error = match failure {
             Failure::Invalid(error) => return Next::Stop(self.settle(error)),
             Failure::NotSent(error) => {
                 first.map = true;
-                pause_max = self.follow_pause_max();
+                (pause_first, pause_max) = self.follow_pauses();
                 error
             }
             Failure::Lost(error) => {
                 first.map = true;
-                pause_max = self.follow_pause_max();
+                (pause_first, pause_max) = self.follow_pauses();
                 if let Some(stop) = self.doubt(&error) {
                     return Next::Stop(stop);
                 }
@@ -186,7 +188,7 @@ impl Call {
                     ErrorCode::Overloaded => pause_min = Duration::from_millis(detail),
                     ErrorCode::NotLeader => {
                         (first.map, first.route) = (true, true);
-                        pause_max = self.follow_pause_max();
+                        (pause_first, pause_max) = self.follow_pauses();
                     }
                     ErrorCode::WrongPartition
                     | ErrorCode::NotReady
@@ -200,13 +202,16 @@ impl Call {
             }
         };
         self.last = Some(error);
-        let pause = pause(self.attempts, prng).min(pause_max).max(pause_min.min(PAUSE_MAX));
+        let pause = pause(self.attempts, (pause_first, pause_max), prng);
+        let pause = pause.max(pause_min.min(PAUSE_MAX));
         self.attempts += 1;
         Next::Again { pause, first }
     }
 
-    fn follow_pause_max(&self) -> Duration {
-        if self.attempts < FOLLOW_CLOSELY { FOLLOW_PAUSE_MAX } else { FOLLOW_LATER_PAUSE_MAX }
+    /// The first pause and the longest while another node may take over.
+    fn follow_pauses(&self) -> (Duration, Duration) {
+        let close = self.attempts < FOLLOW_CLOSELY;
+        (FOLLOW_PAUSE_FIRST, if close { FOLLOW_PAUSE_MAX } else { FOLLOW_LATER_PAUSE_MAX })
     }
 
     /// The attempt may have been applied: the error to stop with when it must not be repeated.
@@ -230,8 +235,8 @@ impl Call {
 
 /// Between half and all of a pause that doubles, so that clients that failed together do not come
 /// back together.
-fn pause(attempt: u32, prng: &mut Prng) -> Duration {
-    let full = PAUSE_FIRST.saturating_mul(1 << attempt.min(16)).min(PAUSE_MAX);
+fn pause(attempt: u32, (first, max): (Duration, Duration), prng: &mut Prng) -> Duration {
+    let full = first.saturating_mul(1 << attempt.min(16)).min(max);
     let half_us = full.as_micros() as u64 / 2;
     Duration::from_micros(half_us + prng.below(half_us + 1))
 }

@@ -92,13 +92,27 @@ fn the_deadline_keeps_failed_and_unknown_apart() {
 }
 
 #[test]
-fn pauses_double_with_jitter_up_to_a_second() {
+fn pauses_double_with_jitter_up_to_a_limit() {
     let mut prng = Prng::new(5);
-    for attempt in 0..40 {
-        let full = PAUSE_FIRST.saturating_mul(1 << attempt.min(20)).min(PAUSE_MAX);
-        let pause = pause(attempt, &mut prng);
-        assert!(pause >= full / 2 && pause <= full, "{attempt}: {pause:?}");
+    for (first, max) in [(PAUSE_FIRST, PAUSE_MAX), (FOLLOW_PAUSE_FIRST, FOLLOW_PAUSE_MAX)] {
+        for attempt in 0..40 {
+            let full = first.saturating_mul(1 << attempt.min(20)).min(max);
+            let pause = pause(attempt, (first, max), &mut prng);
+            assert!(pause >= full / 2 && pause <= full, "{attempt}: {pause:?}");
+        }
     }
+    let mut call = Call::new(&READ);
+    let longest = |call: &mut Call, prng: &mut Prng| {
+        let not_leader =
+            Failure::Refused { code: ErrorCode::NotLeader, detail: 0, message: String::new() };
+        match call.failed(not_leader, prng) {
+            Next::Again { pause, .. } => pause,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(longest(&mut call, &mut prng) <= FOLLOW_PAUSE_FIRST, "a successor is looked for at once");
+    let later: Duration = (1..10).map(|_| longest(&mut call, &mut prng)).sum();
+    assert!(later <= FOLLOW_PAUSE_MAX * 9 && later >= FOLLOW_PAUSE_MAX);
     let mut call = Call::new(&READ);
     let code = ErrorCode::Overloaded;
     let failure = Failure::Refused { code, detail: 700, message: String::new() };
