@@ -13,6 +13,7 @@
 //!   ([`succession`]), and do not wait until it has been silent.
 //! - On the node that leads the group the member is the controller ([`ironring_ring::controller`]): it
 //!   hears which nodes live, has partitions' leaders elected, and moves replicas ([`control`]).
+//! - A node that is short of space says so ([`shortage`]) among what it tells of itself.
 //! - Operators' orders are judged where the group is led ([`operation`]) and carried out there
 //!   ([`operate`]).
 //! - Who may connect follows from the metadata, and before a node has any from what its directory
@@ -33,6 +34,7 @@ pub mod refused;
 pub mod roster;
 mod saver;
 mod shards;
+mod shortage;
 pub mod status;
 pub mod steward;
 mod succession;
