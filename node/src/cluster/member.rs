@@ -22,7 +22,7 @@ use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
-use super::operation::{self, Remaining};
+use super::judge::{self, Remaining};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
 use super::refused::{self, Fate};
 use super::saver::{Note, Saver};
@@ -633,7 +633,7 @@ impl<R: Runtime> Member<R> {
     fn command(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
         let command = self.command_of(group, ask)?;
         let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
-        operation::understood(&metadata, &command).map_err(Failure::Denied)?;
+        judge::understood(&metadata, &command).map_err(Failure::Denied)?;
         Ok(command)
     }
 

@@ -14,8 +14,8 @@
 //! - On the node that leads the group the member is the controller ([`ironring_ring::controller`]): it
 //!   hears which nodes live, has partitions' leaders elected, and moves replicas ([`control`]).
 //! - A node that is short of space says so ([`shortage`]) among what it tells of itself.
-//! - Operators' orders are judged where the group is led ([`operation`]) and carried out there
-//!   ([`operate`]).
+//! - Operators' orders ([`operation`]) are judged where the group is led ([`judge`]) and carried out
+//!   there ([`operate`]).
 //! - Who may connect follows from the metadata, and before a node has any from what its directory
 //!   remembers ([`roster`], [`token`]).
 //! - Only the thread of the group writes the board, and only with what is committed.
@@ -25,6 +25,7 @@ mod catalog;
 mod control;
 pub mod identity;
 pub mod join;
+pub mod judge;
 mod member;
 mod operate;
 pub mod operation;

@@ -8,7 +8,7 @@ use ironring_ring::metadata::{Member, Metadata, PartitionRecord, Status};
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::operation::room_for_replicas;
+use super::judge::room_for_replicas;
 use crate::raft::{GroupStatus, Role};
 
 /// The cluster.
