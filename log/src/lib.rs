@@ -35,7 +35,7 @@ mod tests;
 
 pub use api::*;
 pub use config::{CompactionConfig, ConfigError, LogConfig, ScrubConfig};
-pub use log::{Log, Usage};
+pub use log::{Log, Room, Usage};
 pub use status::{
     Damage, DamageFinder, LogCounters, LogFailure, LogStatus, OpenProgress, OpenStep,
     RecoveryReport, SegmentCounts, TailState,

@@ -3,6 +3,7 @@
 //! - [`frame`]: the fixed header, the kinds of frames, what each may hold at most.
 //! - [`hello`] and [`judge`]: the handshake, whose layout never changes, and who is let in.
 //! - [`message`], [`list`]: what the frames say, as plain types that belong to no version.
+//! - `archived`: how versions write down their archived types.
 //! - `v1`: the archived types of version 1, frozen; reading them with every check, and writing them.
 //! - `v2`: those that version 2 added; all others are version 1's.
 //! - [`input`], [`output`]: one connection's bytes to frames and back, without a copy of a payload.
@@ -29,6 +30,7 @@ pub mod list;
 pub mod message;
 pub mod output;
 
+mod archived;
 mod v1;
 mod v2;
 

@@ -10,7 +10,7 @@ mod retire;
 mod room;
 mod scrub;
 
-pub use room::Usage;
+pub use room::{Room, Usage};
 
 use ironring_core::io::{BufAlloc, IoDone, IoQueue};
 use ironring_core::{GroupSeq, Instant, Now, SegmentId, SlotId};

@@ -15,7 +15,37 @@ pub struct Usage {
     pub file_bytes: u64,
 }
 
+/// Whether users can go on writing when the active segment is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Room {
+    /// No: no more segments can be made, and what is empty is the reserve.
+    Short,
+    /// For the moment, or it is not known: the log is not open, say.
+    #[default]
+    Tight,
+    /// Yes: segments can be made, or more are empty than one that was just freed.
+    Plenty,
+}
+
 impl Log {
+    /// How much room there is for users. O(1).
+    ///
+    /// Between [`Room::Short`] and [`Room::Plenty`] lies one segment, so that a log at its limit, where
+    /// compaction frees what users fill, is not now this and now that.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        if !matches!(self.status, LogStatus::Open) {
+            return Room::Tight;
+        }
+        let (empty, reserve) = (self.segments.empty(), self.config.reserve_segments);
+        match self.growth_is_possible() {
+            true if empty > reserve => Room::Plenty,
+            false if empty > reserve + 1 => Room::Plenty,
+            false if empty <= reserve => Room::Short,
+            _ => Room::Tight,
+        }
+    }
+
     /// Makes sure that the next appends of this turn, `bytes` of encoded records in all, go into
     /// one group: durable together or not at all. Appends made with [`Priority::Reserve`] then
     /// cannot be refused. Costs nothing when the open group has the room.

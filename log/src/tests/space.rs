@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::disk::Disk;
 use super::run::{Run, small};
 use crate::inspect;
-use crate::{AppendError, LogConfig, LogStatus, Priority, RecordKind};
+use crate::{AppendError, LogConfig, LogStatus, Priority, RecordKind, Room};
 
 /// Segments of 1 MiB, a checkpoint every MiB.
 fn busy() -> LogConfig {
@@ -126,6 +126,7 @@ fn on_a_full_disk_users_are_refused_and_deletes_bring_writes_back() {
     assert_eq!(run.log.status(), &LogStatus::Open, "a full disk is no fault");
     let refused = run.append(RecordKind::Put, b"more", &[1; 10_000], Priority::User);
     assert_eq!(refused.unwrap_err(), AppendError::NoSpace);
+    assert_eq!(run.log.room(), Room::Short);
     run.check_reads();
     for k in 0..key / 2 {
         let mut tries = 0;
@@ -146,6 +147,13 @@ fn on_a_full_disk_users_are_refused_and_deletes_bring_writes_back() {
         waited += 1;
         assert!(waited < 100, "writes do not come back: {:?}", run.log.counters());
     }
+    while run.log.room() != Room::Plenty {
+        run.turn_ends();
+        run.settle();
+        run.pass(Duration::from_secs(1));
+        waited += 1;
+        assert!(waited < 200, "there is no plenty of room: {:?}", run.log.counters());
+    }
     run.check_reads();
 }
 
@@ -153,11 +161,14 @@ fn on_a_full_disk_users_are_refused_and_deletes_bring_writes_back() {
 fn an_own_limit_is_kept() {
     let config = LogConfig { disk_bytes_max: 12 << 20, ..busy() };
     let mut run = Run::opened(config, Disk::default(), 9);
+    run.settle();
+    assert_eq!(run.log.room(), Room::Plenty);
     let mut key = 0u64;
     while run.put_patiently(&key.to_le_bytes(), &[1; 10_000]).is_ok() {
         key += 1;
         assert!(key < 2000, "the limit is not kept");
     }
+    assert_eq!(run.log.room(), Room::Short);
     assert!(run.disk.bytes() <= (12 << 20) + (2 << 20), "segments, checkpoints; the superblock");
     run.turn_ends();
     run.settle();

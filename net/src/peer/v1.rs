@@ -9,13 +9,12 @@
 mod read;
 mod write;
 
-use rkyv::{Archive, Serialize};
-
 pub use read::Item;
 pub(super) use read::{leader_id, plain, read, replica_id, require, unknown, zero};
 pub(super) use write::{leader, put, replica, section, write, write_sections};
 
-use super::frame::{LIST_BODY_BYTES_MAX, PLAIN_BODY_BYTES_MAX};
+use super::archived::archived;
+use super::frame::LIST_BODY_BYTES_MAX;
 use super::message::{ASKS_MAX, SECTIONS_MAX, VOTERS_MAX};
 
 /// Values of [`Ack::state`].
@@ -44,21 +43,6 @@ mod snapshot_state {
     pub const RESUME: u32 = 1;
     pub const COMPLETE: u32 = 2;
     pub const REFUSED: u32 = 3;
-}
-
-macro_rules! archived {
-    ($( $(#[$doc:meta])* $archived:ident $name:ident, $bytes:literal {
-        $( $field:ident: $type:ty, )*
-    } )*) => {
-        $(
-            $(#[$doc])*
-            #[derive(Archive, Serialize)]
-            pub struct $name { $( pub $field: $type, )* }
-
-            const _: () = assert!(size_of::<$archived>() == $bytes);
-            const _: () = assert!(align_of::<$archived>() <= super::frame::ALIGN);
-        )*
-    };
 }
 
 archived! {
@@ -165,4 +149,3 @@ const _: () = assert!(size_of::<rkyv::vec::ArchivedVec<ArchivedSection>>() == RO
 // Lists at their caps fit a body, so that caps are all a sender has to heed.
 const _: () = assert!(SECTIONS_MAX * 112 + ROOT <= LIST_BODY_BYTES_MAX as usize);
 const _: () = assert!(ASKS_MAX * (96 + VOTERS_MAX * 24) + ROOT <= LIST_BODY_BYTES_MAX as usize);
-const _: () = assert!(size_of::<ArchivedSnapshotBegin>() <= PLAIN_BODY_BYTES_MAX as usize);

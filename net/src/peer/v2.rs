@@ -4,10 +4,10 @@
 use ironring_core::{Offset, PartitionId, Term, WallTime};
 use rkyv::ser::allocator::Arena;
 use rkyv::util::AlignedVec;
-use rkyv::{Archive, Serialize};
 
+use super::archived::archived;
 use super::error::PeerError;
-use super::frame::{Frame, Kind, PLAIN_BODY_BYTES_MAX};
+use super::frame::{Frame, Kind};
 use super::message::{self, ComparedState, Message};
 use super::v1::{
     self, Leader, Replica, leader, leader_id, plain, put, replica, replica_id, require, unknown,
@@ -19,22 +19,6 @@ use crate::error::BodyError;
 mod compared_state {
     pub const DIGEST: u32 = 1;
     pub const LATER: u32 = 2;
-}
-
-macro_rules! archived {
-    ($( $(#[$doc:meta])* $archived:ident $name:ident, $bytes:literal {
-        $( $field:ident: $type:ty, )*
-    } )*) => {
-        $(
-            $(#[$doc])*
-            #[derive(Archive, Serialize)]
-            pub struct $name { $( pub $field: $type, )* }
-
-            const _: () = assert!(size_of::<$archived>() == $bytes);
-            const _: () = assert!(size_of::<$archived>() <= PLAIN_BODY_BYTES_MAX as usize);
-            const _: () = assert!(align_of::<$archived>() <= super::frame::ALIGN);
-        )*
-    };
 }
 
 archived! {

@@ -145,12 +145,14 @@ impl Report for ClusterStatus {
         let leader = leader.map_or_else(|| "-".to_owned(), |m| format!("{} ({})", m.name, m.id));
         let partitions = &self.partitions;
         let counts = format!(
-            "{} of {} replicas, {} without a leader, {} with too few replicas, {} moving",
+            "{} of {} replicas, {} without a leader, {} with too few replicas, {} moving, {} \
+             undecided by comparison",
             partitions.total,
             partitions.rf,
             partitions.leaderless,
             partitions.under_replicated,
-            partitions.moves
+            partitions.moves,
+            partitions.compare_undecided
         );
         let epoch = format!("{} (term {})", self.epoch, self.metadata.term);
         let mut pairs = vec![
@@ -196,14 +198,18 @@ const MEMBER: [Column; 9] = [
 
 fn row(member: &MemberView) -> Vec<Cell> {
     let tone = match member.status.as_str() {
-        "alive" => Tone::Good,
-        "suspect" => Tone::Warn,
+        "alive" if !member.short_of_space => Tone::Good,
+        "alive" | "suspect" => Tone::Warn,
         _ => Tone::Bad,
+    };
+    let status = match member.short_of_space {
+        true => format!("{}, short of space", member.status),
+        false => member.status.clone(),
     };
     vec![
         member.id.to_string().into(),
         member.name.as_str().into(),
-        Cell::toned(member.status.as_str(), tone),
+        Cell::toned(status, tone),
         member.state.as_str().into(),
         member.role.as_str().into(),
         member.leads.to_string().into(),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ironring_core::NodeId;
+use ironring_log::Room;
 use ironring_ring::metadata::{MemberState, Metadata};
 use ironring_ring::placement::PaceMode;
 use tokio::sync::oneshot;
@@ -67,6 +68,9 @@ pub struct Board {
     pace: AtomicU8,
     /// How far moves are, by shard of this node.
     moves: Mutex<BTreeMap<u16, Vec<MoveProgress>>>,
+    /// By shard of this node: the room it has, and how many partitions it leads whose replicas differ
+    /// without a majority.
+    conditions: Mutex<BTreeMap<u16, (Room, u64)>>,
     /// Operators' orders that were carried out here.
     orders_done: AtomicU64,
     /// Those that were refused here.
@@ -132,6 +136,23 @@ impl Board {
     /// How far those of a shard are.
     pub fn set_moves(&self, shard: u16, moves: Vec<MoveProgress>) {
         locked(&self.moves).insert(shard, moves);
+    }
+
+    /// What a shard says of itself, once a second.
+    pub fn set_condition(&self, shard: u16, room: Room, undecided: u64) {
+        locked(&self.conditions).insert(shard, (room, undecided));
+    }
+
+    /// The room in the fullest of so many shards. One that has not said is not known to have plenty.
+    pub(super) fn room(&self, shards: u16) -> Room {
+        let conditions = locked(&self.conditions);
+        let least = conditions.values().map(|(room, _)| *room).min().unwrap_or_default();
+        if conditions.len() < usize::from(shards) { least.min(Room::Tight) } else { least }
+    }
+
+    /// How many partitions this node leads whose replicas differ without a majority.
+    pub(super) fn undecided(&self) -> u64 {
+        locked(&self.conditions).values().map(|(_, undecided)| *undecided).sum()
     }
 
     /// Why the node is no member any more, when that ended it, and what can be done.
@@ -247,6 +268,8 @@ impl Board {
             replication_factor: u64::from(status.partitions.rf),
             min_voters: u64::from(status.partitions.min_voters),
             partitions_refusing_writes: status.partitions.refusing_writes as u64,
+            members_short_of_space: status.members.iter().filter(|m| m.short_of_space).count()
+                as u64,
             moves: status.partitions.moves as u64,
             members_going: status.members.iter().filter(|m| m.state != "active").count() as u64,
             orders_done: self.orders_done.load(Ordering::Relaxed),
@@ -271,6 +294,19 @@ mod tests {
     use ironring_ring::metadata::Command;
 
     use super::*;
+
+    #[test]
+    fn a_node_has_the_room_of_its_fullest_shard() {
+        let board = Board::default();
+        assert_eq!(board.room(2), Room::Tight, "nobody has said anything");
+        board.set_condition(1, Room::Plenty, 2);
+        assert_eq!(board.room(2), Room::Tight, "nor has shard 0");
+        board.set_condition(0, Room::Plenty, 1);
+        assert_eq!((board.room(2), board.undecided()), (Room::Plenty, 3));
+        board.set_condition(0, Room::Short, 0);
+        assert_eq!((board.room(2), board.undecided()), (Room::Short, 2));
+        assert_eq!(board.room(3), Room::Short);
+    }
 
     #[test]
     fn a_closed_board_answers_what_lies_there_and_what_comes() {

@@ -13,18 +13,21 @@ use ironring_log::Identity as LogIdentity;
 use ironring_net::peer::Refusal;
 use ironring_net::peer::message::{GoodbyeReason, Half, Raft};
 use ironring_ring::controller::Settings;
-use ironring_ring::metadata::{Command, Facts, MemberState, Metadata, Outcome, Rejected};
+use ironring_ring::metadata::{
+    Command, Condition, Facts, MemberState, Metadata, Outcome, Rejected,
+};
 use tokio::sync::Notify;
 
 use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
-use super::operation::{self, Remaining};
+use super::judge::{self, Remaining};
 use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
 use super::refused::{self, Fate};
 use super::saver::{Note, Saver};
 use super::shards::Shards;
+use super::shortage::Shortage;
 use super::steward::{self, Step};
 use super::succession::{Succession, Turn};
 use super::{roster, token};
@@ -139,6 +142,8 @@ pub struct Member<R: Runtime> {
     /// Telling the cluster what this node is: not before then, and one at a time.
     tell_at: Cell<Instant>,
     telling: Cell<bool>,
+    /// Whether it is short of space; from when the metadata know it.
+    shortage: Cell<Option<Shortage>>,
     /// Which other member is asked next.
     turn: Cell<usize>,
     /// Why it can be no member any more.
@@ -183,6 +188,7 @@ impl<R: Runtime> Member<R> {
             published: RefCell::default(),
             tell_at: Cell::new(Instant(0)),
             telling: Cell::new(false),
+            shortage: Cell::new(None),
             turn: Cell::new(0),
             refused: RefCell::default(),
             not_let_in: RefCell::default(),
@@ -377,7 +383,8 @@ impl<R: Runtime> Member<R> {
         let before = std::mem::replace(&mut note.identity.stage, Stage::Member);
         note.identity.known = roster::known(metadata, note.identity.node);
         let (mine, mark) = (&self.place.facts, self.place.facts.lineage.mark);
-        if mark != 0 && me.facts == *mine {
+        let same = Facts { condition: mine.condition, ..me.facts.clone() } == *mine;
+        if mark != 0 && same {
             note.settled = Some((mine.incarnation, mark));
         }
         if before != Stage::Member {
@@ -406,9 +413,35 @@ impl<R: Runtime> Member<R> {
         self.saver.step(move || board.call())
     }
 
+    /// What is wrong with this node. Not told while there are members whose programs do not know of it.
+    fn condition(&self, now: Instant, metadata: &Metadata) -> Condition {
+        let Some(known) = metadata.member(self.place.identity.node) else {
+            return Condition::default();
+        };
+        let said = || Shortage::new(known.facts.condition.short_of_space);
+        let mut shortage = self.shortage.get().unwrap_or_else(said);
+        let board = &self.place.board;
+        let before = shortage.is_short();
+        let short_of_space = shortage.look(now, board.room(self.place.facts.shards));
+        match (before, short_of_space) {
+            (false, true) => tracing::warn!(
+                "this node is short of space, and others are to lead its partitions: delete data or add disk"
+            ),
+            (true, false) => tracing::info!("this node has room again"),
+            _ => {}
+        }
+        self.shortage.set(Some(shortage));
+        match metadata.all_know(Condition::FORMAT) {
+            true => Condition { short_of_space, compare_undecided: board.undecided() },
+            false => Condition::default(),
+        }
+    }
+
     /// Tells the cluster what this node is like in this run, until the metadata say the same.
     fn tell_facts(self: &Rc<Self>, metadata: &Metadata) {
-        let (mine, now) = (&self.place.facts, clock::now());
+        let now = clock::now();
+        let condition = self.condition(now.mono, metadata);
+        let mine = &Facts { condition, ..self.place.facts.clone() };
         // Without metadata it is a member still, as its directory says, and may be an old copy.
         let known = metadata.member(self.place.identity.node);
         if let Some(known) = known.filter(|known| mine.is_superseded_by(&known.facts)) {
@@ -426,7 +459,7 @@ impl<R: Runtime> Member<R> {
         if is_known || now.mono < self.tell_at.get() || self.telling.replace(true) {
             return;
         }
-        let node = self.place.facts.clone();
+        let node = mine.clone();
         let command = Command::Join { node, token: None, at: now.wall };
         let me = Rc::clone(self);
         self.spawn(async move {
@@ -600,7 +633,7 @@ impl<R: Runtime> Member<R> {
     fn command(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
         let command = self.command_of(group, ask)?;
         let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
-        operation::understood(&metadata, &command).map_err(Failure::Denied)?;
+        judge::understood(&metadata, &command).map_err(Failure::Denied)?;
         Ok(command)
     }
 

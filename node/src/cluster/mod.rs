@@ -13,8 +13,9 @@
 //!   ([`succession`]), and do not wait until it has been silent.
 //! - On the node that leads the group the member is the controller ([`ironring_ring::controller`]): it
 //!   hears which nodes live, has partitions' leaders elected, and moves replicas ([`control`]).
-//! - Operators' orders are judged where the group is led ([`operation`]) and carried out there
-//!   ([`operate`]).
+//! - A node that is short of space says so ([`shortage`]) among what it tells of itself.
+//! - Operators' orders ([`operation`]) are judged where the group is led ([`judge`]) and carried out
+//!   there ([`operate`]).
 //! - Who may connect follows from the metadata, and before a node has any from what its directory
 //!   remembers ([`roster`], [`token`]).
 //! - Only the thread of the group writes the board, and only with what is committed.
@@ -24,6 +25,7 @@ mod catalog;
 mod control;
 pub mod identity;
 pub mod join;
+pub mod judge;
 mod member;
 mod operate;
 pub mod operation;
@@ -33,6 +35,7 @@ pub mod refused;
 pub mod roster;
 mod saver;
 mod shards;
+mod shortage;
 pub mod status;
 pub mod steward;
 mod succession;

@@ -9,8 +9,9 @@ use ironring_core::{Instant, NodeId, PartitionId, Term};
 use ironring_ring::metadata::{Command, LeaderId, Metadata, Outcome, Refused, ReplicaId};
 
 use super::catalog::{Catalog, decode_outcome};
+use super::judge::{Step, judge};
 use super::member::{Member, WITHIN};
-use super::operation::{Operation, Refusal, Step, judge};
+use super::operation::{Operation, Refusal};
 use super::plane::{Answer, Ask, Failure, Letter, Operated, Taken};
 use crate::driver::clock;
 use crate::driver::runtime::Runtime;

@@ -9,7 +9,7 @@ use ironring_ring::metadata::{
 use ironring_ring::placement::{Change, NodeLoad, PaceMode, Reason, Skew};
 use serde::{Deserialize, Serialize};
 
-use super::operation::Remaining;
+use super::judge::Remaining;
 use crate::shard::MoveProgress;
 
 /// A node that is or is not on its way out.

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use ironring_core::{NodeId, StorageUuid};
-use ironring_ring::metadata::{Member, Metadata, PartitionRecord};
+use ironring_ring::metadata::{Member, Metadata, PartitionRecord, Status};
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::operation::room_for_replicas;
+use super::judge::room_for_replicas;
 use crate::raft::{GroupStatus, Role};
 
 /// The cluster.
@@ -76,6 +76,9 @@ pub struct PartitionsView {
     pub under_replicated: usize,
     /// Replicas on their way.
     pub moves: usize,
+    /// Those whose replicas differ, and no majority of them agrees, as their leaders say.
+    #[serde(default)]
+    pub compare_undecided: u64,
 }
 
 /// A member.
@@ -95,6 +98,12 @@ pub struct MemberView {
     pub role: String,
     /// What an operator decided about its vote: `auto`, `voter` or `learner`.
     pub vote: String,
+    /// Whether it refuses writes for want of space, or soon will: others lead in its place where they can.
+    #[serde(default)]
+    pub short_of_space: bool,
+    /// Partitions it leads whose replicas differ without a majority that agrees.
+    #[serde(default)]
+    pub compare_undecided: u64,
     /// Partitions it leads.
     pub leads: usize,
     /// Replicas it holds.
@@ -201,6 +210,10 @@ impl ClusterStatus {
             (partitions.leaderless, "have no leader"),
             (partitions.under_replicated, "have fewer voters than they should"),
             (partitions.refusing_writes, refusing.as_str()),
+            (
+                partitions.compare_undecided as usize,
+                "have replicas that differ, and no majority agrees",
+            ),
         ] {
             if count > 0 {
                 reasons.push(format!("{count} of {} partitions {what}", partitions.total));
@@ -208,6 +221,9 @@ impl ClusterStatus {
         }
         for member in self.members.iter().filter(|member| member.status != "alive") {
             reasons.push(format!("node {} ({}) is {}", member.name, member.id, member.status));
+        }
+        for member in self.members.iter().filter(|member| member.short_of_space) {
+            reasons.push(format!("node {} ({}) is short of space", member.name, member.id));
         }
         reasons
     }
@@ -229,6 +245,9 @@ fn partitions(metadata: &Metadata) -> PartitionsView {
     let refuses = |record: &&PartitionRecord| record.voters.len() < usize::from(min_voters);
     let wanted = metadata.voters_wanted();
     let records = metadata.partitions();
+    // What a node said that is dead by now, others lead.
+    let there = metadata.members().filter(|member| member.status != Status::Dead);
+    let undecided = there.map(|member| member.facts.condition.compare_undecided);
     PartitionsView {
         total: records.len(),
         rf: metadata.rf(),
@@ -237,6 +256,7 @@ fn partitions(metadata: &Metadata) -> PartitionsView {
         leaderless: records.iter().filter(|record| record.leader.is_none()).count(),
         under_replicated: records.iter().filter(|record| record.voters.len() < wanted).count(),
         moves: metadata.moves().len(),
+        compare_undecided: undecided.sum(),
     }
 }
 
@@ -266,6 +286,8 @@ fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView
         state: member.state.name().to_owned(),
         role: role.to_owned(),
         vote: member.vote.name().to_owned(),
+        short_of_space: facts.condition.short_of_space,
+        compare_undecided: facts.condition.compare_undecided,
         leads: count(true),
         replicas: count(true) + count(false),
         client_address: facts.addresses.client.clone(),
@@ -285,7 +307,7 @@ fn view(member: &Member, metadata: &Metadata, group: &GroupStatus) -> MemberView
 #[cfg(test)]
 mod tests {
     use ironring_core::WallTime;
-    use ironring_ring::metadata::Command;
+    use ironring_ring::metadata::{Command, Condition, Facts};
 
     use super::*;
     use crate::cluster::tests::{facts, group_status};
@@ -319,6 +341,32 @@ mod tests {
         assert!(
             why(group(Role::Candidate, None, None)).contains("nobody leads the metadata group")
         );
+    }
+
+    #[test]
+    fn what_nodes_say_is_wrong_with_them_needs_somebody() {
+        let mut metadata = crate::cluster::tests::cluster_of(2);
+        let group = group(Role::Leader, Some(1), None);
+        let says = |short_of_space, compare_undecided| {
+            let condition = Condition { short_of_space, compare_undecided };
+            let node = Facts { storage: StorageUuid(2), condition, ..facts("n2", 1) };
+            Command::Join { node, token: None, at: WallTime(2) }
+        };
+        metadata.apply(&says(true, 3));
+        let status = ClusterStatus::new(&metadata, &group);
+        let member = &status.members[1];
+        assert_eq!((member.short_of_space, member.compare_undecided), (true, 3));
+        assert_eq!(status.partitions.compare_undecided, 3);
+        for reason in [
+            "node n2 (2) is short of space",
+            "3 of 8 partitions have replicas that differ, and no majority agrees",
+        ] {
+            assert!(status.reasons.contains(&reason.to_owned()), "{:?}", status.reasons);
+        }
+        metadata.apply(&says(false, 0));
+        let status = ClusterStatus::new(&metadata, &group);
+        assert!(!status.members[1].short_of_space && status.partitions.compare_undecided == 0);
+        assert!(!status.reasons.iter().any(|why| why.contains("space") || why.contains("differ")));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid, WallTime};
 use ironring_net::peer::hello::ClusterUuid;
 use ironring_ring::metadata::{
-    Addresses, COMMAND_FORMAT, Command, Facts, Lineage, Metadata, Outcome, ReplicaId,
+    Addresses, COMMAND_FORMAT, Command, Condition, Facts, Lineage, Metadata, Outcome, ReplicaId,
 };
 use ironring_ring::replication::Fence;
 
@@ -36,6 +36,7 @@ pub fn facts(name: &str, incarnation: u64) -> Facts {
         format: COMMAND_FORMAT,
         lineage: Lineage::default(),
         observer: false,
+        condition: Condition::default(),
     }
 }
 

@@ -439,6 +439,8 @@ impl<R: Runtime> Executor<R> {
         sockets.fill(&mut snapshot.clients);
         snapshot.clients.input_waits = self.receive.borrow().waits();
         self.shared.board.set_moves(snapshot.shard, self.shard.borrow().move_progress());
+        let room = self.shard.borrow().room();
+        self.shared.board.set_condition(snapshot.shard, room, snapshot.compare.undecided);
         self.shared.publish(snapshot);
         if self.receive.borrow().is_pressed(self.connection_bytes.get()) {
             // Those that do nothing hold memory as well.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ironring_core::NodeId;
 use ironring_net::peer::Refusal;
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_ring::metadata::{Addresses as Advertised, COMMAND_FORMAT, Facts};
+use ironring_ring::metadata::{Addresses as Advertised, COMMAND_FORMAT, Condition, Facts};
 
 use super::data_dir::DataDir;
 use super::node::NodeError;
@@ -120,6 +120,7 @@ pub(super) fn facts(
         format: COMMAND_FORMAT,
         lineage: dir.lineage,
         observer: config.node.role == NodeRole::Observer,
+        condition: Condition::default(),
     })
 }
 

@@ -1,5 +1,5 @@
 //! What operators order over HTTP, and what they look at for it. Any node answers; orders go to the
-//! leader of the metadata group, which judges them ([`crate::cluster::operation`]).
+//! leader of the metadata group, which judges them ([`crate::cluster::judge`]).
 
 use axum::Json;
 use axum::extract::{Path, Query, State};

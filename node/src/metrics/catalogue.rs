@@ -152,6 +152,7 @@ metrics! {
     "cluster_partitions_refusing_writes" None node_gauge(|node| node.cluster_counters.partitions_refusing_writes as f64), "Partitions of the cluster with fewer voters than that";
     "cluster_moves" None node_gauge(|node| node.cluster_counters.moves as f64), "Replicas on their way from one node to another";
     "cluster_members_going" None node_gauge(|node| node.cluster_counters.members_going as f64), "Members that drain, leave or were given up";
+    "cluster_members_short_of_space" None node_gauge(|node| node.cluster_counters.members_short_of_space as f64), "Members that are short of space: others lead in their place where they can";
     "cluster_orders_done" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.orders_done as f64)), "Orders of operators this node carried out as the leader of the metadata group";
     "cluster_orders_refused" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.orders_refused as f64)), "Orders of operators this node refused as the leader of the metadata group";
     "cluster_elections" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.partition_elections as f64)), "Elections of partitions' leaders this node held as the leader of the metadata group";
@@ -214,6 +215,7 @@ metrics! {
     "disk_live" Bytes gauge(|shard| shard.disk.live_bytes as f64), "Bytes of records that are still referred to";
     "disk_dead" Bytes gauge(|shard| shard.disk.dead_bytes as f64), "Bytes of records that are not";
     "disk_limit" Bytes gauge(|shard| shard.disk.limit_bytes as f64), "The most bytes the shard's segments may take";
+    "disk_short_of_space" None gauge(|shard| f64::from(u8::from(shard.disk.short_of_space))), "1 while users are refused for want of space, or will be with the next segment";
     "disk_reads" None counter(|shard| shard.disk.reads), "Reads that reached the device";
     "disk_read" Bytes counter(|shard| shard.disk.read_bytes), "Bytes read from the device";
     "disk_written" Bytes counter(|shard| shard.disk.written_bytes), "Bytes written to the device, everything included";

@@ -95,6 +95,8 @@ pub struct ClusterCounters {
     pub min_voters: u64,
     /// Partitions of the cluster with fewer.
     pub partitions_refusing_writes: u64,
+    /// Members that said that they are short of space.
+    pub members_short_of_space: u64,
     /// Replicas on their way.
     pub moves: u64,
     /// Members that drain, leave or were given up.
@@ -259,6 +261,8 @@ pub struct DiskCounters {
     pub dead_bytes: u64,
     /// Most bytes the shard's segments may take.
     pub limit_bytes: u64,
+    /// Whether users are refused for want of space, or will be with the next segment.
+    pub short_of_space: bool,
     /// Reads that reached the device.
     pub reads: u64,
     /// Bytes read from the device.

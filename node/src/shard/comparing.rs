@@ -16,10 +16,9 @@ use ironring_net::peer::message::{Compare, Compared, ComparedState, Diverged};
 use ironring_ring::metadata::ReplicaId;
 use ironring_ring::replication::Stage;
 
-use super::compare::{
-    ANSWER_MAX, Comparer, Cursor, Digest, EXPIRY_MARGIN_MS, Item, Outcome, Range, Settings,
-};
+use super::compare::{ANSWER_MAX, Comparer, Outcome, Settings};
 use super::event::{Effects, ToPeer};
+use super::ranges::{Cursor, Digest, EXPIRY_MARGIN_MS, Item, Range};
 use super::{Phase, Shard};
 use crate::metrics::snapshot::CompareCounters;
 use crate::peer::convert::{from_leader, from_replica, to_leader, to_replica};

@@ -48,7 +48,7 @@ fn member(metadata: &Metadata, storage: StorageUuid) -> Option<&ironring_ring::m
 #[cfg(test)]
 mod tests {
     use ironring_core::{Incarnation, WallTime};
-    use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Command, Facts, Lineage};
+    use ironring_ring::metadata::{Addresses, COMMAND_FORMAT, Command, Condition, Facts, Lineage};
 
     use super::*;
 
@@ -73,6 +73,7 @@ mod tests {
             format: COMMAND_FORMAT,
             lineage: Lineage::default(),
             observer: false,
+            condition: Condition::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A shard's counters as everybody else sees them.
 
-use ironring_log::TailState;
+use ironring_log::{Room, TailState};
 
 use crate::metrics::{
     BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters,
@@ -65,6 +65,7 @@ impl Shard {
                 live_bytes: usage.live_bytes,
                 dead_bytes: usage.used_bytes.saturating_sub(usage.live_bytes),
                 limit_bytes: self.config.log.disk_bytes_max,
+                short_of_space: self.room() == Room::Short,
                 reads: log.reads,
                 read_bytes: log.read_bytes + log.compaction_read_bytes + log.scrub_bytes,
                 written_bytes: log.group_bytes
@@ -107,6 +108,12 @@ impl Shard {
                     + log.recovery.segment_headers_bad,
             },
         }
+    }
+
+    /// How much room its users have.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.log.room()
     }
 
     /// The answer to `Stats`.

@@ -174,8 +174,8 @@ impl Controller {
         led
     }
 
-    /// How little a node should lead: first those that are silent or leave, then those that lead
-    /// much for their weight.
+    /// How little a node should lead: first those that are silent, leave or are short of space, then
+    /// those that lead much for their weight.
     fn burden(
         &self,
         now: Instant,
@@ -187,7 +187,9 @@ impl Controller {
         let heard = self.liveness.is_heard(now, node, self.settings.leader_timeout);
         let member = metadata.member(node);
         let weight = member.map_or(0, |m| u32::from(m.facts.weight));
-        let stays = member.is_some_and(|m| m.state == MemberState::Active) && weight > 0;
+        let stays = member.is_some_and(|m| {
+            m.state == MemberState::Active && !m.facts.condition.short_of_space && weight > 0
+        });
         let load = led.get(&node).copied().unwrap_or(0);
         let load = (load * 1000 / weight.max(1)).min(UNFIT - 1);
         load + if heard && stays { 0 } else { UNFIT }

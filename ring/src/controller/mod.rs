@@ -55,6 +55,10 @@ pub struct Settings {
 /// Least time from one plan of moves to the next.
 const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
+/// Least time from one look at leaders to the next, while nodes that are short of space lead: their
+/// partitions take no writes until others lead.
+const RELIEF_PAUSE: Duration = Duration::from_millis(250);
+
 /// Shards of a node that was started so lately may still be opening their logs.
 const NEW_FOR: Duration = Duration::from_secs(60);
 /// A voter that has said that its log is lost, and not again for so long, may have another.
@@ -133,6 +137,13 @@ pub struct Controller {
     balance_at: Instant,
     /// Since moves were begun last, while there may be more to begin.
     moving_since: Option<Instant>,
+    /// How many nodes were short of space at the last step.
+    short_seen: usize,
+    /// When leaders are looked at before balance is due: nodes short of space lead what others may.
+    relief_at: Option<Instant>,
+    /// The last partition that was asked to be handed over: the next look begins behind it, so that those
+    /// that cannot be handed over at present keep no others waiting.
+    handed_last: Option<PartitionId>,
     effects: Vec<Effect>,
 }
 
@@ -152,6 +163,9 @@ impl Controller {
             last_ticket: 0,
             balance_at: now + settings.balance_every,
             moving_since: None,
+            short_seen: 0,
+            relief_at: None,
+            handed_last: None,
             effects: Vec::new(),
         }
     }
@@ -235,7 +249,8 @@ impl Controller {
     /// Whether a leader would go on without most of its voters although they are well: it is the
     /// leader that is cut off, and one of them should lead. Voters that have lost their logs are not well,
     /// however alive their nodes are, nor are those of nodes that have just started: they may have lost
-    /// theirs and not know it yet, and an election would then find nobody.
+    /// theirs and not know it yet, and an election would then find nobody. Those of nodes short of space
+    /// may be unable to write anything, and should not lead.
     fn cuts_off(
         &self,
         now: Instant,
@@ -251,7 +266,10 @@ impl Controller {
             let fit = has_log && record.replica(**id).is_some_and(|r| r.wish == Wish::Voter);
             let timeout = self.settings.leader_timeout;
             let is_up = |n| self.liveness.is_heard(now, n, timeout);
-            fit && node.is_some_and(|n| is_up(n) && !self.liveness.is_new(now, n, NEW_FOR))
+            fit && node.is_some_and(|n| {
+                let has_room = !metadata.is_short_of_space(n);
+                has_room && is_up(n) && !self.liveness.is_new(now, n, NEW_FOR)
+            })
         };
         let left_out: Vec<_> = record.voters.iter().filter(|v| !voters.contains(v)).collect();
         let well = left_out.into_iter().filter(well).count();
@@ -329,13 +347,27 @@ impl Controller {
         self.begin_elections(now, metadata);
         self.go_on_electing(now, metadata);
         self.move_replicas(now, metadata);
+        self.look_for_shortage(now, metadata);
         if now >= self.balance_at {
             self.balance_at = now + self.settings.balance_every;
             self.balance_replicas(now, metadata);
             self.add_observers(now, metadata);
             self.balance_leaders(now, metadata);
-        } else if self.has_room_to_move(now, metadata) {
+            return;
+        }
+        if self.has_room_to_move(now, metadata) {
             self.balance_replicas(now, metadata);
+        }
+        if self.relief_at.is_some_and(|at| now >= at) {
+            self.balance_leaders(now, metadata);
+        }
+    }
+
+    /// A node that has run short of space is relieved of its leaderships at once.
+    fn look_for_shortage(&mut self, now: Instant, metadata: &Metadata) {
+        let short = metadata.members().filter(|m| m.facts.condition.short_of_space).count();
+        if short > std::mem::replace(&mut self.short_seen, short) {
+            self.relief_at = Some(now);
         }
     }
 
@@ -351,7 +383,11 @@ impl Controller {
     pub fn next_deadline(&self, now: Instant) -> Instant {
         let soon = self.elections.next_deadline(now, &self.settings);
         let silent = now + self.settings.leader_timeout / 8;
-        [Some(self.balance_at), soon, Some(silent)].into_iter().flatten().min().unwrap_or(silent)
+        [Some(self.balance_at), self.relief_at, soon, Some(silent)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(silent)
     }
 
     fn waits_for(&self, what: impl Fn(&Proposed) -> bool) -> bool {

@@ -4,19 +4,22 @@
 //! and then the replica it replaces leaves the voters and is dropped. Each step is a commit; which
 //! one is next is seen from the partition's record, so another controller goes on where this one
 //! ended.
+//!
+//! A node that is short of space keeps the replicas it has, takes no others, and leads only where
+//! nobody else may.
 
 use std::collections::BTreeSet;
 
 use ironring_core::{Instant, NodeId, PartitionId};
 
-use super::{Controller, Effect, Proposed};
+use super::{Controller, Effect, Proposed, RELIEF_PAUSE};
 use crate::metadata::{
-    Command, Member, MemberState, Metadata, PartitionRecord, REPLICAS_MAX, Replica, ReplicaChange,
-    Status, Wish,
+    Command, Member, MemberState, Metadata, Move, PartitionRecord, REPLICAS_MAX, Replica,
+    ReplicaChange, Status, Wish,
 };
 use crate::placement::{
-    Change, LeaderChoice, Node, NodeState, PartitionState, Plan, PlanRules, Reason, Ring, Topology,
-    Weight, choose_leaders, plan,
+    Change, LeaderChoice, Move as Step, Node, NodeState, PartitionState, Plan, PlanRules, Reason,
+    Ring, Topology, Weight, choose_leaders, plan,
 };
 
 /// Changes of replicas in one command.
@@ -58,11 +61,66 @@ fn observes(member: &Member) -> bool {
     member.facts.observer && member.facts.weight > 0 && !goes
 }
 
+/// Whether a node would take replicas, were it not short of space.
+fn lacks_room(member: &Member) -> bool {
+    takes_replicas(member) && member.facts.condition.short_of_space
+}
+
 /// What placement would move, given the map there is. `lost` says which members are given up; those
-/// of [`MemberState::Lost`] always are. Changes nothing, and takes as long as [`plan()`].
+/// of [`MemberState::Lost`] always are. Changes nothing, and takes as long as [`plan()`]. What would go
+/// to nodes that are short of space is among it, and is not begun before they have room.
 #[must_use]
 pub fn dry_run(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Plan> {
-    let ring = Ring::new(topology(metadata, lost)?);
+    planned(metadata, lost, |_| false)
+}
+
+/// The steps of a plan that may be taken while nodes are short of space. None brings a replica there:
+/// what mends a partition goes where it would if they took nothing, what is for spread or balance waits.
+/// What they hold stays. With such a node in the way this takes twice as long as [`plan()`].
+fn steps(metadata: &Metadata, lost: impl Fn(&Member) -> bool + Copy) -> Option<Vec<Step>> {
+    let steps = planned(metadata, lost, |_| false)?.moves;
+    let full = |node| metadata.member(node).is_some_and(lacks_room);
+    let (from, to) = (
+        |step: &Step| match step.change {
+            Change::Replace { from, .. } | Change::Remove { from } => Some(from),
+            Change::Add { .. } => None,
+        },
+        |step: &Step| match step.change {
+            Change::Replace { to, .. } | Change::Add { to } => Some(to),
+            Change::Remove { .. } => None,
+        },
+    );
+    let fills = |step: &Step| to(step).is_some_and(full);
+    if !steps.iter().any(fills) {
+        return Some(steps);
+    }
+    let urgent = |step: &&Step| fills(step) && mends(step.reason);
+    let elsewhere: BTreeSet<PartitionId> =
+        steps.iter().filter(urgent).map(|step| step.partition).collect();
+    let others = planned(metadata, lost, lacks_room)?.moves.into_iter().filter(|step| {
+        let stays = from(step).is_none_or(|node| !full(node));
+        elsewhere.contains(&step.partition) && mends(step.reason) && stays
+    });
+    let kept = steps.iter().filter(|step| !fills(step) && !elsewhere.contains(&step.partition));
+    let mut all: Vec<Step> = kept.copied().chain(others).collect();
+    // Stable: steps of one partition stay in order.
+    all.sort_by_key(|step| step.reason);
+    Some(all)
+}
+
+/// Whether a move brings back what is lost or missing, or empties a node that is to be empty: those are
+/// begun also while the operator wants no balance.
+fn mends(reason: Reason) -> bool {
+    matches!(reason, Reason::Lost | Reason::Missing | Reason::Drain)
+}
+
+/// What placement would move if the nodes that `shunned` names were to be emptied.
+fn planned(
+    metadata: &Metadata,
+    lost: impl Fn(&Member) -> bool,
+    shunned: impl Fn(&Member) -> bool,
+) -> Option<Plan> {
+    let ring = Ring::new(topology(metadata, lost, shunned)?);
     let state = |(i, record): (usize, &PartitionRecord)| {
         let leads = |r: &&Replica| record.leader.is_some_and(|l| l.replica == r.id);
         let stays = record.replicas.iter().filter(|r| r.wish == Wish::Voter);
@@ -81,8 +139,12 @@ pub fn dry_run(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Pl
     plan(&ring, &map, rules).ok()
 }
 
-/// The nodes as placement sees them.
-fn topology(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Topology> {
+/// The nodes as placement sees them. Those that are `shunned` count as draining.
+fn topology(
+    metadata: &Metadata,
+    lost: impl Fn(&Member) -> bool,
+    shunned: impl Fn(&Member) -> bool,
+) -> Option<Topology> {
     let node = |m: &Member| {
         let label = |s: &String| (!s.is_empty()).then(|| s.clone());
         Some(Node {
@@ -92,7 +154,7 @@ fn topology(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Topol
             region: label(&m.facts.region),
             state: match m.state {
                 _ if m.state == MemberState::Lost || lost(m) => NodeState::Lost,
-                MemberState::Active if !m.facts.observer => NodeState::Active,
+                MemberState::Active if !m.facts.observer && !shunned(m) => NodeState::Active,
                 _ => NodeState::Draining,
             },
         })
@@ -164,7 +226,10 @@ impl Controller {
                         return Some(ReplicaChange::Wish { replica: moved.to, wish: Wish::Voter });
                     }
                 }
-            } else if comes.is_some_and(|r| self.is_dead(now, r.node)) {
+            } else if comes.is_some_and(|r| {
+                let full = metadata.is_short_of_space(r.node);
+                self.is_dead(now, r.node) || full && self.has_other_taker(now, metadata, record)
+            }) {
                 return Some(ReplicaChange::Cancel);
             }
         }
@@ -180,34 +245,50 @@ impl Controller {
         self.liveness.silence(now, node) >= self.settings.session_timeout
     }
 
+    /// Whether a node that has room could take a replica of a partition that it does not hold. Where none
+    /// could, a replica that comes to a full node waits there: begun again and again it would only fill
+    /// that node each time.
+    fn has_other_taker(&self, now: Instant, metadata: &Metadata, record: &PartitionRecord) -> bool {
+        let holds = |node| record.replicas.iter().any(|r| r.node == node);
+        let heard = |node| self.liveness.is_heard(now, node, self.settings.leader_timeout);
+        let takes = |m: &Member| takes_replicas(m) && !lacks_room(m) && heard(m.id) && !holds(m.id);
+        metadata.members().any(takes)
+    }
+
     /// Whether a node has been dead for so long that what it held is rebuilt elsewhere.
     fn is_given_up(&self, now: Instant, m: &Member) -> bool {
         let patience = self.settings.session_timeout + self.settings.rebalance_grace;
         m.status == Status::Dead && self.liveness.silence(now, m.id) >= patience
     }
 
-    fn plan(&self, now: Instant, metadata: &Metadata) -> Option<Plan> {
-        dry_run(metadata, |m| self.is_given_up(now, m))
+    /// Moves under way, without those that wait until their node has room.
+    pub(super) fn moves_under_way(metadata: &Metadata) -> usize {
+        let waits = |(id, moved): &(&PartitionId, &Move)| {
+            metadata.partition(**id).is_some_and(|record| {
+                let full = |r: &Replica| metadata.is_short_of_space(r.node);
+                !record.is_voter(moved.to) && record.replica(moved.to).is_some_and(full)
+            })
+        };
+        metadata.moves().iter().filter(|moved| !waits(moved)).count()
     }
 
     /// Begins moves, as many as may be under way. Those that mend and those off nodes that are to be
     /// empty are begun also while the operator wants no balance.
     pub(super) fn balance_replicas(&mut self, now: Instant, metadata: &Metadata) {
-        let under_way = metadata.moves().len();
+        let under_way = Self::moves_under_way(metadata);
         let busy = self.waits_for(|p| matches!(p, Proposed::Replicas));
         if busy || under_way >= self.settings.moves_max {
             return;
         }
         self.moving_since = None;
-        let Some(plan) = self.plan(now, metadata) else { return };
+        let Some(steps) = steps(metadata, |m| self.is_given_up(now, m)) else { return };
         let mut touched = BTreeSet::new();
         let mut changes = Vec::new();
-        for step in &plan.moves {
+        for step in &steps {
             if under_way + changes.len() >= self.settings.moves_max {
                 break;
             }
-            let mends = matches!(step.reason, Reason::Lost | Reason::Missing | Reason::Drain);
-            if !metadata.balancing() && !mends {
+            if !metadata.balancing() && !mends(step.reason) {
                 continue;
             }
             let Some(record) = metadata.partition(step.partition) else { continue };
@@ -245,7 +326,8 @@ impl Controller {
             return;
         }
         let heard = |m: &&Member| {
-            self.liveness.is_heard(now, m.id, self.settings.leader_timeout) && observes(m)
+            let heard = self.liveness.is_heard(now, m.id, self.settings.leader_timeout);
+            heard && observes(m) && !m.facts.condition.short_of_space
         };
         let mut changes = Vec::new();
         for member in metadata.members().filter(heard) {
@@ -265,10 +347,11 @@ impl Controller {
         }
     }
 
-    /// Asks leaders to hand over where nodes lead too much.
+    /// Asks leaders to hand over where nodes lead too much, or should lead nothing.
     pub(super) fn balance_leaders(&mut self, now: Instant, metadata: &Metadata) {
+        self.relief_at = None;
         let given_up = |m: &Member| self.is_given_up(now, m);
-        let Some(topology) = topology(metadata, given_up) else { return };
+        let Some(topology) = topology(metadata, given_up, lacks_room) else { return };
         let heard = |node| self.liveness.is_heard(now, node, self.settings.leader_timeout);
         let choice = |record: &PartitionRecord| {
             let votes = record.replicas.iter().filter(|r| record.is_voter(r.id));
@@ -286,11 +369,22 @@ impl Controller {
             if node != wanted
                 && let Some(to) = to
             {
-                let partition = PartitionId(i as u32);
-                handovers.push(Effect::HandOver { node, partition, to });
+                handovers.push((node, PartitionId(i as u32), to));
             }
         }
+        let full = |node: NodeId| metadata.is_short_of_space(node);
+        let last = self.handed_last;
+        handovers.sort_by_key(|(node, partition, _)| (!full(*node), Some(*partition) <= last));
         handovers.truncate(self.settings.handovers_max);
-        self.effects.extend(handovers);
+        if handovers.iter().any(|(node, ..)| full(*node)) {
+            self.relief_at = Some(now + RELIEF_PAUSE);
+        }
+        self.handed_last = handovers.last().map(|(_, partition, _)| *partition).or(last);
+        let handovers = handovers.into_iter();
+        self.effects.extend(handovers.map(|(node, partition, to)| Effect::HandOver {
+            node,
+            partition,
+            to,
+        }));
     }
 }

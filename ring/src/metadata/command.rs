@@ -8,7 +8,7 @@
 use ironring_core::{Incarnation, NodeId, PartitionId, StorageUuid, Term, TopicId, WallTime};
 use serde::{Deserialize, Serialize};
 
-use super::member::{Facts, MemberState, Status, VoteWish};
+use super::member::{Condition, Facts, MemberState, Status, VoteWish};
 use super::partition::{LeaderId, Refused, ReplicaId, Wish};
 use super::token::{JoinToken, TokenRefused};
 use super::topic::Topic;
@@ -22,7 +22,8 @@ use crate::placement::PaceMode;
 /// | 1 | all but the following |
 /// | 2 | [`Command::SetVote`], [`Command::Replace`], the wish of a member about its vote, observers |
 /// | 3 | [`Command::SetPace`] |
-pub const COMMAND_FORMAT: u32 = 3;
+/// | 4 | the condition of a node ([`Facts::condition`]) |
+pub const COMMAND_FORMAT: u32 = 4;
 
 /// A change of the metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -418,6 +419,11 @@ impl Command {
     #[must_use]
     pub fn format(&self) -> u32 {
         match self {
+            Command::Join { node, .. } | Command::Replace { node, .. }
+                if !node.condition.is_sound() =>
+            {
+                Condition::FORMAT
+            }
             Command::SetVote { .. } | Command::Replace { .. } => 2,
             Command::Join { node, .. } if node.observer => 2,
             Command::SetPace(_) => 3,
@@ -490,6 +496,9 @@ mod tests {
         let command = Command::SetPace(Some(PaceMode::Aggressive));
         let text = String::from_utf8(command.encode()).unwrap();
         assert_eq!(text, r#"{"format":3,"command":{"set-pace":"aggressive"}}"#);
+        let condition = Condition { short_of_space: true, compare_undecided: 0 };
+        let text = serde_json::to_string(&condition).unwrap();
+        assert_eq!(text, r#"{"short_of_space":true}"#);
     }
 
     #[test]
@@ -526,8 +535,8 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        let newer = br#"{"format":4,"command":{"something-else":1}}"#;
-        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(4))));
+        let newer = br#"{"format":5,"command":{"something-else":1}}"#;
+        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(5))));
         assert!(matches!(Command::decode(b"{}"), Err(Unreadable::Malformed(_))));
     }
 }

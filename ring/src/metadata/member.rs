@@ -61,6 +61,37 @@ pub struct Facts {
     /// group. Since format 2.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub observer: bool,
+    /// What is wrong with it at present. Since format 4.
+    #[serde(default, skip_serializing_if = "Condition::is_sound")]
+    pub condition: Condition,
+}
+
+/// What a node says is wrong with itself while it runs. It says so again when it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Condition {
+    /// A shard of it refuses writes, or will with the next segment, because its disk is full or its
+    /// limit is reached.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub short_of_space: bool,
+    /// Partitions it leads whose replicas differ without a majority that agrees.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compare_undecided: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Condition {
+    /// The oldest format of metadata commands that has conditions.
+    pub const FORMAT: u32 = 4;
+
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        *self == Condition::default()
+    }
 }
 
 impl Facts {

@@ -16,7 +16,7 @@ use ironring_core::{NodeId, PartitionId, StorageUuid, WallTime};
 use serde::{Deserialize, Serialize};
 
 pub use command::{COMMAND_FORMAT, Command, Outcome, Rejected, ReplicaChange, Unreadable};
-pub use member::{Addresses, Facts, Lineage, Member, MemberState, Status, VoteWish};
+pub use member::{Addresses, Condition, Facts, Lineage, Member, MemberState, Status, VoteWish};
 pub use partition::{LeaderId, PartitionRecord, REPLICAS_MAX, Refused, Replica, ReplicaId, Wish};
 pub use token::{JoinToken, TOKEN_VALID_MS, TOKENS_MAX, TokenRefused};
 pub use topic::{Catalogue, Topic};
@@ -123,6 +123,18 @@ impl Metadata {
         self.members.values()
     }
 
+    /// Whether a node said that it is short of space.
+    #[must_use]
+    pub fn is_short_of_space(&self, node: NodeId) -> bool {
+        self.member(node).is_some_and(|m| m.facts.condition.short_of_space)
+    }
+
+    /// Whether every member's program knows a format of commands.
+    #[must_use]
+    pub fn all_know(&self, format: u32) -> bool {
+        self.members().all(|m| m.facts.format >= format)
+    }
+
     /// One node.
     #[must_use]
     pub fn member(&self, node: NodeId) -> Option<&Member> {
@@ -179,7 +191,9 @@ impl Metadata {
     pub fn encode(&self) -> Vec<u8> {
         // Who does not know what is in it must not take it for something else.
         let needs_2 = |m: &Member| !m.vote.is_auto() || m.facts.observer;
+        let is_sound = |m: &Member| m.facts.condition.is_sound();
         let format = match self.members.values().any(needs_2) {
+            _ if !self.members.values().all(is_sound) => Condition::FORMAT,
             _ if self.pace.is_some() => 3,
             true => 2,
             false => 1,

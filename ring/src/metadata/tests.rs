@@ -17,6 +17,7 @@ fn facts(name: &str, storage: u128) -> Facts {
         format: COMMAND_FORMAT,
         lineage: Lineage::default(),
         observer: false,
+        condition: Condition::default(),
     }
 }
 
@@ -181,7 +182,7 @@ fn a_dead_node_is_replaced_by_one_of_its_name_under_a_new_number() {
 }
 
 #[test]
-fn a_wish_about_a_vote_is_kept_and_makes_the_snapshot_newer() {
+fn what_an_older_program_does_not_know_makes_the_snapshot_newer() {
     let mut m = three();
     let format = |m: &Metadata| {
         let bytes = m.encode();
@@ -195,6 +196,18 @@ fn a_wish_about_a_vote_is_kept_and_makes_the_snapshot_newer() {
     assert_eq!((m.member(NodeId(2)).unwrap().vote, format(&m)), (VoteWish::Learner, 2));
     m.apply(&Command::SetPace(Some(PaceMode::Progressive)));
     assert_eq!((Metadata::decode(&m.encode()).unwrap().pace(), format(&m)), (m.pace(), 3));
+    let says = |short_of_space| {
+        let condition = Condition { short_of_space, ..Condition::default() };
+        let node = Facts { condition, ..m.member(NodeId(3)).unwrap().facts.clone() };
+        Command::Join { node, token: None, at: WallTime(9) }
+    };
+    let (short, sound) = (says(true), says(false));
+    assert_eq!((short.format(), sound.format()), (4, 1));
+    m.apply(&short);
+    assert_eq!((m.is_short_of_space(NodeId(3)), format(&m)), (true, 4));
+    assert!(!m.is_short_of_space(NodeId(2)) && m.all_know(4) && !m.all_know(5));
+    m.apply(&sound);
+    assert_eq!((m.is_short_of_space(NodeId(3)), format(&m)), (false, 3));
     m.apply(&Command::SetPace(None));
     assert_eq!((m.pace(), format(&m)), (None, 2));
     m.apply(&set(VoteWish::Auto));

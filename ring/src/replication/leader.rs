@@ -35,6 +35,10 @@ pub enum Stage {
 /// A replica that lacks fewer entries is up to date in a moment.
 const NEAR: u64 = 1024;
 
+/// A replica that is heard and has acked nothing of what it owes for so many times the timeout does not
+/// write: its disk is full, or does not answer. Far longer than a busy disk takes.
+const STALLED_AFTER: u32 = 4;
+
 /// A replica that has not said for so long that its copy is damaged is whole.
 const HURT_FOR: Duration = Duration::from_secs(2);
 
@@ -100,6 +104,13 @@ impl Peer {
     /// One whose copy is damaged says so again and again.
     fn is_hurt(&self, now: Instant) -> bool {
         self.hurt.is_some_and(|at| now.since(at) < HURT_FOR)
+    }
+
+    /// Whether it writes nothing, however much it is heard. One that waits for a state, whole or damaged,
+    /// is none of these.
+    fn is_stalled(&self, now: Instant, settings: &Settings) -> bool {
+        let is_sent_entries = self.matched && !self.snapshot && !self.is_hurt(now);
+        is_sent_entries && now.since(self.progressed) > settings.replica_timeout * STALLED_AFTER
     }
 }
 
@@ -174,14 +185,16 @@ impl Leader {
         !matches!(self.stage, Stage::Promising | Stage::Starting)
     }
 
-    /// Whether too few voters are heard to commit the entry that begins the term, and enough to elect
-    /// another leader, which goes on without those that are silent.
+    /// Whether too few voters are heard, and write, to commit the entry that begins the term, and enough
+    /// to elect another leader, which goes on without the others.
     pub fn is_stuck(&self, now: Instant, settings: &Settings) -> bool {
         let voters = self.voters.len();
         let is_heard = |id: &ReplicaId| {
             let peer = self.peer(*id);
             *id == self.me.replica
-                || peer.is_some_and(|p| now.since(p.heard) <= settings.replica_timeout)
+                || peer.is_some_and(|p| {
+                    now.since(p.heard) <= settings.replica_timeout && !p.is_stalled(now, settings)
+                })
         };
         let heard = self.voters.iter().filter(|id| is_heard(id)).count();
         self.stage == Stage::Starting
@@ -299,8 +312,17 @@ impl Leader {
         holding >= commit_quorum(voters.len())
     }
 
-    /// The voters there should be: without those that are silent or lag or leave, with learners
-    /// that have caught up. `None` when that is as it is, or cannot be proposed yet.
+    /// Whether voters that write nothing may be left out: the others are a majority, or this replica is
+    /// the only other. If most of several write nothing, they may go on in a moment, and one of them is as
+    /// good a leader.
+    fn outweighs_stalled(&self, now: Instant, settings: &Settings) -> bool {
+        let writes = |id: &&ReplicaId| self.peer(**id).is_none_or(|p| !p.is_stalled(now, settings));
+        let voters = self.voters.len();
+        voters == 2 || self.voters.iter().filter(writes).count() >= commit_quorum(voters)
+    }
+
+    /// The voters there should be: without those that are silent, lag, write nothing or leave, with
+    /// learners that have caught up. `None` when that is as it is, or cannot be proposed yet.
     pub fn wanted_voters(
         &self,
         now: Instant,
@@ -308,11 +330,13 @@ impl Leader {
         settings: &Settings,
     ) -> Option<Vec<ReplicaId>> {
         let mut wanted = vec![self.me.replica];
+        let outweighs = self.outweighs_stalled(now, settings);
         for r in &replica.record.replicas {
             let Some(peer) = self.peer(r.id) else { continue };
             let silent = now.since(peer.heard) > settings.replica_timeout;
             let stuck = now.since(peer.progressed) > settings.replica_timeout
                 && replica.end.0.saturating_sub(peer.acked.0) > settings.replica_lag_max;
+            let stuck = stuck || outweighs && peer.is_stalled(now, settings);
             let stays = self.voters.contains(&r.id);
             let caught_up = peer.acked >= replica.high_watermark && peer.matched;
             if r.wish == Wish::Voter && !silent && !stuck && (stays || caught_up) {

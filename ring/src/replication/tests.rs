@@ -69,6 +69,78 @@ fn a_leader_that_cannot_begin_its_term_asks_for_an_election_and_no_earlier() {
     assert_eq!(asks_after(1700), [expected]);
 }
 
+/// What a leader of two or three voters proposes while one of them, or two, acks nothing new, and what
+/// that says is committed.
+fn proposed_beside_stalled(voters: u128, stalled: &[u128]) -> Option<Vec<u128>> {
+    let id = |n: u128| ReplicaId { storage: StorageUuid(n), life: 1 };
+    let replica =
+        |n: u128| Replica { node: NodeId(n as u64), id: id(n), wish: Wish::Voter, renewal: 0 };
+    let me = LeaderId { replica: id(1), incarnation: Incarnation(2) };
+    let record = PartitionRecord {
+        replicas: (1..=voters).map(replica).collect(),
+        voters: (1..=voters).map(id).collect(),
+        term: Term(3),
+        leader: Some(me),
+        version: 1,
+        ..PartitionRecord::default()
+    };
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let settings = Settings::default();
+    let mut replicas = Replicator::new(run, settings, Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+    let mut now = Instant(1);
+    replicas.record(now, P, &record);
+    replicas.promise_staged(P, Term(3), GroupSeq(1));
+    replicas.flushed(now, GroupSeq(1));
+    replicas.appended(P, Offset(2), GroupSeq(2));
+    replicas.flushed(now, GroupSeq(2));
+    let mut end = Offset(2);
+    let ack = |n: u128, probe: Instant, end: Offset| Ack {
+        partition: P,
+        to: id(1),
+        from: LeaderId { replica: id(n), incarnation: Incarnation(1) },
+        term: Term(3),
+        state: AckState::Flushed { end },
+        probe,
+    };
+    for step in 0..200u64 {
+        // Everything that is owed is sent.
+        for node in (2..=voters).map(|n| NodeId(n as u64)) {
+            while let Some(section) = replicas.next_section(now, node, 100) {
+                replicas.sent(node, &section, section.message.count);
+            }
+        }
+        for n in 2..=voters {
+            let end = if stalled.contains(&n) { Offset(2) } else { end };
+            replicas.ack(now, &ack(n, now, end));
+        }
+        if step == 0 {
+            // The term has begun; a write follows.
+            end = Offset(3);
+            replicas.appended(P, end, GroupSeq(3));
+            replicas.flushed(now, GroupSeq(3));
+        }
+        now = now + Duration::from_millis(50);
+        replicas.tick(now);
+        for effect in replicas.effects() {
+            if let Effect::Ask(Request::Voters { voters, .. }) = effect {
+                let patience = settings.replica_timeout * 4;
+                assert!(now.since(Instant(1)) > patience, "after {:?}", now.since(Instant(1)));
+                return Some(voters.iter().map(|v| v.storage.0).collect());
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn voters_that_are_heard_and_write_nothing_are_left_out() {
+    assert_eq!(proposed_beside_stalled(2, &[]), None);
+    assert_eq!(proposed_beside_stalled(2, &[2]), Some(vec![1]), "nothing else would be committed");
+    assert_eq!(proposed_beside_stalled(3, &[3]), Some(vec![1, 2]));
+    assert_eq!(proposed_beside_stalled(3, &[2, 3]), None, "most of them do not write");
+}
+
 /// A follower of P among three voters, or the only one.
 fn voter(voters: u128) -> Replicator {
     let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };

@@ -103,6 +103,9 @@ pub struct Member {
     pub name: String,
     /// Whether it is heard.
     pub status: String,
+    /// Whether it is short of space.
+    #[serde(default)]
+    pub short_of_space: bool,
     /// Partitions it leads.
     pub leads: u32,
     /// Replicas it holds.

@@ -12,8 +12,8 @@ use ironring_net::client::ClientError;
 use ironring_net::client::blocking::Client;
 
 use super::probe::{Door, Said, keys, tally};
-use super::stage::{PATIENCE, PLAIN, Stage};
-use crate::chaos::nodes::{ChaosError, system};
+use super::stage::{Cluster, PATIENCE, PLAIN, Stage};
+use crate::chaos::nodes::{ChaosError, Member, system};
 
 /// Longer than every lease, election and change of voters.
 const LONG: Duration = Duration::from_secs(6);
@@ -200,8 +200,8 @@ impl Drop for Disk {
     }
 }
 
-/// One of three disks is full: what is acknowledged is kept, what cannot be is refused, and it goes on when
-/// there is room again.
+/// One of three disks is full: what is acknowledged is kept, what cannot be is refused, the others lead
+/// what its node led and take writes, and it leads again when there is room.
 fn full_disk(stage: &mut Stage) -> Result<(), ChaosError> {
     let image = stage.folder("disk")?.join("image");
     // Outside of the cluster, which has to be gone before it is unmounted.
@@ -236,6 +236,11 @@ fn full_disk(stage: &mut Stage) -> Result<(), ChaosError> {
     let lost = filled.lost(&cluster.nodes.addresses())?;
     let seen = format!("acked {} lost {lost}", filled.acked);
     stage.check("read them while it is full", seen, lost == 0);
+    let name = cluster.nodes.name(full).to_owned();
+    leads(&mut cluster, stage, &name, "n3 says that it is short of space", |n3| {
+        n3.short_of_space && n3.leads == 0
+    })?;
+    cluster.serves(stage, "write to every partition while it is full", &[0, 1, 2])?;
     match &disk {
         Some(disk) => disk.free().map_err(system("freeing the file system"))?,
         None => {
@@ -245,12 +250,31 @@ fn full_disk(stage: &mut Stage) -> Result<(), ChaosError> {
         }
     }
     cluster.heal(stage, "give n3 room again")?;
+    leads(&mut cluster, stage, &name, "n3 has room", |n3| !n3.short_of_space && n3.leads > 0)?;
     cluster.serves(stage, "write to every partition", &[0, 1, 2])?;
     let lost = filled.lost(&cluster.nodes.addresses())?;
     let seen = format!("acked {} lost {lost}", filled.acked);
     stage.check("read them once more", seen, lost == 0);
     cluster.finish(stage)?;
     drop(disk);
+    Ok(())
+}
+
+/// Waits until a node is as wanted, as the first node sees it, and notes how long that took.
+fn leads(
+    cluster: &mut Cluster,
+    stage: &mut Stage,
+    name: &str,
+    done: &str,
+    wanted: impl Fn(&Member) -> bool,
+) -> Result<(), ChaosError> {
+    let begin = Instant::now();
+    let leads = cluster.until(done, |nodes| {
+        let members = nodes.status(0).ok()?.members;
+        members.iter().find(|m| m.name == name).filter(|m| wanted(m)).map(|m| m.leads)
+    })?;
+    let took = begin.elapsed().as_secs_f64();
+    stage.saw(done, format!("{name} leads {leads} partitions {took:.1} s later"));
     Ok(())
 }
 

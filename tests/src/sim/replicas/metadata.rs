@@ -5,7 +5,7 @@ use ironring_core::prng::Prng;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid, WallTime};
 use ironring_ring::controller::{Controller, Effect, Settings, Ticket};
 use ironring_ring::metadata::{
-    Addresses, COMMAND_FORMAT, Command, Facts, JoinToken, Lineage, Metadata, Outcome,
+    Addresses, COMMAND_FORMAT, Command, Condition, Facts, JoinToken, Lineage, Metadata, Outcome,
     PartitionRecord,
 };
 use ironring_ring::placement::Weight;
@@ -44,6 +44,7 @@ pub fn facts(index: usize, storage: StorageUuid, incarnation: Incarnation) -> Fa
         format: COMMAND_FORMAT,
         lineage: Lineage::default(),
         observer: false,
+        condition: Condition::default(),
     }
 }
 
