@@ -458,13 +458,14 @@ pub fn judge(
     }
 }
 
-/// Whether every member's program knows a command.
+/// Whether every member's program knows a command. One that was given up reads nothing more.
 ///
 /// # Errors
 /// [`Refusal::OldProgram`].
 pub fn understood(metadata: &Metadata, command: &Command) -> Result<(), Refusal> {
     let needs = command.format();
-    match metadata.members().find(|m| m.facts.format < needs) {
+    let stays = |m: &&Member| m.state != MemberState::Lost;
+    match metadata.members().filter(stays).find(|m| m.facts.format < needs) {
         Some(m) => Err(Refusal::OldProgram { node: m.id, has: m.facts.format, needs }),
         None => Ok(()),
     }
@@ -893,12 +894,23 @@ impl Judge<'_> {
             return Err(Refusal::QuorumHeard(partition));
         }
         let leader = LeaderId { replica: replica.id, incarnation: member.facts.incarnation };
+        let term = record.term;
+        understood(self.metadata, &Command::LeadWithLoss { partition, term, leader })?;
         let done = format!(
-            "{} leads partition {partition} and is its only voter: what it lacks is lost",
+            "{} leads partition {partition} and is its only voter: what it lacks is lost, and every \
+             other copy is emptied and filled from it",
             named(member)
         );
+        let mut warnings = Vec::new();
+        if replica.wish == Wish::Observer {
+            warnings.push(format!(
+                "{} is an observer (node.role): its copy of partition {partition} votes and leads \
+                 until others have caught up",
+                named(member)
+            ));
+        }
         let steps = vec![Step::LeadUnclean { partition, leader }];
-        Ok(Verdict { steps, done, changed: 1, warnings: Vec::new() })
+        Ok(Verdict { steps, done, changed: 1, warnings })
     }
 }
 

@@ -22,7 +22,8 @@ use crate::placement::PaceMode;
 /// | 1 | all but the following |
 /// | 2 | [`Command::SetVote`], [`Command::Replace`], the wish of a member about its vote, observers |
 /// | 3 | [`Command::SetPace`] |
-pub const COMMAND_FORMAT: u32 = 3;
+/// | 4 | [`Command::LeadWithLoss`] |
+pub const COMMAND_FORMAT: u32 = 4;
 
 /// A change of the metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,9 +98,19 @@ pub enum Command {
         /// By partition: the term, and who leads it.
         partitions: Vec<(PartitionId, Term, LeaderId)>,
     },
-    /// An election ends with a replica that is the only voter from here on: because an operator orders so
-    /// and it may lack what is committed, or because it has all of that and too few others are left.
+    /// An election ends with a replica that is the only voter from here on: it has all that is committed,
+    /// and too few others are left to commit more.
     LeadUnclean {
+        /// The partition.
+        partition: PartitionId,
+        /// The term of an election that found no quorum.
+        term: Term,
+        /// Who is to lead.
+        leader: LeaderId,
+    },
+    /// An operator has a replica lead that may lack what is committed; every other begins a new life. Since
+    /// format 4.
+    LeadWithLoss {
         /// The partition.
         partition: PartitionId,
         /// The term of an election that found no quorum.
@@ -209,6 +220,7 @@ impl Command {
             | Command::Elect { .. }
             | Command::Lead { .. }
             | Command::LeadUnclean { .. }
+            | Command::LeadWithLoss { .. }
             | Command::Voters { .. }
             | Command::Transfer { .. }
             | Command::Replicas { .. }
@@ -421,6 +433,7 @@ impl Command {
             Command::SetVote { .. } | Command::Replace { .. } => 2,
             Command::Join { node, .. } if node.observer => 2,
             Command::SetPace(_) => 3,
+            Command::LeadWithLoss { .. } => 4,
             _ => 1,
         }
     }
@@ -490,6 +503,12 @@ mod tests {
         let command = Command::SetPace(Some(PaceMode::Aggressive));
         let text = String::from_utf8(command.encode()).unwrap();
         assert_eq!(text, r#"{"format":3,"command":{"set-pace":"aggressive"}}"#);
+        let leader = LeaderId { replica, incarnation: Incarnation(9) };
+        let (partition, term) = (PartitionId(7), Term(3));
+        let command = Command::LeadWithLoss { partition, term, leader };
+        let text = String::from_utf8(command.encode()).unwrap();
+        let wanted = r#"{"format":4,"command":{"lead-with-loss":{"partition":7,"term":3,"leader":{"replica":{"storage":"00000000-0000-0000-0000-000000000123","life":3},"incarnation":9}}}}"#;
+        assert_eq!(text, wanted);
     }
 
     #[test]
@@ -526,8 +545,8 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        let newer = br#"{"format":4,"command":{"something-else":1}}"#;
-        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(4))));
+        let newer = br#"{"format":5,"command":{"something-else":1}}"#;
+        assert!(matches!(Command::decode(newer), Err(Unreadable::Newer(5))));
         assert!(matches!(Command::decode(b"{}"), Err(Unreadable::Malformed(_))));
     }
 }

@@ -193,3 +193,64 @@ fn a_leader_that_has_not_begun_its_term_does_not_call_what_it_has_current() {
     assert!(replicas.has_lease(Instant(4), P));
     assert_eq!(replicas.age(Instant(4), P), None);
 }
+
+/// Entries 90 to 99 are committed on A and B, whom it loses; C has those before 90 and is made to lead.
+/// A comes back and knew 95 to be the end of what is committed.
+#[test]
+fn what_an_operator_gave_up_does_not_come_back_with_who_had_it() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    let id = |n| ReplicaId { storage: StorageUuid(n), life: 1 };
+    let replica = |n| Replica { node: NodeId(n as u64), id: id(n), wish: Wish::Voter, renewal: 0 };
+    let run_of = |replica| LeaderId { replica, incarnation: Incarnation(1) };
+    let mut record = PartitionRecord {
+        replicas: (1..=3).map(replica).collect(),
+        voters: (1..=3).map(id).collect(),
+        term: Term(1),
+        leader: Some(run_of(id(1))),
+        version: 1,
+        ..PartitionRecord::default()
+    };
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut a = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    let mut terms = TermStarts::default();
+    terms.append(Term(1), Offset(1));
+    let (end, high_watermark) = (Offset(100), Offset(95));
+    let life = Some(1);
+    let promised = Term(1);
+    a.recovered(P, Recovered { life, end, terms, promised, high_watermark, ..Recovered::empty() });
+    a.record(at(1), P, &record);
+    record.elect(Term(1)).unwrap();
+    record.lead_with_loss(Term(2), run_of(id(3))).unwrap();
+
+    // Before A hears of it, the leader speaks to another than it is.
+    let to = record.replica_on(StorageUuid(1)).unwrap().id;
+    let entries = Replicate {
+        partition: P,
+        to,
+        from: run_of(id(3)),
+        term: Term(2),
+        first: Offset(90),
+        prev_term: Term(1),
+        count: 2,
+        high_watermark: Offset(91),
+        probe: at(2),
+    };
+    assert_eq!(a.judge(at(3), NodeId(3), &entries, &|_| Term(2)), Verdict::Done);
+    assert_eq!(a.take_acks(), [], "it says nothing of a log that counts no more");
+    a.record(at(4), P, &record);
+    let adopt = Effect::Adopt { partition: P, life: to.life };
+    assert!(a.effects().any(|effect| effect == adopt));
+    a.adopted(at(4), P, to.life);
+
+    // From here on it has nothing, and says so.
+    assert_eq!(a.view(P).end, Offset::FIRST);
+    assert_eq!(a.judge(at(5), NodeId(3), &entries, &|_| Term(2)), Verdict::Done);
+    for effect in a.effects().collect::<Vec<_>>() {
+        if let Effect::Promise { partition, term } = effect {
+            a.promise_staged(partition, term, GroupSeq(1));
+        }
+    }
+    a.flushed(at(5), GroupSeq(1));
+    let states: Vec<_> = a.take_acks().into_iter().map(|(_, ack)| ack.state).collect();
+    assert_eq!(states, [AckState::Mismatch { end: Offset::FIRST, term: Term(0) }]);
+}

@@ -315,6 +315,14 @@ fn a_partition_is_handed_to_a_voter_and_given_to_one_replica_only_without_a_majo
     assert_eq!(judge(&unclean(3), &metadata, &elsewhere), Err(Refusal::NotHeard(NodeId(3))));
     let verdict = judge(&unclean(2), &metadata, &elsewhere).unwrap();
     assert!(matches!(verdict.steps[..], [Step::LeadUnclean { .. }]), "{verdict:?}");
+    let mut older = metadata.clone();
+    let mut facts = older.member(NodeId(1)).unwrap().facts.clone();
+    facts.format = 3;
+    older.apply(&Command::Join { node: facts, token: None, at: WallTime(9) });
+    let old = Refusal::OldProgram { node: NodeId(1), has: 3, needs: 4 };
+    assert_eq!(judge(&unclean(2), &older, &elsewhere), Err(old));
+    state(&mut older, 1, MemberState::Lost);
+    assert!(judge(&unclean(2), &older, &elsewhere).is_ok(), "who is given up reads nothing more");
     let nowhere = Operation::Lead { partition: PartitionId(99), node: NodeId(1) };
     assert_eq!(judge(&nowhere, &metadata, &group), Err(Refusal::NoPartition(PartitionId(99))));
 
