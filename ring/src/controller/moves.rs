@@ -146,6 +146,12 @@ impl Controller {
         let only_follows = |r: &Replica| r.wish == Wish::Observer;
         let unwanted =
             |r: &Replica| only_follows(r) && metadata.member(r.node).is_some_and(|m| !observes(m));
+        // Of an election that made the only voter of a copy that follows, by an earlier program: its leader
+        // could propose no voters at all.
+        let votes = |r: &&Replica| only_follows(r) && record.is_voter(r.id);
+        if let Some(r) = record.replicas.iter().find(votes) {
+            return Some(ReplicaChange::Wish { replica: r.id, wish: Wish::Voter });
+        }
         let goes = |r: &&Replica| gone(r) || unwanted(r) || has_no_successor(metadata, record, r);
         if let Some(r) = record.replicas.iter().filter(|r| r.wish != Wish::Leaving).find(goes) {
             return Some(ReplicaChange::Wish { replica: r.id, wish: Wish::Leaving });

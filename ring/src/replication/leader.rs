@@ -35,6 +35,9 @@ pub enum Stage {
 /// A replica that lacks fewer entries is up to date in a moment.
 const NEAR: u64 = 1024;
 
+/// How often the wait for a change of voters that is refused is doubled.
+const WAIT_DOUBLINGS_MAX: u32 = 6;
+
 /// A replica that has not said for so long that its copy is damaged is whole.
 const HURT_FOR: Duration = Duration::from_secs(2);
 
@@ -81,6 +84,15 @@ pub(super) struct Proposal {
     pub again_at: Instant,
 }
 
+/// A change of voters that was proposed and did not come to be.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    voters: Vec<ReplicaId>,
+    /// How often, one after the other.
+    times: u32,
+    at: Instant,
+}
+
 #[derive(Debug)]
 pub(super) struct Leader {
     pub me: LeaderId,
@@ -92,6 +104,8 @@ pub(super) struct Leader {
     pub voters: Vec<ReplicaId>,
     pub version: u64,
     pub proposal: Option<Proposal>,
+    /// What was refused last, while nothing else was taken.
+    pub refused: Option<Refusal>,
     /// Reads that wait for a round of probes sent after they came.
     pub reads: VecDeque<(ReadTicket, Instant)>,
 }
@@ -114,6 +128,7 @@ impl Leader {
             voters: Vec::new(),
             version: 0,
             proposal: None,
+            refused: None,
             reads: VecDeque::new(),
         };
         leader.follow(now, record, end);
@@ -148,10 +163,23 @@ impl Leader {
             }
         }
         self.voters.clone_from(&record.voters);
-        if self.proposal.as_ref().is_some_and(|p| record.version > p.base) {
-            self.proposal = None;
+        if let Some(open) = self.proposal.take_if(|open| record.version > open.base) {
+            let before = self.refused.take().filter(|refused| refused.voters == open.voters);
+            let times = before.map_or(1, |refused| refused.times.saturating_add(1));
+            if record.voters != open.voters {
+                self.refused = Some(Refusal { voters: open.voters, times, at: now });
+            }
         }
         self.version = record.version;
+    }
+
+    /// Whether these voters were refused lately. Each time the wait until they are proposed again is twice
+    /// as long, up to 64 heartbeats: whatever speaks against them may stay so.
+    pub fn was_refused(&self, now: Instant, voters: &[ReplicaId], heartbeat: Duration) -> bool {
+        self.refused.as_ref().is_some_and(|refused| {
+            let wait = heartbeat * (1 << (refused.times - 1).min(WAIT_DOUBLINGS_MAX));
+            refused.voters == voters && now < refused.at + wait
+        })
     }
 
     fn peer(&self, id: ReplicaId) -> Option<&Peer> {

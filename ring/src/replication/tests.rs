@@ -1,7 +1,7 @@
 //! What simulations found, in few steps.
 
 use super::*;
-use crate::metadata::{Replica, ReplicaId, Wish};
+use crate::metadata::{Refused, Replica, ReplicaId, Wish};
 
 const P: PartitionId = PartitionId(0);
 
@@ -253,4 +253,57 @@ fn what_an_operator_gave_up_does_not_come_back_with_who_had_it() {
     a.flushed(at(5), GroupSeq(1));
     let states: Vec<_> = a.take_acks().into_iter().map(|(_, ack)| ack.state).collect();
     assert_eq!(states, [AckState::Mismatch { end: Offset::FIRST, term: Term(0) }]);
+}
+
+/// A leader whose voters metadata refuse, whatever the reason, proposes them again and ever less often.
+#[test]
+fn a_proposal_that_is_refused_is_repeated_ever_more_seldom() {
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+    // It was made the only voter although it was to follow only.
+    let mut record = led_with_another(3);
+    record.voters.truncate(1);
+    record.replicas[0].wish = Wish::Observer;
+    let (begin, term) = (Instant(1), Term(3));
+    replicas.record(begin, P, &record);
+    replicas.promise_staged(P, term, GroupSeq(1));
+    replicas.flushed(begin, GroupSeq(1));
+    replicas.appended(P, Offset(2), GroupSeq(2));
+    replicas.flushed(begin, GroupSeq(2));
+    assert_eq!(replicas.view(P).leads, Some(Stage::Serving));
+    let other = record.replicas[1].id;
+    let mut proposed = 0;
+    for ms in (0..60_000).step_by(10) {
+        let now = begin + Duration::from_millis(ms);
+        let from = LeaderId { replica: other, incarnation: Incarnation(1) };
+        let (to, state) = (replicas.me(P).replica, AckState::Flushed { end: Offset(2) });
+        replicas.ack(now, &Ack { partition: P, to, from, term, probe: now, state });
+        replicas.tick(now);
+        let effects: Vec<Effect> = replicas.effects().collect();
+        for effect in effects {
+            let Effect::Ask(Request::Voters { from, base, voters, .. }) = effect else { continue };
+            proposed += 1;
+            assert_eq!(record.change_voters(term, from, base, &voters), Err(Refused::Replica));
+            replicas.record(now, P, &record);
+        }
+    }
+    assert!((5..25).contains(&proposed), "{proposed} in a minute");
+    // What is refused is not what else may be wanted.
+    record.replicas[0].wish = Wish::Voter;
+    let mut taken = false;
+    for ms in (60_000..66_000).step_by(10) {
+        let now = begin + Duration::from_millis(ms);
+        let from = LeaderId { replica: other, incarnation: Incarnation(1) };
+        let (to, state) = (replicas.me(P).replica, AckState::Flushed { end: Offset(2) });
+        replicas.ack(now, &Ack { partition: P, to, from, term, probe: now, state });
+        replicas.tick(now);
+        let effects: Vec<Effect> = replicas.effects().collect();
+        for effect in effects {
+            let Effect::Ask(Request::Voters { from, base, voters, .. }) = effect else { continue };
+            taken |= record.change_voters(term, from, base, &voters).is_ok();
+            replicas.record(now, P, &record);
+        }
+    }
+    assert!(taken, "{record:?}");
 }
