@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use ironring_core::{NodeId, PartitionId};
-use ironring_ring::controller::takes_replicas;
+use ironring_ring::controller::{observes, places_beside, takes_replicas};
 use ironring_ring::metadata::{
     Command, LeaderId, Member, MemberState, Metadata, PartitionRecord, RF_MAX, Replica,
     ReplicaChange, ReplicaId, Status, VoteWish, Wish,
@@ -432,6 +432,19 @@ pub fn room_for_replicas(metadata: &Metadata) -> usize {
     metadata.members().filter(|m| takes_replicas(m) && m.status != Status::Dead).count()
 }
 
+/// What to say when more nodes observe than a partition has places for, beside so many replicas.
+#[must_use]
+pub fn observers_beyond(metadata: &Metadata, rf: u8) -> Option<String> {
+    let observers = metadata.members().filter(|m| observes(m)).count();
+    let places = places_beside(usize::from(rf));
+    (observers > places).then(|| {
+        format!(
+            "{observers} nodes observe, and beside {rf} replicas a partition has places for {places} \
+             such copies: those beyond hold nothing of it"
+        )
+    })
+}
+
 /// Whether an order may be carried out, and how.
 ///
 /// # Errors
@@ -770,6 +783,7 @@ impl Judge<'_> {
                 "{room} nodes take replicas: partitions have {room} until there are {rf}"
             ));
         }
+        warnings.extend(observers_beyond(self.metadata, rf));
         if min_voters == rf && rf > 1 {
             warnings.push("a partition that loses one replica takes no writes".to_owned());
         }

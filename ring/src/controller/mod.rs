@@ -21,7 +21,7 @@ use std::time::Duration;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, Term, WallTime};
 
 pub use election::{Decision, Election};
-pub use moves::{dry_run, takes_replicas};
+pub use moves::{dry_run, observes, places_beside, takes_replicas};
 
 use crate::metadata::{
     Command, Metadata, Outcome, PartitionRecord, ReplicaChange, ReplicaId, Wish,
@@ -108,7 +108,8 @@ enum Proposed {
     Elections(Vec<PartitionId>),
     Leaders(Vec<PartitionId>),
     Voters(PartitionId),
-    Replicas,
+    /// So many changes.
+    Replicas(usize),
     Status,
     Member,
 }
@@ -133,6 +134,10 @@ pub struct Controller {
     balance_at: Instant,
     /// Since moves were begun last, while there may be more to begin.
     moving_since: Option<Instant>,
+    /// How many commands about replicas were refused whole, one after the other, and when the next may
+    /// be proposed.
+    replicas_refused: u32,
+    replicas_at: Instant,
     effects: Vec<Effect>,
 }
 
@@ -152,6 +157,8 @@ impl Controller {
             last_ticket: 0,
             balance_at: now + settings.balance_every,
             moving_since: None,
+            replicas_refused: 0,
+            replicas_at: now,
             effects: Vec::new(),
         }
     }
@@ -308,7 +315,10 @@ impl Controller {
                     }
                 }
             }
-            _ => {}
+            Proposed::Replicas(changes) => {
+                self.replicas_decided(now, refused.len() >= changes);
+            }
+            Proposed::Voters(_) | Proposed::Status | Proposed::Member => {}
         }
     }
 
