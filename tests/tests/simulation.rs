@@ -62,6 +62,7 @@ fn replicas_agree() {
             "commits: leaderships transferred",
             "commits: replicas changed",
             "commits: voters proposed",
+            "committed entries given up by an operator",
             "controllers replaced",
             "crashes",
             "disks wiped",

@@ -56,7 +56,8 @@ pub enum PartitionVerb {
         #[arg(long, value_name = "NODE")]
         to: String,
     },
-    /// Have a partition that lost most of its voters go on with one replica; what it lacks is lost
+    /// Have a partition that lost most of its voters go on with one replica; what it lacks is lost, and
+    /// other copies are emptied when they come back
     ElectUnclean {
         /// Which partition
         partition: u32,
@@ -95,7 +96,8 @@ pub fn run(args: &PartitionArgs, output: Output) -> Result<(), CliError> {
         }
         PartitionVerb::ElectUnclean { partition, to, yes } => {
             let what = format!(
-                "have partition {partition} go on with the replica on node {to}, and lose what it lacks"
+                "have partition {partition} go on with the replica on node {to}, lose what it lacks, \
+                 and empty every other copy"
             );
             arguments::confirm(*yes, &what)?;
             let path = format!("/v1/partitions/{partition}/elect-unclean");

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use ironring_core::{NodeId, PartitionId};
-use ironring_ring::controller::takes_replicas;
+use ironring_ring::controller::{observes, places_beside, takes_replicas};
 use ironring_ring::metadata::{
     Command, LeaderId, Member, MemberState, Metadata, PartitionRecord, RF_MAX, Replica,
     ReplicaChange, ReplicaId, Status, VoteWish, Wish,
@@ -115,6 +115,19 @@ pub fn room_for_replicas(metadata: &Metadata) -> usize {
     metadata.members().filter(|m| takes_replicas(m) && m.status != Status::Dead).count()
 }
 
+/// What to say when more nodes observe than a partition has places for, beside so many replicas.
+#[must_use]
+pub fn observers_beyond(metadata: &Metadata, rf: u8) -> Option<String> {
+    let observers = metadata.members().filter(|m| observes(m)).count();
+    let places = places_beside(usize::from(rf));
+    (observers > places).then(|| {
+        format!(
+            "{observers} nodes observe, and beside {rf} replicas a partition has places for {places} \
+             such copies: those beyond hold nothing of it"
+        )
+    })
+}
+
 /// Whether an order may be carried out, and how.
 ///
 /// # Errors
@@ -141,16 +154,36 @@ pub fn judge(
     }
 }
 
-/// Whether every member's program knows a command.
+/// Whether every member's program knows a command. One that was given up reads nothing more.
 ///
 /// # Errors
 /// [`Refusal::OldProgram`].
 pub fn understood(metadata: &Metadata, command: &Command) -> Result<(), Refusal> {
     let needs = command.format();
-    match metadata.members().find(|m| m.facts.format < needs) {
+    let stays = |m: &&Member| m.state != MemberState::Lost;
+    match metadata.members().filter(stays).find(|m| m.facts.format < needs) {
         Some(m) => Err(Refusal::OldProgram { node: m.id, has: m.facts.format, needs }),
         None => Ok(()),
     }
+}
+
+/// Why the program of a node that joins, or is back, cannot read what the metadata group would send it: a
+/// snapshot, and to a new member the log behind it, where any command may be that all members know.
+#[must_use]
+pub fn unreadable(metadata: &Metadata, command: &Command) -> Option<String> {
+    let (Command::Join { node, .. } | Command::Replace { node, .. }) = command else { return None };
+    let stays = |m: &&Member| m.state != MemberState::Lost;
+    let known = match metadata.member_on(node.storage) {
+        Some(_) => None,
+        None => metadata.members().filter(stays).map(|m| m.facts.format).min(),
+    };
+    let (has, needs) = (node.format, metadata.format().max(known.unwrap_or(0)));
+    (has < needs).then(|| {
+        format!(
+            "this program knows metadata commands up to format {has}, the cluster needs {needs}: \
+             upgrade it"
+        )
+    })
 }
 
 struct Judge<'a> {
@@ -452,6 +485,7 @@ impl Judge<'_> {
                 "{room} nodes take replicas: partitions have {room} until there are {rf}"
             ));
         }
+        warnings.extend(observers_beyond(self.metadata, rf));
         if min_voters == rf && rf > 1 {
             warnings.push("a partition that loses one replica takes no writes".to_owned());
         }
@@ -576,12 +610,23 @@ impl Judge<'_> {
             return Err(Refusal::QuorumHeard(partition));
         }
         let leader = LeaderId { replica: replica.id, incarnation: member.facts.incarnation };
+        let term = record.term;
+        understood(self.metadata, &Command::LeadWithLoss { partition, term, leader })?;
         let done = format!(
-            "{} leads partition {partition} and is its only voter: what it lacks is lost",
+            "{} leads partition {partition} and is its only voter: what it lacks is lost, and every \
+             other copy is emptied and filled from it",
             named(member)
         );
+        let mut warnings = Vec::new();
+        if replica.wish == Wish::Observer {
+            warnings.push(format!(
+                "{} is an observer (node.role): its copy of partition {partition} votes and leads \
+                 until others have caught up",
+                named(member)
+            ));
+        }
         let steps = vec![Step::LeadUnclean { partition, leader }];
-        Ok(Verdict { steps, done, changed: 1, warnings: Vec::new() })
+        Ok(Verdict { steps, done, changed: 1, warnings })
     }
 }
 

@@ -208,7 +208,7 @@ async fn lead_unclean(
             return Err(Failure::Denied(Refusal::Led(partition)));
         }
         let term: Term = record.term;
-        let command = Command::LeadUnclean { partition, term, leader };
+        let command = Command::LeadWithLoss { partition, term, leader };
         match committed(group, &command).await?.first() {
             None => return Ok(()),
             Some((_, Refused::Term(_))) => {}

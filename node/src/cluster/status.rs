@@ -8,7 +8,7 @@ use ironring_ring::metadata::{Member, Metadata, PartitionRecord, Status};
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::judge::room_for_replicas;
+use super::judge::{observers_beyond, room_for_replicas};
 use crate::raft::{GroupStatus, Role};
 
 /// The cluster.
@@ -237,6 +237,7 @@ fn warnings(metadata: &Metadata) -> Vec<String> {
         warnings
             .push(format!("{rf} replicas of each partition are wanted and {room} nodes take them"));
     }
+    warnings.extend(observers_beyond(metadata, rf));
     warnings
 }
 
@@ -383,5 +384,20 @@ mod tests {
         assert_eq!((partitions.rf, partitions.min_voters, partitions.refusing_writes), (3, 2, 8));
         let refusing = "8 of 8 partitions take no writes: they have fewer than 2 voters";
         assert!(status.reasons.contains(&refusing.to_owned()), "{:?}", status.reasons);
+    }
+
+    #[test]
+    fn observers_beyond_the_places_there_are_are_told() {
+        let mut metadata = crate::cluster::tests::cluster_of(9);
+        metadata.apply(&Command::SetKeyspace { rf: 3, min_voters: 1 });
+        for n in 4..=9 {
+            let mut facts = metadata.member(NodeId(n)).unwrap().facts.clone();
+            facts.observer = true;
+            metadata.apply(&Command::Join { node: facts, token: None, at: WallTime(9) });
+        }
+        let group = group(Role::Leader, Some(1), None);
+        let beyond = "6 nodes observe, and beside 3 replicas a partition has places for 5 such \
+                      copies: those beyond hold nothing of it";
+        assert_eq!(ClusterStatus::new(&metadata, &group).warnings, [beyond]);
     }
 }

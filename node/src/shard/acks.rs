@@ -137,6 +137,15 @@ impl Acks {
 }
 
 impl Answer {
+    /// What it says a write came to.
+    #[must_use]
+    pub fn receipt(&self) -> Option<&Receipt> {
+        match self {
+            Answer::Receipt(receipt) | Answer::Appended { receipt, .. } => Some(receipt),
+            Answer::ConditionFailed(_) | Answer::Again(_) => None,
+        }
+    }
+
     /// The response, for the answers that are one.
     #[must_use]
     pub fn response(&self) -> Option<Response<'static>> {

@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironring_core::io::BufAlloc;
-use ironring_core::{ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, ShardId};
+use ironring_core::{Durability, ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, ShardId};
 use ironring_log::{Log, LogFailure, LogStatus};
 use ironring_net::message::{ClusterMap, Response};
 use ironring_ring::metadata::Metadata;
@@ -493,12 +493,27 @@ impl Shard {
             self.read_again(now, id, fx);
             return;
         }
+        if let Some(why) = self.lacks_voters(ack) {
+            return self.refuse(origin, ErrorCode::Unknown, 0, &why, fx);
+        }
         let Some(response) = ack.answer.response() else { return };
         self.counters.ack_latency.record(now.mono.since(ack.since));
         if let Response::Error { code, .. } = response {
             self.counters.errors.add(code);
         }
         fx.reply(self.config.shard(), origin, &response);
+    }
+
+    /// Why a write that is as safe as it can be here is not acked: its partition lost voters since it was
+    /// taken, and what is committed now may be on fewer disks than the keyspace asks for. It is not undone:
+    /// once there are voters enough they all have it, and whoever repeats it in its session hears so.
+    fn lacks_voters(&self, ack: &Ack) -> Option<String> {
+        let receipt = ack.answer.receipt()?;
+        let (have, need) = (self.voters_of(receipt.partition), self.min_voters());
+        let lacks = receipt.durability >= Durability::Quorum && have < need;
+        lacks.then(|| {
+            format!("of the {need} voters the write needs {have} are left: it may yet be lost")
+        })
     }
 
     /// Answers when the record at `offset` of a partition is safe, or at once when it is.

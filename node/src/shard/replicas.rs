@@ -139,6 +139,12 @@ impl Shard {
         metadata.map_or(1, |metadata| usize::from(metadata.min_voters().max(1)))
     }
 
+    /// How many voters a partition has.
+    pub(super) fn voters_of(&self, partition: PartitionId) -> usize {
+        let replicas = self.replicas.as_ref();
+        replicas.map_or(0, |replicas| replicas.engine.known(partition).voters.len())
+    }
+
     /// Whether requests may come: everything is known, and what nobody else can lead is led here; or
     /// only space is missing for that, which reads need not wait for.
     pub(super) fn may_serve(&self) -> bool {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, Term, WallTime};
 
 pub use election::{Decision, Election};
-pub use moves::{dry_run, takes_replicas};
+pub use moves::{dry_run, observes, places_beside, takes_replicas};
 
 use crate::metadata::{
     Command, Metadata, Outcome, PartitionRecord, ReplicaChange, ReplicaId, Wish,
@@ -112,7 +112,8 @@ enum Proposed {
     Elections(Vec<PartitionId>),
     Leaders(Vec<PartitionId>),
     Voters(PartitionId),
-    Replicas,
+    /// So many changes.
+    Replicas(usize),
     Status,
     Member,
 }
@@ -144,6 +145,10 @@ pub struct Controller {
     /// The last partition that was asked to be handed over: the next look begins behind it, so that those
     /// that cannot be handed over at present keep no others waiting.
     handed_last: Option<PartitionId>,
+    /// How many commands about replicas were refused whole, one after the other, and when the next may
+    /// be proposed.
+    replicas_refused: u32,
+    replicas_at: Instant,
     effects: Vec<Effect>,
 }
 
@@ -166,6 +171,8 @@ impl Controller {
             short_seen: 0,
             relief_at: None,
             handed_last: None,
+            replicas_refused: 0,
+            replicas_at: now,
             effects: Vec::new(),
         }
     }
@@ -326,7 +333,10 @@ impl Controller {
                     }
                 }
             }
-            _ => {}
+            Proposed::Replicas(changes) => {
+                self.replicas_decided(now, refused.len() >= changes);
+            }
+            Proposed::Voters(_) | Proposed::Status | Proposed::Member => {}
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use ironring_core::{Instant, NodeId, PartitionId};
 
-use super::{Controller, Effect, Proposed, RELIEF_PAUSE};
+use super::{Controller, Effect, MOVE_PAUSE, Proposed, RELIEF_PAUSE};
 use crate::metadata::{
     Command, Member, MemberState, Metadata, Move, PartitionRecord, REPLICAS_MAX, Replica,
     ReplicaChange, Status, Wish,
@@ -24,6 +24,8 @@ use crate::placement::{
 
 /// Changes of replicas in one command.
 const CHANGES_MAX: usize = 64;
+/// How often the wait behind changes that are refused is doubled.
+const WAIT_DOUBLINGS_MAX: u32 = 6;
 
 /// Whether a replica is on a node that leaves while every node that takes replicas has a voter
 /// already: nobody is to come in its place. That there are fewer such nodes than replicas wanted was
@@ -56,7 +58,8 @@ pub fn takes_replicas(member: &Member) -> bool {
 }
 
 /// Whether a node holds copies that only follow.
-fn observes(member: &Member) -> bool {
+#[must_use]
+pub fn observes(member: &Member) -> bool {
     let goes = matches!(member.state, MemberState::Leaving | MemberState::Lost);
     member.facts.observer && member.facts.weight > 0 && !goes
 }
@@ -64,6 +67,22 @@ fn observes(member: &Member) -> bool {
 /// Whether a node would take replicas, were it not short of space.
 fn lacks_room(member: &Member) -> bool {
     takes_replicas(member) && member.facts.condition.short_of_space
+}
+
+/// Places of a partition for copies that only follow, beside so many that vote and one that comes.
+#[must_use]
+pub fn places_beside(voters: usize) -> usize {
+    REPLICAS_MAX.saturating_sub(voters + 1)
+}
+
+/// The same of this partition, which may have more that do not only follow.
+fn observer_places(voters: usize, record: &PartitionRecord) -> usize {
+    let others = record.replicas.len() - observers_of(record);
+    places_beside(voters).min(REPLICAS_MAX - others)
+}
+
+fn observers_of(record: &PartitionRecord) -> usize {
+    record.replicas.iter().filter(|r| r.wish == Wish::Observer).count()
 }
 
 /// What placement would move, given the map there is. `lost` says which members are given up; those
@@ -165,7 +184,8 @@ fn topology(
 impl Controller {
     /// Takes the next step of every move that can take one, and sees members off that left.
     pub(super) fn move_replicas(&mut self, now: Instant, metadata: &Metadata) {
-        if self.waits_for(|p| matches!(p, Proposed::Replicas | Proposed::Member)) {
+        let waits = self.waits_for(|p| matches!(p, Proposed::Replicas(_) | Proposed::Member));
+        if waits || now < self.replicas_at {
             return;
         }
         let mut changes = Vec::new();
@@ -179,7 +199,7 @@ impl Controller {
             }
         }
         if !changes.is_empty() {
-            return self.propose(Proposed::Replicas, Command::Replicas { changes });
+            return self.change_replicas(changes);
         }
         let holds = |node: NodeId| {
             metadata.partitions().iter().any(|p| p.replicas.iter().any(|r| r.node == node))
@@ -208,9 +228,20 @@ impl Controller {
         let only_follows = |r: &Replica| r.wish == Wish::Observer;
         let unwanted =
             |r: &Replica| only_follows(r) && metadata.member(r.node).is_some_and(|m| !observes(m));
+        // Of an election that made the only voter of a copy that follows, by an earlier program: its leader
+        // could propose no voters at all.
+        let votes = |r: &&Replica| only_follows(r) && record.is_voter(r.id);
+        if let Some(r) = record.replicas.iter().find(votes) {
+            return Some(ReplicaChange::Wish { replica: r.id, wish: Wish::Voter });
+        }
         let goes = |r: &&Replica| gone(r) || unwanted(r) || has_no_successor(metadata, record, r);
         if let Some(r) = record.replicas.iter().filter(|r| r.wish != Wish::Leaving).find(goes) {
             return Some(ReplicaChange::Wish { replica: r.id, wish: Wish::Leaving });
+        }
+        // Who votes has the places, when there are nodes that could.
+        if observers_of(record) > observer_places(metadata.voters_wanted(), record) {
+            let newest = record.replicas.iter().rev().find(|r| only_follows(r));
+            return newest.map(|r| ReplicaChange::Wish { replica: r.id, wish: Wish::Leaving });
         }
         if let Some(moved) = metadata.moves().get(&id) {
             let comes = record.replica(moved.to);
@@ -276,8 +307,8 @@ impl Controller {
     /// empty are begun also while the operator wants no balance.
     pub(super) fn balance_replicas(&mut self, now: Instant, metadata: &Metadata) {
         let under_way = Self::moves_under_way(metadata);
-        let busy = self.waits_for(|p| matches!(p, Proposed::Replicas));
-        if busy || under_way >= self.settings.moves_max {
+        let busy = self.waits_for(|p| matches!(p, Proposed::Replicas(_)));
+        if busy || now < self.replicas_at || under_way >= self.settings.moves_max {
             return;
         }
         self.moving_since = None;
@@ -292,6 +323,10 @@ impl Controller {
                 continue;
             }
             let Some(record) = metadata.partition(step.partition) else { continue };
+            let adds = !matches!(step.change, Change::Remove { .. });
+            if adds && record.replicas.len() >= REPLICAS_MAX {
+                continue;
+            }
             // A partition nobody leads goes on when somebody does.
             if record.leader.is_none() || !touched.insert(step.partition) {
                 continue;
@@ -316,13 +351,30 @@ impl Controller {
         }
         if !changes.is_empty() {
             self.moving_since = Some(now);
-            self.propose(Proposed::Replicas, Command::Replicas { changes });
+            self.change_replicas(changes);
         }
+    }
+
+    fn change_replicas(&mut self, changes: Vec<(PartitionId, ReplicaChange)>) {
+        self.propose(Proposed::Replicas(changes.len()), Command::Replicas { changes });
+    }
+
+    /// What came of changes of replicas: whether all of them were refused. Whatever speaks against them
+    /// may stay so: each time the wait until others are proposed is twice as long.
+    pub(super) fn replicas_decided(&mut self, now: Instant, all_refused: bool) {
+        if !all_refused {
+            self.replicas_refused = 0;
+            return;
+        }
+        let wait = MOVE_PAUSE * (1 << self.replicas_refused.min(WAIT_DOUBLINGS_MAX));
+        self.replicas_refused += 1;
+        self.replicas_at = now + wait.min(self.settings.balance_every.max(MOVE_PAUSE));
+        self.moving_since = None;
     }
 
     /// Adds copies on nodes that observe, a few at a time.
     pub(super) fn add_observers(&mut self, now: Instant, metadata: &Metadata) {
-        if self.waits_for(|p| matches!(p, Proposed::Replicas)) {
+        if self.waits_for(|p| matches!(p, Proposed::Replicas(_))) || now < self.replicas_at {
             return;
         }
         let heard = |m: &&Member| {
@@ -332,8 +384,8 @@ impl Controller {
         let mut changes = Vec::new();
         for member in metadata.members().filter(heard) {
             let lacks = metadata.partitions().iter().enumerate().filter(|(i, record)| {
-                // One place stays free for a move.
-                let has_room = record.replicas.len() + 1 < REPLICAS_MAX;
+                let rf = usize::from(metadata.rf());
+                let has_room = observers_of(record) < observer_places(rf, record);
                 let moves = metadata.moves().contains_key(&PartitionId(*i as u32));
                 let has = record.replicas.iter().any(|r| r.node == member.id);
                 record.leader.is_some() && has_room && !moves && !has
@@ -343,7 +395,7 @@ impl Controller {
             changes.extend(some.map(|(i, _)| (PartitionId(i as u32), add)));
         }
         if !changes.is_empty() {
-            self.propose(Proposed::Replicas, Command::Replicas { changes });
+            self.change_replicas(changes);
         }
     }
 

@@ -6,8 +6,8 @@ use ironring_core::{Offset, StorageUuid, Term};
 
 use super::*;
 use crate::metadata::{
-    Addresses, COMMAND_FORMAT, Condition, Facts, JoinToken, LeaderId, Lineage, MemberState, Status,
-    Wish,
+    Addresses, COMMAND_FORMAT, Condition, Facts, JoinToken, LeaderId, Lineage, MemberState,
+    Refused, Status, Wish,
 };
 use crate::placement::Weight;
 
@@ -35,6 +35,10 @@ struct Room {
     controller: Controller,
     fences: Vec<(NodeId, Fence)>,
     handovers: Vec<(NodeId, PartitionId, ReplicaId)>,
+    /// Every change of replicas is refused.
+    refuses: bool,
+    /// Commands about replicas that were refused whole.
+    refused: usize,
 }
 
 const P: PartitionId = PartitionId(0);
@@ -65,7 +69,8 @@ impl Room {
         }
         let controller = Controller::new(Instant(0), Settings::default(), &metadata);
         let (fences, handovers) = (Vec::new(), Vec::new());
-        Room { now: Instant(0), metadata, controller, fences, handovers }
+        let now = Instant(0);
+        Room { now, metadata, controller, fences, handovers, refuses: false, refused: 0 }
     }
 
     /// Lets time pass while these nodes are heard, and commits whatever is proposed.
@@ -82,6 +87,21 @@ impl Room {
         }
     }
 
+    fn commit(&mut self, command: &Command) -> Outcome {
+        let Command::Replicas { changes } = command else { return self.metadata.apply(command) };
+        let outcome = match self.refuses {
+            true => {
+                let refused = changes.iter().map(|(id, _)| (*id, Refused::Exists)).collect();
+                Outcome::Done { epoch: self.metadata.epoch(), refused }
+            }
+            false => self.metadata.apply(command),
+        };
+        let whole = |refused: usize| refused == changes.len();
+        self.refused +=
+            usize::from(matches!(&outcome, Outcome::Done { refused, .. } if whole(refused.len())));
+        outcome
+    }
+
     fn settle(&mut self) {
         loop {
             let effects: Vec<Effect> = self.controller.effects().collect();
@@ -91,7 +111,7 @@ impl Room {
             for effect in effects {
                 match effect {
                     Effect::Propose(ticket, command) => {
-                        let outcome = self.metadata.apply(&command);
+                        let outcome = self.commit(&command);
                         let (now, metadata) = (self.now, &self.metadata);
                         self.controller.decided(now, metadata, ticket, Some(&outcome));
                     }
@@ -551,6 +571,56 @@ fn observers_follow_every_partition_and_never_vote() {
         room.rest(&[1, 2, 4]);
     }
     assert!((0..4).all(|i| votes(&room, PartitionId(i)) == 3), "{:?}", room.record(P));
+}
+
+/// Places are kept for as many voters as are wanted and one that comes, and given up for them.
+#[test]
+fn copies_that_only_follow_leave_room_for_voters() {
+    let mut room = Room::new(13);
+    let all: Vec<u64> = (1..=13).collect();
+    for n in 8..=13 {
+        let node = Facts { observer: true, ..facts(n, 1) };
+        room.metadata.apply(&Command::Join { node, token: None, at: WallTime(2) });
+    }
+    // Those take no replicas for now.
+    for n in 4..=7 {
+        let (node, state) = (NodeId(n), MemberState::Draining);
+        room.metadata.apply(&Command::SetMember { node, state });
+    }
+    room.elect(&[1]);
+    room.rest(&all);
+    let wished = |room: &Room, i, wish| {
+        room.record(PartitionId(i)).replicas.iter().filter(|r| r.wish == wish).count()
+    };
+    for i in 0..4 {
+        assert_eq!(wished(&room, i, Wish::Observer), 5, "and the sixth has nothing");
+        assert_eq!(room.record(PartitionId(i)).voters.len(), 3);
+    }
+    for n in 4..=7 {
+        let (node, state) = (NodeId(n), MemberState::Active);
+        room.metadata.apply(&Command::SetMember { node, state });
+    }
+    room.metadata.apply(&Command::SetKeyspace { rf: 7, min_voters: 1 });
+    for _ in 0..10 {
+        room.rest(&all);
+    }
+    for i in 0..4 {
+        assert_eq!(room.record(PartitionId(i)).voters.len(), 7, "{:?}", room.record(P));
+        assert_eq!(wished(&room, i, Wish::Observer), 1);
+    }
+    assert_eq!(room.refused, 0);
+}
+
+#[test]
+fn changes_that_are_refused_are_proposed_again_ever_more_seldom() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.refuses = true;
+    room.pass(20_000, &[1, 2, 3]);
+    assert!((5..20).contains(&room.refused), "{} in 20 s", room.refused);
+    room.refuses = false;
+    room.rest(&[1, 2, 3]);
+    assert!((0..4).all(|i| room.record(PartitionId(i)).voters.len() == 3));
 }
 
 #[test]

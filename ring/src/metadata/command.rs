@@ -22,7 +22,7 @@ use crate::placement::PaceMode;
 /// | 1 | all but the following |
 /// | 2 | [`Command::SetVote`], [`Command::Replace`], the wish of a member about its vote, observers |
 /// | 3 | [`Command::SetPace`] |
-/// | 4 | the condition of a node ([`Facts::condition`]) |
+/// | 4 | the condition of a node ([`Facts::condition`]), [`Command::LeadWithLoss`] |
 pub const COMMAND_FORMAT: u32 = 4;
 
 /// A change of the metadata.
@@ -98,9 +98,19 @@ pub enum Command {
         /// By partition: the term, and who leads it.
         partitions: Vec<(PartitionId, Term, LeaderId)>,
     },
-    /// An election ends with a replica that is the only voter from here on: because an operator orders so
-    /// and it may lack what is committed, or because it has all of that and too few others are left.
+    /// An election ends with a replica that is the only voter from here on: it has all that is committed,
+    /// and too few others are left to commit more.
     LeadUnclean {
+        /// The partition.
+        partition: PartitionId,
+        /// The term of an election that found no quorum.
+        term: Term,
+        /// Who is to lead.
+        leader: LeaderId,
+    },
+    /// An operator has a replica lead that may lack what is committed; every other begins a new life. Since
+    /// format 4.
+    LeadWithLoss {
         /// The partition.
         partition: PartitionId,
         /// The term of an election that found no quorum.
@@ -210,6 +220,7 @@ impl Command {
             | Command::Elect { .. }
             | Command::Lead { .. }
             | Command::LeadUnclean { .. }
+            | Command::LeadWithLoss { .. }
             | Command::Voters { .. }
             | Command::Transfer { .. }
             | Command::Replicas { .. }
@@ -427,6 +438,7 @@ impl Command {
             Command::SetVote { .. } | Command::Replace { .. } => 2,
             Command::Join { node, .. } if node.observer => 2,
             Command::SetPace(_) => 3,
+            Command::LeadWithLoss { .. } => 4,
             _ => 1,
         }
     }
@@ -499,6 +511,12 @@ mod tests {
         let condition = Condition { short_of_space: true, compare_undecided: 0 };
         let text = serde_json::to_string(&condition).unwrap();
         assert_eq!(text, r#"{"short_of_space":true}"#);
+        let leader = LeaderId { replica, incarnation: Incarnation(9) };
+        let (partition, term) = (PartitionId(7), Term(3));
+        let command = Command::LeadWithLoss { partition, term, leader };
+        let text = String::from_utf8(command.encode()).unwrap();
+        let wanted = r#"{"format":4,"command":{"lead-with-loss":{"partition":7,"term":3,"leader":{"replica":{"storage":"00000000-0000-0000-0000-000000000123","life":3},"incarnation":9}}}}"#;
+        assert_eq!(text, wanted);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod topic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ironring_core::{NodeId, PartitionId, StorageUuid, WallTime};
+use ironring_core::{NodeId, PartitionId, StorageUuid, Term, WallTime};
 use serde::{Deserialize, Serialize};
 
 pub use command::{COMMAND_FORMAT, Command, Outcome, Rejected, ReplicaChange, Unreadable};
@@ -189,17 +189,22 @@ impl Metadata {
     /// Never: the state is representable.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        // Who does not know what is in it must not take it for something else.
+        let snapshot = Snapshot { format: self.format(), metadata: self };
+        serde_json::to_vec(&snapshot).expect("maps have keys that are written as strings")
+    }
+
+    /// The format of a snapshot: the oldest that has what is in it. Who does not know that must not take it
+    /// for something else.
+    #[must_use]
+    pub fn format(&self) -> u32 {
         let needs_2 = |m: &Member| !m.vote.is_auto() || m.facts.observer;
         let is_sound = |m: &Member| m.facts.condition.is_sound();
-        let format = match self.members.values().any(needs_2) {
+        match self.members.values().any(needs_2) {
             _ if !self.members.values().all(is_sound) => Condition::FORMAT,
             _ if self.pace.is_some() => 3,
             true => 2,
             false => 1,
-        };
-        let snapshot = Snapshot { format, metadata: self };
-        serde_json::to_vec(&snapshot).expect("maps have keys that are written as strings")
+        }
     }
 
     /// The state from a snapshot.
@@ -484,6 +489,9 @@ impl Metadata {
             Command::LeadUnclean { partition, term, leader } => {
                 note(*partition, self.with(*partition, |p| p.lead_unclean(*term, *leader)));
             }
+            Command::LeadWithLoss { partition, term, leader } => {
+                note(*partition, self.lead_with_loss(*partition, *term, *leader));
+            }
             Command::Voters { partition, term, from, base, voters } => {
                 let id = *partition;
                 let before = self.partition(id).map(|p| p.version);
@@ -553,17 +561,33 @@ impl Metadata {
 
     fn renew(&mut self, id: PartitionId, replica: ReplicaId, renewal: u64) -> Result<(), Refused> {
         self.with(id, |p| p.renew_replica(replica, renewal))?;
-        let renewed = self.partition(id).and_then(|p| p.replica_on(replica.storage)).map(|r| r.id);
-        // A move goes on with who it is now.
-        if let (Some(moved), Some(now)) = (self.moves.get_mut(&id), renewed) {
-            if moved.to == replica {
-                moved.to = now;
-            }
-            if moved.from == Some(replica) {
-                moved.from = Some(now);
-            }
-        }
+        self.follow_lives(id, &[replica]);
         Ok(())
+    }
+
+    fn lead_with_loss(
+        &mut self,
+        id: PartitionId,
+        term: Term,
+        leader: LeaderId,
+    ) -> Result<(), Refused> {
+        let replicas = self.partition(id).map_or(&[][..], |p| &p.replicas);
+        let others: Vec<ReplicaId> =
+            replicas.iter().map(|r| r.id).filter(|id| *id != leader.replica).collect();
+        self.with(id, |p| p.lead_with_loss(term, leader))?;
+        self.follow_lives(id, &others);
+        Ok(())
+    }
+
+    /// A move goes on with who its replicas are now. `old`: those that have begun another life.
+    fn follow_lives(&mut self, id: PartitionId, old: &[ReplicaId]) {
+        let Some(record) = self.partitions.get(id.0 as usize) else { return };
+        let Some(moved) = self.moves.get_mut(&id) else { return };
+        let now = |known: ReplicaId| match record.replica_on(known.storage) {
+            Some(replica) if old.contains(&known) => replica.id,
+            _ => known,
+        };
+        *moved = Move { to: now(moved.to), from: moved.from.map(now) };
     }
 
     /// A move is over when the replica it began with votes and the other is gone, or when either

@@ -169,9 +169,9 @@ impl PartitionRecord {
         Ok(())
     }
 
-    /// Ends an election with a replica that becomes the only voter. By an operator's order it may not hold
-    /// all that is committed; the controller names the winner of an election so that found a fence quorum
-    /// where no commit quorum is left.
+    /// Ends an election with a replica that becomes the only voter: the winner of one that found a fence
+    /// quorum where no commit quorum is left. It holds all that is committed, so the others may count for
+    /// what they are known to have in common with it.
     ///
     /// # Errors
     /// When the term is over or has a leader, or there is no such replica.
@@ -188,6 +188,25 @@ impl PartitionRecord {
         self.voters = vec![leader.replica];
         self.version += 1;
         self.set_leader(leader);
+        Ok(())
+    }
+
+    /// Ends an election, as an operator orders, with a replica that may lack what is committed. It becomes
+    /// the only voter, and one that was to follow for good is to vote. Every other replica begins a new
+    /// life: its log may have, as committed, what this one's has not, or has otherwise, and must count for
+    /// nothing before it is filled from here.
+    ///
+    /// # Errors
+    /// When the term is over or has a leader, or there is no such replica.
+    pub fn lead_with_loss(&mut self, term: Term, leader: LeaderId) -> Result<(), Refused> {
+        self.lead_unclean(term, leader)?;
+        for replica in &mut self.replicas {
+            if replica.id != leader.replica {
+                (replica.id.life, replica.renewal) = (self.version, 0);
+            } else if replica.wish == Wish::Observer {
+                replica.wish = Wish::Voter;
+            }
+        }
         Ok(())
     }
 
@@ -432,5 +451,24 @@ mod tests {
         p.elect(Term(1)).unwrap();
         p.lead_unclean(Term(2), run(C)).unwrap();
         assert_eq!((p.voters.as_slice(), p.leader, p.version), (&[C][..], Some(run(C)), 1));
+    }
+
+    #[test]
+    fn behind_an_election_with_loss_nobody_else_counts_for_what_it_was() {
+        let mut p = led_by_a();
+        p.set_wish(C, Wish::Observer).unwrap();
+        p.renew_replica(C, 7).unwrap();
+        let c = p.replica_on(C.storage).unwrap().id;
+        assert_eq!(p.lead_with_loss(Term(1), run(c)), Err(Refused::HasLeader));
+        p.elect(Term(1)).unwrap();
+        assert_eq!(p.lead_with_loss(Term(2), run(C)), Err(Refused::Replica));
+        p.lead_with_loss(Term(2), run(c)).unwrap();
+        assert_eq!((p.voters.as_slice(), p.leader, p.version), (&[c][..], Some(run(c)), 3));
+        let lives = [A, B].map(|old| p.replica_on(old.storage).unwrap().id.life);
+        assert_eq!((lives, p.replica(A), p.replica(B)), ([3, 3], None, None));
+        assert_eq!(p.change_voters(Term(2), c, 3, &[A, c]), Err(Refused::Replica), "as it was");
+        assert_eq!(p.replica(c).unwrap().wish, Wish::Voter, "an observer's copy leads others");
+        let a = p.replica_on(A.storage).unwrap().id;
+        p.change_voters(Term(2), c, 4, &[a, c]).unwrap();
     }
 }

@@ -446,6 +446,9 @@ impl Replicator {
             return;
         }
         let Some(voters) = leader.wanted_voters(now, r, &settings) else { return };
+        if leader.was_refused(now, &voters, settings.heartbeat) {
+            return;
+        }
         self.effects.push(request(version, &voters));
         let again_at = now + settings.heartbeat;
         if let Role::Leader(leader) = &mut self.replicas[i].role {

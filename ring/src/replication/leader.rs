@@ -38,6 +38,8 @@ const NEAR: u64 = 1024;
 /// A replica that is heard and has acked nothing of what it owes for so many times the timeout does not
 /// write: its disk is full, or does not answer. Far longer than a busy disk takes.
 const STALLED_AFTER: u32 = 4;
+/// How often the wait for a change of voters that is refused is doubled.
+const WAIT_DOUBLINGS_MAX: u32 = 6;
 
 /// A replica that has not said for so long that its copy is damaged is whole.
 const HURT_FOR: Duration = Duration::from_secs(2);
@@ -85,6 +87,15 @@ pub(super) struct Proposal {
     pub again_at: Instant,
 }
 
+/// A change of voters that was proposed and did not come to be.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    voters: Vec<ReplicaId>,
+    /// How often, one after the other.
+    times: u32,
+    at: Instant,
+}
+
 #[derive(Debug)]
 pub(super) struct Leader {
     pub me: LeaderId,
@@ -96,6 +107,8 @@ pub(super) struct Leader {
     pub voters: Vec<ReplicaId>,
     pub version: u64,
     pub proposal: Option<Proposal>,
+    /// What was refused last, while nothing else was taken.
+    pub refused: Option<Refusal>,
     /// Reads that wait for a round of probes sent after they came.
     pub reads: VecDeque<(ReadTicket, Instant)>,
 }
@@ -125,6 +138,7 @@ impl Leader {
             voters: Vec::new(),
             version: 0,
             proposal: None,
+            refused: None,
             reads: VecDeque::new(),
         };
         leader.follow(now, record, end);
@@ -159,10 +173,23 @@ impl Leader {
             }
         }
         self.voters.clone_from(&record.voters);
-        if self.proposal.as_ref().is_some_and(|p| record.version > p.base) {
-            self.proposal = None;
+        if let Some(open) = self.proposal.take_if(|open| record.version > open.base) {
+            let before = self.refused.take().filter(|refused| refused.voters == open.voters);
+            let times = before.map_or(1, |refused| refused.times.saturating_add(1));
+            if record.voters != open.voters {
+                self.refused = Some(Refusal { voters: open.voters, times, at: now });
+            }
         }
         self.version = record.version;
+    }
+
+    /// Whether these voters were refused lately. Each time the wait until they are proposed again is twice
+    /// as long, up to 64 heartbeats: whatever speaks against them may stay so.
+    pub fn was_refused(&self, now: Instant, voters: &[ReplicaId], heartbeat: Duration) -> bool {
+        self.refused.as_ref().is_some_and(|refused| {
+            let wait = heartbeat * (1 << (refused.times - 1).min(WAIT_DOUBLINGS_MAX));
+            refused.voters == voters && now < refused.at + wait
+        })
     }
 
     fn peer(&self, id: ReplicaId) -> Option<&Peer> {

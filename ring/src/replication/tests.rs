@@ -1,7 +1,7 @@
 //! What simulations found, in few steps.
 
 use super::*;
-use crate::metadata::{Replica, ReplicaId, Wish};
+use crate::metadata::{Refused, Replica, ReplicaId, Wish};
 
 const P: PartitionId = PartitionId(0);
 
@@ -264,4 +264,118 @@ fn a_leader_that_has_not_begun_its_term_does_not_call_what_it_has_current() {
     replicas.ack(Instant(3), &Ack { partition: P, to, from, term: Term(3), probe, state });
     assert!(replicas.has_lease(Instant(4), P));
     assert_eq!(replicas.age(Instant(4), P), None);
+}
+
+/// Entries 90 to 99 are committed on A and B, whom it loses; C has those before 90 and is made to lead.
+/// A comes back and knew 95 to be the end of what is committed.
+#[test]
+fn what_an_operator_gave_up_does_not_come_back_with_who_had_it() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    let id = |n| ReplicaId { storage: StorageUuid(n), life: 1 };
+    let replica = |n| Replica { node: NodeId(n as u64), id: id(n), wish: Wish::Voter, renewal: 0 };
+    let run_of = |replica| LeaderId { replica, incarnation: Incarnation(1) };
+    let mut record = PartitionRecord {
+        replicas: (1..=3).map(replica).collect(),
+        voters: (1..=3).map(id).collect(),
+        term: Term(1),
+        leader: Some(run_of(id(1))),
+        version: 1,
+        ..PartitionRecord::default()
+    };
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut a = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    let mut terms = TermStarts::default();
+    terms.append(Term(1), Offset(1));
+    let (end, high_watermark) = (Offset(100), Offset(95));
+    let life = Some(1);
+    let promised = Term(1);
+    a.recovered(P, Recovered { life, end, terms, promised, high_watermark, ..Recovered::empty() });
+    a.record(at(1), P, &record);
+    record.elect(Term(1)).unwrap();
+    record.lead_with_loss(Term(2), run_of(id(3))).unwrap();
+
+    // Before A hears of it, the leader speaks to another than it is.
+    let to = record.replica_on(StorageUuid(1)).unwrap().id;
+    let entries = Replicate {
+        partition: P,
+        to,
+        from: run_of(id(3)),
+        term: Term(2),
+        first: Offset(90),
+        prev_term: Term(1),
+        count: 2,
+        high_watermark: Offset(91),
+        probe: at(2),
+    };
+    assert_eq!(a.judge(at(3), NodeId(3), &entries, &|_| Term(2)), Verdict::Done);
+    assert_eq!(a.take_acks(), [], "it says nothing of a log that counts no more");
+    a.record(at(4), P, &record);
+    let adopt = Effect::Adopt { partition: P, life: to.life };
+    assert!(a.effects().any(|effect| effect == adopt));
+    a.adopted(at(4), P, to.life);
+
+    // From here on it has nothing, and says so.
+    assert_eq!(a.view(P).end, Offset::FIRST);
+    assert_eq!(a.judge(at(5), NodeId(3), &entries, &|_| Term(2)), Verdict::Done);
+    for effect in a.effects().collect::<Vec<_>>() {
+        if let Effect::Promise { partition, term } = effect {
+            a.promise_staged(partition, term, GroupSeq(1));
+        }
+    }
+    a.flushed(at(5), GroupSeq(1));
+    let states: Vec<_> = a.take_acks().into_iter().map(|(_, ack)| ack.state).collect();
+    assert_eq!(states, [AckState::Mismatch { end: Offset::FIRST, term: Term(0) }]);
+}
+
+/// A leader whose voters metadata refuse, whatever the reason, proposes them again and ever less often.
+#[test]
+fn a_proposal_that_is_refused_is_repeated_ever_more_seldom() {
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+    // It was made the only voter although it was to follow only.
+    let mut record = led_with_another(3);
+    record.voters.truncate(1);
+    record.replicas[0].wish = Wish::Observer;
+    let (begin, term) = (Instant(1), Term(3));
+    replicas.record(begin, P, &record);
+    replicas.promise_staged(P, term, GroupSeq(1));
+    replicas.flushed(begin, GroupSeq(1));
+    replicas.appended(P, Offset(2), GroupSeq(2));
+    replicas.flushed(begin, GroupSeq(2));
+    assert_eq!(replicas.view(P).leads, Some(Stage::Serving));
+    let other = record.replicas[1].id;
+    let mut proposed = 0;
+    for ms in (0..60_000).step_by(10) {
+        let now = begin + Duration::from_millis(ms);
+        let from = LeaderId { replica: other, incarnation: Incarnation(1) };
+        let (to, state) = (replicas.me(P).replica, AckState::Flushed { end: Offset(2) });
+        replicas.ack(now, &Ack { partition: P, to, from, term, probe: now, state });
+        replicas.tick(now);
+        let effects: Vec<Effect> = replicas.effects().collect();
+        for effect in effects {
+            let Effect::Ask(Request::Voters { from, base, voters, .. }) = effect else { continue };
+            proposed += 1;
+            assert_eq!(record.change_voters(term, from, base, &voters), Err(Refused::Replica));
+            replicas.record(now, P, &record);
+        }
+    }
+    assert!((5..25).contains(&proposed), "{proposed} in a minute");
+    // What is refused is not what else may be wanted.
+    record.replicas[0].wish = Wish::Voter;
+    let mut taken = false;
+    for ms in (60_000..66_000).step_by(10) {
+        let now = begin + Duration::from_millis(ms);
+        let from = LeaderId { replica: other, incarnation: Incarnation(1) };
+        let (to, state) = (replicas.me(P).replica, AckState::Flushed { end: Offset(2) });
+        replicas.ack(now, &Ack { partition: P, to, from, term, probe: now, state });
+        replicas.tick(now);
+        let effects: Vec<Effect> = replicas.effects().collect();
+        for effect in effects {
+            let Effect::Ask(Request::Voters { from, base, voters, .. }) = effect else { continue };
+            taken |= record.change_voters(term, from, base, &voters).is_ok();
+            replicas.record(now, P, &record);
+        }
+    }
+    assert!(taken, "{record:?}");
 }

@@ -110,7 +110,10 @@ fn pauses_double_with_jitter_up_to_a_limit() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(longest(&mut call, &mut prng) <= FOLLOW_PAUSE_FIRST, "a successor is looked for at once");
+    assert!(
+        longest(&mut call, &mut prng) <= FOLLOW_PAUSE_FIRST,
+        "a successor is looked for at once"
+    );
     let later: Duration = (1..10).map(|_| longest(&mut call, &mut prng)).sum();
     assert!(later <= FOLLOW_PAUSE_MAX * 9 && later >= FOLLOW_PAUSE_MAX);
     let mut call = Call::new(&READ);

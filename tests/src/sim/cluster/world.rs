@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironring_core::prng::Prng;
-use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid};
+use ironring_core::{Incarnation, Instant, NodeId, Offset, PartitionId, StorageUuid};
 use ironring_log::{LogConfig, LogStatus};
 use ironring_net::decode_header;
 use ironring_net::frame::HEADER_BYTES;
@@ -99,6 +99,10 @@ struct World {
     damage: Damage,
     /// The memory of the node that suffers: see [`rot`].
     memory: Memory,
+    /// Voters a partition must have to take writes.
+    min_voters: u8,
+    /// By node: how much of each partition's log its disk was seen to have.
+    durable: Vec<Vec<Offset>>,
     /// Keys to be read at the end, once clients are done.
     audit: Vec<(PartitionId, crate::sim::op::Op)>,
 }
@@ -158,7 +162,9 @@ impl World {
             ..controller::Settings::default()
         };
         let first = facts(0, nodes[0].storage, Incarnation(0));
-        let group = Group::new(partitions, rf, first, patience);
+        let mut group = Group::new(partitions, rf, first, patience);
+        let min_voters = if rf >= 2 && rng.chance(1, 3) { 2 } else { 1 };
+        group.state.apply(&Command::SetKeyspace { rf, min_voters });
         let making = Making {
             slices: Slices::new(partitions, 1).expect("at least one partition"),
             log,
@@ -194,6 +200,8 @@ impl World {
             spared_until: 0,
             damage: if rng.chance(1, 3) { Damage::OfAll } else { Damage::OfOneNode },
             memory: Memory::default(),
+            min_voters,
+            durable: vec![vec![Offset::NONE; partitions as usize]; n],
             acked_before_healing: 0,
             nodes,
             rng,
@@ -380,7 +388,9 @@ impl World {
         }
         let mut replies = Vec::new();
         self.nodes[node].fx.take_replies(|conn, frame| replies.push((conn, frame.to_vec())));
+        self.note_durable(node);
         for (conn, frame) in replies {
+            self.judge_reply(node, &frame)?;
             let delay = 20_000 + self.rng.below(MS);
             self.schedule(delay, Event::Answered { client: conn.0 as usize, frame });
         }

@@ -20,6 +20,16 @@ struct Seen {
     written: BTreeMap<(Offset, Term), (Payload, Term)>,
     /// The end of what clients were told is written, or have read.
     promised_to_clients: Offset,
+    /// Lives that began before this version are over, but for the one that is named: an operator has given
+    /// up what they had.
+    over: Option<(u64, Option<u64>)>,
+}
+
+impl Seen {
+    /// Whether a replica of that life counts for nothing any more, and has not heard of it.
+    fn is_over(&self, life: Option<u64>) -> bool {
+        self.over.is_some_and(|(since, but)| life < Some(since) && life != but)
+    }
 }
 
 /// The judge.
@@ -97,6 +107,9 @@ impl Checks {
         durable: &dyn Fn(ReplicaId) -> Vec<&'a Part>,
     ) -> Result<(), Broken> {
         let seen = &mut self.seen[partition];
+        if seen.is_over(part.life) {
+            return Ok(());
+        }
         let end = high_watermark.0 as usize - 1;
         if part.entries.len() < end {
             return Err(format!("4: a high watermark of {end} above the log of {partition}"));
@@ -124,6 +137,21 @@ impl Checks {
         seen.committed.extend_from_slice(new);
         seen.committed_in.resize(end, term);
         Ok(())
+    }
+
+    /// By an operator's order a replica leads that has no more than this of a partition, and every other
+    /// begins a new life, the number of which is `since`. What else was committed is given up, which is so
+    /// many entries.
+    pub fn given_up(&mut self, partition: usize, part: &Part, since: u64) -> usize {
+        let seen = &mut self.seen[partition];
+        let both = seen.committed.iter().zip(&part.entries);
+        let kept = both.take_while(|(committed, has)| committed == has).count();
+        let lost = seen.committed.len() - kept;
+        seen.committed.truncate(kept);
+        seen.committed_in.truncate(kept);
+        seen.promised_to_clients = seen.promised_to_clients.min(Offset(kept as u64 + 1));
+        seen.over = Some((since, part.life));
+        lost
     }
 
     /// A client was told that the entry at an offset is written.

@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use ironring_core::io::FileName;
-use ironring_core::{Instant, PartitionId};
+use ironring_core::{Instant, Offset, PartitionId};
 use ironring_log::RecordKind;
 use ironring_log::format::record;
 use ironring_node::shard::{Phase, Shard, ToController, ToPeer};
@@ -362,6 +362,7 @@ impl World {
     pub(super) fn set_aside(&mut self, node: usize) {
         let seed = self.rng.next_u64();
         self.nodes[node].disk = SimDisk::new(seed, DISK_BYTES, self.latency, FaultPlan::none());
+        self.durable[node].fill(Offset::NONE);
         self.coverage.add("logs set aside", 1);
         self.note(&[12, node as u64], || format!("node {} sets its log aside", node + 1));
     }

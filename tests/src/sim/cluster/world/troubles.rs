@@ -1,7 +1,7 @@
 //! Everything that goes wrong, by seed, and how it ends.
 
 use ironring_core::prng::Prng;
-use ironring_core::{NodeId, PartitionId, StorageUuid};
+use ironring_core::{NodeId, Offset, PartitionId, StorageUuid};
 use ironring_node::shard::Event as ShardEvent;
 use ironring_ring::metadata::{Command, MemberState};
 
@@ -164,7 +164,8 @@ impl World {
                 Command::SetMember { node, state }
             } else {
                 let rf = 1 + self.rng.below(self.nodes.len() as u64) as u8;
-                Command::SetKeyspace { rf, min_voters: 1 }
+                let min_voters = self.min_voters;
+                Command::SetKeyspace { rf: rf.max(min_voters), min_voters }
             };
             self.commits(None, &command);
         }
@@ -203,6 +204,7 @@ impl World {
         n.storage = StorageUuid(self.next_storage);
         n.disk = SimDisk::new(seed, DISK_BYTES, self.latency, FaultPlan::none());
         (n.blank, n.id) = (true, NodeId(0));
+        self.durable[node].fill(Offset::NONE);
         self.note(&[8, node as u64], || format!("node {} loses its disk", node + 1));
         self.commits(None, &Command::SetMember { node: old, state: MemberState::Lost });
     }
@@ -229,6 +231,7 @@ impl World {
             }
         }
         let rf = self.nodes.len().min(3) as u8;
-        self.commits(None, &Command::SetKeyspace { rf, min_voters: 1 });
+        let min_voters = self.min_voters;
+        self.commits(None, &Command::SetKeyspace { rf, min_voters });
     }
 }

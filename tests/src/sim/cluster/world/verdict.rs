@@ -1,18 +1,50 @@
 //! What must hold when everything has healed.
 
-use ironring_core::{Offset, PartitionId};
+use ironring_core::{Durability, Offset, PartitionId};
 use ironring_log::Location;
 use ironring_log::format::record;
 use ironring_node::shard::{Phase, Shard};
+use ironring_ring::replication::quorum::commit_quorum;
 
 use super::World;
 use crate::linear::{History, Rules, Verdict, check};
 use crate::sim::cluster::clients;
+use crate::sim::op::Outcome;
+use crate::sim::shard_node::decode;
 
 /// A key, its version, and what its record says.
 type KeyHeld = (Vec<u8>, u64, Vec<u8>);
 
 impl World {
+    /// Takes down how much of each log a node's disk has.
+    pub(super) fn note_durable(&mut self, node: usize) {
+        let Some(shard) = &self.nodes[node].shard else { return };
+        for (p, known) in self.durable[node].iter_mut().enumerate() {
+            let view = shard.replica(PartitionId(p as u32));
+            *known = view.map_or(*known, |view| view.flushed_end.max(*known));
+        }
+    }
+
+    /// What a node acks at level `quorum` or `all` is on as many disks as a commit takes of the least
+    /// voters there may be.
+    pub(super) fn judge_reply(&self, node: usize, frame: &[u8]) -> Result<(), String> {
+        let (_, Outcome::Receipt(receipt)) = decode(frame) else { return Ok(()) };
+        if receipt.level < Durability::Quorum || receipt.offset == 0 {
+            return Ok(());
+        }
+        let p = receipt.partition.0 as usize;
+        let disks = self.durable.iter().filter(|ends| ends[p].0 > receipt.offset).count();
+        let least = commit_quorum(usize::from(self.min_voters));
+        if disks < least {
+            let record = self.group.state.partition(receipt.partition);
+            return Err(format!(
+                "6: node {} acks {receipt:?}, which {disks} of {least} disks have: {record:?}",
+                node + 1
+            ));
+        }
+        Ok(())
+    }
+
     /// A healed cluster serves, its replicas are equal, and what clients saw was possible.
     pub(super) fn judge_the_end(&mut self) -> Result<(), String> {
         self.coverage.add("writes acked", self.clients.acked);

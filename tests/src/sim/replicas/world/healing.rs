@@ -1,12 +1,13 @@
 //! The end of a run: everything works again, and has to be whole soon. Then everybody's leader is
-//! elected once more, which shows what earlier elections lost.
+//! elected once more, which shows what earlier elections lost. In some runs an operator then has a replica
+//! lead that lacks what is committed, and the others come back with that.
 
 use ironring_core::{NodeId, PartitionId, Term};
 use ironring_ring::metadata::{Command, LeaderId, MemberState, ReplicaId, Wish};
 use ironring_ring::replication::Stage;
 use ironring_ring::replication::quorum::{commit_quorum, fence_quorum};
 
-use super::{Phase, World};
+use super::{Event, Phase, World};
 use crate::sim::replicas::checks::Broken;
 use crate::sim::replicas::plan::{Faults, MS};
 
@@ -28,17 +29,21 @@ pub(super) struct Healing {
     /// Entries that were committed when it began, or when the last elections were, by partition.
     committed: Vec<usize>,
     elected_again: bool,
+    /// An operator is still to give something up.
+    gives_up: bool,
 }
 
 impl World {
     pub(super) fn heal(&mut self) {
         self.note(&[8], || "everything heals".to_owned());
+        let gives_up = self.rng.chance(1, 2);
         self.phase = Phase::Heals(Healing {
             give_up_at: self.time + PATIENCE_NS,
             operator_at: self.time + OPERATOR_NS,
             look_at: self.time + LOOK_NS,
             committed: self.committed(),
             elected_again: false,
+            gives_up,
         });
         self.network.heal();
         (self.faults, self.commit_ns) = (Faults::default(), MS);
@@ -83,6 +88,8 @@ impl World {
             if self.time >= healing.operator_at {
                 self.elect_survivors();
             }
+        } else if elected_again && healing.gives_up {
+            self.give_up();
         } else if elected_again {
             for committed in self.committed() {
                 self.coverage.add("entries committed", committed as u64);
@@ -105,6 +112,52 @@ impl World {
         let committed = self.committed();
         if let Phase::Heals(healing) = &mut self.phase {
             (healing.committed, healing.elected_again) = (committed, true);
+        }
+    }
+
+    /// Every node is lost, and an operator has the partitions go on with what is left on one, which lacks
+    /// some of what was committed. The others were not lost for good.
+    fn give_up(&mut self) {
+        let left = self.rng.below(self.nodes.len() as u64) as usize;
+        let part_of = |p: PartitionId| &self.nodes[left].disk.durable[p.0 as usize];
+        if self.partitions().any(|p| part_of(p).damaged_below.is_some()) {
+            return;
+        }
+        self.note(&[14, left as u64], || format!("only node {} is left", left + 1));
+        for node in 0..self.nodes.len() {
+            let survives = self.rng.chance(1, 2);
+            self.nodes[node].crash(survives);
+            if node != left {
+                let incarnation = self.nodes[node].incarnation;
+                let away = self.rng.below(400 * MS);
+                self.schedule(away, Event::Restarts { node, incarnation });
+            }
+        }
+        for p in 0..self.plan.partitions {
+            let behind = self.rng.below(30) as usize;
+            let part = &mut self.nodes[left].disk.durable[p];
+            // As one that did not hear of the last entries.
+            part.entries.truncate(part.entries.len().saturating_sub(behind));
+        }
+        self.start(left);
+        for partition in self.partitions() {
+            let record = self.group.state.partitions()[partition.0 as usize].clone();
+            let Some(replica) = record.replica_on(self.nodes[left].storage) else { continue };
+            let incarnation = self.nodes[left].incarnation;
+            let leader = LeaderId { replica: replica.id, incarnation };
+            let term = Term(record.term.0 + 1);
+            self.commits(None, &Command::Elect { partitions: vec![(partition, record.term)] });
+            self.commits(None, &Command::LeadWithLoss { partition, term, leader });
+            let p = partition.0 as usize;
+            let since = self.group.state.partitions()[p].version;
+            let lost = self.checks.given_up(p, &self.nodes[left].disk.durable[p], since);
+            self.coverage.add("committed entries given up by an operator", lost as u64);
+        }
+        let committed = self.committed();
+        if let Phase::Heals(healing) = &mut self.phase {
+            (healing.committed, healing.gives_up) = (committed, false);
+            healing.give_up_at = self.time + PATIENCE_NS;
+            healing.operator_at = self.time + OPERATOR_NS;
         }
     }
 
