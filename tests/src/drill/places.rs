@@ -30,7 +30,7 @@ const VALUE_BYTES: usize = 128 << 10;
 /// The limit of a node's disk where no file system can be made: the least a node takes.
 const LIMIT: &str = "log.disk_bytes_max=64MiB";
 /// Enough to fill either.
-const VALUES_MAX: u32 = 1024;
+const VALUES_MAX: u32 = 640;
 
 /// See [`super::DRILLS`].
 pub fn bad_places(stage: &mut Stage) -> Result<(), ChaosError> {
