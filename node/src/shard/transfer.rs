@@ -21,7 +21,7 @@ use ironring_ring::replication::Stage;
 use super::Shard;
 use super::event::{Effects, ToPeer};
 use super::movement::Share;
-use super::partition::MERGED;
+use super::partition::{LOST, MERGED};
 use super::replicas::Note;
 use super::state::{Says, StateCursor, read_says, state_bytes};
 use crate::peer::convert::{from_replica, to_leader, to_replica};
@@ -539,10 +539,10 @@ impl Shard {
         let mut records = Vec::new();
         while !bytes.is_empty() {
             let Ok((record, len)) = decode_wire(bytes) else { return Err(AppendError::Closed) };
-            if record.partition != partition || record.flags & MERGED == 0 {
+            if record.partition != partition || record.flags & (MERGED | LOST) == 0 {
                 return Err(AppendError::Closed);
             }
-            records.push(record);
+            records.push(Record { flags: record.flags | MERGED, ..record });
             bytes = &bytes[len..];
         }
         let values = records.iter().filter(|r| r.kind != RecordKind::State);
@@ -565,7 +565,9 @@ impl Shard {
             {
                 continue;
             }
-            if repairs && self.has_good(record) {
+            if (repairs && self.has_good(record))
+                || (record.flags & LOST != 0 && self.has_whole(record))
+            {
                 continue;
             }
             let appended = self.log.append(record, Priority::User)?;
@@ -623,8 +625,17 @@ fn payload_of(piece: &Piece, partition: PartitionId, term: Term, now: Now) -> Ve
 fn merged(bytes: &[u8]) -> Option<Vec<u8>> {
     let (record, _) = decode_wire(bytes).ok()?;
     let mut out = Vec::with_capacity(bytes.len());
-    encode_wire(&Record { flags: record.flags | MERGED, ..record }, &mut out);
+    encode_wire(&as_sent(&record), &mut out);
     Some(out)
+}
+
+/// A record as it is part of a state that is sent: see [`LOST`].
+pub(super) fn as_sent<'a>(record: &Record<'a>) -> Record<'a> {
+    let flags = match record.flags & LOST {
+        0 => record.flags | MERGED,
+        _ => record.flags & !MERGED,
+    };
+    Record { flags, ..*record }
 }
 
 #[cfg(test)]
