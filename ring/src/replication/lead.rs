@@ -210,6 +210,13 @@ impl Replicator {
         Some(Section { message, probe })
     }
 
+    /// When another replica of a partition that this one leads said last that its copy is damaged.
+    #[must_use]
+    pub fn follower_hurt_at(&self, partition: PartitionId, id: ReplicaId) -> Option<Instant> {
+        let leader = self.replica(partition).leader()?;
+        leader.peers.iter().find(|p| p.id == id).and_then(|p| p.hurt)
+    }
+
     /// A message of [`Replicator::next_section`] was sent with that many entries.
     pub fn sent(&mut self, node: NodeId, section: &Section, count: u32) {
         let partition = section.message.partition;
