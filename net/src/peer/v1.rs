@@ -12,7 +12,7 @@ mod write;
 use rkyv::{Archive, Serialize};
 
 pub use read::Item;
-pub(super) use read::{leader_id, plain, read, replica_id, require, unknown, zero};
+pub(super) use read::{leader_id, plain, read, replica_id, require, sections, unknown, zero};
 pub(super) use write::{leader, put, replica, section, write, write_sections};
 
 use super::frame::{LIST_BODY_BYTES_MAX, PLAIN_BODY_BYTES_MAX};
