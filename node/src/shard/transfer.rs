@@ -26,7 +26,7 @@ use super::replicas::Note;
 use super::state::{Says, StateCursor, read_says, state_bytes};
 use crate::peer::convert::{from_replica, to_leader, to_replica};
 
-/// Most transfers a shard makes at a time; others wait for their turn.
+/// Most transfers a shard makes at a time, of each class; others wait for their turn.
 const TRANSFERS_MAX: usize = 2;
 /// Most pieces sent and not answered.
 const PIECES_AHEAD: usize = 2;
@@ -181,6 +181,7 @@ impl Shard {
         let to = (partition, node);
         if !self.transfers.out.contains_key(&to) && !self.transfers.waiting.contains(&to) {
             self.transfers.waiting.push(to);
+            self.movement.fill(to);
         }
     }
 
@@ -190,20 +191,24 @@ impl Shard {
         if self.transfers.out.is_empty() && self.transfers.waiting.is_empty() {
             return;
         }
-        for to in std::mem::take(&mut self.transfers.waiting) {
-            // Those of moves take their time, and keep no other waiting.
-            let moves = self.movement.is_going(to.0, to.1);
-            let alike = |(p, n): &&(PartitionId, NodeId)| self.movement.is_going(*p, *n) == moves;
+        let mut waiting = std::mem::take(&mut self.transfers.waiting);
+        waiting.sort_by_key(|to| self.movement.class(*to));
+        for to in waiting {
+            // Those that take their time keep no other waiting.
+            let class = self.movement.class(to);
+            let alike = |other: &&(PartitionId, NodeId)| self.movement.class(**other) == class;
             if self.transfers.out.keys().filter(alike).count() < TRANSFERS_MAX {
                 self.start_transfer(now, to, fx);
             } else {
                 self.transfers.waiting.push(to);
             }
         }
-        let all: Vec<(PartitionId, NodeId)> = self.transfers.out.keys().copied().collect();
+        let mut all: Vec<(PartitionId, NodeId)> = self.transfers.out.keys().copied().collect();
+        all.sort_by_key(|to| self.movement.class(*to));
         for to in all {
             if !self.is_wanted(to) {
                 self.end_transfer(to);
+                self.movement.filled(to);
                 continue;
             }
             self.advance_transfer(now, to, fx);
@@ -235,7 +240,9 @@ impl Shard {
         let view = engine.view(partition);
         let replica = engine.known(partition).replicas.iter().find(|r| r.node == node).copied();
         let serving = matches!(view.leads, Some(Stage::Serving | Stage::HandingOver { .. }));
-        let Some(replica) = replica.filter(|_| view.leads.is_some()) else { return };
+        let Some(replica) = replica.filter(|_| view.leads.is_some()) else {
+            return self.movement.filled(to);
+        };
         let p = self.models.partition(partition);
         if !serving || p.applied_end < p.entries.first() || p.hurt.is_some() {
             // Entries that are not committed are not part of the state, and have to be at hand.
@@ -410,6 +417,7 @@ impl Shard {
             SnapshotState::Complete => {
                 let end = transfer.end;
                 self.end_transfer(to);
+                self.movement.filled(to);
                 self.engine().snapshot_sent(to.0, node, end);
             }
             SnapshotState::Refused(SnapshotRefusal::UnknownTransfer) => {
