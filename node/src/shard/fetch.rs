@@ -6,8 +6,8 @@
 //! the others as always.
 //!
 //! It asks in rounds: some names at a time, each replica once for each round, and then others, so that
-//! what cannot be had keeps nothing waiting. What every other replica has said in one round not to have
-//! is given up. One that may have it yet says nothing: in its log it is on its way. One that
+//! what cannot be had keeps nothing waiting. What every other replica has said twice not to have is given
+//! up: a disk may fail to read once what it reads the next time. One that may have it yet says nothing: in its log it is on its way. One that
 //! has something else than most voters has nothing that counts, and says so.
 //!
 //! A name is the kind of the record (u8), its offset (u64; 0: any) and its key (u32 and the bytes).
@@ -181,6 +181,8 @@ struct Search {
     asked: BTreeMap<u64, ReplicaId>,
     /// Who has none of it.
     without: BTreeSet<ReplicaId>,
+    /// All have said so before.
+    said: bool,
 }
 
 impl Search {
@@ -192,6 +194,11 @@ impl Search {
             self.first = 0;
             self.wants = wants(0);
         }
+        self.said = false;
+        self.ask_all(others);
+    }
+
+    fn ask_all(&mut self, others: usize) {
         self.left = others;
         self.asked.clear();
         self.without.clear();
@@ -212,10 +219,16 @@ impl Search {
         self.left += 1;
     }
 
-    /// A replica has nothing of what the question asked for. True: none of `others` has.
+    /// A replica has nothing of what the question asked for. True: none of `others` has, and all have
+    /// said so twice.
     fn has_none(&mut self, replica: ReplicaId, others: &[ReplicaId]) -> bool {
         self.without.insert(replica);
-        others.iter().all(|other| self.without.contains(other))
+        let all = others.iter().all(|other| self.without.contains(other));
+        if all && !std::mem::replace(&mut self.said, true) {
+            self.ask_all(others.len());
+            return false;
+        }
+        all
     }
 }
 
@@ -506,7 +519,10 @@ mod tests {
         assert!(!search.has_none(others[0], &others));
         // A third came meanwhile, and was not asked.
         assert!(!search.has_none(others[1], &[replica(1), replica(2), replica(3)]));
-        assert!(search.has_none(others[1], &others));
+        assert!(!search.has_none(others[1], &others), "they are asked once more");
+        assert_eq!(search.left, 2);
+        assert!(!search.has_none(others[1], &others));
+        assert!(search.has_none(others[0], &others));
         // In the next round nobody has said anything.
         search.begin(2, |first| p.wants(first, |_| true));
         assert!(!search.has_none(others[1], &others));
