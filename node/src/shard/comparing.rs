@@ -306,9 +306,9 @@ impl Shard {
         self.distrust(partition);
     }
 
-    /// A damaged copy is whole again.
-    pub(super) fn note_healed(&mut self, partition: PartitionId) {
-        let differed = self.comparing.diverged.remove(&partition);
+    /// A damaged copy is whole again; `repaired`: because something in it was.
+    pub(super) fn note_healed(&mut self, partition: PartitionId, repaired: bool) {
+        let differed = self.comparing.diverged.remove(&partition) && repaired;
         self.comparing.counters.copies_repaired += u64::from(differed);
     }
 

@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use ironring_core::{GroupSeq, Instant, Now, Offset, PartitionId, SegmentId, WallTime};
-use ironring_log::format::record::decode_wire;
 use ironring_log::format::record::RECORD_HEADER_BYTES;
+use ironring_log::format::record::decode_wire;
 use ironring_log::{Location, Priority, ReadError, ReadId, Record, RecordKind};
 use ironring_ring::replication::Stage;
 
@@ -36,6 +36,7 @@ use super::partition::{
     CHUNKED, ChunkedBody, DISTRUSTED, LOST, MERGED, Partition, chunk_key, chunk_name, topic_name,
 };
 use super::replicas::Note;
+use super::state::StateCursor;
 use super::{Phase, Shard};
 
 /// Records of damaged segments read at the same time.
@@ -48,6 +49,19 @@ const LEADERLESS_MAX: Duration = Duration::from_secs(30);
 const NAMED_MAX: usize = 8;
 /// For so many keys of the shard a look is put off by a millisecond more: it walks all of them.
 const KEYS_PER_MS: u64 = 1000;
+
+/// A copy that is read from its beginning to its end. After a restart nobody knows what a damaged copy has
+/// lost, and when it is the only one that votes nobody else is to be asked.
+#[derive(Debug)]
+struct ReadThrough {
+    id: PartitionId,
+    /// Where the next records are looked up; nothing behind the last.
+    cursor: Option<StateCursor>,
+    todo: VecDeque<Location>,
+    reads: BTreeMap<ReadId, Location>,
+    /// Something could not be read.
+    lost: bool,
+}
 
 /// What is being repaired.
 #[derive(Debug, Default)]
@@ -65,6 +79,10 @@ pub(super) struct Repair {
     unsaid: BTreeSet<PartitionId>,
     /// Partitions that are whole when a group is durable.
     healing: Vec<(GroupSeq, PartitionId)>,
+    /// The copy that is being read.
+    through: Option<ReadThrough>,
+    /// Copies that were read, and had lost nothing: there is nothing to be repaired.
+    unharmed: BTreeSet<PartitionId>,
     /// Since when damaged partitions have no leader, and whether that was said.
     leaderless: BTreeMap<PartitionId, (Instant, bool)>,
     /// Partitions hurt in this run: what lies outside of damaged segments is known to be good.
@@ -125,6 +143,7 @@ impl Shard {
             }
         }
         self.salvage(fx);
+        self.read_through(now, fx);
     }
 
     /// Looks what still refers to damaged segments.
@@ -179,6 +198,16 @@ impl Shard {
         read: ReadId,
         result: &Result<Vec<u8>, ReadError>,
     ) -> bool {
+        if let Some(through) = &mut self.repair.through
+            && let Some(at) = through.reads.remove(&read)
+        {
+            if result.as_ref().is_err() {
+                through.lost = true;
+                let id = through.id;
+                self.lose(id, at);
+            }
+            return true;
+        }
         let Some((id, at)) = self.repair.reads.remove(&read) else { return false };
         let record = result.as_ref().ok().and_then(|bytes| decode_wire(bytes).ok());
         match record {
@@ -194,16 +223,53 @@ impl Shard {
                     self.counters.repair.records_moved += 1;
                 }
             }
-            None => {
-                let mut needed = false;
-                self.models.peek(id).live_places(|place| needed |= place == at);
-                if needed && self.repair.lost.insert(at) {
-                    self.counters.repair.records_lost += 1;
-                    self.hurt(id);
-                }
-            }
+            None => self.lose(id, at),
         }
         true
+    }
+
+    /// A record cannot be read.
+    fn lose(&mut self, id: PartitionId, at: Location) {
+        let mut needed = false;
+        self.models.peek(id).live_places(|place| needed |= place == at);
+        if needed && self.repair.lost.insert(at) {
+            self.counters.repair.records_lost += 1;
+            self.hurt(id);
+        }
+    }
+
+    /// Reads on in a copy of which nobody knows what it has lost, a few records at a time.
+    pub(super) fn read_through(&mut self, now: Now, fx: &mut Effects) {
+        let Some(mut through) = self.repair.through.take() else { return };
+        let id = through.id;
+        if self.models.peek(id).hurt.is_none() || !self.is_only_voter(id) {
+            return;
+        }
+        while through.reads.len() < READS_MAX {
+            if let Some(at) = through.todo.pop_front() {
+                let read = self.chunks.next_read();
+                through.reads.insert(read, at);
+                self.log.read(read, at, &mut fx.io);
+            } else if let Some(cursor) = through.cursor.take() {
+                let piece = cursor.piece(self.models.peek(id));
+                (through.todo, through.cursor) = (piece.places.into(), piece.next);
+            } else {
+                break;
+            }
+        }
+        if !through.reads.is_empty() {
+            self.repair.through = Some(through);
+            return;
+        }
+        self.repair.known.insert(id);
+        if !through.lost {
+            self.repair.unharmed.insert(id);
+            self.comparing.say(format!(
+                "the copy of {id} was damaged before, and is the only one that votes: it was read, \
+                 nothing of it is lost, and it counts as whole"
+            ));
+        }
+        self.repair.look_at = now.mono;
     }
 
     /// A partition has lost something.
@@ -339,8 +405,9 @@ impl Shard {
                 self.repair.healing.push((group, id));
             } else if self.models.peek(id).hurt.is_none() {
                 self.engine().healed(id);
-                self.counters.repair.partitions_repaired += 1;
-                self.note_healed(id);
+                let repaired = !self.repair.unharmed.remove(&id);
+                self.counters.repair.partitions_repaired += u64::from(repaired);
+                self.note_healed(id, repaired);
                 self.repair.look_at = now.mono;
             }
         }
@@ -352,14 +419,25 @@ impl Shard {
     }
 
     /// Whether what lies outside of damaged segments is known to be good, of a partition that this
-    /// replica leads. That of the only voter is: nobody else is to be asked.
+    /// replica leads. That of the only voter is once it was read, which begins here: nobody else is to be
+    /// asked.
     pub(super) fn knows_its_losses(&mut self, id: PartitionId) -> bool {
-        let engine = self.engine();
-        let (me, record) = (engine.me(id).replica, engine.known(id));
-        if record.voters == [me] {
-            self.repair.known.insert(id);
+        let known = self.repair.known.contains(&id);
+        if !known && self.repair.through.is_none() && self.is_only_voter(id) {
+            self.repair.through = Some(ReadThrough {
+                id,
+                cursor: Some(StateCursor::begin()),
+                todo: VecDeque::new(),
+                reads: BTreeMap::new(),
+                lost: false,
+            });
         }
-        self.repair.known.contains(&id)
+        known
+    }
+
+    fn is_only_voter(&mut self, id: PartitionId) -> bool {
+        let engine = self.engine();
+        engine.known(id).voters == [engine.me(id).replica]
     }
 
     /// Whether the record at a place cannot be read.
@@ -443,7 +521,8 @@ impl Partition {
             }
             RecordKind::TopicBatch => {
                 let name = topic_name(&want.key).ok()?;
-                let batch = self.topics.get(&(name.topic, name.index))?.batches_from(name.first).next()?;
+                let batch =
+                    self.topics.get(&(name.topic, name.index))?.batches_from(name.first).next()?;
                 Some((batch.time, never, Vec::new()))
             }
             _ => Some((never, never, Vec::new())),
