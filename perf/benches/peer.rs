@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ironring_core::{Incarnation, Instant, Offset, PartitionId, StorageUuid, Term};
 use ironring_net::peer::Output;
 use ironring_net::peer::frame::Frame;
-use ironring_net::peer::message::{LeaderId, Message, ReplicaId, Replicate};
+use ironring_net::peer::message::{AGE_UNKNOWN, LeaderId, Message, ReplicaId, Replicate};
 use ironring_net::peer::output::Buffer;
 
 const SECTIONS: u32 = 64;
@@ -24,6 +24,8 @@ fn section(partition: u32, records: &[u8]) -> Replicate<'_> {
         count: 8,
         high_watermark: Offset(990),
         probe: Instant(1),
+        answered: Instant(0),
+        age_ms: AGE_UNKNOWN,
         records,
     }
 }

@@ -13,7 +13,7 @@ use ironring_core::{
     Incarnation, Instant, NodeId, Offset, PartitionId, ShardId, StorageUuid, Term,
 };
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_net::peer::message::{Ack, AckState, LeaderId, ReplicaId, Replicate};
+use ironring_net::peer::message::{AGE_UNKNOWN, Ack, AckState, LeaderId, ReplicaId, Replicate};
 use ironring_net::peer::{Frame, Hello, Member, Message};
 use ironring_node::driver::glommio::Glommio;
 use ironring_node::driver::monoio::Monoio;
@@ -57,6 +57,8 @@ fn section(records: &[u8]) -> Replicate<'_> {
         count: 1,
         high_watermark: Offset(1),
         probe: Instant(1),
+        answered: Instant(0),
+        age_ms: AGE_UNKNOWN,
         records,
     }
 }

@@ -1,5 +1,6 @@
 //! A short batch of the simulator with fixed seeds, for every change. `make sim` runs many more.
 
+use ironring_tests::sim::cluster::world::last_copy::last_copy;
 use ironring_tests::sim::profile::Trouble;
 use ironring_tests::sim::runs::{Target, run};
 use ironring_tests::sim::trace::Coverage;
@@ -132,6 +133,17 @@ fn the_same_seed_gives_the_same_run() {
             assert_eq!(first.hash, second.hash, "{target:?}, profile {name}");
             assert_eq!(first.steps, second.steps);
             assert_ne!(first.hash, run(target, trouble, 78, false).hash);
+        }
+    }
+}
+
+/// Whoever reads what is lost hears so, and all else is copied.
+#[test]
+fn one_bad_record_of_the_last_copy_keeps_no_others_from_being_copied() {
+    for seed in 0..6 {
+        for again in [false, true] {
+            let found = last_copy(seed, again, false);
+            assert_eq!(found, Ok(()), "seed {seed}, again: {again}");
         }
     }
 }

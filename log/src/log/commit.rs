@@ -73,10 +73,15 @@ impl Log {
     /// beginning of the next segment.
     pub(super) fn place_for(&mut self, body: usize, claim: Claim) -> Result<Place, AppendError> {
         let end = self.staging.end();
-        if self.staging.fits(end, body) {
+        let fits = self.staging.fits(end, body);
+        if fits && !self.leaves(end.segment) {
             return Ok(end);
         }
-        let slot = self.take_segment(claim)?;
+        let slot = match self.take_segment(claim) {
+            Err(_) if fits => return Ok(end),
+            taken => taken?,
+        };
+        self.condemned_active = None;
         self.segments.set_state(end.slot, SlotState::Sealed);
         self.segments.slot_mut(end.slot).used = end.pos;
         // The group behind the open one: its sequence is the one after.

@@ -75,6 +75,8 @@ pub struct Log {
     suspects: Vec<SegmentId>,
     /// Segments the owner has given up, not free yet.
     retiring: Vec<SegmentId>,
+    /// The active segment, when the owner is emptying it.
+    condemned_active: Option<SegmentId>,
     provision: ProvisionWork,
     /// A slot that is Absent in the superblock being written; then its file is removed.
     giving_way: Option<SlotId>,
@@ -146,6 +148,7 @@ impl Log {
             damages: Vec::new(),
             suspects: Vec::new(),
             retiring: Vec::new(),
+            condemned_active: None,
             provision: ProvisionWork::Idle,
             giving_way: None,
             no_space_until: None,

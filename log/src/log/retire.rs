@@ -30,11 +30,23 @@ impl Log {
         }
     }
 
-    /// The owner takes a segment for damaged: it is going to empty it.
+    /// The owner takes a segment for damaged: it is going to empty it. When it is the active one the log
+    /// goes on in the next as soon as there is one to spare: what is appended in place of something
+    /// must not lie there too.
     pub fn condemn(&mut self, segment: SegmentId) {
         if let Some(slot) = self.segments.find(segment) {
             self.segments.slot_mut(slot).damaged = true;
+            if segment == self.staging.end().segment {
+                self.condemned_active = Some(segment);
+            }
         }
+    }
+
+    /// Whether nothing more is to be appended to the active segment, though it has room.
+    pub(super) fn leaves(&self, active: SegmentId) -> bool {
+        self.condemned_active == Some(active)
+            && self.segments.empty() > self.config.reserve_segments
+            && self.segments.next_prepared(self.superblock.settled()).is_some()
     }
 
     /// The owner needs nothing of a damaged segment: everything it refers to lies elsewhere, staged

@@ -7,10 +7,10 @@
 use std::fmt;
 
 use super::message::{Ack, Ask, Fence, FenceAnswer, ReplicaId, Replicate};
-use super::v1;
+use super::{v1, v2};
 
 macro_rules! lists {
-    ($( $(#[$doc:meta])* $list:ident of $item:ty, $v1:ty, $source:ident; )*) => { $(
+    ($( $(#[$doc:meta])* $list:ident of $item:ty, $v1:ty $(=> $v2:ty)?, $source:ident; )*) => { $(
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub struct $list<'a>($source<'a>);
@@ -19,6 +19,7 @@ macro_rules! lists {
         enum $source<'a> {
             Plain(&'a [$item]),
             V1 { items: &'a [$v1], payload: &'a [u8] },
+            $( V2 { items: &'a [$v2], payload: &'a [u8] }, )?
         }
 
         impl<'a> $list<'a> {
@@ -33,12 +34,20 @@ macro_rules! lists {
                 $list($source::V1 { items, payload })
             }
 
+            $(
+                /// The same of version 2.
+                pub(super) fn v2(items: &'a [$v2], payload: &'a [u8]) -> $list<'a> {
+                    $list($source::V2 { items, payload })
+                }
+            )?
+
             /// How many.
             #[must_use]
             pub fn len(&self) -> usize {
                 match self.0 {
                     $source::Plain(items) => items.len(),
                     $source::V1 { items, .. } => items.len(),
+                    $( $source::V2 { items, .. } => <[$v2]>::len(items), )?
                 }
             }
 
@@ -56,6 +65,10 @@ macro_rules! lists {
                     $source::V1 { items, payload } => {
                         items.get(index).map(|item| v1::Item::plain(item, payload))
                     }
+                    $( $source::V2 { items, payload } => {
+                        let item: Option<&'a $v2> = items.get(index);
+                        item.map(|item| v1::Item::plain(item, payload))
+                    } )?
                 }
             }
 
@@ -91,7 +104,7 @@ macro_rules! lists {
 
 lists! {
     /// Sections of a `Replicate` frame.
-    Sections of Replicate<'a>, v1::ArchivedSection, SectionSource;
+    Sections of Replicate<'a>, v1::ArchivedSection => v2::ArchivedSection, SectionSource;
     /// Answers of replicas.
     Acks of Ack, v1::ArchivedAck, AckSource;
     /// Begun elections.

@@ -58,9 +58,18 @@ pub struct Replicate<'a> {
     pub high_watermark: Offset,
     /// When it was sent, by the leader's clock. Only the leader reads it.
     pub probe: Instant,
+    /// The newest probe to this replica the leader had an answer to; [`Instant`] 0: none. Since
+    /// version 2; in version 1 it is 0.
+    pub answered: Instant,
+    /// How old what the leader knows to be committed may be, in milliseconds; [`AGE_UNKNOWN`]. Since
+    /// version 2; in version 1 it is unknown.
+    pub age_ms: u32,
     /// The entries as the log has them: empty exactly when `count` is 0.
     pub records: &'a [u8],
 }
+
+/// [`Replicate::age_ms`] of who cannot tell.
+pub const AGE_UNKNOWN: u32 = u32::MAX;
 
 /// How a replica stands to a [`Replicate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

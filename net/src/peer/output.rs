@@ -45,7 +45,7 @@ pub struct Output {
     /// Payload bytes the other side still takes.
     credits: u64,
     /// Of the frame being built; kept for its memory.
-    sections: Vec<v1::Section>,
+    sections: Vec<v2::Section>,
     arena: Arena,
 }
 
@@ -303,7 +303,7 @@ impl Output {
     /// Memory it has.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.buffer.capacity() + self.sections.capacity() * size_of::<v1::Section>()
+        self.buffer.capacity() + self.sections.capacity() * size_of::<v2::Section>()
     }
 }
 
@@ -342,7 +342,7 @@ impl ReplicateFrame<'_> {
         }
         let at = before - self.start - HEADER_BYTES;
         let len = self.output.buffer.len() - before;
-        self.output.sections.push(v1::section(section, at as u32, len as u32));
+        self.output.sections.push(v2::section(section, at as u32, len as u32));
         Ok(())
     }
 
@@ -374,8 +374,11 @@ impl ReplicateFrame<'_> {
         let payload_len = self.payload_len();
         self.sealed = true;
         self.output.seal(self.start, Kind::Replicate, payload_len, |output| match output.version {
-            // Version 2 has the same.
-            1 | 2 => v1::write_sections(&output.sections, &mut output.buffer, &mut output.arena),
+            1 => {
+                let heads = output.sections.drain(..).map(|section| section.head).collect();
+                v1::write_sections(&heads, &mut output.buffer, &mut output.arena);
+            }
+            2 => v2::write_sections(&output.sections, &mut output.buffer, &mut output.arena),
             version => unreachable!("version {version} was not agreed on"),
         })
     }

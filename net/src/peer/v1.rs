@@ -10,7 +10,7 @@ mod read;
 mod write;
 
 pub use read::Item;
-pub(super) use read::{leader_id, plain, read, replica_id, require, unknown, zero};
+pub(super) use read::{leader_id, plain, read, replica_id, require, sections, unknown, zero};
 pub(super) use write::{leader, put, replica, section, write, write_sections};
 
 use super::archived::archived;

@@ -1,17 +1,19 @@
-//! Version 2: what version 1 has, the comparison of replicas, and single records for a leader. **Frozen**, as `v1` is and by the
-//! same rules.
+//! Version 2: what version 1 has, sections that say how old what their leader knows may be, the
+//! comparison of replicas, and single records for a leader. **Frozen**, as `v1` is and by the same
+//! rules.
 
-use ironring_core::{Offset, PartitionId, Term, WallTime};
+use ironring_core::{Instant, Offset, PartitionId, Term, WallTime};
 use rkyv::ser::allocator::Arena;
 use rkyv::util::AlignedVec;
 
 use super::archived::archived;
 use super::error::PeerError;
-use super::frame::{Frame, Kind};
-use super::message::{self, ComparedState, Message};
+use super::frame::{Frame, Kind, LIST_BODY_BYTES_MAX};
+use super::list::Sections;
+use super::message::{self, ComparedState, Message, SECTIONS_MAX};
 use super::v1::{
-    self, Leader, Replica, leader, leader_id, plain, put, replica, replica_id, require, unknown,
-    zero,
+    self, ArchivedSection as ArchivedHead, Item, Leader, Replica, Section as Head, leader,
+    leader_id, plain, put, replica, replica_id, require, unknown, zero,
 };
 use crate::error::BodyError;
 
@@ -22,6 +24,13 @@ mod compared_state {
 }
 
 archived! {
+    /// An item of `Replicate`: that of version 1, and what makes it known how old it is.
+    ArchivedSection Section, 128 {
+        head: Head,
+        answered_ns: u64,
+        age_ms: u32,
+        reserved: u32,
+    }
     /// The body of `Compare`.
     ArchivedCompare Compare, 96 {
         number: u64,
@@ -69,6 +78,34 @@ archived! {
         reserved: u32,
         from: Leader,
         term: u64,
+    }
+}
+
+/// The root of a vector is 8 bytes, as in version 1.
+const _: () = assert!(SECTIONS_MAX * 128 + 8 <= LIST_BODY_BYTES_MAX as usize);
+
+/// A section whose records are `payload_len` bytes of the payload from `payload_start` on.
+pub fn section(from: &message::Replicate<'_>, payload_start: u32, payload_len: u32) -> Section {
+    Section {
+        head: v1::section(from, payload_start, payload_len),
+        answered_ns: from.answered.0,
+        age_ms: from.age_ms,
+        reserved: 0,
+    }
+}
+
+/// Archives the sections of a `Replicate` frame. The vector is borrowed from its owner to be reused.
+pub fn write_sections(sections: &Vec<Section>, out: &mut AlignedVec, arena: &mut Arena) {
+    put(sections, out, arena);
+}
+
+impl<'a> Item<'a, message::Replicate<'a>> for ArchivedSection {
+    fn plain(&'a self, payload: &'a [u8]) -> message::Replicate<'a> {
+        message::Replicate {
+            answered: Instant(self.answered_ns.to_native()),
+            age_ms: self.age_ms.to_native(),
+            ..self.head.plain(payload)
+        }
     }
 }
 
@@ -146,6 +183,12 @@ pub fn write(message: &Message<'_>, out: &mut AlignedVec, arena: &mut Arena) {
 /// Reads the body of a frame.
 pub fn read<'a>(frame: &Frame<'a>) -> Result<Message<'a>, PeerError> {
     Ok(match frame.header.kind {
+        Kind::Replicate => {
+            let reserved =
+                |section: &ArchivedSection| zero("reserved", section.reserved.to_native().into());
+            let sections = v1::sections(frame, head_of, reserved)?;
+            Message::Replicate(Sections::v2(sections, frame.payload))
+        }
         Kind::Compare => Message::Compare(read_compare(frame)?),
         Kind::Compared => Message::Compared(read_compared(frame)?),
         Kind::Diverged => Message::Diverged(read_diverged(frame)?),
@@ -153,6 +196,10 @@ pub fn read<'a>(frame: &Frame<'a>) -> Result<Message<'a>, PeerError> {
         Kind::Fetched => Message::Fetched(read_fetched(frame)?),
         _ => return v1::read(frame),
     })
+}
+
+fn head_of(section: &ArchivedSection) -> &ArchivedHead {
+    &section.head
 }
 
 fn read_compare<'a>(frame: &Frame<'a>) -> Result<message::Compare<'a>, PeerError> {

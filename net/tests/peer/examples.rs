@@ -91,6 +91,8 @@ pub fn section(partition: u32, count: u32, records: &'static [u8]) -> Replicate<
         count,
         high_watermark: Offset(39),
         probe: Instant(0x1122_3344_5566_7788),
+        answered: Instant(0),
+        age_ms: AGE_UNKNOWN,
         records,
     }
 }

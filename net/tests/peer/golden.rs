@@ -6,9 +6,11 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use ironring_core::Instant;
+use ironring_net::peer::message::{AGE_UNKNOWN, Message, Replicate};
 use ironring_net::peer::{Frame, Kind};
 
-use super::examples::{aligned, frames, handshakes, messages};
+use super::examples::{aligned, frames, handshakes, list, messages, output_of, section};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -120,4 +122,31 @@ fn an_archive_is_read_by_the_document_alone() {
     let third = &body[first + 224..first + 336];
     let (start, len) = (u32_at(third, 104) as usize, u32_at(third, 108) as usize);
     assert_eq!(&payload[start..start + len], b"and a third");
+}
+
+/// Version 2's sections have more, behind what version 1's have.
+#[test]
+fn sections_say_how_old_they_are_from_version_2_on() {
+    let told = Replicate { answered: Instant(0x99), age_ms: 1234, ..section(5, 1, b"first") };
+    let message = Message::Replicate(list(vec![told, section(6, 0, b"")]));
+    for version in [1, 2] {
+        let mut output = output_of(version);
+        output.send(&message).unwrap();
+        let bytes = aligned(output.bytes());
+        let frame = Frame::parse(&bytes, version).unwrap();
+        let Ok(Message::Replicate(sections)) = frame.message() else { panic!("no sections") };
+        let found = sections.get(0).map(|section| (section.answered, section.age_ms));
+        match version {
+            1 => assert_eq!(found, Some((Instant(0), AGE_UNKNOWN))),
+            _ => assert_eq!(Message::Replicate(sections), message),
+        }
+        assert_eq!(sections.get(1).map(|section| section.age_ms), Some(AGE_UNKNOWN));
+        let size = [112, 128][usize::from(version) - 1];
+        assert_eq!(frame.body.len(), 2 * size + 8);
+        if version == 2 {
+            let number = |at: usize| u64::from_le_bytes(frame.body[at..at + 8].try_into().unwrap());
+            assert_eq!((number(96), number(112)), (0x1122_3344_5566_7788, 0x99));
+            assert_eq!((number(120), number(128 + 120)), (1234, u64::from(AGE_UNKNOWN)));
+        }
+    }
 }

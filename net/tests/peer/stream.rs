@@ -198,6 +198,8 @@ impl Any {
                         count: records.len() as u32,
                         high_watermark: end,
                         probe: Instant(call),
+                        answered: Instant(0),
+                        age_ms: AGE_UNKNOWN,
                         records,
                     })
                     .collect(),

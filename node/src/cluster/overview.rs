@@ -51,6 +51,9 @@ impl GoingView {
 /// The stage of a move whose replica has no vote yet.
 const CATCHING_UP: &str = "catching-up";
 
+/// The stage of an observer that is sent the state.
+const FILLING: &str = "filling";
+
 /// A replica on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveView {
@@ -60,7 +63,8 @@ pub struct MoveView {
     pub from: Option<NodeId>,
     /// To where.
     pub to: Option<NodeId>,
-    /// `catching-up`: the new replica has no vote yet; `taking-over`: it has, and the old one goes.
+    /// `catching-up`: the new replica has no vote yet; `taking-over`: it has, and the old one goes;
+    /// `filling`: an observer is sent what there is.
     pub stage: String,
     /// Bytes sent since the partition's leader began; none: it did not say, or has not begun.
     pub sent_bytes: Option<u64>,
@@ -86,6 +90,22 @@ impl MoveView {
             rate_bytes_per_s: None,
             eta_s: None,
         }
+    }
+
+    /// An observer's, which the leader of its partition says it fills.
+    fn of_observer(said: &MoveProgress, metadata: &Metadata) -> Option<MoveView> {
+        let record = metadata.partition(PartitionId(said.partition))?;
+        let replica = record.replicas.iter().find(|r| r.node == said.to)?;
+        (replica.wish == Wish::Observer).then(|| MoveView {
+            partition: said.partition,
+            from: None,
+            to: Some(said.to),
+            stage: FILLING.to_owned(),
+            sent_bytes: Some(said.sent_bytes),
+            left_bytes: Some(said.left_bytes),
+            rate_bytes_per_s: Some(said.rate_bytes_per_s),
+            eta_s: said.eta_s,
+        })
     }
 
     /// With what its partition's leader says, if it is one of these.
@@ -201,8 +221,9 @@ impl RebalanceView {
         let moves = metadata.moves().iter().filter_map(|(id, moved)| {
             Some(MoveView::new(*id, moved, metadata.partition(*id)?).with(said))
         });
-        let moves: Vec<MoveView> = moves.collect();
-        let catching_up = moves.iter().filter(|m| m.stage == CATCHING_UP);
+        let observers = said.iter().filter_map(|said| MoveView::of_observer(said, metadata));
+        let moves: Vec<MoveView> = moves.chain(observers).collect();
+        let catching_up = moves.iter().filter(|m| [CATCHING_UP, FILLING].contains(&&*m.stage));
         let etas: Option<Vec<u64>> = catching_up.map(|m| m.eta_s).collect();
         let goes = |m: &&Member| m.state != MemberState::Active;
         RebalanceView {

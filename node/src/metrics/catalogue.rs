@@ -233,6 +233,7 @@ metrics! {
     "repair_partitions_damaged" None gauge(|shard| shard.repair.partitions_damaged as f64), "Partitions with records that cannot be read: they neither vote nor begin to lead";
     "repair_segments_damaged" None gauge(|shard| shard.repair.segments_damaged as f64), "Damaged segments that something needed may still lie in";
     "repair_records_lost" None counter(|shard| shard.repair.records_lost), "Records found that could not be read";
+    "repair_records_given_up" None counter(|shard| shard.repair.records_given_up), "Records that no replica has: reads of them are refused as corrupt until they are written again";
     "repair_records" None counter(|shard| shard.repair.records_repaired), "Records written again as another replica has them";
     "repair_records_moved" None counter(|shard| shard.repair.records_moved), "Records of damaged segments that could be read, written again elsewhere";
     "repair_partitions" None counter(|shard| shard.repair.partitions_repaired), "Damaged partitions that are whole again";

@@ -322,6 +322,8 @@ pub struct RepairCounters {
     pub segments_damaged: u64,
     /// Records found that could not be read.
     pub records_lost: u64,
+    /// Those of them that no replica had: reads of them are refused as corrupt.
+    pub records_given_up: u64,
     /// Records written again as another replica has them.
     pub records_repaired: u64,
     /// Records of damaged segments that could be read, written again elsewhere.

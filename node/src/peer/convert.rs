@@ -53,6 +53,8 @@ pub fn to_section<'a>(message: &Replicate, records: &'a [u8]) -> wire::Replicate
         count: message.count,
         high_watermark: message.high_watermark,
         probe: message.probe,
+        answered: message.answered,
+        age_ms: message.age_ms,
         records,
     }
 }
@@ -70,6 +72,8 @@ pub fn from_section(section: &wire::Replicate<'_>) -> Replicate {
         count: section.count,
         high_watermark: section.high_watermark,
         probe: section.probe,
+        answered: section.answered,
+        age_ms: section.age_ms,
     }
 }
 
@@ -213,3 +217,4 @@ pub fn from_ask(ask: &wire::Ask<'_>) -> Request {
 
 // Whatever the engine can name fits what the wire can list.
 const _: () = assert!(ironring_ring::metadata::REPLICAS_MAX <= wire::VOTERS_MAX);
+const _: () = assert!(ironring_ring::replication::AGE_UNKNOWN == wire::AGE_UNKNOWN);

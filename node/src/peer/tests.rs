@@ -55,6 +55,9 @@ fn section() -> impl Strategy<Value = (Replicate, Vec<Vec<u8>>)> {
                 count,
                 high_watermark,
                 probe,
+                // What version 1 says of them, which is spoken here.
+                answered: Instant(0),
+                age_ms: ironring_ring::replication::AGE_UNKNOWN,
             };
             (message, records)
         },

@@ -8,8 +8,8 @@
 //! Piece: tag u8, then little-endian fields:
 //! - 8 partition: id u32, life u64 (2^64 - 1: none), term u64, applied_end u64, log_end u64, then until
 //!   the end { term u64, first offset u64 }. As it was when the picture began; they come first
-//! - 9 damaged: partition u32, offset u64: something before it cannot be read. Behind its partition's
-//!   piece, and only while that is so
+//! - 9 damaged: partition u32, offset u64: something before it cannot be read; and u8 1 when the copy has
+//!   something else than most voters. Behind its partition's piece, and only while that is so
 //! - 2 keys: partition u32, then until the end { key (u32 length), location, version u64, expires
 //!   u64, flags u8 }
 //! - 3 topic batches: partition u32, topic u32, index u32, last u8, [start u64, end u64 when
@@ -37,7 +37,7 @@ use ironring_ring::replication::TermStarts;
 use super::fields::{Malformed, Reader, Writer};
 use super::meta::Meta;
 use super::models::Models;
-use super::partition::{Partition, Space, TOMBSTONE};
+use super::partition::{DISTRUSTED, Partition, Space, TOMBSTONE};
 use super::pending::PendingRecord;
 use super::sessions::{Outcome, Remembered};
 use super::topics::Batch;
@@ -94,6 +94,9 @@ impl Cursor {
                 w.u8(9);
                 w.u32(p.id.0);
                 w.u64(below.0);
+                if p.distrusted {
+                    w.u8(DISTRUSTED);
+                }
                 cursor.headers.push_back(damaged);
             }
             let mut piece = Vec::new();
@@ -345,6 +348,7 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
         9 => {
             let p = models.owned(PartitionId(r.u32()?))?;
             p.hurt = Some(Offset(r.u64()?));
+            p.distrusted = !r.is_empty() && r.u8()? == DISTRUSTED;
         }
         _ => return Err(Malformed),
     }

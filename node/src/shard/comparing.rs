@@ -27,6 +27,8 @@ use crate::peer::convert::{from_leader, from_replica, to_leader, to_replica};
 const READS_MAX: usize = 8;
 /// Comparisons of leaders that are waited for or read; more are answered "later".
 const FOLLOWED_MAX: usize = 4;
+/// A copy that differs is told so again after so long, until it is heard to know.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
 /// Lines kept for the node's log; more are not said.
 const LINES_MAX: usize = 16;
 
@@ -46,6 +48,9 @@ pub(super) struct Comparing {
     follow_at: Instant,
     /// Partitions whose copy here was found to differ, in this run.
     diverged: BTreeSet<PartitionId>,
+    /// Copies elsewhere that differ and are not heard to be repaired yet. Metadata that lag, or a
+    /// connection that breaks, make a replica miss that it was told.
+    wrong: BTreeMap<(PartitionId, ReplicaId), Wrong>,
     counters: CompareCounters,
     lines: Vec<String>,
 }
@@ -68,6 +73,18 @@ struct About {
     number: u64,
     /// The leader's node; nothing: this shard leads.
     leader: Option<NodeId>,
+}
+
+/// A copy elsewhere that differs.
+#[derive(Clone, Copy, Debug)]
+struct Wrong {
+    /// Of the comparison that found it.
+    number: u64,
+    /// In which this replica led then.
+    term: Term,
+    /// When it was told first, and is told next.
+    told_at: Instant,
+    tell_at: Instant,
 }
 
 /// A range being read.
@@ -93,6 +110,7 @@ impl Comparing {
             last_job: 0,
             follow_at: Instant(0),
             diverged: BTreeSet::new(),
+            wrong: BTreeMap::new(),
             counters: CompareCounters::default(),
             lines: Vec::new(),
         }
@@ -138,6 +156,7 @@ impl Shard {
             return;
         }
         self.drop_late_questions(now, fx);
+        self.tell_those_that_differ(now, fx);
         if self.comparing.comparer.open().is_some() {
             self.look_at_comparison(now, fx);
         } else if self.comparing.comparer.wants(now.mono) && !self.stop_wanted {
@@ -243,24 +262,39 @@ impl Shard {
                 for id in wrong {
                     self.comparing.say(format!(
                         "the replica of {partition} on storage {} has something else than most of its \
-                         voters: it is repaired",
+                         voters: it is told to be repaired",
                         id.storage
                     ));
                     if id == me.replica {
                         self.differs(partition);
                         continue;
                     }
-                    let node = self.engine().known(partition).replica(id).map(|r| r.node);
-                    let diverged = Diverged {
-                        number,
-                        partition,
-                        to: to_replica(id),
-                        from: to_leader(me),
-                        term,
-                    };
-                    fx.peers.extend(node.map(|node| (node, ToPeer::Diverged(diverged))));
+                    let wrong = Wrong { number, term, told_at: now.mono, tell_at: now.mono };
+                    self.comparing.wrong.insert((partition, id), wrong);
                 }
+                self.tell_those_that_differ(now, fx);
             }
+        }
+    }
+
+    /// Tells copies that differ so, until they are heard to be damaged: from then on they ask for the
+    /// state by themselves.
+    fn tell_those_that_differ(&mut self, now: Now, fx: &mut Effects) {
+        for ((partition, id), mut wrong) in std::mem::take(&mut self.comparing.wrong) {
+            let engine = self.engine();
+            let (me, view) = (engine.me(partition), engine.view(partition));
+            let leads = view.leads.is_some() && view.term == wrong.term;
+            let replica = engine.known(partition).replica(id).copied();
+            let knows = engine.follower_hurt_at(partition, id) >= Some(wrong.told_at);
+            let Some(replica) = replica.filter(|_| leads && !knows) else { continue };
+            if now.mono >= wrong.tell_at {
+                wrong.tell_at = now.mono + TELL_AGAIN;
+                let (number, term) = (wrong.number, wrong.term);
+                let (to, from) = (to_replica(id), to_leader(me));
+                let diverged = Diverged { number, partition, to, from, term };
+                fx.peers.push((replica.node, ToPeer::Diverged(diverged)));
+            }
+            self.comparing.wrong.insert((partition, id), wrong);
         }
     }
 
@@ -271,9 +305,9 @@ impl Shard {
         self.distrust(partition);
     }
 
-    /// A damaged copy is whole again.
-    pub(super) fn note_healed(&mut self, partition: PartitionId) {
-        let differed = self.comparing.diverged.remove(&partition);
+    /// A damaged copy is whole again; `repaired`: because something in it was.
+    pub(super) fn note_healed(&mut self, partition: PartitionId, repaired: bool) {
+        let differed = self.comparing.diverged.remove(&partition) && repaired;
         self.comparing.counters.copies_repaired += u64::from(differed);
     }
 
@@ -464,7 +498,7 @@ impl Shard {
             && diverged.term == view.term
             && view.leads.is_none()
             && leader == Some(from_leader(diverged.from));
-        if fits && self.models.peek(partition).hurt.is_none() {
+        if fits && !self.models.peek(partition).distrusted {
             self.comparing.say(format!(
                 "this replica of {partition} has something else than most of its voters: it is \
                  repaired"

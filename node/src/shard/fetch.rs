@@ -5,22 +5,33 @@
 //! the records it lacks, by name, and is whole when it has them all. Then it sends its state to
 //! the others as always.
 //!
+//! It asks in rounds: some names at a time, each replica once for each round, and then others, so that
+//! what cannot be had keeps nothing waiting. What every other replica has said twice not to have is given
+//! up: a disk may fail to read once what it reads the next time. One that may have it yet says nothing: in its log it is on its way. One that
+//! has something else than most voters has nothing that counts, and says so.
+//!
 //! A name is the kind of the record (u8), its offset (u64; 0: any) and its key (u32 and the bytes).
 //! What is named is applied, and so committed: all replicas that have it have the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use ironring_core::{NodeId, Now, Offset, PartitionId, Term};
+use ironring_core::{NodeId, Now, Offset, PartitionId, SessionId, Term, WallTime};
 use ironring_log::format::record::{decode_wire, encode_wire};
 use ironring_log::{Location, Priority, ReadError, ReadId, Record, RecordKind};
+use ironring_net::peer::frame::FETCH_BYTES_MAX;
 use ironring_net::peer::message::{Fetch, Fetched};
+use ironring_ring::metadata::ReplicaId;
 use ironring_ring::replication::Stage;
 
 use super::Shard;
 use super::event::{Effects, ToPeer};
 use super::fields::{Malformed, Reader, Writer};
-use super::partition::{CHUNKED, MERGED, Partition, TOMBSTONE, TopicName, chunk_key};
-use crate::peer::convert::{from_replica, to_leader, to_replica};
+use super::partition::{
+    CHUNKED, LOST, MERGED, Partition, TOMBSTONE, TopicName, chunk_key, chunk_name, topic_name,
+};
+use super::transfer::as_sent;
+use crate::peer::convert::{from_leader, from_replica, to_leader, to_replica};
 
 /// Records asked for at a time.
 const WANTS_MAX: usize = 64;
@@ -32,9 +43,62 @@ const ANSWERS_MAX: usize = 4;
 /// The name of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Want {
-    kind: RecordKind,
-    offset: Offset,
-    key: Vec<u8>,
+    /// Its kind.
+    pub kind: RecordKind,
+    /// Its offset; none: of one that is named by its key.
+    pub offset: Offset,
+    /// Its key.
+    pub key: Vec<u8>,
+}
+
+impl Want {
+    /// Its bytes in a question.
+    fn bytes(&self) -> usize {
+        1 + 8 + 4 + self.key.len()
+    }
+
+    /// A record of that name, to look for its place.
+    pub(super) fn record(&self, partition: PartitionId) -> Record<'_> {
+        Record {
+            kind: self.kind,
+            flags: 0,
+            partition,
+            term: Term(0),
+            offset: self.offset,
+            session: SessionId::NONE,
+            sequence: 0,
+            time: WallTime(0),
+            expires: WallTime(0),
+            key: &self.key,
+            body: &[],
+        }
+    }
+
+    /// Whether a record has that name.
+    fn is(&self, record: &Record<'_>) -> bool {
+        self.kind == record.kind
+            && self.key == record.key
+            && (self.offset == Offset::NONE || self.offset == record.offset)
+    }
+}
+
+impl fmt::Display for Want {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            RecordKind::Chunk => match chunk_name(&self.key) {
+                Ok((upload, index)) => write!(f, "part {index} of the value begun at {upload}"),
+                Err(Malformed) => write!(f, "part of a value"),
+            },
+            RecordKind::TopicBatch => match topic_name(&self.key) {
+                Ok(TopicName { topic, index, first, count }) => {
+                    let end = first + u64::from(count);
+                    write!(f, "records {first} to {end} of partition {index} of topic {topic}")
+                }
+                Err(Malformed) => write!(f, "records of a topic"),
+            },
+            _ => write!(f, "key \"{}\" (offset {})", self.key.escape_ascii(), self.offset),
+        }
+    }
 }
 
 fn encode_wants(wants: &[Want]) -> Vec<u8> {
@@ -64,39 +128,114 @@ fn decode_wants(bytes: &[u8]) -> Result<Vec<Want>, Malformed> {
 }
 
 impl Partition {
-    /// Names of applied records that lie where `lost` says, at most [`WANTS_MAX`]. O(records).
-    fn wants(&self, lost: impl Fn(&Location) -> bool) -> Vec<Want> {
-        let mut wants = Vec::new();
+    /// Names of applied records that lie where `lost` says, from the one with the number `first` on: as
+    /// many as a question has room for. O(records).
+    fn wants(&self, first: usize, lost: impl Fn(&Location) -> bool) -> Vec<Want> {
+        let (mut wants, mut bytes, mut number, mut full) = (Vec::new(), 0, 0, false);
+        let mut take = |kind, offset, key: &[u8]| {
+            number += 1;
+            if number <= first || full {
+                return;
+            }
+            let want = Want { kind, offset, key: key.to_vec() };
+            bytes += want.bytes();
+            full = wants.len() >= WANTS_MAX || bytes > FETCH_BYTES_MAX as usize;
+            if !full {
+                wants.push(want);
+            }
+        };
         for (key, entry) in self.keys.range_after(None) {
             if entry.flags & TOMBSTONE == 0 && lost(&entry.location) {
                 let chunked = entry.flags & CHUNKED != 0;
                 let kind = if chunked { RecordKind::PutChunked } else { RecordKind::Put };
-                wants.push(Want { kind, offset: entry.version, key: key.to_vec() });
+                take(kind, entry.version, key);
             }
         }
         for (upload, _, chunks) in self.large.iter() {
             for (index, _) in chunks.iter().enumerate().filter(|(_, at)| lost(at)) {
-                let key = chunk_key(upload, index as u32).to_vec();
-                wants.push(Want { kind: RecordKind::Chunk, offset: Offset::NONE, key });
+                take(RecordKind::Chunk, Offset::NONE, &chunk_key(upload, index as u32));
             }
         }
         for ((topic, index), found) in &self.topics {
             for batch in found.batches().filter(|batch| lost(&batch.at)) {
                 let (topic, index, first, count) = (*topic, *index, batch.first, batch.count);
-                let key = TopicName { topic, index, first, count }.encode().to_vec();
-                wants.push(Want { kind: RecordKind::TopicBatch, offset: Offset::NONE, key });
+                let key = TopicName { topic, index, first, count }.encode();
+                take(RecordKind::TopicBatch, Offset::NONE, &key);
             }
         }
-        wants.truncate(WANTS_MAX);
         wants
+    }
+}
+
+/// A leader's search for what its copy has lost.
+#[derive(Debug, Default)]
+struct Search {
+    /// What is asked for in this round.
+    wants: Vec<Want>,
+    /// Where among all that is lost the round began.
+    first: usize,
+    /// How many are still to be asked in it, and whose turn it is.
+    left: usize,
+    turn: usize,
+    /// The questions of the round, and whom each was for.
+    asked: BTreeMap<u64, ReplicaId>,
+    /// Who has none of it.
+    without: BTreeSet<ReplicaId>,
+    /// All have said so before.
+    said: bool,
+}
+
+impl Search {
+    /// A round begins, behind what the last one asked for; or at the beginning, when nothing is there.
+    fn begin(&mut self, others: usize, wants: impl Fn(usize) -> Vec<Want>) {
+        self.first += self.wants.len();
+        self.wants = wants(self.first);
+        if self.wants.is_empty() && self.first > 0 {
+            self.first = 0;
+            self.wants = wants(0);
+        }
+        self.said = false;
+        self.ask_all(others);
+    }
+
+    fn ask_all(&mut self, others: usize) {
+        self.left = others;
+        self.asked.clear();
+        self.without.clear();
+    }
+
+    /// A question goes to one of `others`: which of them.
+    fn ask(&mut self, number: u64, others: &[ReplicaId]) -> usize {
+        let to = self.turn % others.len();
+        self.turn = self.turn.wrapping_add(1);
+        self.left = self.left.saturating_sub(1);
+        self.asked.insert(number, others[to]);
+        to
+    }
+
+    /// A replica has sent some of it, and may have more: it is asked again.
+    fn has_some(&mut self) {
+        self.turn = self.turn.wrapping_sub(1);
+        self.left += 1;
+    }
+
+    /// A replica has nothing of what the question asked for. True: none of `others` has, and all have
+    /// said so twice.
+    fn has_none(&mut self, replica: ReplicaId, others: &[ReplicaId]) -> bool {
+        self.without.insert(replica);
+        let all = others.iter().all(|other| self.without.contains(other));
+        if all && !std::mem::replace(&mut self.said, true) {
+            self.ask_all(others.len());
+            return false;
+        }
+        all
     }
 }
 
 /// What a leader asks for, and what this shard answers.
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
-    /// Whose turn it is to be asked, and the question that is open.
-    asking: BTreeMap<PartitionId, (usize, u64)>,
+    searches: BTreeMap<PartitionId, Search>,
     answers: BTreeMap<u64, Answer>,
     reads: BTreeMap<ReadId, (u64, Offset)>,
     last: u64,
@@ -121,37 +260,47 @@ impl Shard {
                 || self.engine().view(id).leads != Some(Stage::Serving)
                 || !self.knows_its_losses(id)
             {
+                self.fetches.searches.remove(&id);
                 continue;
             }
             self.heal(now, id);
-            let wants = self.models.peek(id).wants(|at| self.is_lost(at));
-            if wants.is_empty() {
-                continue;
-            }
             let engine = self.engine();
             let (me, term) = (engine.me(id), engine.view(id).term);
-            let replicas = engine.known(id).replicas.clone();
-            let others: Vec<_> = replicas
-                .iter()
+            let replicas = engine.known(id).replicas.iter();
+            let others: Vec<(NodeId, ReplicaId)> = replicas
                 .filter(|r| r.id != me.replica && fx.peer_room.get(&r.node) != Some(&0))
+                .map(|r| (r.node, r.id))
                 .collect();
             if others.is_empty() {
                 continue;
             }
+            let mut search = self.fetches.searches.remove(&id).unwrap_or_default();
+            let p = self.models.peek(id);
+            let is_lost = |at: &Location| self.is_lost(at);
+            if search.left == 0 {
+                search.begin(others.len(), |first| p.wants(first, is_lost));
+            }
+            search.wants.retain(|want| p.place_of(&want.record(id)).is_some_and(|at| is_lost(&at)));
+            if search.wants.is_empty() {
+                search.left = 0;
+                self.fetches.searches.insert(id, search);
+                continue;
+            }
             self.fetches.last += 1;
             let number = self.fetches.last;
-            let (turn, open) = self.fetches.asking.entry(id).or_default();
-            let to = others[*turn % others.len()];
-            (*turn, *open) = (turn.wrapping_add(1), number);
+            let ids: Vec<ReplicaId> = others.iter().map(|(_, id)| *id).collect();
+            let (node, to) = others[search.ask(number, &ids)];
+            let wants = encode_wants(&search.wants);
+            self.fetches.searches.insert(id, search);
             let fetch = Fetch {
                 number,
                 partition: id,
-                to: to_replica(to.id),
+                to: to_replica(to),
                 from: to_leader(me),
                 term,
                 wants: &[],
             };
-            fx.peers.push((to.node, ToPeer::Fetch { fetch, wants: encode_wants(&wants) }));
+            fx.peers.push((node, ToPeer::Fetch { fetch, wants }));
         }
     }
 
@@ -167,10 +316,15 @@ impl Shard {
             return;
         }
         let p = self.models.peek(partition);
+        // It may be had from here in a moment, when it is committed; or be another's.
+        let under_way = |want: &Want| p.pending.iter().any(|r| want.is(&r.record(partition)));
+        if wants.iter().any(under_way) {
+            return;
+        }
         let mut left = ANSWER_BYTES_MAX;
         let mut places = Vec::new();
-        for want in &wants {
-            let Some(at) = p.place_of(&named(partition, want)) else { continue };
+        for want in wants.iter().filter(|_| !p.distrusted) {
+            let Some(at) = p.place_of(&want.record(partition)) else { continue };
             let Some(rest) = left.checked_sub(at.len.into()) else { break };
             left = rest;
             places.push((at, want.offset));
@@ -226,26 +380,49 @@ impl Shard {
     pub(super) fn fetched(&mut self, now: Now, fetched: &Fetched<'_>) {
         let id = fetched.partition;
         let view = self.engine().view(id);
-        let open = self.fetches.asking.get(&id).is_some_and(|(_, open)| *open == fetched.number);
+        let from = from_leader(fetched.from).replica;
+        let search = self.fetches.searches.get(&id);
+        let open = search.is_some_and(|s| s.asked.get(&fetched.number) == Some(&from));
         if !open || view.leads.is_none() || view.term != fetched.term {
             return;
         }
+        if fetched.records.is_empty() {
+            return self.nobody_has(now, id, from);
+        }
         let mut bytes = fetched.records;
+        let mut some = false;
         while let Ok((record, len)) = decode_wire(bytes) {
             bytes = &bytes[len..];
             let p = self.models.peek(id);
             let place = p.place_of(&record).filter(|at| self.is_lost(at));
-            let Some(at) = place.filter(|_| record.partition == id && record.flags & MERGED != 0)
-            else {
-                continue;
-            };
+            let fits = record.partition == id && record.flags & (MERGED | LOST) != 0;
+            let Some(at) = place.filter(|_| fits) else { continue };
+            let record = Record { flags: record.flags | MERGED, ..record };
             // What the log does not take now is asked for again.
             let Ok(appended) = self.log.append(&record, Priority::Reserve) else { return };
             self.models.appended(appended.location, &record);
             self.found_again(at);
+            some = true;
+        }
+        if some && let Some(search) = self.fetches.searches.get_mut(&id) {
+            search.has_some();
         }
         self.tell_log_space();
         self.heal(now, id);
+    }
+
+    /// A replica has nothing of what was asked for: when none has, it is given up.
+    fn nobody_has(&mut self, now: Now, id: PartitionId, from: ReplicaId) {
+        let engine = self.engine();
+        let me = engine.me(id).replica;
+        let replicas = engine.known(id).replicas.iter();
+        let others: Vec<ReplicaId> = replicas.map(|r| r.id).filter(|r| *r != me).collect();
+        let Some(search) = self.fetches.searches.get_mut(&id) else { return };
+        if search.has_none(from, &others) {
+            let wants = std::mem::take(&mut search.wants);
+            search.left = 0;
+            self.give_up_lost(now, id, &wants);
+        }
     }
 }
 
@@ -253,30 +430,15 @@ impl Answer {
     fn take(&mut self, bytes: &[u8], offset: Offset) {
         let Ok((record, _)) = decode_wire(bytes) else { return };
         if offset == Offset::NONE || offset == record.offset {
-            encode_wire(&Record { flags: record.flags | MERGED, ..record }, &mut self.records);
+            encode_wire(&as_sent(&record), &mut self.records);
         }
-    }
-}
-
-/// A record of that name, to look for its place.
-fn named(partition: PartitionId, want: &Want) -> Record<'_> {
-    Record {
-        kind: want.kind,
-        flags: 0,
-        partition,
-        term: Term(0),
-        offset: want.offset,
-        session: ironring_core::SessionId::NONE,
-        sequence: 0,
-        time: ironring_core::WallTime(0),
-        expires: ironring_core::WallTime(0),
-        key: &want.key,
-        body: &[],
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ironring_core::SegmentId;
+
     use super::*;
 
     #[test]
@@ -297,5 +459,76 @@ mod tests {
         }
         let promise = want(RecordKind::Promise, 1, b"");
         assert_eq!(decode_wants(&encode_wants(&[promise])), Err(Malformed));
+    }
+
+    /// A partition whose keys `0..count` lie at places of their own.
+    fn with_keys(count: u64, key_bytes: usize) -> Partition {
+        let mut p = Partition::new(PartitionId(0));
+        for n in 0..count {
+            let mut key = n.to_be_bytes().to_vec();
+            key.resize(key_bytes, 7);
+            let want = Want { kind: RecordKind::Put, offset: Offset(n + 1), key };
+            p.apply(place(n), &Record { flags: MERGED, ..want.record(p.id) }, &mut Vec::new());
+        }
+        p
+    }
+
+    fn place(n: u64) -> Location {
+        Location { segment: SegmentId(1), pos: n as u32 * 64, len: 64 }
+    }
+
+    fn replica(life: u64) -> ReplicaId {
+        ReplicaId { life, ..ReplicaId::default() }
+    }
+
+    /// Of 200 lost records the first 100 are nowhere, and the others are had all the same.
+    #[test]
+    fn records_that_nobody_has_keep_no_others_waiting() {
+        let p = with_keys(200, 9);
+        let others = [replica(1), replica(2)];
+        let mut search = Search::default();
+        let mut seen = BTreeSet::new();
+        for number in 0..20 {
+            if search.left == 0 {
+                search.begin(others.len(), |first| p.wants(first, |_| true));
+            }
+            search.ask(number, &others);
+            seen.extend(search.wants.iter().map(|want| want.offset));
+        }
+        assert_eq!(seen.len(), 200);
+    }
+
+    #[test]
+    fn a_question_fits_its_frame() {
+        let p = with_keys(200, 1024);
+        let wants = p.wants(0, |_| true);
+        assert!((32..WANTS_MAX).contains(&wants.len()), "{}", wants.len());
+        assert!(encode_wants(&wants).len() <= FETCH_BYTES_MAX as usize);
+        let (more, none) = (p.wants(wants.len(), |_| true), p.wants(200, |_| true));
+        assert_eq!((more[0].offset, none.len()), (Offset(wants.len() as u64 + 1), 0));
+    }
+
+    #[test]
+    fn what_every_replica_is_without_is_given_up_and_nothing_earlier() {
+        let p = with_keys(3, 9);
+        let others = [replica(1), replica(2)];
+        let mut search = Search::default();
+        search.begin(2, |first| p.wants(first, |_| true));
+        let asked: Vec<ReplicaId> = (0..2).map(|n| others[search.ask(n, &others)]).collect();
+        assert!(asked.contains(&others[0]) && asked.contains(&others[1]) && search.left == 0);
+        assert!(!search.has_none(others[0], &others));
+        // A third came meanwhile, and was not asked.
+        assert!(!search.has_none(others[1], &[replica(1), replica(2), replica(3)]));
+        assert!(!search.has_none(others[1], &others), "they are asked once more");
+        assert_eq!(search.left, 2);
+        assert!(!search.has_none(others[1], &others));
+        assert!(search.has_none(others[0], &others));
+        // In the next round nobody has said anything.
+        search.begin(2, |first| p.wants(first, |_| true));
+        assert!(!search.has_none(others[1], &others));
+        // One that has some is asked for the rest.
+        let first = search.ask(7, &others);
+        search.has_some();
+        assert_eq!((search.ask(8, &others), search.left), (first, 1));
     }
 }

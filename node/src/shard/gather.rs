@@ -102,6 +102,8 @@ pub struct Gather {
     pub outstanding: usize,
     /// A part could not be read: the answer is this error.
     pub failed: Option<String>,
+    /// Of a part no replica has what it was.
+    pub lost: bool,
 }
 
 /// The gathers of a shard.

@@ -351,6 +351,7 @@ impl Shard {
                 self.entry_read(read, result);
             }
         }
+        self.read_through(now, fx);
         self.commit(now, fx);
         if self.phase == Phase::Opening {
             self.follow_status(now, fx);

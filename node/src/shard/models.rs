@@ -14,12 +14,15 @@ use super::checkpoint::{Cursor, restore_piece};
 use super::entries::entries_max;
 use super::fields::Malformed;
 use super::meta::{Command, Meta};
-use super::partition::{MERGED, Partition, Space, topic_name};
+use super::partition::{LOST, MERGED, Partition, Space, topic_name};
 use super::sending::Chunks;
 
 /// Most records of [`Models::vacant`], and most bytes of each: about what a group replaces.
 const VACANT_MAX: usize = 256;
 const VACANT_BYTES_MAX: u32 = 16 << 10;
+
+/// Why a record that stands for a lost one is not read.
+const GIVEN_UP: &str = "it was lost, and no replica has it; writing it again heals it";
 
 /// A record body with the time it was written, as reads return and the cache keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub struct FinishedRead {
     pub read: ReadId,
     /// What was read.
     pub result: Result<Stored, ReadError>,
+    /// There is nothing to be read there: no replica has what it was.
+    pub lost: bool,
 }
 
 /// The partitions of one shard.
@@ -399,7 +404,7 @@ impl LogSink for Models {
                 // Referred to since it was staged; not worth a place in the cache.
                 continue;
             }
-            if self.index_of(record.partition).is_none() {
+            if self.index_of(record.partition).is_none() || record.flags & LOST != 0 {
                 continue;
             }
             match record.kind {
@@ -427,14 +432,19 @@ impl LogSink for Models {
             });
             return self.read_entries.push((read, result));
         }
-        let result = result.map(|record| {
+        let lost = result.as_ref().is_ok_and(|record| record.flags & LOST != 0);
+        let result = result.and_then(|record| {
+            if lost {
+                return Err(ReadError::Corrupt { at, detail: GIVEN_UP.to_owned() });
+            }
             // It may have been moved or replaced meanwhile.
             if self.get(record.partition).is_none_or(|p| p.holds(at, &record)) {
                 self.cache_body(at, &record);
             }
-            Stored { time: record.time.0, offset: record.offset, body: record.body.to_vec() }
+            let (time, offset) = (record.time.0, record.offset);
+            Ok(Stored { time, offset, body: record.body.to_vec() })
         });
-        self.finished_reads.push(FinishedRead { read, result });
+        self.finished_reads.push(FinishedRead { read, result, lost });
     }
 
     fn keep(&mut self, at: Location, record: &Record<'_>) -> Keep {

@@ -8,13 +8,16 @@
 //! What is written to a partition while it moves is allowed besides the pace, or a move might never
 //! end. Entries and pieces take turns when both wait. A shard has its share of the node's bandwidth,
 //! by the number of shards; a node that takes replicas is sent to by each of the others at its pace.
+//!
+//! The state that an observer is sent passes the pace too: nobody counts on it. What voters are sent
+//! goes first, then moves, then observers; each have places of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
 use ironring_core::{Instant, NodeId, Now, Offset, PartitionId};
-use ironring_ring::metadata::{Metadata, ReplicaId};
+use ironring_ring::metadata::{Metadata, ReplicaId, Wish};
 use ironring_ring::placement::{Pace, PaceMode, Progress};
 use serde::{Deserialize, Serialize};
 
@@ -70,11 +73,22 @@ pub struct MoveProgress {
     pub eta_s: Option<u64>,
 }
 
-/// A move of a partition of this shard.
+/// Whom a state is for: who is first has its turn first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// A replica that votes, or did and lost its log.
+    Voter,
+    /// A replica that a move brings.
+    Move,
+    /// An observer's.
+    Observer,
+}
+
+/// A move of a partition of this shard, or an observer that is being filled.
 #[derive(Debug)]
 struct Going {
-    node: NodeId,
     replica: ReplicaId,
+    class: Class,
     /// Entries before this were allowed for; nothing while another replica leads.
     counted: Option<Offset>,
     sent_bytes: u64,
@@ -84,6 +98,21 @@ struct Going {
     /// Of what was left at the first look.
     progress: Option<Progress>,
     said: Option<MoveProgress>,
+}
+
+impl Going {
+    fn new(replica: ReplicaId, class: Class) -> Going {
+        Going {
+            replica,
+            class,
+            counted: None,
+            sent_bytes: 0,
+            sent_lately: 0,
+            owed_lately: 0,
+            progress: None,
+            said: None,
+        }
+    }
 }
 
 /// What the foreground has done since the start.
@@ -116,7 +145,9 @@ impl Foreground {
 pub(super) struct Movement {
     config: MovementSettings,
     pace: Pace,
-    going: BTreeMap<PartitionId, Going>,
+    going: BTreeMap<(PartitionId, NodeId), Going>,
+    /// Replicas that observe.
+    observers: BTreeMap<(PartitionId, NodeId), ReplicaId>,
     /// Partitions whose entries wait.
     held: BTreeSet<PartitionId>,
     /// A piece waits.
@@ -135,6 +166,7 @@ impl Movement {
             config,
             pace: Pace::new(config.pace, config.bandwidth_bytes_per_s, Instant(0)),
             going: BTreeMap::new(),
+            observers: BTreeMap::new(),
             held: BTreeSet::new(),
             state_waits: false,
             last: Share::State,
@@ -152,29 +184,51 @@ impl Movement {
             self.pace.set_mode(now, mode);
         }
         let mut before = std::mem::take(&mut self.going);
+        self.observers.clear();
+        for id in mine.clone().map(PartitionId) {
+            let replicas = metadata.partition(id).map_or(&[][..], |record| &record.replicas[..]);
+            let observe = replicas.iter().filter(|r| r.wish == Wish::Observer);
+            self.observers.extend(observe.map(|r| ((id, r.node), r.id)));
+        }
         for (id, moved) in metadata.moves().range(PartitionId(mine.start)..PartitionId(mine.end)) {
             let Some(record) = metadata.partition(*id) else { continue };
             let Some(comes) = record.replica(moved.to).filter(|r| !record.is_voter(r.id)) else {
                 continue;
             };
-            let known = before.remove(id).filter(|going| going.replica == moved.to);
-            let going = known.unwrap_or(Going {
-                node: comes.node,
-                replica: comes.id,
-                counted: None,
-                sent_bytes: 0,
-                sent_lately: 0,
-                owed_lately: 0,
-                progress: None,
-                said: None,
-            });
-            self.going.insert(*id, going);
+            let to = (*id, comes.node);
+            let known = before.remove(&to).filter(|going| going.replica == moved.to);
+            let going = known.unwrap_or_else(|| Going::new(comes.id, Class::Move));
+            self.going.insert(to, Going { class: Class::Move, ..going });
+        }
+        before.retain(|to, going| {
+            going.class == Class::Observer && self.observers.get(to) == Some(&going.replica)
+        });
+        before.append(&mut self.going);
+        self.going = before;
+    }
+
+    /// A replica is to be sent the state: an observer is being filled from here on.
+    pub fn fill(&mut self, to: (PartitionId, NodeId)) {
+        if let Some(replica) = self.observers.get(&to) {
+            self.going.entry(to).or_insert_with(|| Going::new(*replica, Class::Observer));
         }
     }
 
-    /// Whether what a node is sent of a partition is a move's.
+    /// It has the state, or is not to be sent it any more.
+    pub fn filled(&mut self, to: (PartitionId, NodeId)) {
+        if self.class(to) == Class::Observer {
+            self.going.remove(&to);
+        }
+    }
+
+    /// Whom what a node is sent of a partition is for.
+    pub fn class(&self, to: (PartitionId, NodeId)) -> Class {
+        self.going.get(&to).map_or(Class::Voter, |going| going.class)
+    }
+
+    /// Whether what a node is sent of a partition passes the pace.
     pub fn is_going(&self, partition: PartitionId, node: NodeId) -> bool {
-        !self.going.is_empty() && self.going.get(&partition).is_some_and(|g| g.node == node)
+        !self.going.is_empty() && self.going.contains_key(&(partition, node))
     }
 
     /// Pieces are about to be looked at: those that still wait say so again.
@@ -206,7 +260,7 @@ impl Movement {
         let taken = self.pace.take(now, bytes);
         debug_assert!(taken.is_ok(), "it was asked before whether it may be");
         self.sent_bytes += bytes;
-        if let Some(going) = self.going.get_mut(&partition) {
+        if let Some(going) = self.going.get_mut(&(partition, node)) {
             going.sent_bytes += bytes;
             going.sent_lately += bytes;
         }
@@ -232,8 +286,8 @@ impl Movement {
     }
 
     /// What was written to a partition that moves: bytes of the entries from where was counted last.
-    fn owe(&mut self, partition: PartitionId, bytes: u64) {
-        if let Some(going) = self.going.get_mut(&partition) {
+    fn owe(&mut self, to: (PartitionId, NodeId), bytes: u64) {
+        if let Some(going) = self.going.get_mut(&to) {
             going.owed_lately += bytes;
             self.pace.allow(bytes);
         }
@@ -253,10 +307,10 @@ impl Movement {
     fn measured(
         &mut self,
         (since, now): (Instant, Instant),
-        partition: PartitionId,
+        to: (PartitionId, NodeId),
         left: Option<u64>,
     ) {
-        let Some(going) = self.going.get_mut(&partition) else { return };
+        let Some(going) = self.going.get_mut(&to) else { return };
         let sent = std::mem::take(&mut going.sent_lately);
         let owed = std::mem::take(&mut going.owed_lately);
         let Some(left_bytes) = left else {
@@ -269,8 +323,8 @@ impl Movement {
         progress.set_total(done + left_bytes);
         let report = progress.report(now);
         going.said = Some(MoveProgress {
-            partition: partition.0,
-            to: going.node,
+            partition: to.0.0,
+            to: to.1,
             sent_bytes: going.sent_bytes,
             left_bytes,
             rate_bytes_per_s: report.rate_bytes_per_s,
@@ -303,15 +357,16 @@ impl Shard {
         if self.movement.going.is_empty() || self.replicas.is_none() {
             return;
         }
-        let ids: Vec<PartitionId> = self.movement.going.keys().copied().collect();
-        for id in ids {
+        let all: Vec<(PartitionId, NodeId)> = self.movement.going.keys().copied().collect();
+        for to in all {
+            let id = to.0;
             let leads = self.engine().view(id).leads.is_some();
-            let Some(going) = self.movement.going.get_mut(&id) else { continue };
+            let Some(going) = self.movement.going.get_mut(&to) else { continue };
             let entries = &self.models.peek(id).entries;
             let end = leads.then(|| entries.end());
             let from = std::mem::replace(&mut going.counted, end);
             if let (Some(from), Some(end)) = (from, end) {
-                self.movement.owe(id, entries.bytes(from, end));
+                self.movement.owe(to, entries.bytes(from, end));
             }
         }
     }
@@ -334,10 +389,10 @@ impl Shard {
         );
         let since = std::mem::replace(&mut self.movement.measured_at, now.mono);
         let all: Vec<_> =
-            self.movement.going.iter().map(|(id, g)| (*id, g.node, g.replica)).collect();
+            self.movement.going.iter().map(|((id, node), g)| (*id, *node, g.replica)).collect();
         for (id, node, replica) in all {
             let left = self.left_of_move(id, node, replica);
-            self.movement.measured((since, now.mono), id, left);
+            self.movement.measured((since, now.mono), (id, node), left);
         }
     }
 
@@ -363,7 +418,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use ironring_core::{StorageUuid, Term};
-    use ironring_ring::metadata::{Command, LeaderId, ReplicaChange, Wish};
+    use ironring_ring::metadata::{Command, LeaderId, ReplicaChange};
 
     use super::*;
     use crate::cluster::tests::cluster_of;
@@ -431,6 +486,36 @@ mod tests {
     }
 
     #[test]
+    fn an_observer_is_paced_while_it_is_filled_and_comes_last() {
+        let (mut movement, mut metadata) = movement(PaceMode::Gradual);
+        let (other, observer) = (PartitionId(4), (PartitionId(4), NodeId(2)));
+        let add = ReplicaChange::Add { node: NodeId(2), wish: Wish::Observer, replaces: None };
+        metadata.apply(&Command::Replicas { changes: vec![(other, add)] });
+        movement.follow(at(1001), &metadata, 0..8);
+        assert!(!movement.is_going(other, NodeId(2)), "it is not sent the state");
+        movement.fill(observer);
+        movement.fill((other, NodeId(1)));
+        assert!(movement.is_going(other, NodeId(2)) && !movement.is_going(other, NodeId(1)));
+        let classes = [(other, NodeId(1)), (P, NodeId(2)), observer].map(|to| movement.class(to));
+        assert_eq!(classes, [Class::Voter, Class::Move, Class::Observer]);
+        assert!(classes.is_sorted());
+        movement.sent(at(1001), other, NodeId(2), 64 << 20);
+        assert!(!movement.may_send(at(1002), Share::State), "that was its share");
+        movement.measured((at(1001), at(2001)), observer, Some(7 * MIB));
+        let said = movement.progress().find(|said| said.partition == other.0).unwrap();
+        assert_eq!((said.sent_bytes, said.left_bytes), (64 * MIB, 7 * MIB));
+        movement.follow(at(2002), &metadata, 0..8);
+        assert_eq!(
+            movement.class(observer),
+            Class::Observer,
+            "news of the metadata change nothing"
+        );
+        movement.filled((P, NodeId(2)));
+        movement.filled(observer);
+        assert!(movement.is_going(P, NodeId(2)) && !movement.is_going(other, NodeId(2)));
+    }
+
+    #[test]
     fn the_pace_is_a_share_of_the_bandwidth_and_an_operator_changes_it() {
         let (mut movement, mut metadata) = movement(PaceMode::Gradual);
         let second = sent(&mut movement, 1000, 2000, Share::State);
@@ -466,7 +551,7 @@ mod tests {
     fn what_is_written_meanwhile_is_sent_besides() {
         let (mut movement, _) = movement(PaceMode::Gradual);
         sent(&mut movement, 1000, 2000, Share::Entries);
-        movement.owe(P, 12 * MIB);
+        movement.owe((P, NodeId(2)), 12 * MIB);
         let second = sent(&mut movement, 2000, 3000, Share::Entries);
         assert!((21 * MIB..=24 * MIB).contains(&second), "{second}");
     }
@@ -525,7 +610,7 @@ mod tests {
     #[test]
     fn progress_says_what_is_left_and_when_it_will_be_done() {
         let (mut movement, _) = movement(PaceMode::Gradual);
-        movement.measured((at(1000), at(1000)), P, Some(100 * MIB));
+        movement.measured((at(1000), at(1000)), (P, NodeId(2)), Some(100 * MIB));
         let said = |movement: &Movement| movement.progress().next();
         let first = said(&movement).unwrap();
         assert_eq!((first.left_bytes, first.eta_s), (100 * MIB, None), "nothing is known yet");
@@ -533,8 +618,9 @@ mod tests {
         for s in 1..=20 {
             left -= sent(&mut movement, s * 1000, (s + 1) * 1000, Share::State).min(4 * MIB);
             left += MIB;
-            movement.owe(P, MIB);
-            movement.measured((at(s * 1000), at((s + 1) * 1000)), P, Some(left));
+            movement.owe((P, NodeId(2)), MIB);
+            let times = (at(s * 1000), at((s + 1) * 1000));
+            movement.measured(times, (P, NodeId(2)), Some(left));
         }
         let now = said(&movement).unwrap();
         assert!(now.sent_bytes >= 200 * MIB && now.left_bytes == 40 * MIB, "{now:?}");
@@ -542,7 +628,7 @@ mod tests {
         assert!(now.eta_s.is_some_and(|s| (4..=6).contains(&s)), "{now:?}");
         let counters = movement.counters();
         assert_eq!((counters.moves, counters.left_bytes), (1, 40 * MIB));
-        movement.measured((at(21_000), at(22_000)), P, None);
+        movement.measured((at(21_000), at(22_000)), (P, NodeId(2)), None);
         assert_eq!(said(&movement), None, "another leads");
     }
 }

@@ -32,6 +32,15 @@ pub const MORE: u8 = 1;
 /// [`Record::flags`]: part of the state another replica sent, not an entry of this log.
 pub const MERGED: u8 = 2;
 
+/// [`Record::flags`]: it stands for a record that no replica can read any more. What it is about is
+/// neither deleted nor there: reading it is refused as corrupt, until it is written again. In a state
+/// that is sent it has not [`MERGED`], so that a build that does not know it takes none of the piece.
+pub const LOST: u8 = 4;
+
+/// Body of a `Damaged` record, and what stands behind the offset in a checkpoint, of a copy that has
+/// something else than most voters; nothing, of one that has lost something.
+pub const DISTRUSTED: u8 = 1;
+
 /// What a session's receipts take in memory, about.
 const SESSION_MEMORY_BYTES: usize = 256 + 64 * std::mem::size_of::<Remembered>();
 
@@ -83,6 +92,9 @@ pub struct Partition {
     pub commits_alone: bool,
     /// Something before this offset cannot be read: the replica neither votes nor begins to lead.
     pub hurt: Option<Offset>,
+    /// It is hurt because it has something else than most voters: nothing in it is known to be right,
+    /// whatever its checksums say.
+    pub distrusted: bool,
     /// Recovery is not over: a record may be older than one that was applied.
     recovering: bool,
     /// Whether recovery has met a delete, so that tombstones have to be looked for.
@@ -112,6 +124,7 @@ impl Partition {
             sessions: SessionTable::default(),
             commits_alone: false,
             hurt: None,
+            distrusted: false,
             recovering: true,
             has_tombstones: false,
         }
@@ -196,8 +209,11 @@ impl Partition {
                 let term = Term(Reader::new(record.body).u64().unwrap_or(0));
                 self.jump(record.offset, term, space);
             }
-            RecordKind::Damaged => self.hurt = Some(record.offset),
-            RecordKind::Repaired => self.hurt = None,
+            RecordKind::Damaged => {
+                self.hurt = Some(record.offset);
+                self.distrusted |= record.body.first() == Some(&DISTRUSTED);
+            }
+            RecordKind::Repaired => (self.hurt, self.distrusted) = (None, false),
             _ if record.flags & MERGED != 0 => return self.merge(at, record, space),
             _ => return self.replayed_entry(at, record, space),
         }

@@ -10,7 +10,7 @@ use ironring_core::{TopicId, WallTime};
 use ironring_log::{Location, Record};
 
 use super::fields::{Malformed, Reader, Writer};
-use super::partition::{CHUNKED, Partition, TOMBSTONE};
+use super::partition::{CHUNKED, LOST, Partition, TOMBSTONE};
 
 /// A range is closed when its records have this many bytes.
 pub const RANGE_BYTES: u64 = 1 << 20;
@@ -143,7 +143,8 @@ impl Item {
     #[must_use]
     pub fn hash(&self, record: &Record<'_>) -> u64 {
         let mut mix = Mix(self.salt);
-        mix.number(record.kind as u64);
+        // A record that stands for a lost one is not an empty value.
+        mix.number(record.kind as u64 | u64::from(record.flags & LOST) << 8);
         for number in [record.offset.0, record.time.0, record.expires.0] {
             mix.number(number);
         }

@@ -149,7 +149,12 @@ impl Shard {
             return Err(self.not_serving(why));
         }
         let age = engine.age(now.mono, partition);
-        if age.is_none() && !record.is_voter(me) {
+        let votes = record.is_voter(me);
+        if self.models.peek(partition).distrusted {
+            let why = "this copy has something else than most voters, and is being repaired";
+            return Err((ErrorCode::NotReady, 0, why.to_owned()));
+        }
+        if age.is_none() && !votes {
             let why = "this replica has not caught up yet".to_owned();
             return Err((ErrorCode::NotReady, 0, why));
         }
@@ -438,6 +443,7 @@ impl Shard {
             parts,
             outstanding: 0,
             failed: None,
+            lost: false,
         });
         self.fetch(now, id, fx);
     }
@@ -478,6 +484,7 @@ impl Shard {
             let Some((id, part)) = self.gathers.end_read(done.read) else { continue };
             let Some(gather) = self.gathers.get_mut(id) else { continue };
             gather.outstanding -= 1;
+            gather.lost |= done.lost;
             match done.result {
                 Ok(stored) => gather.parts[part].stored = Some(stored),
                 Err(error) => gather.failed = Some(error.to_string()),
@@ -498,7 +505,7 @@ impl Shard {
                 let why = "what was read has been replaced meanwhile";
                 return self.refuse(origin, ErrorCode::Overloaded, 1, why, fx);
             }
-            if self.reads_elsewhere(gather.partition) {
+            if !gather.lost && self.reads_elsewhere(gather.partition) {
                 let why =
                     "the record cannot be read here: another replica is to lead the partition";
                 return self.refuse(origin, ErrorCode::NotLeader, 0, why, fx);

@@ -14,21 +14,29 @@
 //!    whole. When no record of any partition does, the segment is given back.
 //!
 //! A leader that is hurt while nobody whole can take over asks the other replicas for what it has lost
-//! ([`super::fetch`]), so that copies which are all damaged heal when together they have everything.
+//! ([`super::fetch`]), so that copies which are all damaged heal when together they have everything. What
+//! none of them has is given up: a record that says so takes its place ([`LOST`]), on the leader and,
+//! with its state, on the others. So one bad sector of the last copy does not keep all the rest
+//! from being copied.
 //!
 //! A partition without other replicas stays as it is: what cannot be read is refused as corrupt.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use ironring_core::{GroupSeq, Instant, Now, Offset, PartitionId, SegmentId};
+use ironring_core::{GroupSeq, Instant, Now, Offset, PartitionId, SegmentId, WallTime};
+use ironring_log::format::record::RECORD_HEADER_BYTES;
 use ironring_log::format::record::decode_wire;
 use ironring_log::{Location, Priority, ReadError, ReadId, Record, RecordKind};
 use ironring_ring::replication::Stage;
 
 use super::event::Effects;
-use super::partition::{CHUNKED, MERGED, Partition, chunk_name, topic_name};
+use super::fetch::Want;
+use super::partition::{
+    CHUNKED, ChunkedBody, DISTRUSTED, LOST, MERGED, Partition, chunk_key, chunk_name, topic_name,
+};
 use super::replicas::Note;
+use super::state::StateCursor;
 use super::{Phase, Shard};
 
 /// Records of damaged segments read at the same time.
@@ -37,12 +45,29 @@ const READS_MAX: usize = 16;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A damaged partition that has no leader for so long needs somebody.
 const LEADERLESS_MAX: Duration = Duration::from_secs(30);
+/// So many records that are given up are named in the log at a time.
+const NAMED_MAX: usize = 8;
 /// For so many keys of the shard a look is put off by a millisecond more: it walks all of them.
 const KEYS_PER_MS: u64 = 1000;
+
+/// A copy that is read from its beginning to its end. After a restart nobody knows what a damaged copy has
+/// lost, and when it is the only one that votes nobody else is to be asked.
+#[derive(Debug)]
+struct ReadThrough {
+    id: PartitionId,
+    /// Where the next records are looked up; nothing behind the last.
+    cursor: Option<StateCursor>,
+    todo: VecDeque<Location>,
+    reads: BTreeMap<ReadId, Location>,
+    /// Something could not be read.
+    lost: bool,
+}
 
 /// What is being repaired.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
+    /// Damaged segments the log has named, once, while there was nobody else to ask.
+    suspects: BTreeSet<SegmentId>,
     /// Damaged segments that something may still refer to.
     emptying: BTreeSet<SegmentId>,
     /// Records of them that were not read yet.
@@ -54,6 +79,10 @@ pub(super) struct Repair {
     unsaid: BTreeSet<PartitionId>,
     /// Partitions that are whole when a group is durable.
     healing: Vec<(GroupSeq, PartitionId)>,
+    /// The copy that is being read.
+    through: Option<ReadThrough>,
+    /// Copies that were read, and had lost nothing: there is nothing to be repaired.
+    unharmed: BTreeSet<PartitionId>,
     /// Since when damaged partitions have no leader, and whether that was said.
     leaderless: BTreeMap<PartitionId, (Instant, bool)>,
     /// Partitions hurt in this run: what lies outside of damaged segments is known to be good.
@@ -87,14 +116,15 @@ impl Shard {
 
     /// Does what can be done for what is damaged.
     pub(super) fn look_after_repairs(&mut self, now: Now, fx: &mut Effects) {
-        let suspects = self.log.take_suspects();
+        // The log names each once: those that nothing can be done about yet are kept.
+        self.repair.suspects.extend(self.log.take_suspects());
         if !matches!(self.phase, Phase::Serving | Phase::Opening) || self.replicas.is_none() {
             return;
         }
         let range = self.config.slices.range(self.id());
         let others = range.map(PartitionId).any(|id| self.has_other_replicas(id));
-        if others && !suspects.is_empty() {
-            for segment in suspects {
+        if others && !self.repair.suspects.is_empty() {
+            for segment in std::mem::take(&mut self.repair.suspects) {
                 self.log.condemn(segment);
                 self.repair.emptying.insert(segment);
             }
@@ -113,6 +143,7 @@ impl Shard {
             }
         }
         self.salvage(fx);
+        self.read_through(now, fx);
     }
 
     /// Looks what still refers to damaged segments.
@@ -167,6 +198,16 @@ impl Shard {
         read: ReadId,
         result: &Result<Vec<u8>, ReadError>,
     ) -> bool {
+        if let Some(through) = &mut self.repair.through
+            && let Some(at) = through.reads.remove(&read)
+        {
+            if result.as_ref().is_err() {
+                through.lost = true;
+                let id = through.id;
+                self.lose(id, at);
+            }
+            return true;
+        }
         let Some((id, at)) = self.repair.reads.remove(&read) else { return false };
         let record = result.as_ref().ok().and_then(|bytes| decode_wire(bytes).ok());
         match record {
@@ -182,16 +223,53 @@ impl Shard {
                     self.counters.repair.records_moved += 1;
                 }
             }
-            None => {
-                let mut needed = false;
-                self.models.peek(id).live_places(|place| needed |= place == at);
-                if needed && self.repair.lost.insert(at) {
-                    self.counters.repair.records_lost += 1;
-                    self.hurt(id);
-                }
-            }
+            None => self.lose(id, at),
         }
         true
+    }
+
+    /// A record cannot be read.
+    fn lose(&mut self, id: PartitionId, at: Location) {
+        let mut needed = false;
+        self.models.peek(id).live_places(|place| needed |= place == at);
+        if needed && self.repair.lost.insert(at) {
+            self.counters.repair.records_lost += 1;
+            self.hurt(id);
+        }
+    }
+
+    /// Reads on in a copy of which nobody knows what it has lost, a few records at a time.
+    pub(super) fn read_through(&mut self, now: Now, fx: &mut Effects) {
+        let Some(mut through) = self.repair.through.take() else { return };
+        let id = through.id;
+        if self.models.peek(id).hurt.is_none() || !self.is_only_voter(id) {
+            return;
+        }
+        while through.reads.len() < READS_MAX {
+            if let Some(at) = through.todo.pop_front() {
+                let read = self.chunks.next_read();
+                through.reads.insert(read, at);
+                self.log.read(read, at, &mut fx.io);
+            } else if let Some(cursor) = through.cursor.take() {
+                let piece = cursor.piece(self.models.peek(id));
+                (through.todo, through.cursor) = (piece.places.into(), piece.next);
+            } else {
+                break;
+            }
+        }
+        if !through.reads.is_empty() {
+            self.repair.through = Some(through);
+            return;
+        }
+        self.repair.known.insert(id);
+        if !through.lost {
+            self.repair.unharmed.insert(id);
+            self.comparing.say(format!(
+                "the copy of {id} was damaged before, and is the only one that votes: it was read, \
+                 nothing of it is lost, and it counts as whole"
+            ));
+        }
+        self.repair.look_at = now.mono;
     }
 
     /// A partition has lost something.
@@ -212,7 +290,7 @@ impl Shard {
             return;
         }
         let p = self.models.partition(id);
-        p.hurt = Some(p.log_end);
+        (p.hurt, p.distrusted) = (Some(p.log_end), true);
         self.repair.known.remove(&id);
         self.repair.unsaid.insert(id);
         self.engine().hurt(id, false);
@@ -224,7 +302,8 @@ impl Shard {
             let p = self.models.peek(id);
             let Some(below) = p.hurt else { continue };
             let note = Note { kind: RecordKind::Damaged, term: p.term, offset: below };
-            if self.append_note(now, id, note, &[]).is_err() {
+            let body: &[u8] = if p.distrusted { &[DISTRUSTED] } else { &[] };
+            if self.append_note(now, id, note, body).is_err() {
                 self.repair.unsaid.insert(id);
             }
         }
@@ -246,6 +325,54 @@ impl Shard {
         }
         let place = self.models.peek(id).place_of(record);
         place.is_some_and(|at| !self.log.is_damaged(at.segment))
+    }
+
+    /// Whether a partition that is whole has what a record says, so far as is known.
+    pub(super) fn has_whole(&self, record: &Record<'_>) -> bool {
+        let p = self.models.peek(record.partition);
+        let place = p.place_of(record).filter(|_| p.hurt.is_none());
+        place.is_some_and(|at| !self.log.is_damaged(at.segment))
+    }
+
+    /// No replica has these records: from here on a record that says so stands for each. Then the
+    /// partition is whole, but for what nobody has.
+    pub(super) fn give_up_lost(&mut self, now: Now, id: PartitionId, wants: &[Want]) {
+        let mut named = Vec::new();
+        for want in wants {
+            let p = self.models.peek(id);
+            let at = p.place_of(&want.record(id)).filter(|at| self.is_lost(at));
+            let Some((at, (time, expires, body))) = at.zip(p.stands_for(want)) else { continue };
+            let record = Record {
+                flags: MERGED | LOST,
+                term: p.term,
+                offset: if want.offset == Offset::NONE { p.applied_end } else { want.offset },
+                time,
+                expires,
+                body: &body,
+                ..want.record(id)
+            };
+            // What the log does not take now is asked for again.
+            let Ok(appended) = self.log.append(&record, Priority::Reserve) else { break };
+            self.models.appended(appended.location, &record);
+            self.repair.lost.remove(&at);
+            self.counters.repair.records_given_up += 1;
+            named.push(want.to_string());
+        }
+        if named.is_empty() {
+            return;
+        }
+        self.tell_log_space();
+        let more = match named.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        named.truncate(NAMED_MAX);
+        self.comparing.say(format!(
+            "{id} has lost {}{more}: no replica can read it. Reads of it are refused as corrupt until \
+             it is written again, or deleted; all else of the partition is copied",
+            named.join(", ")
+        ));
+        self.heal(now, id);
     }
 
     /// The leader's whole state was taken: nothing of the partition lies in a damaged segment. Says
@@ -278,8 +405,9 @@ impl Shard {
                 self.repair.healing.push((group, id));
             } else if self.models.peek(id).hurt.is_none() {
                 self.engine().healed(id);
-                self.counters.repair.partitions_repaired += 1;
-                self.note_healed(id);
+                let repaired = !self.repair.unharmed.remove(&id);
+                self.counters.repair.partitions_repaired += u64::from(repaired);
+                self.note_healed(id, repaired);
                 self.repair.look_at = now.mono;
             }
         }
@@ -291,14 +419,25 @@ impl Shard {
     }
 
     /// Whether what lies outside of damaged segments is known to be good, of a partition that this
-    /// replica leads. That of the only voter is: nobody else is to be asked.
+    /// replica leads. That of the only voter is once it was read, which begins here: nobody else is to be
+    /// asked.
     pub(super) fn knows_its_losses(&mut self, id: PartitionId) -> bool {
-        let engine = self.engine();
-        let (me, record) = (engine.me(id).replica, engine.known(id));
-        if record.voters == [me] {
-            self.repair.known.insert(id);
+        let known = self.repair.known.contains(&id);
+        if !known && self.repair.through.is_none() && self.is_only_voter(id) {
+            self.repair.through = Some(ReadThrough {
+                id,
+                cursor: Some(StateCursor::begin()),
+                todo: VecDeque::new(),
+                reads: BTreeMap::new(),
+                lost: false,
+            });
         }
-        self.repair.known.contains(&id)
+        known
+    }
+
+    fn is_only_voter(&mut self, id: PartitionId) -> bool {
+        let engine = self.engine();
+        engine.known(id).voters == [engine.me(id).replica]
     }
 
     /// Whether the record at a place cannot be read.
@@ -361,6 +500,32 @@ impl Partition {
                 (batch.first == name.first && batch.count == name.count).then_some(batch.at)
             }
             _ => None,
+        }
+    }
+
+    /// What is known of a lost record besides its name: when it was written, when it expires, and of
+    /// one that names chunks the body.
+    fn stands_for(&self, want: &Want) -> Option<(WallTime, WallTime, Vec<u8>)> {
+        let never = WallTime(0);
+        match want.kind {
+            RecordKind::Put => Some((never, self.keys.get(&want.key)?.expires, Vec::new())),
+            RecordKind::PutChunked => {
+                let expires = self.keys.get(&want.key)?.expires;
+                let (upload, _, chunks) =
+                    self.large.iter().find(|(_, version, _)| *version == want.offset)?;
+                let head = RECORD_HEADER_BYTES + chunk_key(upload, 0).len();
+                let bytes = chunks.iter().map(|at| u64::from(at.len).saturating_sub(head as u64));
+                let value_bytes = bytes.sum();
+                let body = ChunkedBody { upload, chunks: chunks.len() as u32, value_bytes };
+                Some((never, expires, body.encode()))
+            }
+            RecordKind::TopicBatch => {
+                let name = topic_name(&want.key).ok()?;
+                let batch =
+                    self.topics.get(&(name.topic, name.index))?.batches_from(name.first).next()?;
+                Some((batch.time, never, Vec::new()))
+            }
+            _ => Some((never, never, Vec::new())),
         }
     }
 

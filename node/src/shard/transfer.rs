@@ -21,12 +21,12 @@ use ironring_ring::replication::Stage;
 use super::Shard;
 use super::event::{Effects, ToPeer};
 use super::movement::Share;
-use super::partition::MERGED;
+use super::partition::{LOST, MERGED};
 use super::replicas::Note;
 use super::state::{Says, StateCursor, read_says, state_bytes};
 use crate::peer::convert::{from_replica, to_leader, to_replica};
 
-/// Most transfers a shard makes at a time; others wait for their turn.
+/// Most transfers a shard makes at a time, of each class; others wait for their turn.
 const TRANSFERS_MAX: usize = 2;
 /// Most pieces read and not answered.
 const PIECES_AHEAD: usize = 8;
@@ -189,6 +189,7 @@ impl Shard {
         let to = (partition, node);
         if !self.transfers.out.contains_key(&to) && !self.transfers.waiting.contains(&to) {
             self.transfers.waiting.push(to);
+            self.movement.fill(to);
         }
     }
 
@@ -198,10 +199,12 @@ impl Shard {
         if self.transfers.out.is_empty() && self.transfers.waiting.is_empty() {
             return;
         }
-        for to in std::mem::take(&mut self.transfers.waiting) {
-            // Those of moves take their time, and keep no other waiting.
-            let moves = self.movement.is_going(to.0, to.1);
-            let alike = |(p, n): &&(PartitionId, NodeId)| self.movement.is_going(*p, *n) == moves;
+        let mut waiting = std::mem::take(&mut self.transfers.waiting);
+        waiting.sort_by_key(|to| self.movement.class(*to));
+        for to in waiting {
+            // Those that take their time keep no other waiting.
+            let class = self.movement.class(to);
+            let alike = |other: &&(PartitionId, NodeId)| self.movement.class(**other) == class;
             if self.transfers.out.keys().filter(alike).count() < TRANSFERS_MAX {
                 self.start_transfer(now, to, fx);
             } else {
@@ -211,9 +214,11 @@ impl Shard {
         let mut all: Vec<(PartitionId, NodeId)> = self.transfers.out.keys().copied().collect();
         let begin = all.partition_point(|to| Some(*to) <= self.transfers.served);
         all.rotate_left(begin);
+        all.sort_by_key(|to| self.movement.class(*to));
         for to in all {
             if !self.is_wanted(to) {
                 self.end_transfer(to);
+                self.movement.filled(to);
                 continue;
             }
             self.advance_transfer(now, to, fx);
@@ -245,7 +250,9 @@ impl Shard {
         let view = engine.view(partition);
         let replica = engine.known(partition).replicas.iter().find(|r| r.node == node).copied();
         let serving = matches!(view.leads, Some(Stage::Serving | Stage::HandingOver { .. }));
-        let Some(replica) = replica.filter(|_| view.leads.is_some()) else { return };
+        let Some(replica) = replica.filter(|_| view.leads.is_some()) else {
+            return self.movement.filled(to);
+        };
         let p = self.models.partition(partition);
         if !serving || p.applied_end < p.entries.first() || p.hurt.is_some() {
             // Entries that are not committed are not part of the state, and have to be at hand.
@@ -446,6 +453,7 @@ impl Shard {
             SnapshotState::Complete => {
                 let end = transfer.end;
                 self.end_transfer(to);
+                self.movement.filled(to);
                 self.engine().snapshot_sent(to.0, node, end);
             }
             SnapshotState::Refused(SnapshotRefusal::UnknownTransfer) => {
@@ -575,10 +583,10 @@ impl Shard {
         let mut records = Vec::new();
         while !bytes.is_empty() {
             let Ok((record, len)) = decode_wire(bytes) else { return Err(AppendError::Closed) };
-            if record.partition != partition || record.flags & MERGED == 0 {
+            if record.partition != partition || record.flags & (MERGED | LOST) == 0 {
                 return Err(AppendError::Closed);
             }
-            records.push(record);
+            records.push(Record { flags: record.flags | MERGED, ..record });
             bytes = &bytes[len..];
         }
         let values = records.iter().filter(|r| r.kind != RecordKind::State);
@@ -601,7 +609,9 @@ impl Shard {
             {
                 continue;
             }
-            if repairs && self.has_good(record) {
+            if (repairs && self.has_good(record))
+                || (record.flags & LOST != 0 && self.has_whole(record))
+            {
                 continue;
             }
             let appended = self.log.append(record, Priority::User)?;
@@ -659,8 +669,17 @@ fn payload_of(piece: &Piece, partition: PartitionId, term: Term, now: Now) -> Ve
 fn merged(bytes: &[u8]) -> Option<Vec<u8>> {
     let (record, _) = decode_wire(bytes).ok()?;
     let mut out = Vec::with_capacity(bytes.len());
-    encode_wire(&Record { flags: record.flags | MERGED, ..record }, &mut out);
+    encode_wire(&as_sent(&record), &mut out);
     Some(out)
+}
+
+/// A record as it is part of a state that is sent: see [`LOST`].
+pub(super) fn as_sent<'a>(record: &Record<'a>) -> Record<'a> {
+    let flags = match record.flags & LOST {
+        0 => record.flags | MERGED,
+        _ => record.flags & !MERGED,
+    };
+    Record { flags, ..*record }
 }
 
 #[cfg(test)]

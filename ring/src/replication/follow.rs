@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ironring_core::{GroupSeq, Instant, NodeId, Offset, PartitionId, Term};
 
-use super::message::{Ack, AckState, Replicate};
+use super::message::{AGE_UNKNOWN, Ack, AckState, Replicate};
 use super::replica::{Follower, Heard, Role};
 use super::{Effect, Replicator, TermStarts, Verdict};
 
@@ -39,7 +39,10 @@ impl Replicator {
             panic!("two leaders of {partition} in {}", message.term)
         };
         follower.heard = Some(Heard { node, leader: message.from, at: now });
-        follower.probe = follower.probe.max(message.probe);
+        if message.probe > follower.probe {
+            follower.probe = message.probe;
+            follower.came.push(now, message.probe);
+        }
         r.grants.grant(lease_until);
         if let Some(mismatch) = r.mismatch(message) {
             if let Role::Follower(follower) = &mut r.role {
@@ -117,8 +120,12 @@ impl Replicator {
         follower.verified = follower.verified.max(end);
         follower.answer = None;
         let high_watermark = message.high_watermark.min(follower.verified);
-        if message.high_watermark <= high_watermark.max(r.high_watermark) {
-            r.current = follower.heard.map(|heard| heard.at).max(r.current);
+        if message.high_watermark <= high_watermark.max(r.high_watermark)
+            && message.age_ms != AGE_UNKNOWN
+            && let Some(sent) = follower.came.before(message.answered)
+        {
+            let age = u64::from(message.age_ms) * 1_000_000;
+            r.current = sent.0.checked_sub(age).map(Instant).max(r.current);
         }
         if high_watermark > r.high_watermark {
             r.high_watermark = high_watermark;

@@ -5,10 +5,15 @@ use std::time::Duration;
 use ironring_core::{GroupSeq, Instant, NodeId, Offset, PartitionId, Term};
 
 use super::leader::{Leader, LogEnds, Proposal, Stage};
-use super::message::{Ack, AckState, Replicate, Request};
+use super::message::{AGE_UNKNOWN, Ack, AckState, Replicate, Request};
 use super::replica::Role;
 use super::{Effect, NotServing, ReadTicket, Replicator, Section};
 use crate::metadata::{ReplicaId, Wish};
+
+/// An age as it is sent: milliseconds, rounded up.
+fn age_ms(age: Duration) -> u32 {
+    u32::try_from(age.as_micros().div_ceil(1000)).unwrap_or(AGE_UNKNOWN)
+}
 
 impl Replicator {
     /// Leads, when metadata name this run and nothing speaks against it; else says what does.
@@ -165,6 +170,7 @@ impl Replicator {
         entries_max: u32,
     ) -> Option<Section> {
         let i = self.index(partition);
+        let age_ms = self.age(now, partition).map_or(AGE_UNKNOWN, age_ms);
         let r = &mut self.replicas[i];
         let me = r.me;
         let (start, end, high_watermark) = (r.start, r.end, r.high_watermark);
@@ -206,8 +212,17 @@ impl Replicator {
             count: count.min(u64::from(entries_max)) as u32,
             high_watermark,
             probe: now,
+            answered: peer.lease_from.unwrap_or_default(),
+            age_ms,
         };
         Some(Section { message, probe })
+    }
+
+    /// When another replica of a partition that this one leads said last that its copy is damaged.
+    #[must_use]
+    pub fn follower_hurt_at(&self, partition: PartitionId, id: ReplicaId) -> Option<Instant> {
+        let leader = self.replica(partition).leader()?;
+        leader.peers.iter().find(|p| p.id == id).and_then(|p| p.hurt)
     }
 
     /// A message of [`Replicator::next_section`] was sent with that many entries.

@@ -31,7 +31,16 @@ pub struct Replicate {
     pub high_watermark: Offset,
     /// When it was sent, by the leader's clock: the lease counts from here.
     pub probe: Instant,
+    /// The newest probe the leader has an answer to from this replica: the message was sent after
+    /// that answer. [`Instant`] 0: none yet.
+    pub answered: Instant,
+    /// How old what the leader knows to be committed may be, in milliseconds, rounded up;
+    /// [`AGE_UNKNOWN`]: it cannot tell, or speaks a version of the protocol that does not.
+    pub age_ms: u32,
 }
+
+/// [`Replicate::age_ms`] of who cannot tell.
+pub const AGE_UNKNOWN: u32 = u32::MAX;
 
 impl Replicate {
     /// The offset behind its entries.

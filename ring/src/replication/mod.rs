@@ -39,7 +39,7 @@ use ironring_core::{
 };
 
 pub use leader::Stage;
-pub use message::{Ack, AckState, Fence, FenceAnswer, Replicate, Request};
+pub use message::{AGE_UNKNOWN, Ack, AckState, Fence, FenceAnswer, Replicate, Request};
 pub use replica::Recovered;
 pub use terms::TermStarts;
 

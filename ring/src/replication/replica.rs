@@ -1,5 +1,8 @@
 //! One replica of one partition: what is durable, what is believed, and its role.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use ironring_core::{Instant, NodeId, Offset, Term};
 
 use super::Run;
@@ -65,8 +68,39 @@ pub(super) struct Follower {
     pub probe: Instant,
     /// The probe with whose answer it asked for the state last.
     pub asked: Instant,
+    /// Probes that came, and when.
+    pub came: Came,
     /// An answer other than how far the log is flushed, and the probe of the message it is for.
     pub answer: Option<(AckState, Instant)>,
+}
+
+/// How many probes are remembered, at most one per [`CAME_EVERY`]: answers to them are under way
+/// for less than the product.
+const CAME_MAX: usize = 16;
+const CAME_EVERY: Duration = Duration::from_millis(40);
+
+/// When the newest probes of a leader came, oldest first. They tell a follower about when a message was
+/// sent that names one it has answered: not before that one came, however long the message waited on
+/// its way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Came(VecDeque<(Instant, Instant)>);
+
+impl Came {
+    /// A probe came, with a number above all before. O(1).
+    pub fn push(&mut self, now: Instant, probe: Instant) {
+        if self.0.back().is_some_and(|(_, at)| now.since(*at) < CAME_EVERY) {
+            return;
+        }
+        if self.0.len() == CAME_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((probe, now));
+    }
+
+    /// A time that is not behind the coming of a probe: that of the newest remembered up to it.
+    pub fn before(&self, probe: Instant) -> Option<Instant> {
+        self.0.iter().rev().find(|(sent, _)| *sent <= probe).map(|(_, at)| *at)
+    }
 }
 
 #[derive(Debug)]

@@ -240,12 +240,106 @@ fn the_age_of_what_is_known_survives_a_change_of_leader() {
         count: 0,
         high_watermark: Offset(1),
         probe: at(9),
+        answered: Instant(0),
+        age_ms: 0,
     };
     replicas.judge(at(10), NodeId(2), &probe, &|_| Term(5));
-    assert_eq!(replicas.age(at(15), P), Some(Duration::from_millis(5)));
-    replicas.fence(at(20), &Fence { partition: P, to: me, term: Term(6) });
+    assert_eq!(replicas.age(at(10), P), None, "it may have been sent at any time before");
+    let next = Replicate { probe: at(80), answered: at(9), ..probe };
+    replicas.judge(at(90), NodeId(2), &next, &|_| Term(5));
+    assert_eq!(replicas.age(at(95), P), Some(Duration::from_millis(85)));
+    replicas.fence(at(100), &Fence { partition: P, to: me, term: Term(6) });
     assert_eq!(replicas.view(P).term, Term(6));
-    assert_eq!(replicas.age(at(30), P), Some(Duration::from_millis(20)));
+    assert_eq!(replicas.age(at(110), P), Some(Duration::from_millis(100)));
+}
+
+/// A follower of storage 2, and a probe of it.
+fn following() -> (Replicator, Replicate) {
+    let mut replicas = voter(1);
+    let me = replicas.me(P).replica;
+    let other = ReplicaId { storage: StorageUuid(2), life: 5 };
+    let leader = LeaderId { replica: other, incarnation: Incarnation(1) };
+    let mut record = replicas.known(P).clone();
+    record.voters = vec![me, other];
+    (record.term, record.leader, record.version) = (Term(5), Some(leader), 8);
+    replicas.record(Instant(1), P, &record);
+    let probe = Replicate {
+        partition: P,
+        to: me,
+        from: leader,
+        term: Term(5),
+        first: Offset(1),
+        prev_term: Term(0),
+        count: 0,
+        high_watermark: Offset(1),
+        probe: Instant(1),
+        answered: Instant(0),
+        age_ms: 0,
+    };
+    (replicas, probe)
+}
+
+/// Behind a leader that was deposed without hearing of it what is known gets old as it does there.
+#[test]
+fn a_follower_is_no_younger_than_its_leader() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    let (mut replicas, probe) = following();
+    for n in 1..=100u64 {
+        // Its probes are answered by this replica, and since the first second by nobody else.
+        let age_ms = (n * 80).saturating_sub(1_000) as u32;
+        let answered = at(80 * (n - 1));
+        let probe = Replicate { probe: at(80 * n), answered, age_ms, ..probe };
+        replicas.judge(at(80 * n + 1), NodeId(2), &probe, &|_| Term(5));
+    }
+    let age = replicas.age(at(8_000), P).unwrap();
+    assert!((Duration::from_secs(7)..Duration::from_millis(7_200)).contains(&age), "{age:?}");
+    // One that cannot tell makes nothing newer.
+    let silent = Replicate { probe: at(9_000), age_ms: AGE_UNKNOWN, answered: at(7_920), ..probe };
+    replicas.judge(at(9_001), NodeId(2), &silent, &|_| Term(5));
+    assert_eq!(replicas.age(at(9_001), P), Some(age + Duration::from_millis(1_001)));
+}
+
+/// What waited on its way is as old as it is, not as new as its coming.
+#[test]
+fn a_message_that_comes_late_makes_nothing_new() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    let (mut replicas, probe) = following();
+    for n in 1..=5u64 {
+        let probe = Replicate { probe: at(80 * n), answered: at(80 * (n - 1)), ..probe };
+        replicas.judge(at(80 * n + 1), NodeId(2), &probe, &|_| Term(5));
+    }
+    let late = Replicate { probe: at(480), answered: at(400), ..probe };
+    replicas.judge(at(30_000), NodeId(2), &late, &|_| Term(5));
+    assert_eq!(replicas.age(at(30_000), P), Some(Duration::from_millis(30_000 - 401)));
+}
+
+/// What a leader says of its own age: nothing is older, while a majority answers it.
+#[test]
+fn a_leader_says_how_old_what_it_knows_is() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+    replicas.record(at(1), P, &led_with_another(3));
+    replicas.promise_staged(P, Term(3), GroupSeq(1));
+    replicas.flushed(at(1), GroupSeq(1));
+    replicas.appended(P, Offset(2), GroupSeq(2));
+    replicas.flushed(at(1), GroupSeq(2));
+    let said = |replicas: &mut Replicator, now| {
+        replicas.tick(now);
+        let section = replicas.next_section(now, NodeId(2), 0).expect("a probe is due");
+        replicas.sent(NodeId(2), &section, 0);
+        (section.message.answered, section.message.age_ms)
+    };
+    assert_eq!(said(&mut replicas, at(100)), (Instant(0), AGE_UNKNOWN), "its term has not begun");
+    let from = LeaderId { replica: led_with_another(3).voters[1], incarnation: Incarnation(1) };
+    let (to, probe) = (replicas.me(P).replica, at(100));
+    let state = AckState::Flushed { end: Offset(2) };
+    replicas.ack(at(110), &Ack { partition: P, to, from, term: Term(3), probe, state });
+    assert_eq!(said(&mut replicas, at(200)), (at(100), 0));
+    let (answered, age_ms) = said(&mut replicas, at(5_100));
+    let lease = Settings::default().lease_as_leader().as_millis() as u32;
+    assert_eq!((answered, age_ms), (at(100), 5_000 - lease));
 }
 
 /// What the leaders before it committed, one that has not begun its term may not know to be.
@@ -306,6 +400,8 @@ fn what_an_operator_gave_up_does_not_come_back_with_who_had_it() {
         count: 2,
         high_watermark: Offset(91),
         probe: at(2),
+        answered: Instant(0),
+        age_ms: AGE_UNKNOWN,
     };
     assert_eq!(a.judge(at(3), NodeId(3), &entries, &|_| Term(2)), Verdict::Done);
     assert_eq!(a.take_acks(), [], "it says nothing of a log that counts no more");

@@ -40,7 +40,10 @@ pub fn read<'a>(frame: &Frame<'a>) -> Result<Message<'a>, PeerError> {
         | Kind::Fetched => {
             return Err(PeerError::UnknownKind { version: 1, kind: kind as u8 });
         }
-        Kind::Replicate => Message::Replicate(read_sections(frame)?),
+        Kind::Replicate => {
+            let sections = sections(frame, |section| section, |_| Ok(()))?;
+            Message::Replicate(Sections::v1(sections, frame.payload))
+        }
         Kind::Acks => {
             let acks = items(frame, SECTIONS_MAX, |ack| check_ack(ack).map(|()| 0))?;
             Message::Acks(Acks::v1(acks, frame.payload))
@@ -116,10 +119,20 @@ where
     }
 }
 
-/// Sections, whose ranges cover the payload one after the other without a gap.
-fn read_sections<'a>(frame: &Frame<'a>) -> Result<Sections<'a>, PeerError> {
+/// Sections, whose ranges cover the payload one after the other without a gap. `head`: what an item has
+/// of this version; `check` looks at the rest.
+pub fn sections<'a, T>(
+    frame: &Frame<'a>,
+    head: impl for<'s> Fn(&'s T) -> &'s ArchivedSection,
+    check: impl Fn(&T) -> Result<(), BodyError>,
+) -> Result<&'a [T], PeerError>
+where
+    T: Portable + for<'v> CheckBytes<HighValidator<'v, Failure>>,
+{
     let kind = frame.header.kind;
-    let sections: &[ArchivedSection] = items(frame, SECTIONS_MAX, |section: &ArchivedSection| {
+    let sections: &[T] = items(frame, SECTIONS_MAX, |item: &T| {
+        check(item)?;
+        let section = head(item);
         let count = section.count.to_native();
         within("count", count as usize, SECTION_ENTRIES_MAX as usize)?;
         let first = section.first.to_native();
@@ -131,7 +144,7 @@ fn read_sections<'a>(frame: &Frame<'a>) -> Result<Sections<'a>, PeerError> {
         require((count == 0) == (section.payload_len.to_native() == 0), invalid).map(|()| 0)
     })?;
     let (mut end, payload_len) = (0, frame.payload.len() as u32);
-    for (number, section) in (0..).zip(sections) {
+    for (number, section) in (0..).zip(sections.iter().map(&head)) {
         let (start, len) = (section.payload_start.to_native(), section.payload_len.to_native());
         if start != end || len > payload_len - end {
             return Err(PeerError::Range { kind, section: number });
@@ -141,7 +154,7 @@ fn read_sections<'a>(frame: &Frame<'a>) -> Result<Sections<'a>, PeerError> {
     if end != payload_len {
         return Err(PeerError::Range { kind, section: sections.len() as u32 });
     }
-    Ok(Sections::v1(sections, frame.payload))
+    Ok(sections)
 }
 
 pub fn require(holds: bool, error: BodyError) -> Result<(), BodyError> {
@@ -241,6 +254,8 @@ impl<'a> Item<'a, message::Replicate<'a>> for ArchivedSection {
             count: self.count.to_native(),
             high_watermark: Offset(self.high_watermark.to_native()),
             probe: Instant(self.probe_ns.to_native()),
+            answered: Instant(0),
+            age_ms: message::AGE_UNKNOWN,
             records: &payload[start..start + self.payload_len.to_native() as usize],
         }
     }
