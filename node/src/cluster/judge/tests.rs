@@ -403,9 +403,9 @@ fn a_program_that_cannot_read_what_the_group_has_is_not_let_in() {
     };
     let join = |facts: &Facts| {
         let at = WallTime(9);
-        let token = Some("t".to_owned());
-        let joins = Command::Join { node: facts.clone(), token: token.clone(), at };
-        (joins, Command::Replace { node: facts.clone(), token: token.unwrap(), at })
+        let token = "t".to_owned();
+        let joins = Command::Join { node: facts.clone(), token: Some(token.clone()), at };
+        (joins, Command::Replace { node: facts.clone(), token, at })
     };
     let mut new = with(&metadata, 3, 3);
     new.storage = StorageUuid(77);
