@@ -542,12 +542,18 @@ impl<R: Runtime> Member<R> {
         if let Ask::Operate(operation) = &letter.ask {
             return self.operate(&group, operation).await;
         }
-        match self.command(&group, &letter.ask) {
-            Ok(command) => match group.propose(command.encode(), WITHIN).await {
-                Ok(outcome) => self.answer(&group, &letter.ask, &outcome),
-                Err(error) => Answer::Failed(error.into()),
-            },
-            Err(failure) => Answer::Failed(failure),
+        let command = match self.command(&group, &letter.ask) {
+            Ok(command) => command,
+            Err(failure) => return Answer::Failed(failure),
+        };
+        let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
+        if let Some(why) = operation::unreadable(&metadata, &command) {
+            // In words that every program can read.
+            return Answer::Applied(Outcome::Rejected(Rejected::Invalid(why)));
+        }
+        match group.propose(command.encode(), WITHIN).await {
+            Ok(outcome) => self.answer(&group, &letter.ask, &outcome),
+            Err(error) => Answer::Failed(error.into()),
         }
     }
 

@@ -484,6 +484,25 @@ pub fn understood(metadata: &Metadata, command: &Command) -> Result<(), Refusal>
     }
 }
 
+/// Why the program of a node that joins, or is back, cannot read what the metadata group would send it: a
+/// snapshot, and to a new member the log behind it, where any command may be that all members know.
+#[must_use]
+pub fn unreadable(metadata: &Metadata, command: &Command) -> Option<String> {
+    let (Command::Join { node, .. } | Command::Replace { node, .. }) = command else { return None };
+    let stays = |m: &&Member| m.state != MemberState::Lost;
+    let known = match metadata.member_on(node.storage) {
+        Some(_) => None,
+        None => metadata.members().filter(stays).map(|m| m.facts.format).min(),
+    };
+    let (has, needs) = (node.format, metadata.format().max(known.unwrap_or(0)));
+    (has < needs).then(|| {
+        format!(
+            "this program knows metadata commands up to format {has}, the cluster needs {needs}: \
+             upgrade it"
+        )
+    })
+}
+
 struct Judge<'a> {
     metadata: &'a Metadata,
     group: &'a GroupStatus,

@@ -1,6 +1,6 @@
 //! Orders in small clusters, each refusal once.
 
-use ironring_core::{Term, WallTime};
+use ironring_core::{StorageUuid, Term, WallTime};
 use ironring_ring::metadata::{Facts, Outcome};
 use ironring_ring::placement::PaceMode;
 
@@ -392,4 +392,37 @@ fn replicas_and_voters_are_configured_within_what_makes_sense_and_with_what_it_c
     metadata.apply(&Command::SetBalancing(false));
     let verdict = judge(&configure(2, SAME, false), &metadata, &group).unwrap();
     assert!(verdict.warnings.iter().any(|w| w.contains("balancing is paused")), "{verdict:?}");
+}
+
+#[test]
+fn a_program_that_cannot_read_what_the_group_has_is_not_let_in() {
+    let mut metadata = cluster(3);
+    let with = |metadata: &Metadata, node: u64, format| {
+        let facts = metadata.member(NodeId(node)).unwrap().facts.clone();
+        Facts { format, ..facts }
+    };
+    let join = |facts: &Facts| {
+        let at = WallTime(9);
+        let token = "t".to_owned();
+        let joins = Command::Join { node: facts.clone(), token: Some(token.clone()), at };
+        (joins, Command::Replace { node: facts.clone(), token, at })
+    };
+    let mut new = with(&metadata, 3, 3);
+    new.storage = StorageUuid(77);
+    let why =
+        "this program knows metadata commands up to format 3, the cluster needs 4: upgrade it";
+    let (joins, replaces) = join(&new);
+    assert_eq!(unreadable(&metadata, &joins).as_deref(), Some(why), "all know 4: it may be used");
+    assert_eq!(unreadable(&metadata, &replaces).as_deref(), Some(why));
+    assert_eq!(unreadable(&metadata, &join(&Facts { format: 4, ..new.clone() }).0), None);
+    // A member whose program is an older one again reads what there is, until there is more.
+    let older = with(&metadata, 3, 1);
+    assert_eq!(unreadable(&metadata, &join(&older).0), None);
+    metadata.apply(&join(&older).0);
+    assert_eq!(unreadable(&metadata, &joins), None, "nothing newer than 1 was proposed since");
+    metadata.apply(&Command::SetVote { node: NodeId(2), vote: VoteWish::Voter });
+    let why =
+        "this program knows metadata commands up to format 1, the cluster needs 2: upgrade it";
+    assert_eq!(unreadable(&metadata, &join(&older).0).as_deref(), Some(why));
+    assert_eq!(unreadable(&metadata, &Command::SetBalancing(true)), None);
 }
