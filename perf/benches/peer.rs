@@ -24,6 +24,8 @@ fn section(partition: u32, records: &[u8]) -> Replicate<'_> {
         count: 8,
         high_watermark: Offset(990),
         probe: Instant(1),
+        answered: Instant(1),
+        age_ms: 0,
         records,
     }
 }

@@ -57,6 +57,8 @@ fn section(records: &[u8]) -> Replicate<'_> {
         count: 1,
         high_watermark: Offset(1),
         probe: Instant(1),
+        answered: Instant(1),
+        age_ms: 0,
         records,
     }
 }

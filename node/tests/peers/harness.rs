@@ -17,7 +17,7 @@ use ironring_core::{
     Incarnation, Instant, NodeId, Offset, PartitionId, ShardId, StorageUuid, Term, WallTime,
 };
 use ironring_net::peer::hello::ClusterUuid;
-use ironring_net::peer::message::{Ack, AckState, LeaderId, ReplicaId, Replicate};
+use ironring_net::peer::message::{AGE_UNKNOWN, Ack, AckState, LeaderId, ReplicaId, Replicate};
 use ironring_net::peer::{Frame, Kind, Member, Message, OutputError, Refusal};
 use ironring_node::driver::glommio::Glommio;
 use ironring_node::driver::monoio::Monoio;
@@ -159,6 +159,8 @@ pub fn section(partition: u32, records: &[u8]) -> Replicate<'_> {
         count: u32::from(!records.is_empty()),
         high_watermark: Offset(1),
         probe: Instant(7),
+        answered: Instant(0),
+        age_ms: AGE_UNKNOWN,
         records,
     }
 }
