@@ -22,6 +22,9 @@ const ALONE_UNTIL_NS: u64 = 5_000 * MS;
 /// By then everything is copied.
 const COPIED_NS: u64 = 15_500 * MS;
 
+/// A record of a key: where it begins, in which file, how long it is, and the key.
+type Oldest = ((SegmentId, u32), FileName, u32, PartitionId, Vec<u8>);
+
 /// A node that is alone writes, and loses one record; then others join. All else has to be copied to
 /// them, the log has to name the record, and whoever reads it has to hear that it is lost. `again`: its
 /// process ends as soon as it knows that its copy is damaged, and begins anew without knowing where.
@@ -140,7 +143,7 @@ impl World {
     /// Flips a bit of the oldest record of a key on the first node: no replay meets it.
     fn lose_a_record(&mut self) -> Option<(PartitionId, Vec<u8>)> {
         let shard = self.nodes[0].shard.as_ref()?;
-        let mut oldest: Option<((SegmentId, u32), FileName, u32, PartitionId, Vec<u8>)> = None;
+        let mut oldest: Option<Oldest> = None;
         for id in (0..self.partitions).map(PartitionId) {
             for (key, entry) in shard.models().peek(id).keys.range_after(None) {
                 let at = entry.location;
