@@ -249,12 +249,23 @@ impl Shard {
         let engine = self.engine();
         let view = engine.view(partition);
         let replica = engine.known(partition).replicas.iter().find(|r| r.node == node).copied();
-        let serving = matches!(view.leads, Some(Stage::Serving | Stage::HandingOver { .. }));
         let Some(replica) = replica.filter(|_| view.leads.is_some()) else {
             return self.movement.filled(to);
         };
+        let may_begin = match view.leads {
+            Some(Stage::Serving | Stage::HandingOver { .. }) => true,
+            // The entry that begins the term may wait for this very follower. One whose log was looked
+            // through, down to where this one begins, has none of the entries behind that which may be
+            // committed and are not known to be: it gives up nothing that counts. Of a damaged one that
+            // is not known.
+            Some(Stage::Starting) => {
+                let mismatches = engine.follower(partition, replica.id).is_some_and(|(_, m)| m);
+                mismatches && engine.follower_hurt_at(partition, replica.id).is_none()
+            }
+            _ => false,
+        };
         let p = self.models.partition(partition);
-        if !serving || p.applied_end < p.entries.first() || p.hurt.is_some() {
+        if !may_begin || p.applied_end < p.entries.first() || p.hurt.is_some() {
             // Entries that are not committed are not part of the state, and have to be at hand.
             self.transfers.waiting.push(to);
             return;
