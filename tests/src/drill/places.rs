@@ -232,7 +232,7 @@ fn full_disk(stage: &mut Stage) -> Result<(), ChaosError> {
     let runs = if answers { "n3 runs on" } else { "n3 does not answer" };
     let seen = format!("{}; {runs}", filled.seen);
     let ok = filled.typed && filled.acked > 0;
-    stage.check("write values of 128 KiB until that is refused", seen, ok);
+    stage.check("write values of 128 KiB beyond its room", seen, ok);
     let lost = filled.lost(&cluster.nodes.addresses())?;
     let seen = format!("acked {} lost {lost}", filled.acked);
     stage.check("read them while it is full", seen, lost == 0);

@@ -6,6 +6,7 @@ use ironring_core::{ErrorCode, PartitionId, SegmentId};
 use ironring_log::format::record;
 use ironring_log::{LogConfig, ScrubConfig};
 use ironring_node::shard::{ConnId, Event as ShardEvent};
+use ironring_ring::metadata::Command;
 
 use super::{MS, TICK_NS, World};
 use crate::sim::cluster::world::Event;
@@ -46,6 +47,10 @@ pub fn last_copy(seed: u64, again: bool, print: bool) -> Result<(), String> {
         return Ok(());
     }
     world.healed = true;
+    // One is alone, and writes.
+    world.min_voters = 1;
+    let rf = world.group.state.rf();
+    world.group.state.apply(&Command::SetKeyspace { rf, min_voters: 1 });
     let now = world.metadata_clock.at(world.time);
     world.group.new_controller(now);
     world.start(0);
