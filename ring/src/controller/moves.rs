@@ -405,13 +405,15 @@ impl Controller {
         let given_up = |m: &Member| self.is_given_up(now, m);
         let Some(topology) = topology(metadata, given_up, lacks_room) else { return };
         let heard = |node| self.liveness.is_heard(now, node, self.settings.leader_timeout);
-        let choice = |record: &PartitionRecord| {
+        let choice = |(i, record): (usize, &PartitionRecord)| {
             let votes = record.replicas.iter().filter(|r| record.is_voter(r.id));
-            let fit = votes.filter(|r| r.wish == Wish::Voter && heard(r.node));
+            let has_log = |r: &&Replica| !self.lost.contains_key(&(PartitionId(i as u32), r.id));
+            let fit = votes.filter(|r| r.wish == Wish::Voter && heard(r.node)).filter(has_log);
             let current = record.leader.and_then(|l| record.replica(l.replica)).map(|r| r.node);
             LeaderChoice { eligible: fit.map(|r| r.node).collect(), current }
         };
-        let choices: Vec<LeaderChoice> = metadata.partitions().iter().map(choice).collect();
+        let choices: Vec<LeaderChoice> =
+            metadata.partitions().iter().enumerate().map(choice).collect();
         let wanted = choose_leaders(&topology, &choices);
         let mut handovers = Vec::new();
         for (i, (choice, wanted)) in choices.iter().zip(wanted).enumerate() {

@@ -506,7 +506,8 @@ impl Replicator {
     /// taken, and when it has everything this replica steps down and asks metadata to name it.
     ///
     /// # Errors
-    /// When this replica does not serve, a change of voters is open, or there is no such voter.
+    /// When this replica does not serve, a change of voters is open, or there is no such voter that was
+    /// heard lately: what one has acked that is silent may be gone with its disk.
     pub fn hand_over(
         &mut self,
         now: Instant,
@@ -518,7 +519,9 @@ impl Replicator {
         let Some(to) = to.or_else(|| leader.successor(now, r)) else {
             return Err(NotServing::FewVoters { have: leader.voters.len(), need: 2 });
         };
-        let fit = to != r.me.replica && leader.voters.contains(&to) && !leader.is_hurt(now, to);
+        let votes = to != r.me.replica && leader.voters.contains(&to);
+        let fit =
+            votes && leader.is_heard(now, to, self.settings.lease) && !leader.is_hurt(now, to);
         if leader.proposal.is_some() || !fit {
             return Err(NotServing::Changing);
         }

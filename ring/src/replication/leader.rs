@@ -390,6 +390,11 @@ impl Leader {
         self.peer(id).is_some_and(|p| p.is_hurt(now))
     }
 
+    /// Whether a replica was heard lately.
+    pub fn is_heard(&self, now: Instant, id: ReplicaId, patience: Duration) -> bool {
+        self.peer(id).is_some_and(|p| now.since(p.heard) < patience)
+    }
+
     /// Whether a replica was heard lately and lacks little: it can take over in a moment.
     pub fn is_near(&self, now: Instant, id: ReplicaId, end: Offset, patience: Duration) -> bool {
         self.peer(id).is_some_and(|p| {

@@ -69,6 +69,44 @@ fn a_leader_that_cannot_begin_its_term_asks_for_an_election_and_no_earlier() {
     assert_eq!(asks_after(1700), [expected]);
 }
 
+/// What a voter has acked may be gone with its disk: one that is silent is not handed the leadership.
+#[test]
+fn only_a_voter_that_was_heard_lately_is_handed_the_leadership() {
+    let record = led_with_another(3);
+    let me = record.leader.unwrap();
+    let run = Run { storage: me.replica.storage, incarnation: me.incarnation };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    let life = Some(me.replica.life);
+    replicas.recovered(P, Recovered { life, ..Recovered::empty() });
+    let begin = Instant(1);
+    replicas.record(begin, P, &record);
+    replicas.promise_staged(P, Term(3), GroupSeq(1));
+    replicas.flushed(begin, GroupSeq(1));
+    replicas.appended(P, Offset(2), GroupSeq(2));
+    replicas.flushed(begin, GroupSeq(2));
+    let other = *record.voters.iter().find(|voter| **voter != me.replica).unwrap();
+    let node = record.replica(other).unwrap().node;
+    let ack = |probe| Ack {
+        partition: P,
+        to: me.replica,
+        from: LeaderId { replica: other, incarnation: Incarnation(1) },
+        term: Term(3),
+        state: AckState::Flushed { end: Offset(2) },
+        probe,
+    };
+    while let Some(section) = replicas.next_section(begin, node, 100) {
+        replicas.sent(node, &section, section.message.count);
+    }
+    replicas.ack(begin, &ack(begin));
+    assert_eq!(replicas.view(P).leads, Some(Stage::Serving));
+    let later = begin + Settings::default().lease;
+    let refused = replicas.hand_over(later, P, Some(other));
+    assert_eq!(refused, Err(NotServing::Changing));
+    assert_eq!(replicas.view(P).leads, Some(Stage::Serving));
+    replicas.ack(later, &ack(later));
+    assert_eq!(replicas.hand_over(later, P, Some(other)), Ok(()));
+}
+
 /// What a leader of two or three voters proposes while one of them, or two, acks nothing new, and what
 /// that says is committed.
 fn proposed_beside_stalled(voters: u128, stalled: &[u128]) -> Option<Vec<u128>> {
