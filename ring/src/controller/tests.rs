@@ -419,6 +419,31 @@ fn a_leader_goes_on_without_voters_that_have_lost_their_logs() {
     }
 }
 
+/// The whole copy would give up its place for one that has nothing.
+#[test]
+fn no_leadership_goes_to_a_voter_that_has_lost_its_log() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let asked = |room: &mut Room, lost: bool| {
+        room.handovers.clear();
+        let end = room.now + Settings::default().balance_every * 2;
+        while room.now < end {
+            for partition in (0..4).filter(|_| lost).map(PartitionId) {
+                let on_2 = room.record(partition).replicas.iter().find(|r| r.node == NodeId(2));
+                let replica = on_2.unwrap().id;
+                let request = Request::Renew { partition, replica, renewal: 7 };
+                room.controller.request(room.now, &room.metadata, &request);
+            }
+            room.pass(500, &[1, 2, 3]);
+        }
+        let storage = |n| room.metadata.member(NodeId(n)).unwrap().facts.storage;
+        [2, 3].map(|n| room.handovers.iter().any(|(.., to)| to.storage == storage(n)))
+    };
+    assert_eq!(asked(&mut room, false), [true, true]);
+    assert_eq!(asked(&mut room, true), [false, true]);
+}
+
 #[test]
 fn a_leader_goes_on_without_voters_whose_nodes_have_just_started() {
     let mut room = Room::new(3);
