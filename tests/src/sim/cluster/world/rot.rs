@@ -172,11 +172,19 @@ impl World {
         }
         self.isolated.fill(0);
         self.note(&[14], || "all nodes are damaged".to_owned());
-        // One that leads everything has everything, and the others may lose all they have.
+        // One that leads everything has everything, and the others may lose all they have; not while it
+        // hands over: it would wait for a majority of them.
         let leads = |node: usize| {
-            let records = self.group.state.partitions().iter();
+            let mut records = self.group.state.partitions().iter().enumerate();
             let storage = self.nodes[node].storage;
-            records.clone().all(|r| r.leader.is_some_and(|l| l.replica.storage == storage))
+            let serves = |p: usize| {
+                let view = self.nodes[node].shard.as_ref()?.replica(PartitionId(p as u32))?;
+                Some(view.leads == Some(Stage::Serving))
+            };
+            records.all(|(p, r)| {
+                let named = r.leader.is_some_and(|l| l.replica.storage == storage);
+                named && serves(p) == Some(true)
+            })
         };
         if let Some(leader) = all.clone().find(|node| leads(*node))
             && self.rng.chance(3, 4)
