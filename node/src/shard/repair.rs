@@ -201,10 +201,13 @@ impl Shard {
         if let Some(through) = &mut self.repair.through
             && let Some(at) = through.reads.remove(&read)
         {
-            if result.as_ref().is_err() {
+            let id = through.id;
+            // One that lies elsewhere by now was read when it was moved.
+            if result.is_err()
+                && self.lose(id, at)
+                && let Some(through) = &mut self.repair.through
+            {
                 through.lost = true;
-                let id = through.id;
-                self.lose(id, at);
             }
             return true;
         }
@@ -223,19 +226,22 @@ impl Shard {
                     self.counters.repair.records_moved += 1;
                 }
             }
-            None => self.lose(id, at),
+            None => {
+                self.lose(id, at);
+            }
         }
         true
     }
 
-    /// A record cannot be read.
-    fn lose(&mut self, id: PartitionId, at: Location) {
+    /// A record cannot be read. False: nothing refers to it any more.
+    fn lose(&mut self, id: PartitionId, at: Location) -> bool {
         let mut needed = false;
         self.models.peek(id).live_places(|place| needed |= place == at);
         if needed && self.repair.lost.insert(at) {
             self.counters.repair.records_lost += 1;
             self.hurt(id);
         }
+        needed
     }
 
     /// Reads on in a copy of which nobody knows what it has lost, a few records at a time.

@@ -478,7 +478,7 @@ impl Replicator {
         if !leaving {
             return;
         }
-        if let Some(to) = r.leader().and_then(|l| l.successor(now, r)) {
+        if let Some(to) = r.leader().and_then(|l| l.successor(now, r, self.settings.lease)) {
             // What speaks against it at present is asked again with the next beat.
             let _ = self.hand_over(now, partition, Some(to));
         }
@@ -493,9 +493,9 @@ impl Replicator {
             return;
         }
         let (end, patience) = (r.end, self.settings.lease);
-        let fit = r
-            .leader()
-            .and_then(|l| l.successor(now, r).filter(|to| l.is_near(now, *to, end, patience)));
+        let fit = r.leader().and_then(|l| {
+            l.successor(now, r, patience).filter(|to| l.is_near(now, *to, end, patience))
+        });
         if let Some(to) = fit {
             // What speaks against it at present is asked again with the next beat.
             let _ = self.hand_over(now, partition, Some(to));
@@ -516,7 +516,7 @@ impl Replicator {
     ) -> Result<(), NotServing> {
         let leader = self.serving(partition)?;
         let r = self.replica(partition);
-        let Some(to) = to.or_else(|| leader.successor(now, r)) else {
+        let Some(to) = to.or_else(|| leader.successor(now, r, self.settings.lease)) else {
             return Err(NotServing::FewVoters { have: leader.voters.len(), need: 2 });
         };
         let votes = to != r.me.replica && leader.voters.contains(&to);

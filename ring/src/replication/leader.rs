@@ -376,11 +376,17 @@ impl Leader {
         (news && ready).then_some(wanted)
     }
 
-    /// The voter to hand over to: the one that has most.
-    pub fn successor(&self, now: Instant, replica: &LocalReplica) -> Option<ReplicaId> {
+    /// The voter to hand over to: of those heard lately the one that has most.
+    pub fn successor(
+        &self,
+        now: Instant,
+        replica: &LocalReplica,
+        patience: Duration,
+    ) -> Option<ReplicaId> {
         let fit = |p: &&Peer| {
             let stays = replica.record.replica(p.id).is_some_and(|r| r.wish == Wish::Voter);
-            stays && self.voters.contains(&p.id) && p.run.is_some() && !p.is_hurt(now)
+            let votes = stays && self.voters.contains(&p.id) && p.run.is_some();
+            votes && now.since(p.heard) < patience && !p.is_hurt(now)
         };
         self.peers.iter().filter(fit).max_by_key(|p| p.acked).map(|p| p.id)
     }

@@ -102,6 +102,8 @@ fn only_a_voter_that_was_heard_lately_is_handed_the_leadership() {
     let later = begin + Settings::default().lease;
     let refused = replicas.hand_over(later, P, Some(other));
     assert_eq!(refused, Err(NotServing::Changing));
+    let nobody = replicas.hand_over(later, P, None);
+    assert_eq!(nobody, Err(NotServing::FewVoters { have: 2, need: 2 }), "nor is it chosen");
     assert_eq!(replicas.view(P).leads, Some(Stage::Serving));
     replicas.ack(later, &ack(later));
     assert_eq!(replicas.hand_over(later, P, Some(other)), Ok(()));
@@ -259,34 +261,15 @@ fn a_damaged_copy_votes_only_when_no_leader_is_found_without_it() {
 #[test]
 fn the_age_of_what_is_known_survives_a_change_of_leader() {
     let at = |ms: u64| Instant(ms * 1_000_000);
-    let mut replicas = voter(1);
-    let me = replicas.me(P).replica;
-    let other = ReplicaId { storage: StorageUuid(2), life: 5 };
-    let leader = LeaderId { replica: other, incarnation: Incarnation(1) };
-    let mut record = replicas.known(P).clone();
-    record.voters = vec![me, other];
-    (record.term, record.leader, record.version) = (Term(5), Some(leader), 8);
-    replicas.record(at(1), P, &record);
+    let (mut replicas, probe) = following();
     assert_eq!(replicas.age(at(1), P), None, "no leader was heard");
-    let probe = Replicate {
-        partition: P,
-        to: me,
-        from: leader,
-        term: Term(5),
-        first: Offset(1),
-        prev_term: Term(0),
-        count: 0,
-        high_watermark: Offset(1),
-        probe: at(9),
-        answered: Instant(0),
-        age_ms: 0,
-    };
+    let probe = Replicate { probe: at(9), ..probe };
     replicas.judge(at(10), NodeId(2), &probe, &|_| Term(5));
     assert_eq!(replicas.age(at(10), P), None, "it may have been sent at any time before");
     let next = Replicate { probe: at(80), answered: at(9), ..probe };
     replicas.judge(at(90), NodeId(2), &next, &|_| Term(5));
     assert_eq!(replicas.age(at(95), P), Some(Duration::from_millis(85)));
-    replicas.fence(at(100), &Fence { partition: P, to: me, term: Term(6) });
+    replicas.fence(at(100), &Fence { partition: P, to: probe.to, term: Term(6) });
     assert_eq!(replicas.view(P).term, Term(6));
     assert_eq!(replicas.age(at(110), P), Some(Duration::from_millis(100)));
 }
