@@ -11,8 +11,10 @@ use super::links::Terms;
 use super::stage::{PLAIN, Stage};
 use crate::chaos::nodes::{CLUSTER, ChaosError, system};
 
-/// Threads that write at a rate.
-const WRITERS: u64 = 8;
+/// Fewest and most threads that write at a rate.
+const WRITERS: std::ops::RangeInclusive<u64> = 8..=128;
+/// Puts a second asked of a thread: one waits for each, and 5 ms are what most take in a busy cluster.
+const PUTS_EACH: u64 = 200;
 /// Keys of each.
 const KEYS_EACH: u64 = 500;
 /// Longest an operation may take in a cluster in which nothing fails: longer than any pause of the
@@ -108,13 +110,14 @@ impl Steady {
         let over = Arc::new(AtomicBool::new(false));
         let late_max_ms = Arc::new(AtomicU64::new(0));
         let mut steady = Steady { over, late_max_ms, threads: Vec::new() };
-        let every = Duration::from_secs_f64(WRITERS as f64 / rate.max(1) as f64);
-        for number in 0..WRITERS {
+        let writers = (rate / PUTS_EACH).clamp(*WRITERS.start(), *WRITERS.end());
+        let every = Duration::from_secs_f64(writers as f64 / rate.max(1) as f64);
+        for number in 0..writers {
             let config = config(addresses, number);
             let (over, late) = (Arc::clone(&steady.over), Arc::clone(&steady.late_max_ms));
             let holds = vec![Vec::new(); KEYS_EACH as usize];
             let writer = Writer { number, holds, put: 0, failed: 0, first_error: None };
-            let begin = Instant::now() + every.mul_f64(number as f64 / WRITERS as f64);
+            let begin = Instant::now() + every.mul_f64(number as f64 / writers as f64);
             let thread = std::thread::Builder::new().name(format!("writer-{number}"));
             let run = move || writer.run(&config, (begin, every), &over, &late);
             steady.threads.push(thread.spawn(run).map_err(system("starting a writer"))?);
