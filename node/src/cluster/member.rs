@@ -1,7 +1,10 @@
 //! The node as a member: its part of the metadata group, from the start of core 0 to its end.
 
+mod asked;
+mod telling;
+
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,26 +14,23 @@ use futures_lite::future;
 use ironring_core::{Incarnation, Instant, NodeId, ShardId};
 use ironring_log::Identity as LogIdentity;
 use ironring_net::peer::Refusal;
-use ironring_net::peer::message::{GoodbyeReason, Half, Raft};
+use ironring_net::peer::message::GoodbyeReason;
 use ironring_ring::controller::Settings;
-use ironring_ring::metadata::{
-    Command, Condition, Facts, MemberState, Metadata, Outcome, Rejected,
-};
+use ironring_ring::metadata::{Command, Facts, Metadata, Outcome, Rejected};
 use tokio::sync::Notify;
 
 use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
-use super::identity::{ClusterIdentity, IdentityError, Stage, is_provisional};
-use super::judge::{self, Remaining};
-use super::plane::{self, Admitted, Answer, Ask, Failure, Letter};
+use super::identity::{ClusterIdentity, IdentityError, Stage};
+use super::plane::{self, Letter};
 use super::refused::{self, Fate};
+use super::roster;
 use super::saver::{Note, Saver};
 use super::shards::Shards;
 use super::shortage::Shortage;
 use super::steward::{self, Step};
 use super::succession::{Succession, Turn};
-use super::{roster, token};
 use crate::driver::peers::{Down, LinkId, PeerShard, Remote, Side};
 use crate::driver::runtime::Runtime;
 use crate::driver::{clock, data_dir};
@@ -40,14 +40,12 @@ use crate::raft::{
     DriverDisk, GroupError, GroupStatus, LinkError, MetaGroup, Peer, RaftCalls, RaftConfig,
     RaftLink, Role, StartError, Surroundings,
 };
-use crate::shard::{MetaAsk, MetaFailure, MoveProgress, ToController};
+use crate::shard::ToController;
 
 /// The log of the metadata group is no shard's.
 pub const META_SHARD: ShardId = ShardId(u16::MAX);
 /// How many replicas a partition should have in a new cluster. There are no more than nodes.
 const RF: u8 = 3;
-/// How long the other nodes may take to say how far moves are, all together.
-const MOVES_WITHIN: Duration = Duration::from_secs(2);
 /// How long a request may take.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
 /// How often to look when nothing happens.
@@ -56,8 +54,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const NAP_MIN: Duration = Duration::from_millis(1);
 /// Wait before what was not taken is sent again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// How often a node that leaves asks whether it has been let go.
-const LET_GO_AFTER: Duration = Duration::from_secs(1);
 /// Wait for a leader that is just being elected.
 const ELECTION_NAP: Duration = Duration::from_millis(2);
 /// How long a leader that stops waits for another to lead.
@@ -413,93 +409,6 @@ impl<R: Runtime> Member<R> {
         self.saver.step(move || board.call())
     }
 
-    /// What is wrong with this node. Not told while there are members whose programs do not know of it.
-    fn condition(&self, now: Instant, metadata: &Metadata) -> Condition {
-        let Some(known) = metadata.member(self.place.identity.node) else {
-            return Condition::default();
-        };
-        let said = || Shortage::new(known.facts.condition.short_of_space);
-        let mut shortage = self.shortage.get().unwrap_or_else(said);
-        let board = &self.place.board;
-        let before = shortage.is_short();
-        let short_of_space = shortage.look(now, board.room(self.place.facts.shards));
-        match (before, short_of_space) {
-            (false, true) => tracing::warn!(
-                "this node is short of space, and others are to lead its partitions: delete data or add disk"
-            ),
-            (true, false) => tracing::info!("this node has room again"),
-            _ => {}
-        }
-        self.shortage.set(Some(shortage));
-        match metadata.all_know(Condition::FORMAT) {
-            true => Condition { short_of_space, compare_undecided: board.undecided() },
-            false => Condition::default(),
-        }
-    }
-
-    /// Tells the cluster what this node is like in this run, until the metadata say the same.
-    fn tell_facts(self: &Rc<Self>, metadata: &Metadata) {
-        let now = clock::now();
-        let condition = self.condition(now.mono, metadata);
-        let mine = &Facts { condition, ..self.place.facts.clone() };
-        // Without metadata it is a member still, as its directory says, and may be an old copy.
-        let known = metadata.member(self.place.identity.node);
-        if let Some(known) = known.filter(|known| mine.is_superseded_by(&known.facts)) {
-            // However old these metadata are: it is over, and the leader may not even listen.
-            *self.refused.borrow_mut() = known.admits(mine).err().map(ClusterError::Rejected);
-            return;
-        }
-        // One that leaves and holds nothing asks whether it has been let go: nobody sends it the change
-        // that does it.
-        let leaves = known.is_some_and(|member| {
-            let holds_nothing = || Remaining::of(metadata, member.id).replicas == 0;
-            member.state == MemberState::Leaving && holds_nothing()
-        });
-        let is_known = !leaves && known.is_some_and(|known| known.facts == *mine);
-        if is_known || now.mono < self.tell_at.get() || self.telling.replace(true) {
-            return;
-        }
-        let node = mine.clone();
-        let command = Command::Join { node, token: None, at: now.wall };
-        let me = Rc::clone(self);
-        self.spawn(async move {
-            let ask = Ask::Change(Box::new(command));
-            let told = match me.ask(Letter { ask: ask.clone(), forwarded: false }).await {
-                // A directory that is an old copy may never hear of a leader by itself: the group sends
-                // nothing to a member that has lost entries.
-                Answer::Failed(Failure::NoLeader) => me.ask_another(ask).await,
-                told => told,
-            };
-            let again_after = match told {
-                Answer::Applied(Outcome::Rejected(Rejected::Removed(_))) => {
-                    me.leave();
-                    AGAIN_AFTER
-                }
-                Answer::Applied(Outcome::Rejected(why)) => {
-                    *me.refused.borrow_mut() = Some(ClusterError::Rejected(why));
-                    AGAIN_AFTER
-                }
-                Answer::Applied(_) if leaves => LET_GO_AFTER,
-                // The metadata will say it.
-                Answer::Applied(_) => WITHIN,
-                _ => AGAIN_AFTER,
-            };
-            me.telling.set(false);
-            me.tell_at.set(clock::now().mono + again_after);
-            me.poke.notify_one();
-        });
-    }
-
-    /// Has another member send a request on to the leader: each in turn.
-    async fn ask_another(&self, ask: Ask) -> Answer {
-        let known = self.saver.newest().identity.known;
-        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
-        match known.get(turn % known.len().max(1)) {
-            Some(other) => self.call_node(other.node, Letter { ask, forwarded: false }).await,
-            None => Answer::Failed(Failure::NoLeader),
-        }
-    }
-
     /// Takes the next step that makes the members of the group those of the cluster.
     fn change_members(
         self: &Rc<Self>,
@@ -545,202 +454,6 @@ impl<R: Runtime> Member<R> {
         self.spawn(async move {
             // A group that has stopped says so in its status.
             let _ = group.succeed(gone, heir).await;
-        });
-    }
-
-    /// A request of this node or another; the leader takes it, and who does not lead sends it on to
-    /// the leader, once.
-    pub async fn ask(&self, letter: Letter) -> Answer {
-        if let Ask::HandOver { partition, to } = letter.ask {
-            self.shards.hand_over(partition, to);
-            return Answer::PassedOn;
-        }
-        let Some(group) = self.group.borrow().clone() else {
-            return Answer::Failed(Failure::Unavailable("it is not running here".to_owned()));
-        };
-        if letter.ask == Ask::Snapshot {
-            return self.snapshot(&group).await;
-        }
-        if letter.ask == Ask::Moves {
-            return Answer::Moves(self.moves(letter.forwarded).await);
-        }
-        let status = group.status();
-        if status.leader != Some(status.id) {
-            let leader = status.leader.filter(|_| !letter.forwarded);
-            return match leader {
-                Some(leader) => self.send_on(leader, letter.ask).await,
-                None => Answer::Failed(Failure::NoLeader),
-            };
-        }
-        if let Ask::Operate(operation) = &letter.ask {
-            return self.operate(&group, operation).await;
-        }
-        let command = match self.command(&group, &letter.ask) {
-            Ok(command) => command,
-            Err(failure) => return Answer::Failed(failure),
-        };
-        let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
-        if let Some(why) = judge::unreadable(&metadata, &command) {
-            // In words that every program can read.
-            return Answer::Applied(Outcome::Rejected(Rejected::Invalid(why)));
-        }
-        match group.propose(command.encode(), WITHIN).await {
-            Ok(outcome) => self.answer(&group, &letter.ask, &outcome),
-            Err(error) => Answer::Failed(error.into()),
-        }
-    }
-
-    /// How far moves are of partitions that are led here, and, of all, those that are led elsewhere. What
-    /// a node does not say in time is left out.
-    async fn moves(&self, only_here: bool) -> Vec<MoveProgress> {
-        let mut moves = self.place.board.moves();
-        if only_here {
-            return moves;
-        }
-        let metadata = self.place.board.metadata();
-        let leader = |id| {
-            let record = metadata.partition(id)?;
-            record.leader.and_then(|l| record.replica(l.replica)).map(|r| r.node)
-        };
-        let me = self.place.identity.node;
-        let leaders: BTreeSet<NodeId> =
-            metadata.moves().keys().filter_map(|id| leader(*id)).collect();
-        let by = clock::now().mono + MOVES_WITHIN;
-        for node in leaders.into_iter().filter(|node| *node != me) {
-            let left = by.since(clock::now().mono);
-            let asked = self.call_node(node, Letter { ask: Ask::Moves, forwarded: true });
-            let late = async {
-                self.runtime.sleep(left).await;
-                Answer::Failed(Failure::Unknown)
-            };
-            if let Answer::Moves(theirs) = future::or(asked, late).await {
-                moves.extend(theirs);
-            }
-        }
-        moves
-    }
-
-    /// A shard of this node wants a change of the metadata.
-    pub fn change(self: &Rc<Self>, MetaAsk { ticket, command }: MetaAsk) {
-        let me = Rc::clone(self);
-        self.spawn(async move {
-            let ask = Ask::Change(Box::new(command));
-            let result = match me.ask(Letter { ask, forwarded: false }).await {
-                Answer::Applied(outcome) => Ok(outcome),
-                Answer::Failed(Failure::Unknown) => Err(MetaFailure::Unknown),
-                Answer::Failed(failure) => Err(MetaFailure::Unavailable(failure.to_string())),
-                _ => Err(MetaFailure::Unknown),
-            };
-            me.shards.decided(ticket, result);
-        });
-    }
-
-    /// The command a request comes to, by the clock of this node, which leads.
-    fn command(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
-        let command = self.command_of(group, ask)?;
-        let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
-        judge::understood(&metadata, &command).map_err(Failure::Denied)?;
-        Ok(command)
-    }
-
-    fn command_of(&self, group: &MetaGroup<Catalog>, ask: &Ask) -> Result<Command, Failure> {
-        let now = clock::now().wall;
-        match ask {
-            Ask::HandOver { .. } | Ask::Operate(_) | Ask::Snapshot | Ask::Moves => {
-                Err(Failure::Refused("it is no command".to_owned()))
-            }
-            Ask::Change(command) => {
-                let mut command = (**command).clone();
-                command.stamp(now);
-                Ok(command)
-            }
-            Ask::Join { facts, secret, replace } => {
-                let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
-                let node = (**facts).clone();
-                if metadata.member_on(node.storage).is_some() {
-                    return Ok(Command::Join { node, token: None, at: now });
-                }
-                let token = token::shown(&metadata, secret.as_bytes(), now)
-                    .map_err(|why| Failure::Refused(why.to_string()))?;
-                let token = token.id.clone();
-                // Mostly there is nobody to replace any more.
-                if *replace && metadata.members().any(|m| m.facts.name == node.name) {
-                    return Ok(Command::Replace { node, token, at: now });
-                }
-                Ok(Command::Join { node, token: Some(token), at: now })
-            }
-        }
-    }
-
-    fn answer(&self, group: &MetaGroup<Catalog>, ask: &Ask, outcome: &[u8]) -> Answer {
-        match (decode_outcome(outcome), ask) {
-            (Ok(Outcome::Joined { node, .. }), Ask::Join { .. }) => {
-                let metadata = group.read(|catalog| Arc::clone(catalog.newest()));
-                Answer::Joined(Admitted {
-                    node,
-                    cluster: self.place.identity.uuid,
-                    partitions: metadata.partitions().len() as u32,
-                    members: roster::known(&metadata, node),
-                })
-            }
-            (Ok(outcome), _) => Answer::Applied(outcome),
-            (Err(error), _) => Answer::Failed(Failure::Refused(error)),
-        }
-    }
-
-    async fn send_on(&self, leader: u64, ask: Ask) -> Answer {
-        self.call_node(NodeId(leader), Letter { ask, forwarded: true }).await
-    }
-
-    /// Asks another node, and waits for its answer.
-    pub(super) async fn call_node(&self, node: NodeId, letter: Letter) -> Answer {
-        let peer = Peer { id: node.0, address: String::new() };
-        match self.calls.call(&peer, plane::request(&letter), WITHIN).await {
-            Ok(answer) => plane::read_answer(&answer)
-                .unwrap_or_else(|error| Answer::Failed(Failure::Refused(error))),
-            Err(LinkError::Timeout | LinkError::Lost(_)) => Answer::Failed(Failure::Unknown),
-            Err(LinkError::Unreachable(why)) => {
-                Answer::Failed(Failure::Unavailable(format!("node {node}: {why}")))
-            }
-        }
-    }
-
-    /// A call of another node, or the answer to one of this.
-    pub fn call(self: &Rc<Self>, link: LinkId, remote: &Remote, raft: &Raft<'_>) {
-        self.heard(remote);
-        if raft.half == Half::Answer {
-            return self.calls.answered(link, raft);
-        }
-        // Who is no member may ask to be one, and nothing else.
-        let (stranger, storage) = (is_provisional(remote.peer.node), remote.storage);
-        let me = Rc::clone(self);
-        self.calls.requested(link, raft, |request| async move {
-            match plane::Message::of(&request) {
-                Some(plane::Message::Group(message)) if !stranger => {
-                    let group = me.group.borrow().clone();
-                    match group {
-                        Some(group) => group.handle(message).await,
-                        // The group's protocol takes no answer for one that never comes.
-                        None => Vec::new(),
-                    }
-                }
-                Some(plane::Message::Request(body)) => {
-                    let answer = match plane::read_request(body) {
-                        Ok(letter) => {
-                            let Letter { ask, forwarded } = &letter;
-                            match ask.check_sender(storage, stranger, *forwarded) {
-                                Ok(()) => me.ask(letter).await,
-                                Err(why) => Answer::Failed(Failure::Refused(why)),
-                            }
-                        }
-                        Err(error) => Answer::Failed(Failure::Refused(error)),
-                    };
-                    plane::answer(&answer)
-                }
-                _ => plane::answer(&Answer::Failed(Failure::Refused(
-                    "a message of another version".to_owned(),
-                ))),
-            }
         });
     }
 
