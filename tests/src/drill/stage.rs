@@ -156,6 +156,15 @@ impl Cluster {
     pub fn until<T>(
         &mut self,
         what: &str,
+        wanted: impl FnMut(&Nodes) -> Option<T>,
+    ) -> Result<T, ChaosError> {
+        self.until_within(PATIENCE, what, wanted)
+    }
+
+    fn until_within<T>(
+        &mut self,
+        patience: Duration,
+        what: &str,
         mut wanted: impl FnMut(&Nodes) -> Option<T>,
     ) -> Result<T, ChaosError> {
         let begin = Instant::now();
@@ -166,9 +175,9 @@ impl Cluster {
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err(ChaosError::Cluster("interrupted".to_owned()));
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > patience {
                 let why =
-                    format!("not within {} s: {what}{}", PATIENCE.as_secs(), self.complaints());
+                    format!("not within {} s: {what}{}", patience.as_secs(), self.complaints());
                 return Err(ChaosError::Cluster(why));
             }
             self.nodes.look()?;
@@ -199,7 +208,9 @@ impl Cluster {
     /// Interrupted, or a node cannot be started again.
     pub fn wait(&mut self, time: Duration) -> Result<(), ChaosError> {
         let until = Instant::now() + time;
-        self.until("time passes", |_| (Instant::now() >= until).then_some(()))
+        self.until_within(PATIENCE.saturating_add(time), "time passes", |_| {
+            (Instant::now() >= until).then_some(())
+        })
     }
 
     /// Waits until the load has had more writes acknowledged.
