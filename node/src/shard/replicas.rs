@@ -255,6 +255,8 @@ impl Shard {
             return false;
         }
         let range = self.config.slices.range(self.id());
+        let metadata = self.replicas.as_ref().and_then(|r| r.metadata.clone());
+        let has_room = |node| metadata.as_ref().is_none_or(|m| !m.is_short_of_space(node));
         let mut under_way = 0;
         let mut left = false;
         for id in range.map(PartitionId) {
@@ -268,10 +270,38 @@ impl Shard {
             under_way += usize::from(engine.view(id).leads != Some(Stage::Serving));
             if under_way < HANDOVERS_MAX && engine.view(id).leads == Some(Stage::Serving) {
                 // What speaks against it now may not in a moment.
-                under_way += usize::from(engine.hand_over(now.mono, id, None).is_ok());
+                let to = engine.successor(now.mono, id, has_room);
+                let given = engine.hand_over(now.mono, id, to);
+                let given = given.or_else(|_| engine.hand_over(now.mono, id, None));
+                under_way += usize::from(given.is_ok());
             }
         }
         left
+    }
+
+    /// The controller, or an operator, wants another to lead. A node that is short of space has better
+    /// give the partition to anybody who can write than wait for the one that was meant.
+    fn hand_over_as_asked(&mut self, now: Now, partition: PartitionId, to: ReplicaId) {
+        let engine = self.engine();
+        if engine.hand_over(now.mono, partition, Some(to)).is_ok() {
+            return;
+        }
+        let storage = self.config.identity.storage;
+        let Some(metadata) = self.replicas.as_ref().and_then(|r| r.metadata.clone()) else {
+            return;
+        };
+        let me = metadata.member_on(storage).map(|member| member.id);
+        if !me.is_some_and(|me| metadata.is_short_of_space(me)) {
+            // What speaks against it the controller sees, and asks again.
+            return;
+        }
+        let has_room = |node| !metadata.is_short_of_space(node);
+        let engine = self.engine();
+        if let Some(to) = engine.successor(now.mono, partition, has_room)
+            && engine.known(partition).replica(to).is_some_and(|r| has_room(r.node))
+        {
+            let _ = engine.hand_over(now.mono, partition, Some(to));
+        }
     }
 
     /// This replica led a partition, and does no more: nobody who waits will hear of it here.
@@ -404,8 +434,7 @@ impl Shard {
             PeerMessage::Fetch(fetch) => self.fetch_asked(node, &fetch, fx),
             PeerMessage::Fetched(fetched) => self.fetched(now, &fetched),
             PeerMessage::HandOver { partition, to } => {
-                // What speaks against it the controller sees, and asks again.
-                let _ = self.engine().hand_over(now.mono, partition, Some(to));
+                self.hand_over_as_asked(now, partition, to);
             }
         }
         self.follow_replicas(now, fx);

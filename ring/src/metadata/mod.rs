@@ -129,10 +129,12 @@ impl Metadata {
         self.member(node).is_some_and(|m| m.facts.condition.short_of_space)
     }
 
-    /// Whether every member's program knows a format of commands.
+    /// Whether every member's program knows a format of commands. Those that were given up read nothing
+    /// more.
     #[must_use]
     pub fn all_know(&self, format: u32) -> bool {
-        self.members().all(|m| m.facts.format >= format)
+        let mut stay = self.members().filter(|m| m.state != MemberState::Lost);
+        stay.all(|m| m.facts.format >= format)
     }
 
     /// One node.

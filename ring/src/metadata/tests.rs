@@ -208,6 +208,12 @@ fn what_an_older_program_does_not_know_makes_the_snapshot_newer() {
     assert!(!m.is_short_of_space(NodeId(2)) && m.all_know(4) && !m.all_know(5));
     m.apply(&sound);
     assert_eq!((m.is_short_of_space(NodeId(3)), format(&m)), (false, 3));
+    let mut given_up = m.clone();
+    let facts = Facts { format: 3, ..m.member(NodeId(3)).unwrap().facts.clone() };
+    given_up.apply(&Command::Join { node: facts, token: None, at: WallTime(9) });
+    assert!(!given_up.all_know(4));
+    given_up.apply(&Command::SetMember { node: NodeId(3), state: MemberState::Lost });
+    assert!(given_up.all_know(4), "who was given up reads nothing more");
     m.apply(&Command::SetPace(None));
     assert_eq!((m.pace(), format(&m)), (None, 2));
     m.apply(&set(VoteWish::Auto));

@@ -304,7 +304,7 @@ impl Replicator {
             }
         }
         self.answer_reads(now, partition);
-        self.look_at_handover(partition);
+        self.look_at_handover(now, partition);
         self.wake_behind(partition, ack.from.replica);
     }
 
@@ -339,7 +339,7 @@ impl Replicator {
             self.effects.push(Effect::Serving { partition, term });
             self.propose(now, partition);
         }
-        self.look_at_handover(partition);
+        self.look_at_handover(now, partition);
     }
 
     /// Whether a read may be answered from what is applied.
@@ -424,10 +424,13 @@ impl Replicator {
         self.wake(partition);
     }
 
-    /// A leader that cannot begin its term for want of voters asks for another election.
+    /// A leader that cannot begin its term, for want of voters or of a disk that writes, asks for another
+    /// election. One whose disk is at fault answers no fence, and so does not win it.
     fn ask_if_stuck(&mut self, now: Instant, partition: PartitionId) {
-        let Some(leader) = self.replica(partition).leader() else { return };
-        if leader.is_stuck(now, &self.settings) {
+        let r = self.replica(partition);
+        let Some(leader) = r.leader() else { return };
+        let writes_nothing = leader.writes_nothing(now, r.flushed_end, &self.settings);
+        if writes_nothing || leader.is_stuck(now, &self.settings) {
             let (term, from) = (leader.term, leader.me);
             self.effects.push(Effect::Ask(Request::Election { partition, term, from }));
         }
@@ -478,7 +481,7 @@ impl Replicator {
         if !leaving {
             return;
         }
-        if let Some(to) = r.leader().and_then(|l| l.successor(now, r, self.settings.lease)) {
+        if let Some(to) = self.successor(now, partition, |_| true) {
             // What speaks against it at present is asked again with the next beat.
             let _ = self.hand_over(now, partition, Some(to));
         }
@@ -492,18 +495,30 @@ impl Replicator {
         if !r.hurt {
             return;
         }
-        let (end, patience) = (r.end, self.settings.lease);
-        let fit = r.leader().and_then(|l| {
-            l.successor(now, r, patience).filter(|to| l.is_near(now, *to, end, patience))
-        });
-        if let Some(to) = fit {
+        if let Some(to) = self.successor(now, partition, |_| true) {
             // What speaks against it at present is asked again with the next beat.
             let _ = self.hand_over(now, partition, Some(to));
         }
     }
 
-    /// Hands the leadership to another voter, the one that has most by default: no more writes are
-    /// taken, and when it has everything this replica steps down and asks metadata to name it.
+    /// The voter that would take over best: of those heard lately one on a `preferred` node that lacks
+    /// little, or the one that has most.
+    #[must_use]
+    pub fn successor(
+        &self,
+        now: Instant,
+        partition: PartitionId,
+        preferred: impl Fn(NodeId) -> bool,
+    ) -> Option<ReplicaId> {
+        let r = self.replica(partition);
+        r.leader()?.successor(now, r, self.settings.lease, preferred)
+    }
+
+    /// Hands the leadership to another voter: no more writes are taken, and when it has everything this
+    /// replica steps down and asks metadata to name it.
+    ///
+    /// One that is named must lack little: nobody reads or writes while it is waited for. Without a name
+    /// it is [`Replicator::successor`], whatever it lacks: this replica goes away.
     ///
     /// # Errors
     /// When this replica does not serve, a change of voters is open, or there is no such voter that was
@@ -516,12 +531,18 @@ impl Replicator {
     ) -> Result<(), NotServing> {
         let leader = self.serving(partition)?;
         let r = self.replica(partition);
-        let Some(to) = to.or_else(|| leader.successor(now, r, self.settings.lease)) else {
-            return Err(NotServing::FewVoters { have: leader.voters.len(), need: 2 });
+        let lease = self.settings.lease;
+        let (to, fit) = match to {
+            Some(to) => (to, leader.is_near(now, to, r.end, lease)),
+            None => match leader.successor(now, r, lease, |_| true) {
+                Some(to) => (to, true),
+                None => {
+                    return Err(NotServing::FewVoters { have: leader.voters.len(), need: 2 });
+                }
+            },
         };
         let votes = to != r.me.replica && leader.voters.contains(&to);
-        let fit =
-            votes && leader.is_heard(now, to, self.settings.lease) && !leader.is_hurt(now, to);
+        let fit = fit && votes && !leader.is_hurt(now, to);
         if leader.proposal.is_some() || !fit {
             return Err(NotServing::Changing);
         }
@@ -530,14 +551,15 @@ impl Replicator {
             leader.stage = Stage::HandingOver { to, until };
         }
         self.wake(partition);
-        self.look_at_handover(partition);
+        self.look_at_handover(now, partition);
         Ok(())
     }
 
-    fn look_at_handover(&mut self, partition: PartitionId) {
+    fn look_at_handover(&mut self, now: Instant, partition: PartitionId) {
+        let patience = self.settings.lease;
         let r = self.replica(partition);
         let Some(leader) = r.leader() else { return };
-        let Some(to) = leader.successor_ready(r.end) else { return };
+        let Some(to) = leader.successor_ready(now, r.end, patience) else { return };
         if r.high_watermark < r.end {
             // Who waits for these entries is answered first.
             return;

@@ -100,6 +100,8 @@ pub(super) struct Refusal {
 pub(super) struct Leader {
     pub me: LeaderId,
     pub term: Term,
+    /// When this replica heard that it leads.
+    named: Instant,
     pub stage: Stage,
     /// Offset of the entry that begins the term.
     pub term_start: Offset,
@@ -132,6 +134,7 @@ impl Leader {
         let mut leader = Leader {
             me,
             term: record.term,
+            named: now,
             stage: Stage::Promising,
             term_start: end,
             peers: Vec::new(),
@@ -226,6 +229,15 @@ impl Leader {
         let heard = self.voters.iter().filter(|id| is_heard(id)).count();
         self.stage == Stage::Starting
             && (fence_quorum(voters)..commit_quorum(voters)).contains(&heard)
+    }
+
+    /// Whether its own disk takes not even what begins its term, and others vote: it is full, or does not
+    /// answer. `flushed_end`: of its own log.
+    pub fn writes_nothing(&self, now: Instant, flushed_end: Offset, settings: &Settings) -> bool {
+        !self.knows_commits()
+            && flushed_end <= self.term_start
+            && self.voters.len() > 1
+            && now.since(self.named) > settings.replica_timeout * STALLED_AFTER
     }
 
     /// The value a quorum has reached; of both sets of voters while a change is open.
@@ -376,29 +388,29 @@ impl Leader {
         (news && ready).then_some(wanted)
     }
 
-    /// The voter to hand over to: of those heard lately the one that has most.
+    /// The voter to hand over to: of those heard lately the one that has most; one on a node that is
+    /// preferred goes before the others if it lacks little.
     pub fn successor(
         &self,
         now: Instant,
         replica: &LocalReplica,
         patience: Duration,
+        preferred: impl Fn(NodeId) -> bool,
     ) -> Option<ReplicaId> {
         let fit = |p: &&Peer| {
             let stays = replica.record.replica(p.id).is_some_and(|r| r.wish == Wish::Voter);
             let votes = stays && self.voters.contains(&p.id) && p.run.is_some();
             votes && now.since(p.heard) < patience && !p.is_hurt(now)
         };
-        self.peers.iter().filter(fit).max_by_key(|p| p.acked).map(|p| p.id)
+        let end = replica.end;
+        let better =
+            |p: &&Peer| (preferred(p.node) && self.is_near(now, p.id, end, patience), p.acked);
+        self.peers.iter().filter(fit).max_by_key(better).map(|p| p.id)
     }
 
     /// Whether a replica's copy is damaged, as far as is known.
     pub fn is_hurt(&self, now: Instant, id: ReplicaId) -> bool {
         self.peer(id).is_some_and(|p| p.is_hurt(now))
-    }
-
-    /// Whether a replica was heard lately.
-    pub fn is_heard(&self, now: Instant, id: ReplicaId, patience: Duration) -> bool {
-        self.peer(id).is_some_and(|p| now.since(p.heard) < patience)
     }
 
     /// Whether a replica was heard lately and lacks little: it can take over in a moment.
@@ -408,10 +420,16 @@ impl Leader {
         })
     }
 
-    /// The run of the successor, once it has everything.
-    pub fn successor_ready(&self, end: Offset) -> Option<LeaderId> {
+    /// The run of the successor, once it has everything, while it is heard.
+    pub fn successor_ready(
+        &self,
+        now: Instant,
+        end: Offset,
+        patience: Duration,
+    ) -> Option<LeaderId> {
         let Stage::HandingOver { to, .. } = self.stage else { return None };
-        self.peer(to).filter(|p| p.acked == end).and_then(|p| p.run)
+        let ready = |p: &&Peer| p.acked == end && now.since(p.heard) < patience;
+        self.peer(to).filter(ready).and_then(|p| p.run)
     }
 
     /// Sends again to those that owe an ack for long, and probes everybody.

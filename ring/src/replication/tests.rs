@@ -69,6 +69,46 @@ fn a_leader_that_cannot_begin_its_term_asks_for_an_election_and_no_earlier() {
     assert_eq!(asks_after(1700), [expected]);
 }
 
+/// A disk that is full or hangs takes neither the promise nor the entry that begins the term, however
+/// well the other voters are: one of them is to lead.
+#[test]
+fn a_leader_that_writes_nothing_asks_for_an_election() {
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let from = led_with_another(3).leader.unwrap();
+    let expected = Effect::Ask(Request::Election { partition: P, term: Term(3), from });
+    for promises in [false, true] {
+        let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+        replicas.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+        let begin = Instant(1);
+        replicas.record(begin, P, &led_with_another(3));
+        replicas.promise_staged(P, Term(3), GroupSeq(1));
+        if promises {
+            replicas.flushed(begin, GroupSeq(1));
+            replicas.appended(P, Offset(2), GroupSeq(2));
+        }
+        let mut asked = Vec::new();
+        for ms in (100..8_000).step_by(100) {
+            let now = begin + Duration::from_millis(ms);
+            replicas.tick(now);
+            if promises && let Role::Leader(leader) = &mut replicas.replica_mut(P).role {
+                // The other is heard all the time.
+                leader.peers.iter_mut().for_each(|peer| peer.heard = now);
+            }
+            let asks = replicas.effects().any(|effect| effect == expected);
+            asked.extend(asks.then_some(ms));
+        }
+        assert!(asked.first().is_some_and(|ms| *ms > 5_000), "{promises}: {asked:?}");
+        // Who has nobody beside itself goes on waiting for its disk.
+        let mut alone = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+        alone.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+        let mut record = led_with_another(3);
+        record.voters.truncate(1);
+        alone.record(begin, P, &record);
+        alone.tick(begin + Duration::from_secs(9));
+        assert!(!alone.effects().any(|effect| matches!(effect, Effect::Ask(_))));
+    }
+}
+
 /// What a voter has acked may be gone with its disk: one that is silent is not handed the leadership.
 #[test]
 fn only_a_voter_that_was_heard_lately_is_handed_the_leadership() {
@@ -106,7 +146,55 @@ fn only_a_voter_that_was_heard_lately_is_handed_the_leadership() {
     assert_eq!(nobody, Err(NotServing::FewVoters { have: 2, need: 2 }), "nor is it chosen");
     assert_eq!(replicas.view(P).leads, Some(Stage::Serving));
     replicas.ack(later, &ack(later));
+    // Nor is one that lacks much, for which everybody would wait.
+    replicas.appended(P, Offset(3000), GroupSeq(3));
+    replicas.flushed(later, GroupSeq(3));
+    assert_eq!(replicas.hand_over(later, P, Some(other)), Err(NotServing::Changing));
+    let all = |probe| Ack { state: AckState::Flushed { end: Offset(3000) }, ..ack(probe) };
+    replicas.ack(later, &all(later));
+    assert_eq!(replicas.view(P).high_watermark, Offset(3000));
     assert_eq!(replicas.hand_over(later, P, Some(other)), Ok(()));
+}
+
+/// Between the order and the moment it can be carried out the successor's disk may be lost.
+#[test]
+fn a_successor_that_falls_silent_before_it_is_named_is_not() {
+    let record = led_with_another(3);
+    let me = record.leader.unwrap();
+    let run = Run { storage: me.replica.storage, incarnation: me.incarnation };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(me.replica.life), ..Recovered::empty() });
+    let begin = Instant(1);
+    replicas.record(begin, P, &record);
+    replicas.promise_staged(P, Term(3), GroupSeq(1));
+    replicas.flushed(begin, GroupSeq(1));
+    replicas.appended(P, Offset(2), GroupSeq(2));
+    replicas.flushed(begin, GroupSeq(2));
+    let other = record.voters[1];
+    let ack = |end| Ack {
+        partition: P,
+        to: me.replica,
+        from: LeaderId { replica: other, incarnation: Incarnation(1) },
+        term: Term(3),
+        state: AckState::Flushed { end: Offset(end) },
+        probe: begin,
+    };
+    let send = |replicas: &mut Replicator| {
+        while let Some(section) = replicas.next_section(begin, NodeId(2), 100) {
+            replicas.sent(NodeId(2), &section, section.message.count);
+        }
+    };
+    send(&mut replicas);
+    replicas.ack(begin, &ack(2));
+    replicas.appended(P, Offset(3), GroupSeq(3));
+    send(&mut replicas);
+    replicas.ack(begin, &ack(3));
+    // Its own disk is the slower one.
+    assert_eq!(replicas.hand_over(begin, P, Some(other)), Ok(()));
+    replicas.effects().for_each(drop);
+    replicas.flushed(begin + Settings::default().lease, GroupSeq(3));
+    let transfers = replicas.effects().any(|effect| matches!(effect, Effect::Ask(_)));
+    assert!(!transfers && replicas.view(P).leads.is_some(), "it goes on leading");
 }
 
 /// What a leader of two or three voters proposes while one of them, or two, acks nothing new, and what
