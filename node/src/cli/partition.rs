@@ -64,6 +64,9 @@ pub enum PartitionVerb {
         /// On which node the replica is
         #[arg(long, value_name = "NODE")]
         to: String,
+        /// Although the replica has not said how far its log is
+        #[arg(long)]
+        force: bool,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -94,14 +97,14 @@ pub fn run(args: &PartitionArgs, output: Output) -> Result<(), CliError> {
             let path = format!("/v1/partitions/{partition}/transfer");
             order(http, &path, &json!({ "to": to }), output)
         }
-        PartitionVerb::ElectUnclean { partition, to, yes } => {
+        PartitionVerb::ElectUnclean { partition, to, force, yes } => {
             let what = format!(
                 "have partition {partition} go on with the replica on node {to}, lose what it lacks, \
                  and empty every other copy"
             );
             arguments::confirm(*yes, &what)?;
             let path = format!("/v1/partitions/{partition}/elect-unclean");
-            order(http, &path, &json!({ "to": to }), output)
+            order(http, &path, &json!({ "to": to, "force": force }), output)
         }
     }
 }

@@ -79,6 +79,8 @@ pub struct Board {
     partition_elections: AtomicU64,
     /// Leaderships of partitions handed over as planned, while this node was the controller.
     handovers: AtomicU64,
+    /// Partitions that were given up but for one copy, by orders carried out here.
+    unclean_elections: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -198,6 +200,11 @@ impl Board {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A partition goes on with one copy, whatever it lacks: an operator's order, carried out here.
+    pub(super) fn count_unclean_election(&self) {
+        self.unclean_elections.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Partitions got new terms by proposals of this node's controller.
     pub(super) fn count_terms(&self, elections: usize, handovers: usize) {
         self.partition_elections.fetch_add(elections as u64, Ordering::Relaxed);
@@ -276,6 +283,7 @@ impl Board {
             orders_refused: self.orders_refused.load(Ordering::Relaxed),
             partition_elections: self.partition_elections.load(Ordering::Relaxed),
             handovers: self.handovers.load(Ordering::Relaxed),
+            unclean_elections: self.unclean_elections.load(Ordering::Relaxed),
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ironring_core::{Incarnation, Instant, NodeId, Now, PartitionId};
+use ironring_core::{Incarnation, Instant, NodeId, Now, Offset, PartitionId, Term};
 use ironring_ring::controller::{Controller, Effect, Settings, Ticket};
 use ironring_ring::metadata::{Command, Metadata, Outcome, ReplicaId};
 
@@ -79,6 +79,12 @@ impl Control {
                 ToController::Ask(request) => office.controller.request(now, metadata, &request),
             }
         }
+    }
+
+    /// How far a voter said its log is in the election under way: see [`Controller::answered`].
+    pub fn answered(&self, partition: PartitionId, voter: ReplicaId) -> Option<(Term, Offset)> {
+        let office = self.office.borrow();
+        office.as_ref().and_then(|office| office.controller.answered(partition, voter))
     }
 
     /// When the controller wants to be looked at again.

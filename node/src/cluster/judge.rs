@@ -13,7 +13,7 @@ use ironring_ring::metadata::{
     Command, LeaderId, Member, MemberState, Metadata, PartitionRecord, RF_MAX, Replica,
     ReplicaChange, ReplicaId, Status, VoteWish, Wish,
 };
-use ironring_ring::replication::quorum::commit_quorum;
+use ironring_ring::replication::quorum::{commit_quorum, fence_quorum};
 use serde::{Deserialize, Serialize};
 
 use super::operation::{Operation, PaceWish, Refusal};
@@ -45,6 +45,8 @@ pub enum Step {
         partition: PartitionId,
         /// Who is to lead.
         leader: LeaderId,
+        /// Only if it has said how far its log is.
+        known: bool,
     },
 }
 
@@ -150,7 +152,9 @@ pub fn judge(
         Operation::Cancel { partition } => judge.cancel(partition),
         Operation::Move { partition, from, to } => judge.move_replica(partition, from, to),
         Operation::Lead { partition, node } => judge.lead(partition, node),
-        Operation::LeadUnclean { partition, node } => judge.lead_unclean(partition, node),
+        Operation::LeadUnclean { partition, node, force } => {
+            judge.lead_unclean(partition, node, force)
+        }
     }
 }
 
@@ -594,7 +598,14 @@ impl Judge<'_> {
         Ok(Verdict { steps, done, changed: 1, warnings })
     }
 
-    fn lead_unclean(&self, partition: PartitionId, node: NodeId) -> Result<Verdict, Refusal> {
+    /// What no order undoes: every other copy is emptied. So nobody may be left who would be elected
+    /// without loss, or who may lead on unheard; and what the replica has must be known.
+    fn lead_unclean(
+        &self,
+        partition: PartitionId,
+        node: NodeId,
+        force: bool,
+    ) -> Result<Verdict, Refusal> {
         let record = self.record(partition)?;
         let member = self.member(node)?;
         let replica = on(record, node).ok_or(Refusal::NoReplica { partition, node })?;
@@ -604,10 +615,21 @@ impl Judge<'_> {
         if !self.is_heard(node) {
             return Err(Refusal::NotHeard(node));
         }
-        let node_of = |voter: &&ReplicaId| record.replica(**voter).map(|r| r.node);
-        let heard = |voter: &&ReplicaId| node_of(voter).is_some_and(|n| self.is_heard(n));
-        if record.voters.iter().filter(heard).count() >= commit_quorum(record.voters.len()) {
+        let member_of = |voter: &ReplicaId| self.metadata.member(record.replica(*voter)?.node);
+        let heard = |voter: &&ReplicaId| member_of(voter).is_some_and(|m| self.is_heard(m.id));
+        let may_return = |voter: &&ReplicaId| {
+            let stays = |m: &Member| m.state != MemberState::Lost && m.status != Status::Dead;
+            heard(voter) || member_of(voter).is_some_and(stays)
+        };
+        let voters = record.voters.len();
+        let may_lead_on = record.voters.iter().filter(may_return).count() >= commit_quorum(voters);
+        let others_elect = record.voters.iter().filter(heard).count() >= fence_quorum(voters)
+            && !record.is_voter(replica.id);
+        if may_lead_on || others_elect {
             return Err(Refusal::QuorumHeard(partition));
+        }
+        if !force && !record.is_voter(replica.id) {
+            return Err(Refusal::UnknownCopy { partition, node });
         }
         let leader = LeaderId { replica: replica.id, incarnation: member.facts.incarnation };
         let term = record.term;
@@ -625,7 +647,7 @@ impl Judge<'_> {
                 named(member)
             ));
         }
-        let steps = vec![Step::LeadUnclean { partition, leader }];
+        let steps = vec![Step::LeadUnclean { partition, leader, known: !force }];
         Ok(Verdict { steps, done, changed: 1, warnings })
     }
 }

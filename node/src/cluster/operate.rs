@@ -20,6 +20,9 @@ use crate::raft::MetaGroup;
 /// How long a leader of a partition may take to hand over. With the commits before it this stays
 /// below the time a request between nodes may take.
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+/// How long a voter may take to say how far its log is: some elections, each begun anew after
+/// `controller.election_patience_ms`.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How often it is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Pause between two looks at what is waited for.
@@ -82,7 +85,7 @@ impl<R: Runtime> Member<R> {
         group.read_barrier(WITHIN).await?;
         let metadata = newest(group);
         let verdict = judge(operation, &metadata, &group.status()).map_err(Failure::Denied)?;
-        let mut changed = verdict.changed;
+        let (mut changed, mut done) = (verdict.changed, verdict.done);
         for step in verdict.steps {
             match step {
                 Step::Propose(command) => {
@@ -103,13 +106,45 @@ impl<R: Runtime> Member<R> {
                 Step::HandOver { at, partition, to } => {
                     self.hand_partition_over(group, at, partition, to).await?;
                 }
-                Step::LeadUnclean { partition, leader } => {
+                Step::LeadUnclean { partition, leader, known } => {
+                    let has = self.has(group, partition, leader.replica, known).await?;
                     lead_unclean(group, partition, leader).await?;
+                    done = format!("{done}; it had {has}");
+                    self.place.board.count_unclean_election();
+                    tracing::warn!("{done}");
                 }
             }
         }
-        let (done, warnings) = (verdict.done, verdict.warnings);
+        let warnings = verdict.warnings;
         Ok(Operated { done, changed, epoch: newest(group).epoch(), warnings })
+    }
+
+    /// What a replica that is to lead whatever it lacks has, for people. Voters are asked in each election,
+    /// and elections that find no quorum follow each other.
+    async fn has(
+        &self,
+        group: &MetaGroup<Catalog>,
+        partition: PartitionId,
+        replica: ReplicaId,
+        known: bool,
+    ) -> Result<String, Failure> {
+        let by = clock::now().mono + ANSWER_MAX;
+        loop {
+            if let Some((term, end)) = self.control.answered(partition, replica) {
+                return Ok(format!("entries before offset {end}, the last of term {term}"));
+            }
+            if !known {
+                return Ok("what nobody knows".to_owned());
+            }
+            if clock::now().mono >= by {
+                let metadata = newest(group);
+                let record = metadata.partition(partition);
+                let node = record.and_then(|r| r.replica(replica)).map(|r| r.node);
+                let node = node.ok_or(Failure::Denied(Refusal::NoPartition(partition)))?;
+                return Err(Failure::Denied(Refusal::UnknownCopy { partition, node }));
+            }
+            self.runtime.sleep(NAP).await;
+        }
     }
 
     /// Asks the leader of a partition to hand over until it has.

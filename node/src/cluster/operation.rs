@@ -92,6 +92,9 @@ pub enum Operation {
         partition: PartitionId,
         /// On which node.
         node: NodeId,
+        /// Although nobody knows what it has.
+        #[serde(default)]
+        force: bool,
     },
 }
 
@@ -285,8 +288,23 @@ pub enum Refusal {
     #[error("partition {0} has a leader: nothing has to be given up")]
     Led(PartitionId),
     /// It will have one.
-    #[error("a majority of the voters of partition {0} is heard: one of them will lead")]
+    #[error(
+        "of the voters of partition {0} enough are heard to elect one of them, or were a moment ago: a \
+         silent node counts as gone when it is dead, after controller.session_timeout_ms"
+    )]
     QuorumHeard(PartitionId),
+    /// Nobody knows what it has.
+    #[error(
+        "the replica of partition {partition} on node {node} has not said how far its log is: it does \
+         not vote and may be far behind, or its copy is damaged or lost; with --force it leads with \
+         whatever it has, and every other copy is emptied"
+    )]
+    UnknownCopy {
+        /// Which partition.
+        partition: PartitionId,
+        /// Which node.
+        node: NodeId,
+    },
 }
 
 impl Refusal {
@@ -320,6 +338,7 @@ impl Refusal {
             Refusal::Leaderless(_) => "leaderless",
             Refusal::Led(_) => "led",
             Refusal::QuorumHeard(_) => "quorum-heard",
+            Refusal::UnknownCopy { .. } => "unknown-copy",
         }
     }
 }

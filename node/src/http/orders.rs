@@ -323,6 +323,17 @@ pub struct LeadOrder {
     pub to: NodeName,
 }
 
+/// Which replica is to lead, whatever it lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UncleanOrder {
+    /// Where it is.
+    pub to: NodeName,
+    /// Although nobody knows what it has.
+    #[serde(default)]
+    pub force: bool,
+}
+
 pub(super) async fn transfer_partition(
     State(shared): State<Shared>,
     Path(id): Path<String>,
@@ -335,10 +346,10 @@ pub(super) async fn transfer_partition(
 pub(super) async fn elect_unclean(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-    Json(order): Json<LeadOrder>,
+    Json(order): Json<UncleanOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     let (partition, node) = (partition(&id)?, named(&shared, &order.to)?);
-    operate(&shared, Operation::LeadUnclean { partition, node }).await
+    operate(&shared, Operation::LeadUnclean { partition, node, force: order.force }).await
 }
 
 fn partition(id: &str) -> Result<PartitionId, HttpError> {

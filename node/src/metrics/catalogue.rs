@@ -157,6 +157,7 @@ metrics! {
     "cluster_orders_refused" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.orders_refused as f64)), "Orders of operators this node refused as the leader of the metadata group";
     "cluster_elections" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.partition_elections as f64)), "Elections of partitions' leaders this node held as the leader of the metadata group";
     "cluster_handovers" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.handovers as f64)), "Leaderships of partitions that were handed over as planned while this node led the metadata group";
+    "cluster_unclean_elections" None Value::Node(NodeValue::Counter(|node| node.cluster_counters.unclean_elections as f64)), "Partitions that went on with one copy, whatever it lacked, by an order this node carried out as the leader of the metadata group";
     "metadata_epoch" None node_gauge(|node| node.cluster_counters.epoch as f64), "Version of the metadata this node has";
     "metadata_term" None node_gauge(|node| node.cluster_counters.term as f64), "Term of the metadata group";
     "metadata_leader" None node_gauge(|node| f64::from(u8::from(node.cluster_counters.leads))), "1 on the node that leads the metadata group";

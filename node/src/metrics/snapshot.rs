@@ -109,6 +109,8 @@ pub struct ClusterCounters {
     pub partition_elections: u64,
     /// Leaderships of partitions that were handed over as planned while it led.
     pub handovers: u64,
+    /// Partitions that went on with one copy by an order this node carried out.
+    pub unclean_elections: u64,
 }
 
 /// Connections to other nodes.

@@ -7,7 +7,7 @@
 //! and those of the leaders before it had run out when it was named. Where nobody has led yet, nobody
 //! was granted one.
 
-use ironring_core::{Instant, Term};
+use ironring_core::{Instant, Offset, Term};
 
 use crate::metadata::{LeaderId, PartitionRecord, ReplicaId};
 use crate::replication::FenceAnswer;
@@ -74,6 +74,13 @@ impl Election {
         }
     }
 
+    /// What a voter answered: the term of its last entry, and behind where its log ends.
+    #[must_use]
+    pub fn answered(&self, voter: ReplicaId) -> Option<(Term, Offset)> {
+        let answer = self.answers.iter().find(|a| a.from.replica == voter)?;
+        Some((answer.last_term, answer.log_end))
+    }
+
     /// How it stands. Among those whose logs are equally far, `preference` chooses: the smallest.
     #[must_use]
     pub fn decide(&self, now: Instant, preference: impl Fn(ReplicaId) -> u32) -> Decision {
@@ -101,7 +108,7 @@ impl Election {
 mod tests {
     use std::time::Duration;
 
-    use ironring_core::{Incarnation, Offset, PartitionId, StorageUuid};
+    use ironring_core::{Incarnation, PartitionId, StorageUuid};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ironring_core::{Instant, NodeId, PartitionId};
+use ironring_core::{Instant, NodeId, Offset, PartitionId, Term};
 
 use super::{Controller, Decision, Effect, Election, Proposed, Settings};
 use crate::metadata::{Command, MemberState, Metadata, PartitionRecord, Replica, ReplicaId};
@@ -36,6 +36,10 @@ impl Elections {
         if let Some(running) = self.running.get_mut(&answer.partition) {
             running.election.answer(now, answer);
         }
+    }
+
+    pub fn answered(&self, id: PartitionId, voter: ReplicaId) -> Option<(Term, Offset)> {
+        self.running.get(&id)?.election.answered(voter)
     }
 
     /// When the next voter is to be fenced or the next lease ends.

@@ -18,7 +18,7 @@ mod moves;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ironring_core::{Incarnation, Instant, NodeId, PartitionId, Term, WallTime};
+use ironring_core::{Incarnation, Instant, NodeId, Offset, PartitionId, Term, WallTime};
 
 pub use election::{Decision, Election};
 pub use moves::{dry_run, observes, places_beside, takes_replicas};
@@ -201,6 +201,14 @@ impl Controller {
     /// A voter answered a Fence.
     pub fn answer(&mut self, now: Instant, answer: FenceAnswer) {
         self.elections.answer(now, answer);
+    }
+
+    /// How far a voter of a partition that nobody leads said its log is, in the election under way: the
+    /// term of the last entry, and behind where it ends. Nothing: it has not answered, because it is not
+    /// heard, or its copy is damaged or lost.
+    #[must_use]
+    pub fn answered(&self, partition: PartitionId, voter: ReplicaId) -> Option<(Term, Offset)> {
+        self.elections.answered(partition, voter)
     }
 
     /// A leader asks for something.

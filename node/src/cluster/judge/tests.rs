@@ -292,7 +292,8 @@ fn a_partition_is_handed_to_a_voter_and_given_to_one_replica_only_without_a_majo
     let group = group_status(&[1, 2, 3], &[4]);
     let partition = P;
     let lead = |node| Operation::Lead { partition, node: NodeId(node) };
-    let unclean = |node| Operation::LeadUnclean { partition, node: NodeId(node) };
+    let ordered = |node, force| Operation::LeadUnclean { partition, node: NodeId(node), force };
+    let unclean = |node| ordered(node, false);
     let to = on(metadata.partition(P).unwrap(), NodeId(3)).unwrap().id;
     let steps = judge(&lead(3), &metadata, &group).unwrap().steps;
     assert_eq!(steps, [Step::HandOver { at: NodeId(1), partition, to }]);
@@ -315,6 +316,17 @@ fn a_partition_is_handed_to_a_voter_and_given_to_one_replica_only_without_a_majo
     assert_eq!(judge(&unclean(3), &metadata, &elsewhere), Err(Refusal::NotHeard(NodeId(3))));
     let verdict = judge(&unclean(2), &metadata, &elsewhere).unwrap();
     assert!(matches!(verdict.steps[..], [Step::LeadUnclean { .. }]), "{verdict:?}");
+    assert!(matches!(verdict.steps[..], [Step::LeadUnclean { known: true, .. }]), "{verdict:?}");
+    let verdict = judge(&ordered(2, true), &metadata, &elsewhere).unwrap();
+    assert!(matches!(verdict.steps[..], [Step::LeadUnclean { known: false, .. }]), "{verdict:?}");
+    // Who was heard a moment ago may lead on, and ack.
+    for silent in [1, 3] {
+        let mut suspect = metadata.clone();
+        status(&mut suspect, silent, Status::Suspect);
+        assert_eq!(judge(&unclean(2), &suspect, &elsewhere), Err(Refusal::QuorumHeard(P)));
+        state(&mut suspect, silent, MemberState::Lost);
+        assert!(judge(&unclean(2), &suspect, &elsewhere).is_ok(), "it was given up");
+    }
     let mut older = metadata.clone();
     let mut facts = older.member(NodeId(1)).unwrap().facts.clone();
     facts.format = 3;
@@ -332,6 +344,30 @@ fn a_partition_is_handed_to_a_voter_and_given_to_one_replica_only_without_a_majo
     assert_eq!(only(PartitionFilter { leaderless: true, ..all }), 1);
     assert_eq!(only(PartitionFilter { node: Some(NodeId(4)), ..all }), 0);
     assert_eq!(only(PartitionFilter { under_replicated: true, ..all }), 0);
+}
+
+#[test]
+fn no_copy_is_put_in_the_place_of_voters_that_elect_without_loss_and_none_that_nobody_knows() {
+    let mut metadata = cluster(4);
+    let mut group = group_status(&[1, 2, 3], &[4]);
+    group.id = 4;
+    let unclean = |node, force| Operation::LeadUnclean { partition: P, node: NodeId(node), force };
+    let record = metadata.partition(P).unwrap();
+    let voters = [1, 2].map(|node| on(record, NodeId(node)).unwrap().id).to_vec();
+    let (term, base, from) = (record.term, record.version, record.leader.unwrap().replica);
+    metadata.apply(&Command::Voters { partition: P, term, from, base, voters });
+    metadata.apply(&Command::Elect { partitions: vec![(P, Term(1))] });
+    assert_eq!(metadata.partition(P).unwrap().voters.len(), 2);
+    status(&mut metadata, 1, Status::Dead);
+    for force in [false, true] {
+        let refused = judge(&unclean(3, force), &metadata, &group);
+        assert_eq!(refused, Err(Refusal::QuorumHeard(P)), "node 2 will lead alone");
+        assert!(judge(&unclean(2, force), &metadata, &group).is_ok());
+    }
+    status(&mut metadata, 2, Status::Dead);
+    let unknown = Refusal::UnknownCopy { partition: P, node: NodeId(3) };
+    assert_eq!(judge(&unclean(3, false), &metadata, &group), Err(unknown));
+    assert!(judge(&unclean(3, true), &metadata, &group).is_ok());
 }
 
 #[test]

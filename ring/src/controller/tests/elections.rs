@@ -235,6 +235,27 @@ fn no_leadership_goes_to_a_voter_that_has_lost_its_log() {
     assert_eq!(asked(&mut room, true), [false, true]);
 }
 
+/// Whether a copy may lead whatever it lacks is judged by what it says it has.
+#[test]
+fn how_far_a_voter_is_is_known_from_its_answer_only() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    // Of three only the third is left, which is no quorum.
+    room.pass(700, &[3]);
+    let voter = |room: &Room, node| {
+        let record = room.record(P);
+        record.replicas.iter().find(|r| r.node == NodeId(node)).map(|r| r.id)
+    };
+    assert!(room.record(P).leader.is_none() && room.record(P).voters.len() == 3);
+    let third = voter(&room, 3).unwrap();
+    assert_eq!(room.controller.answered(P, third), None, "it was asked, no more");
+    room.answer(&[3]);
+    assert_eq!(room.controller.answered(P, third), Some((Term(0), Offset(1))));
+    assert_eq!(room.controller.answered(P, voter(&room, 1).unwrap()), None);
+    assert!(room.record(P).leader.is_none());
+}
+
 #[test]
 fn a_leader_goes_on_without_voters_whose_nodes_have_just_started() {
     let mut room = Room::new(3);
