@@ -261,6 +261,47 @@ fn proposed_beside_stalled(voters: u128, stalled: &[u128]) -> Option<Vec<u128>> 
     None
 }
 
+/// Who is preferred is named among those that lack little, and nobody far behind for that sake.
+#[test]
+fn a_successor_is_one_that_is_preferred_if_it_lacks_little() {
+    let id = |n: u128| ReplicaId { storage: StorageUuid(n), life: 1 };
+    let replica =
+        |n: u128| Replica { node: NodeId(n as u64), id: id(n), wish: Wish::Voter, renewal: 0 };
+    let record = PartitionRecord {
+        replicas: (1..=3).map(replica).collect(),
+        voters: (1..=3).map(id).collect(),
+        ..led_with_another(3)
+    };
+    let me = record.leader.unwrap();
+    let run = Run { storage: me.replica.storage, incarnation: me.incarnation };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+    let now = Instant(1);
+    replicas.record(now, P, &record);
+    replicas.promise_staged(P, Term(3), GroupSeq(1));
+    replicas.flushed(now, GroupSeq(1));
+    let grow_to = |replicas: &mut Replicator, end, acked: [u64; 2]| {
+        replicas.appended(P, Offset(end), GroupSeq(end));
+        replicas.flushed(now, GroupSeq(end));
+        for (n, end) in [2u64, 3].into_iter().zip(acked) {
+            while let Some(section) = replicas.next_section(now, NodeId(n), 9_999) {
+                replicas.sent(NodeId(n), &section, section.message.count);
+            }
+            let from = LeaderId { replica: id(n.into()), incarnation: Incarnation(1) };
+            let (to, state) = (me.replica, AckState::Flushed { end: Offset(end) });
+            let ack = Ack { partition: P, to, from, term: Term(3), state, probe: now };
+            replicas.ack(now, &ack);
+        }
+    };
+    grow_to(&mut replicas, 2, [2, 2]);
+    for preferred in [2, 3] {
+        let named = replicas.successor(now, P, |node| node == NodeId(preferred));
+        assert_eq!(named, Some(id(preferred.into())));
+    }
+    grow_to(&mut replicas, 3_000, [2, 3_000]);
+    assert_eq!(replicas.successor(now, P, |node| node == NodeId(2)), Some(id(3)));
+}
+
 #[test]
 fn voters_that_are_heard_and_write_nothing_are_left_out() {
     assert_eq!(proposed_beside_stalled(2, &[]), None);
