@@ -477,6 +477,62 @@ mod tests {
         Location { segment: SegmentId(1), pos: n as u32 * 64, len: 64 }
     }
 
+    /// A put or delete of the key that [`with_keys`] numbers `n`.
+    fn about(kind: RecordKind, offset: u64, n: u64) -> Want {
+        let mut key = n.to_be_bytes().to_vec();
+        key.resize(9, 7);
+        Want { kind, offset: Offset(offset), key }
+    }
+
+    /// The leader has read a value for its state; then its key is deleted, there and here.
+    #[test]
+    fn a_repair_brings_no_deleted_key_back() {
+        let (mut p, mut space) = (with_keys(1, 9), Vec::new());
+        p.recovered(&mut space);
+        p.hurt = Some(Offset(2));
+        let (put, gone) = (about(RecordKind::Put, 1, 0), about(RecordKind::Delete, 5, 0));
+        let sent = Record { flags: MERGED, ..put.record(p.id) };
+        p.begin_repair();
+        p.apply(place(1), &gone.record(p.id), &mut space);
+        assert!(p.has_newer(&sent));
+        p.merge(place(2), &sent, &mut space);
+        assert_eq!(p.live_entry(&put.key, WallTime(0)), None);
+        // Nor do other deletes count for less, or the same one for more.
+        p.apply(place(1), &gone.record(p.id), &mut space);
+        assert_eq!(p.live_entry(&put.key, WallTime(0)), None);
+        // What is written after the delete is there, whatever comes then.
+        let again = about(RecordKind::Put, 6, 0);
+        p.apply(place(3), &again.record(p.id), &mut space);
+        p.merge(place(4), &sent, &mut space);
+        let entry = p.live_entry(&put.key, WallTime(0)).map(|e| (e.version, e.location));
+        assert_eq!(entry, Some((Offset(6), place(3))));
+        // Nothing is left of it when the copy is whole.
+        p.apply(place(5), &about(RecordKind::Delete, 7, 0).record(p.id), &mut space);
+        p.apply(place(6), &about(RecordKind::Delete, 8, 1).record(p.id), &mut space);
+        assert_eq!(p.keys.len(), 2);
+        let repaired = Record { kind: RecordKind::Repaired, ..put.record(p.id) };
+        p.replayed(place(7), &repaired, &mut space);
+        assert_eq!((p.hurt, p.is_repairing(), p.keys.len()), (None, false, 0));
+        p.apply(place(8), &about(RecordKind::Put, 9, 1).record(p.id), &mut space);
+        p.apply(place(9), &about(RecordKind::Delete, 10, 1).record(p.id), &mut space);
+        assert_eq!(p.keys.len(), 0, "no tombstones are kept without a repair");
+    }
+
+    /// One that ends in the middle leaves nothing either, and the next begins with nothing.
+    #[test]
+    fn a_repair_that_ends_early_leaves_no_tombstones() {
+        let (mut p, mut space) = (with_keys(2, 9), Vec::new());
+        p.recovered(&mut space);
+        p.begin_repair();
+        p.apply(place(3), &about(RecordKind::Delete, 5, 0).record(p.id), &mut space);
+        assert_eq!(p.keys.len(), 2);
+        p.begin_repair();
+        assert_eq!((p.keys.len(), p.is_repairing()), (1, true));
+        p.apply(place(4), &about(RecordKind::Delete, 6, 1).record(p.id), &mut space);
+        p.end_repair();
+        assert_eq!((p.keys.len(), p.is_repairing()), (0, false));
+    }
+
     fn replica(life: u64) -> ReplicaId {
         ReplicaId { life, ..ReplicaId::default() }
     }

@@ -21,7 +21,8 @@ use super::sessions::{Remembered, SessionTable, Verdict};
 use super::state::{Says, merge_sessions, read_says};
 use super::topics::{Batch, TopicPartition};
 
-/// [`Entry::flags`]: the key was deleted, by a record met in recovery. Dropped when that is over.
+/// [`Entry::flags`]: the key was deleted, by a record met in recovery, or while a leader's state comes
+/// in and entries are applied. Dropped when that is over.
 pub const TOMBSTONE: u8 = 1;
 /// [`Entry::flags`]: the value is chunked; the entry's location is its `PutChunked` record.
 pub const CHUNKED: u8 = 2;
@@ -97,7 +98,10 @@ pub struct Partition {
     pub distrusted: bool,
     /// Recovery is not over: a record may be older than one that was applied.
     recovering: bool,
-    /// Whether recovery has met a delete, so that tombstones have to be looked for.
+    /// A leader's state is on its way into a log that goes on meanwhile: what it says of a key may be
+    /// older than what was applied since.
+    repairing: bool,
+    /// Whether a delete was met while tombstones are kept, so that they have to be looked for.
     has_tombstones: bool,
 }
 
@@ -126,6 +130,7 @@ impl Partition {
             hurt: None,
             distrusted: false,
             recovering: true,
+            repairing: false,
             has_tombstones: false,
         }
     }
@@ -213,11 +218,53 @@ impl Partition {
                 self.hurt = Some(record.offset);
                 self.distrusted |= record.body.first() == Some(&DISTRUSTED);
             }
-            RecordKind::Repaired => (self.hurt, self.distrusted) = (None, false),
+            RecordKind::Repaired => {
+                (self.hurt, self.distrusted) = (None, false);
+                self.end_repair();
+            }
             _ if record.flags & MERGED != 0 => return self.merge(at, record, space),
             _ => return self.replayed_entry(at, record, space),
         }
         space.push(Space::Dead(at));
+    }
+
+    /// A leader's state begins to come in while entries are applied: from here on until
+    /// [`Partition::end_repair`] what was deleted is remembered, and what has expired stays.
+    pub fn begin_repair(&mut self) {
+        self.end_repair();
+        self.repairing = true;
+    }
+
+    /// It is here, or comes no more. O(keys) when a key was deleted meanwhile.
+    pub fn end_repair(&mut self) {
+        self.repairing = false;
+        if !self.recovering {
+            self.sweep_tombstones();
+        }
+    }
+
+    fn sweep_tombstones(&mut self) {
+        if !std::mem::take(&mut self.has_tombstones) {
+            return;
+        }
+        let deleted = self.keys.range_after(None).filter(|(_, e)| e.flags & TOMBSTONE != 0);
+        let gone: Vec<Vec<u8>> = deleted.map(|(key, _)| key.to_vec()).collect();
+        for key in gone {
+            self.keys.remove(&key);
+        }
+    }
+
+    /// Whether a leader's state comes in while entries are applied.
+    #[must_use]
+    pub fn is_repairing(&self) -> bool {
+        self.repairing
+    }
+
+    /// Whether the key of a value was written, or deleted, after it.
+    #[must_use]
+    pub fn has_newer(&self, record: &Record<'_>) -> bool {
+        matches!(record.kind, RecordKind::Put | RecordKind::PutChunked)
+            && self.keys.get(record.key).is_some_and(|entry| entry.version > record.offset)
     }
 
     /// Takes up part of the state another replica sent.
@@ -452,7 +499,7 @@ impl Partition {
             Some(old) => self.superseded(&old, space),
             None => {}
         }
-        if self.recovering {
+        if self.recovering || self.repairing {
             self.has_tombstones = true;
         } else {
             self.keys.remove(record.key);
@@ -571,22 +618,12 @@ impl Partition {
     /// Recovery is over. What is not known to be committed stays pending.
     pub fn recovered(&mut self, space: &mut Vec<Space>) {
         self.recovering = false;
-        if !self.has_tombstones && self.large.is_empty() {
+        self.sweep_tombstones();
+        if self.large.is_empty() {
             return;
         }
-        let mut gone = Vec::new();
-        let mut chunked = BTreeSet::new();
-        for (key, entry) in self.keys.range_after(None) {
-            if entry.flags & TOMBSTONE != 0 {
-                gone.push(key.to_vec());
-            }
-            if entry.flags & CHUNKED != 0 {
-                chunked.insert(entry.version);
-            }
-        }
-        for key in gone {
-            self.keys.remove(&key);
-        }
+        let chunked = self.keys.range_after(None).filter(|(_, e)| e.flags & CHUNKED != 0);
+        let chunked: BTreeSet<Offset> = chunked.map(|(_, entry)| entry.version).collect();
         // Those whose value was replaced while the checkpoint was being made. Others become a value
         // yet, or are forgotten when the next term begins.
         let orphans: Vec<Offset> = self

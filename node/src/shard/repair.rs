@@ -10,6 +10,8 @@
 //! 3. Its leader sends the state ([`super::transfer`]). What this replica has in good condition it
 //!    keeps; what lies in a damaged segment it takes. After a restart nobody knows which that was, and
 //!    all of it counts as damaged.
+//!    Entries are applied meanwhile: what was written or deleted since is not undone by what the
+//!    leader read before ([`Partition::begin_repair`]).
 //! 4. When no record of the partition lies in a damaged segment, and what was taken is fsynced, it is
 //!    whole. When no record of any partition does, the segment is given back.
 //!
@@ -33,7 +35,8 @@ use ironring_ring::replication::Stage;
 use super::event::Effects;
 use super::fetch::Want;
 use super::partition::{
-    CHUNKED, ChunkedBody, DISTRUSTED, LOST, MERGED, Partition, chunk_key, chunk_name, topic_name,
+    CHUNKED, ChunkedBody, DISTRUSTED, LOST, MERGED, Partition, TOMBSTONE, chunk_key, chunk_name,
+    topic_name,
 };
 use super::replicas::Note;
 use super::state::StateCursor;
@@ -134,6 +137,7 @@ impl Shard {
         if now.mono >= self.repair.look_at {
             let keys: u64 = self.models.iter().map(|p| p.keys.len() as u64).sum();
             self.repair.look_at = now.mono + LOOK_EVERY + Duration::from_millis(keys / KEYS_PER_MS);
+            self.forget_late_repairs(now.mono);
             self.look_into_segments();
             self.ask_for_lost(now, fx);
             for id in self.config.slices.range(self.id()).map(PartitionId) {
@@ -489,7 +493,7 @@ impl Partition {
     pub(super) fn place_of(&self, record: &Record<'_>) -> Option<Location> {
         match record.kind {
             RecordKind::Put | RecordKind::PutChunked => {
-                let entry = self.keys.get(record.key)?;
+                let entry = self.keys.get(record.key).filter(|e| e.flags & TOMBSTONE == 0)?;
                 let chunked =
                     (record.kind == RecordKind::PutChunked) == (entry.flags & CHUNKED != 0);
                 (entry.version > record.offset || (entry.version == record.offset && chunked))

@@ -393,7 +393,7 @@ impl Shard {
                 }
             }
             PeerMessage::Fence(fence) => self.engine().fence(now.mono, &fence),
-            PeerMessage::SnapshotBegin(begin) => self.snapshot_begin(node, begin, fx),
+            PeerMessage::SnapshotBegin(begin) => self.snapshot_begin(now, node, begin, fx),
             PeerMessage::SnapshotPiece { partition, piece } => {
                 self.snapshot_piece(now, node, partition, piece, fx);
             }
