@@ -141,6 +141,16 @@ impl Partition {
         self.keys.get(key).filter(|e| is_live(e, now))
     }
 
+    /// Where the records of a value lie, in order; `None` while not all of them are here, as of a large
+    /// value that a leader's state names before the log brings its chunks.
+    #[must_use]
+    pub fn value_places<'a>(&'a self, entry: &'a Entry) -> Option<&'a [Location]> {
+        if entry.flags & CHUNKED == 0 {
+            return Some(std::slice::from_ref(&entry.location));
+        }
+        self.large.whole(entry.version)
+    }
+
     /// Whether the record with this offset is applied, and readers see it.
     #[must_use]
     pub fn is_applied(&self, offset: Offset) -> bool {
@@ -479,7 +489,7 @@ impl Partition {
         self.fold_put(at, record, CHUNKED, space);
         let current = self.keys.get(record.key).is_some_and(|e| e.version == record.offset);
         if current {
-            self.large.finish(body.upload, record.offset);
+            self.large.finish(body.upload, record.offset, body.chunks);
         } else {
             for chunk in self.large.abort(body.upload) {
                 space.push(Space::Dead(chunk));
@@ -767,5 +777,64 @@ impl ChunkedBody {
             ChunkedBody { upload: Offset(r.u64()?), chunks: r.u32()?, value_bytes: r.u64()? };
         r.end()?;
         Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::SegmentId;
+
+    use super::*;
+
+    fn at(n: u32) -> Location {
+        Location { segment: SegmentId(1), pos: n * 64, len: 64 }
+    }
+
+    fn record<'a>(kind: RecordKind, offset: u64, key: &'a [u8], body: &'a [u8]) -> Record<'a> {
+        Record {
+            kind,
+            flags: 0,
+            partition: PartitionId(0),
+            term: Term(1),
+            offset: Offset(offset),
+            session: SessionId::NONE,
+            sequence: 0,
+            time: WallTime(0),
+            expires: WallTime(0),
+            key,
+            body,
+        }
+    }
+
+    /// A state that is sent names a value that was written meanwhile: its chunks come with the log.
+    #[test]
+    fn a_large_value_is_read_when_all_of_it_is_here() {
+        let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());
+        p.recovered(&mut space);
+        let body = ChunkedBody { upload: Offset(7), chunks: 2, value_bytes: 300 << 10 }.encode();
+        let put = record(RecordKind::PutChunked, 9, b"k", &body);
+        p.merge(at(1), &Record { flags: MERGED, ..put }, &mut space);
+        let places = |p: &Partition| {
+            let entry = p.live_entry(b"k", WallTime(0)).unwrap();
+            p.value_places(&entry).map(<[Location]>::to_vec)
+        };
+        assert_eq!(places(&p), None, "nothing of it is here");
+        // Neither a term that begins nor one part of two makes it a value, whichever comes first.
+        p.apply(at(2), &record(RecordKind::TermStart, 6, b"", b""), &mut space);
+        let keys = [0, 1].map(|index| chunk_key(Offset(7), index));
+        p.apply(at(3), &record(RecordKind::Chunk, 7, &keys[0], b"a"), &mut space);
+        assert_eq!(places(&p), None, "the end of it is missing");
+        let mut other = Partition::new(PartitionId(0));
+        other.merge(at(1), &Record { flags: MERGED, ..put }, &mut space);
+        other.apply(at(4), &record(RecordKind::Chunk, 8, &keys[1], b"b"), &mut space);
+        assert_eq!(places(&other), None, "the beginning of it is missing");
+        p.apply(at(4), &record(RecordKind::Chunk, 8, &keys[1], b"b"), &mut space);
+        assert_eq!(places(&p), Some(vec![at(3), at(4)]));
+        p.apply(at(5), &put, &mut space);
+        assert_eq!(places(&p), Some(vec![at(3), at(4)]));
+        let mut live = Vec::new();
+        p.live_places(|place| live.push(place));
+        live.sort();
+        assert_eq!(live, [at(3), at(4), at(5)]);
     }
 }
