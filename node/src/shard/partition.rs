@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ironring_core::limits::{CHUNK_BYTES, VALUE_BYTES_MAX};
 use ironring_core::{Offset, PartitionId, SessionId, Term, TopicId, WallTime};
 use ironring_log::index::{Entry, KeyIndex};
 use ironring_log::{Location, Record, RecordKind};
@@ -41,6 +42,9 @@ pub const LOST: u8 = 4;
 /// Body of a `Damaged` record, and what stands behind the offset in a checkpoint, of a copy that has
 /// something else than most voters; nothing, of one that has lost something.
 pub const DISTRUSTED: u8 = 1;
+
+/// Most chunks of a value.
+const CHUNKS_MAX: u32 = VALUE_BYTES_MAX.div_ceil(CHUNK_BYTES) as u32;
 
 /// What a session's receipts take in memory, about.
 const SESSION_MEMORY_BYTES: usize = 256 + 64 * std::mem::size_of::<Remembered>();
@@ -744,7 +748,8 @@ pub fn chunk_name(key: &[u8]) -> Result<(Offset, u32), Malformed> {
     let mut r = Reader::new(key);
     let name = (Offset(r.u64()?), r.u32()?);
     r.end()?;
-    Ok(name)
+    // An abort may name the one behind the last. Others were not made by this code.
+    if name.1 > CHUNKS_MAX { Err(Malformed) } else { Ok(name) }
 }
 
 /// The body of a `PutChunked` record.
@@ -776,7 +781,7 @@ impl ChunkedBody {
         let body =
             ChunkedBody { upload: Offset(r.u64()?), chunks: r.u32()?, value_bytes: r.u64()? };
         r.end()?;
-        Ok(body)
+        if body.chunks > CHUNKS_MAX { Err(Malformed) } else { Ok(body) }
     }
 }
 
@@ -804,6 +809,18 @@ mod tests {
             key,
             body,
         }
+    }
+
+    #[test]
+    fn the_name_of_a_chunk_no_value_has_is_refused() {
+        assert_eq!(chunk_name(&chunk_key(Offset(7), 63)), Ok((Offset(7), 63)));
+        // An abort may name the one behind the last.
+        assert_eq!(chunk_name(&chunk_key(Offset(7), 64)), Ok((Offset(7), 64)));
+        assert_eq!(chunk_name(&chunk_key(Offset(7), 65)), Err(Malformed));
+        assert_eq!(chunk_name(&chunk_key(Offset(7), u32::MAX)), Err(Malformed));
+        let body = |chunks| ChunkedBody { upload: Offset(7), chunks, value_bytes: 1 }.encode();
+        assert!(ChunkedBody::decode(&body(64)).is_ok());
+        assert_eq!(ChunkedBody::decode(&body(65)), Err(Malformed));
     }
 
     /// A state that is sent names a value that was written meanwhile: its chunks come with the log.

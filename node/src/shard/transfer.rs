@@ -490,6 +490,9 @@ impl Shard {
         fx: &mut Effects,
     ) {
         let partition = begin.partition;
+        if !is_sound(&begin) {
+            return;
+        }
         let view = self.engine().view(partition);
         let me = self.engine().me(partition).replica;
         let answer = |state| ToPeer::SnapshotAnswer {
@@ -637,7 +640,8 @@ impl Shard {
         let mut records = Vec::new();
         while !bytes.is_empty() {
             let Ok((record, len)) = decode_wire(bytes) else { return Err(AppendError::Closed) };
-            if record.partition != partition || record.flags & (MERGED | LOST) == 0 {
+            let fits = record.partition == partition && is_of_a_state(&record);
+            if !fits || record.flags & (MERGED | LOST) == 0 {
                 return Err(AppendError::Closed);
             }
             records.push(Record { flags: record.flags | MERGED, ..record });
@@ -724,6 +728,17 @@ impl Shard {
         self.models.appended(appended.location, &record);
         Ok(())
     }
+}
+
+/// Whether a state can be what its leader says.
+fn is_sound(begin: &SnapshotBegin) -> bool {
+    (Offset::FIRST..Offset(u64::MAX)).contains(&begin.end) && begin.end_term <= begin.term
+}
+
+/// Whether a record is of a kind that a state is made of.
+fn is_of_a_state(record: &Record<'_>) -> bool {
+    use RecordKind::{Chunk, Put, PutChunked, State, TopicBatch};
+    matches!(record.kind, State | Put | PutChunked | Chunk | TopicBatch)
 }
 
 /// A piece as it is sent.
@@ -813,6 +828,51 @@ mod tests {
         t.answered(Instant(10), 2);
         assert_eq!((t.taken, t.sent, t.sent_ever, t.ready.len()), (2, 0, 0, 0));
         assert_eq!(t.taken_bytes, 20);
+    }
+
+    #[test]
+    fn a_state_that_ends_nowhere_or_in_a_later_term_is_refused() {
+        let replica = ironring_net::peer::message::ReplicaId { storage: StorageUuid(1), life: 0 };
+        let incarnation = ironring_core::Incarnation(1);
+        let begin = |end, end_term| SnapshotBegin {
+            transfer: 1,
+            partition: PartitionId(0),
+            to: replica,
+            from: ironring_net::peer::message::LeaderId { replica, incarnation },
+            term: Term(3),
+            start: Offset::NONE,
+            end: Offset(end),
+            end_term: Term(end_term),
+            total_bytes: 0,
+        };
+        assert!(is_sound(&begin(2, 3)) && is_sound(&begin(9, 1)));
+        assert!(is_sound(&begin(1, 0)), "of a leader that has applied nothing yet");
+        assert!(!is_sound(&begin(0, 0)), "there is no offset before it");
+        assert!(!is_sound(&begin(u64::MAX, 3)), "nor can any be behind it");
+        assert!(!is_sound(&begin(9, 4)), "its leader is of an earlier term");
+    }
+
+    /// A note of a replica's own would be taken for this one's when the log is replayed.
+    #[test]
+    fn a_state_is_made_of_values_chunks_and_batches() {
+        let kinds = [RecordKind::State, RecordKind::Put, RecordKind::PutChunked, RecordKind::Chunk];
+        let record = |kind| Record {
+            kind,
+            flags: MERGED,
+            partition: PartitionId(0),
+            term: Term(1),
+            offset: Offset(1),
+            session: ironring_core::SessionId::NONE,
+            sequence: 0,
+            time: ironring_core::WallTime(0),
+            expires: ironring_core::WallTime(0),
+            key: b"",
+            body: b"",
+        };
+        assert!(kinds.into_iter().all(|kind| is_of_a_state(&record(kind))));
+        assert!(is_of_a_state(&record(RecordKind::TopicBatch)));
+        let others = [RecordKind::Jump, RecordKind::Cut, RecordKind::Adopt, RecordKind::Repaired];
+        assert!(!others.into_iter().any(|kind| is_of_a_state(&record(kind))));
     }
 
     /// One that has restarted does not: it knows nothing of the transfer, and says nothing.
