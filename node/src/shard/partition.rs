@@ -230,7 +230,8 @@ impl Partition {
             }
             RecordKind::Damaged => {
                 self.hurt = Some(record.offset);
-                self.distrusted |= record.body.first() == Some(&DISTRUSTED);
+                // One that an operator has let lead is not distrusted any more.
+                self.distrusted = record.body.first() == Some(&DISTRUSTED);
             }
             RecordKind::Repaired => {
                 (self.hurt, self.distrusted) = (None, false);
