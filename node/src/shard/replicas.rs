@@ -402,7 +402,7 @@ impl Shard {
             PeerMessage::Compared(compared) => self.compared(&compared),
             PeerMessage::Diverged(diverged) => self.diverged(&diverged),
             PeerMessage::Fetch(fetch) => self.fetch_asked(node, &fetch, fx),
-            PeerMessage::Fetched(fetched) => self.fetched(now, &fetched),
+            PeerMessage::Fetched(fetched) => self.fetched(now, &fetched, fx),
             PeerMessage::HandOver { partition, to } => {
                 // What speaks against it the controller sees, and asks again.
                 let _ = self.engine().hand_over(now.mono, partition, Some(to));
