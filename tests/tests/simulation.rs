@@ -82,7 +82,15 @@ fn clusters_of_shards_keep_what_they_acked() {
     let coverage = batch(Target::Cluster, 3);
     assert_covers(
         &coverage,
-        &["crashes", "links cut", "pauses", "reads answered", "stops", "writes acked"],
+        &[
+            "crashes",
+            "large values written",
+            "links cut",
+            "pauses",
+            "reads answered",
+            "stops",
+            "writes acked",
+        ],
     );
 }
 

@@ -18,7 +18,8 @@
 //! - 5 sessions: partition u32, expired_to u64, then until the end { id u64, n u32 x { sequence u64,
 //!   offset u64, term u64, kind u8, a u64, b u32, c u32 } }. `expired_to` is in every one, because a
 //!   session may be forgotten between two
-//! - 6 uploads: partition u32, then until the end { id u64, version u64, n u32 x location }
+//! - 6 uploads: partition u32, then until the end { id u64, version u64, n u32 x location, of length 0
+//!   where a chunk has not come yet }
 //! - 7 pending records: partition u32, then until the end { kind u8, flags u8, term u64, offset u64,
 //!   session u64, sequence u64, time u64, expires u64, key (u32 length), body (u32 length),
 //!   location }. Those there were when the picture began: replay begins behind them. They come
@@ -497,14 +498,15 @@ fn restore_uploads(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malfor
     let p = models.owned(id)?;
     while !r.is_empty() {
         let (upload, version) = (Offset(r.u64()?), Offset(r.u64()?));
-        for index in 0..r.u32()? {
+        let chunks = r.u32()?;
+        for index in 0..chunks {
             let at = read_location(r)?;
             if at.len > 0 {
                 p.large.set_chunk(upload, index, at);
             }
         }
         if version != Offset::NONE {
-            p.large.finish(upload, version);
+            p.large.finish(upload, version, chunks);
         }
     }
     Ok(())
@@ -572,7 +574,7 @@ mod tests {
         for upload in 1..=5000 {
             p.large.set_chunk(Offset(upload), 0, at(upload));
             p.large.set_chunk(Offset(upload), 1, at(upload + 1));
-            p.large.finish(Offset(upload), Offset(upload + 10_000));
+            p.large.finish(Offset(upload), Offset(upload + 10_000), 2);
         }
         for n in 0..10_000u64 {
             let entry =
@@ -617,6 +619,48 @@ mod tests {
         let name = (TopicId(1), 0);
         assert!(a.topics[&name].batches().eq(b.topics[&name].batches()));
         assert_eq!(b.topics[&name].end(), 30_000);
+    }
+
+    /// As a follower has it that is being filled: the log brings the rest.
+    #[test]
+    fn a_large_value_that_is_not_all_here_is_restored_as_such() {
+        use crate::shard::partition::{CHUNKED, ChunkedBody, MERGED, chunk_key};
+        let mut models = Models::new(0, 1, 0);
+        let at = |n: u32| Location { segment: SegmentId(1), pos: n * 64, len: 64 };
+        let body = ChunkedBody { upload: Offset(7), chunks: 3, value_bytes: 700 << 10 }.encode();
+        let (key, mut space) = (chunk_key(Offset(7), 0), Vec::new());
+        let put = Record {
+            kind: RecordKind::PutChunked,
+            flags: MERGED,
+            partition: PartitionId(0),
+            term: Term(1),
+            offset: Offset(9),
+            session: SessionId::NONE,
+            sequence: 0,
+            time: WallTime(0),
+            expires: WallTime(0),
+            key: b"k",
+            body: &body,
+        };
+        let chunk = Record { kind: RecordKind::Chunk, offset: Offset(7), key: &key, ..put };
+        let p = models.partition(PartitionId(0));
+        p.merge(at(1), &chunk, &mut space);
+        p.merge(at(2), &put, &mut space);
+        let mut again = Models::new(0, 1, 0);
+        models.begin();
+        let mut piece = Vec::new();
+        while models.next_piece(&mut piece) {
+            restore_piece(&mut again, &piece).unwrap();
+            piece.clear();
+        }
+        let p = again.partition(PartitionId(0));
+        let entry = p.keys.get(b"k").unwrap();
+        assert_eq!((entry.flags & CHUNKED, p.value_places(&entry)), (CHUNKED, None));
+        for index in [1, 2] {
+            let key = chunk_key(Offset(7), index);
+            p.apply(at(3 + index), &Record { key: &key, flags: 0, ..chunk }, &mut space);
+        }
+        assert_eq!(p.value_places(&entry), Some(&[at(1), at(4), at(5)][..]));
     }
 
     #[test]

@@ -7,13 +7,14 @@
 //!
 //! It asks in rounds: some names at a time, each replica once for each round, and then others, so that
 //! what cannot be had keeps nothing waiting. What every other replica has said twice not to have is given
-//! up: a disk may fail to read once what it reads the next time. One that may have it yet says nothing: in its log it is on its way. One that
-//! has something else than most voters has nothing that counts, and says so.
+//! up: a disk may fail to read once what it reads the next time. One that may have it yet says nothing: in
+//! its log it is on its way. One that has something else than most voters has nothing that counts, and
+//! says so. Who has sent some of it is asked for more at once.
 //!
 //! A name is the kind of the record (u8), its offset (u64; 0: any) and its key (u32 and the bytes).
 //! What is named is applied, and so committed: all replicas that have it have the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use ironring_core::{NodeId, Now, Offset, PartitionId, SessionId, Term, WallTime};
@@ -35,6 +36,10 @@ use crate::peer::convert::{from_leader, from_replica, to_leader, to_replica};
 
 /// Records asked for at a time.
 const WANTS_MAX: usize = 64;
+/// Names of lost records that one walk through a partition's keys collects, and their bytes: enough for
+/// many questions, of which each follows the answer to the one before.
+const NAMES_MAX: usize = 16 << 10;
+const NAMES_BYTES_MAX: usize = 512 << 10;
 /// Bytes of records answered at a time: with one more record a frame holds them.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Questions of leaders answered at a time.
@@ -128,8 +133,8 @@ fn decode_wants(bytes: &[u8]) -> Result<Vec<Want>, Malformed> {
 }
 
 impl Partition {
-    /// Names of applied records that lie where `lost` says, from the one with the number `first` on: as
-    /// many as a question has room for. O(records).
+    /// Names of applied records that lie where `lost` says, from the one with the number `first` on: at
+    /// most [`NAMES_MAX`], of [`NAMES_BYTES_MAX`]. O(records).
     fn wants(&self, first: usize, lost: impl Fn(&Location) -> bool) -> Vec<Want> {
         let (mut wants, mut bytes, mut number, mut full) = (Vec::new(), 0, 0, false);
         let mut take = |kind, offset, key: &[u8]| {
@@ -139,7 +144,7 @@ impl Partition {
             }
             let want = Want { kind, offset, key: key.to_vec() };
             bytes += want.bytes();
-            full = wants.len() >= WANTS_MAX || bytes > FETCH_BYTES_MAX as usize;
+            full = wants.len() >= NAMES_MAX || bytes > NAMES_BYTES_MAX;
             if !full {
                 wants.push(want);
             }
@@ -172,9 +177,12 @@ impl Partition {
 struct Search {
     /// What is asked for in this round.
     wants: Vec<Want>,
+    /// What was lost besides when the keys were walked.
+    rest: VecDeque<Want>,
     /// Where among all that is lost the round began.
     first: usize,
-    /// How many are still to be asked in it, and whose turn it is.
+    /// How many are to be asked in it, how many still are, and whose turn it is.
+    others: usize,
     left: usize,
     turn: usize,
     /// The questions of the round, and whom each was for.
@@ -189,17 +197,31 @@ impl Search {
     /// A round begins, behind what the last one asked for; or at the beginning, when nothing is there.
     fn begin(&mut self, others: usize, wants: impl Fn(usize) -> Vec<Want>) {
         self.first += self.wants.len();
-        self.wants = wants(self.first);
-        if self.wants.is_empty() && self.first > 0 {
-            self.first = 0;
-            self.wants = wants(0);
+        if self.rest.is_empty() {
+            self.rest = wants(self.first).into();
         }
+        if self.rest.is_empty() && self.first > 0 {
+            self.first = 0;
+            self.rest = wants(0).into();
+        }
+        self.take_question(others);
+    }
+
+    /// As many of the names that were collected as a question has room for.
+    fn take_question(&mut self, others: usize) {
+        let mut bytes = 0;
+        let fits = self.rest.iter().take(WANTS_MAX).take_while(|want| {
+            bytes += want.bytes();
+            bytes <= FETCH_BYTES_MAX as usize
+        });
+        let count = fits.count();
+        self.wants = self.rest.drain(..count).collect();
         self.said = false;
         self.ask_all(others);
     }
 
     fn ask_all(&mut self, others: usize) {
-        self.left = others;
+        (self.others, self.left) = (others, others);
         self.asked.clear();
         self.without.clear();
     }
@@ -217,6 +239,17 @@ impl Search {
     fn has_some(&mut self) {
         self.turn = self.turn.wrapping_sub(1);
         self.left += 1;
+    }
+
+    /// Leaves out what is not lost any more; when nothing is left of the question, begins the next one of
+    /// the same walk through the keys. False: there is none.
+    fn go_on(&mut self, is_lost: impl Fn(&Want) -> bool) -> bool {
+        self.wants.retain(&is_lost);
+        while self.wants.is_empty() && !self.rest.is_empty() {
+            self.take_question(self.others);
+            self.wants.retain(&is_lost);
+        }
+        !self.wants.is_empty()
     }
 
     /// A replica has nothing of what the question asked for. True: none of `others` has, and all have
@@ -264,44 +297,49 @@ impl Shard {
                 continue;
             }
             self.heal(now, id);
-            let engine = self.engine();
-            let (me, term) = (engine.me(id), engine.view(id).term);
-            let replicas = engine.known(id).replicas.iter();
-            let others: Vec<(NodeId, ReplicaId)> = replicas
-                .filter(|r| r.id != me.replica && fx.peer_room.get(&r.node) != Some(&0))
-                .map(|r| (r.node, r.id))
-                .collect();
-            if others.is_empty() {
-                continue;
-            }
-            let mut search = self.fetches.searches.remove(&id).unwrap_or_default();
-            let p = self.models.peek(id);
-            let is_lost = |at: &Location| self.is_lost(at);
-            if search.left == 0 {
-                search.begin(others.len(), |first| p.wants(first, is_lost));
-            }
-            search.wants.retain(|want| p.place_of(&want.record(id)).is_some_and(|at| is_lost(&at)));
-            if search.wants.is_empty() {
-                search.left = 0;
-                self.fetches.searches.insert(id, search);
-                continue;
-            }
-            self.fetches.last += 1;
-            let number = self.fetches.last;
-            let ids: Vec<ReplicaId> = others.iter().map(|(_, id)| *id).collect();
-            let (node, to) = others[search.ask(number, &ids)];
-            let wants = encode_wants(&search.wants);
-            self.fetches.searches.insert(id, search);
-            let fetch = Fetch {
-                number,
-                partition: id,
-                to: to_replica(to),
-                from: to_leader(me),
-                term,
-                wants: &[],
-            };
-            fx.peers.push((node, ToPeer::Fetch { fetch, wants }));
+            self.ask(id, fx);
         }
+    }
+
+    /// Asks the next replica for what is lost. False: nothing is, or nobody can be asked.
+    fn ask(&mut self, id: PartitionId, fx: &mut Effects) -> bool {
+        let engine = self.engine();
+        let (me, term) = (engine.me(id), engine.view(id).term);
+        let replicas = engine.known(id).replicas.iter();
+        let others: Vec<(NodeId, ReplicaId)> = replicas
+            .filter(|r| r.id != me.replica && fx.peer_room.get(&r.node) != Some(&0))
+            .map(|r| (r.node, r.id))
+            .collect();
+        if others.is_empty() {
+            return false;
+        }
+        let mut search = self.fetches.searches.remove(&id).unwrap_or_default();
+        let p = self.models.peek(id);
+        let is_lost = |at: &Location| self.is_lost(at);
+        if search.left == 0 {
+            search.begin(others.len(), |first| p.wants(first, is_lost));
+        }
+        if !search.go_on(|want| p.place_of(&want.record(id)).is_some_and(|at| is_lost(&at))) {
+            search.left = 0;
+            self.fetches.searches.insert(id, search);
+            return false;
+        }
+        self.fetches.last += 1;
+        let number = self.fetches.last;
+        let ids: Vec<ReplicaId> = others.iter().map(|(_, id)| *id).collect();
+        let (node, to) = others[search.ask(number, &ids)];
+        let wants = encode_wants(&search.wants);
+        self.fetches.searches.insert(id, search);
+        let fetch = Fetch {
+            number,
+            partition: id,
+            to: to_replica(to),
+            from: to_leader(me),
+            term,
+            wants: &[],
+        };
+        fx.peers.push((node, ToPeer::Fetch { fetch, wants }));
+        true
     }
 
     /// A leader has lost records.
@@ -376,8 +414,8 @@ impl Shard {
         fx.peers.push((node, ToPeer::Fetched { fetched, records }));
     }
 
-    /// A replica has sent records that were lost here.
-    pub(super) fn fetched(&mut self, now: Now, fetched: &Fetched<'_>) {
+    /// A replica has sent records that were lost here: it is asked for more at once.
+    pub(super) fn fetched(&mut self, now: Now, fetched: &Fetched<'_>, fx: &mut Effects) {
         let id = fetched.partition;
         let view = self.engine().view(id);
         let from = from_leader(fetched.from).replica;
@@ -404,10 +442,13 @@ impl Shard {
             self.found_again(at);
             some = true;
         }
+        self.tell_log_space();
         if some && let Some(search) = self.fetches.searches.get_mut(&id) {
             search.has_some();
+            if self.ask(id, fx) {
+                return;
+            }
         }
-        self.tell_log_space();
         self.heal(now, id);
     }
 
@@ -477,6 +518,62 @@ mod tests {
         Location { segment: SegmentId(1), pos: n as u32 * 64, len: 64 }
     }
 
+    /// A put or delete of the key that [`with_keys`] numbers `n`.
+    fn about(kind: RecordKind, offset: u64, n: u64) -> Want {
+        let mut key = n.to_be_bytes().to_vec();
+        key.resize(9, 7);
+        Want { kind, offset: Offset(offset), key }
+    }
+
+    /// The leader has read a value for its state; then its key is deleted, there and here.
+    #[test]
+    fn a_repair_brings_no_deleted_key_back() {
+        let (mut p, mut space) = (with_keys(1, 9), Vec::new());
+        p.recovered(&mut space);
+        p.hurt = Some(Offset(2));
+        let (put, gone) = (about(RecordKind::Put, 1, 0), about(RecordKind::Delete, 5, 0));
+        let sent = Record { flags: MERGED, ..put.record(p.id) };
+        p.begin_repair();
+        p.apply(place(1), &gone.record(p.id), &mut space);
+        assert!(p.has_newer(&sent));
+        p.merge(place(2), &sent, &mut space);
+        assert_eq!(p.live_entry(&put.key, WallTime(0)), None);
+        // Nor do other deletes count for less, or the same one for more.
+        p.apply(place(1), &gone.record(p.id), &mut space);
+        assert_eq!(p.live_entry(&put.key, WallTime(0)), None);
+        // What is written after the delete is there, whatever comes then.
+        let again = about(RecordKind::Put, 6, 0);
+        p.apply(place(3), &again.record(p.id), &mut space);
+        p.merge(place(4), &sent, &mut space);
+        let entry = p.live_entry(&put.key, WallTime(0)).map(|e| (e.version, e.location));
+        assert_eq!(entry, Some((Offset(6), place(3))));
+        // Nothing is left of it when the copy is whole.
+        p.apply(place(5), &about(RecordKind::Delete, 7, 0).record(p.id), &mut space);
+        p.apply(place(6), &about(RecordKind::Delete, 8, 1).record(p.id), &mut space);
+        assert_eq!(p.keys.len(), 2);
+        let repaired = Record { kind: RecordKind::Repaired, ..put.record(p.id) };
+        p.replayed(place(7), &repaired, &mut space);
+        assert_eq!((p.hurt, p.is_repairing(), p.keys.len()), (None, false, 0));
+        p.apply(place(8), &about(RecordKind::Put, 9, 1).record(p.id), &mut space);
+        p.apply(place(9), &about(RecordKind::Delete, 10, 1).record(p.id), &mut space);
+        assert_eq!(p.keys.len(), 0, "no tombstones are kept without a repair");
+    }
+
+    /// One that ends in the middle leaves nothing either, and the next begins with nothing.
+    #[test]
+    fn a_repair_that_ends_early_leaves_no_tombstones() {
+        let (mut p, mut space) = (with_keys(2, 9), Vec::new());
+        p.recovered(&mut space);
+        p.begin_repair();
+        p.apply(place(3), &about(RecordKind::Delete, 5, 0).record(p.id), &mut space);
+        assert_eq!(p.keys.len(), 2);
+        p.begin_repair();
+        assert_eq!((p.keys.len(), p.is_repairing()), (1, true));
+        p.apply(place(4), &about(RecordKind::Delete, 6, 1).record(p.id), &mut space);
+        p.end_repair();
+        assert_eq!((p.keys.len(), p.is_repairing()), (0, false));
+    }
+
     fn replica(life: u64) -> ReplicaId {
         ReplicaId { life, ..ReplicaId::default() }
     }
@@ -498,14 +595,53 @@ mod tests {
         assert_eq!(seen.len(), 200);
     }
 
+    /// Otherwise a lost segment of small values would take half an hour: 64 of them with each look.
+    #[test]
+    fn an_answer_is_followed_by_the_next_question_and_the_keys_are_walked_once() {
+        let (p, walks) = (with_keys(1000, 9), std::cell::Cell::new(0));
+        let others = [replica(1), replica(2)];
+        let (mut search, mut found) = (Search::default(), BTreeSet::new());
+        search.begin(others.len(), |first| {
+            walks.set(walks.get() + 1);
+            p.wants(first, |_| true)
+        });
+        let mut asked = BTreeSet::new();
+        for number in 0.. {
+            asked.insert(search.ask(number, &others));
+            assert!((1..=WANTS_MAX).contains(&search.wants.len()));
+            found.extend(search.wants.iter().map(|want| want.offset));
+            search.has_some();
+            if !search.go_on(|want| !found.contains(&want.offset)) {
+                break;
+            }
+        }
+        assert_eq!((found.len(), walks.get()), (1000, 1));
+        assert_eq!(asked.len(), 1, "the one that has it all is asked for all of it");
+        // What an answer had no room for is asked for before anything else.
+        let mut search = Search::default();
+        search.begin(others.len(), |first| p.wants(first, |_| true));
+        let last = search.wants[WANTS_MAX - 1].offset;
+        assert!(search.go_on(|want| want.offset >= last));
+        assert_eq!(search.wants.len(), 1);
+        assert_eq!(search.wants[0].offset, last);
+        // What was found otherwise, or written again, is not asked for.
+        assert!(!search.go_on(|_| false));
+    }
+
     #[test]
     fn a_question_fits_its_frame() {
         let p = with_keys(200, 1024);
-        let wants = p.wants(0, |_| true);
-        assert!((32..WANTS_MAX).contains(&wants.len()), "{}", wants.len());
-        assert!(encode_wants(&wants).len() <= FETCH_BYTES_MAX as usize);
-        let (more, none) = (p.wants(wants.len(), |_| true), p.wants(200, |_| true));
-        assert_eq!((more[0].offset, none.len()), (Offset(wants.len() as u64 + 1), 0));
+        let mut search = Search::default();
+        let mut asked = 0;
+        while asked < 200 {
+            search.begin(1, |first| p.wants(first, |_| true));
+            let wants = &search.wants;
+            assert_eq!(wants[0].offset, Offset(asked + 1));
+            assert!((asked > 150 || wants.len() >= 32) && wants.len() < WANTS_MAX);
+            assert!(encode_wants(wants).len() <= FETCH_BYTES_MAX as usize);
+            asked += wants.len() as u64;
+        }
+        assert!(p.wants(200, |_| true).is_empty());
     }
 
     #[test]

@@ -38,19 +38,29 @@ impl LargeValues {
         (before != NOWHERE && before != at).then_some(before)
     }
 
-    /// The upload became the value with this version.
-    pub fn finish(&mut self, upload: Offset, version: Offset) {
-        if let Some(found) = self.uploads.get_mut(&upload) {
-            found.version = version;
-            self.by_version.insert(version, upload);
+    /// The upload became the value with this version, of so many chunks. Those that were not seen yet
+    /// may still come.
+    pub fn finish(&mut self, upload: Offset, version: Offset, chunks: u32) {
+        let found = self.uploads.entry(upload).or_default();
+        found.version = version;
+        if found.chunks.len() < chunks as usize {
+            found.chunks.resize(chunks as usize, NOWHERE);
         }
+        self.by_version.insert(version, upload);
     }
 
-    /// Where the chunks of a value lie, in order.
+    /// Where the chunks of a value lie that were seen, in order.
+    pub fn chunks(&self, version: Offset) -> impl Iterator<Item = Location> {
+        let upload = self.by_version.get(&version).and_then(|upload| self.uploads.get(upload));
+        let chunks = upload.map_or(&[][..], |upload| &upload.chunks);
+        chunks.iter().copied().filter(|at| *at != NOWHERE)
+    }
+
+    /// Where all chunks of a value lie, in order; `None` while one of them was not seen.
     #[must_use]
-    pub fn chunks(&self, version: Offset) -> Option<&[Location]> {
-        let upload = self.by_version.get(&version)?;
-        self.uploads.get(upload).map(|u| u.chunks.as_slice())
+    pub fn whole(&self, version: Offset) -> Option<&[Location]> {
+        let upload = self.uploads.get(self.by_version.get(&version)?)?;
+        (!upload.chunks.contains(&NOWHERE)).then_some(upload.chunks.as_slice())
     }
 
     /// The value is superseded: forgets it and tells which chunks died.
@@ -81,7 +91,7 @@ impl LargeValues {
         chunks.get(index as usize).copied().filter(|at| *at != NOWHERE)
     }
 
-    /// True when the chunk is needed, wherever its copies lie.
+    /// True when the chunk is needed, wherever its copies lie, or will be when it comes.
     #[must_use]
     pub fn has(&self, upload: Offset, index: u32) -> bool {
         self.uploads.get(&upload).is_some_and(|u| u.chunks.len() > index as usize)
@@ -119,12 +129,12 @@ mod tests {
         assert_eq!(large.set_chunk(Offset(5), 1, at(200)), None);
         assert_eq!(large.set_chunk(Offset(5), 0, at(100)), None);
         assert_eq!(large.iter().next().map(|u| u.1), Some(Offset::NONE));
-        large.finish(Offset(5), Offset(7));
-        assert_eq!(large.chunks(Offset(7)), Some(&[at(100), at(200)][..]));
+        large.finish(Offset(5), Offset(7), 2);
+        assert_eq!(large.whole(Offset(7)), Some(&[at(100), at(200)][..]));
         assert_eq!(large.set_chunk(Offset(5), 1, at(900)), Some(at(200)), "relocated");
         assert!(large.holds(Offset(5), 1, at(900)) && !large.holds(Offset(5), 1, at(200)));
         assert_eq!(large.remove(Offset(7)), [at(100), at(900)]);
-        assert_eq!(large.chunks(Offset(7)), None);
+        assert_eq!((large.whole(Offset(7)), large.chunks(Offset(7)).count()), (None, 0));
         assert!(large.remove(Offset(7)).is_empty());
     }
 }

@@ -607,6 +607,8 @@ impl Shard {
         let mut next = (at + 1, None);
         if let Some(p) = self.models.nth(at) {
             let mut expired = Vec::new();
+            // An older value of the key may be on its way, which has no such time.
+            let kept = p.is_repairing();
             for (i, (key, entry)) in p.keys.range_after(after.as_deref()).enumerate() {
                 if i + 1 == EXPIRY_KEYS_PER_SWEEP {
                     next = (at, Some(key.to_vec()));
@@ -615,7 +617,7 @@ impl Shard {
                     break;
                 }
                 let due = entry.expires.0 != 0 && entry.expires <= now.wall;
-                if due {
+                if due && !kept {
                     expired.push(key.to_vec());
                 }
             }

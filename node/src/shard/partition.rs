@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ironring_core::limits::{CHUNK_BYTES, VALUE_BYTES_MAX};
 use ironring_core::{Offset, PartitionId, SessionId, Term, TopicId, WallTime};
 use ironring_log::index::{Entry, KeyIndex};
 use ironring_log::{Location, Record, RecordKind};
@@ -21,7 +22,8 @@ use super::sessions::{Remembered, SessionTable, Verdict};
 use super::state::{Says, merge_sessions, read_says};
 use super::topics::{Batch, TopicPartition};
 
-/// [`Entry::flags`]: the key was deleted, by a record met in recovery. Dropped when that is over.
+/// [`Entry::flags`]: the key was deleted, by a record met in recovery, or while a leader's state comes
+/// in and entries are applied. Dropped when that is over.
 pub const TOMBSTONE: u8 = 1;
 /// [`Entry::flags`]: the value is chunked; the entry's location is its `PutChunked` record.
 pub const CHUNKED: u8 = 2;
@@ -40,6 +42,9 @@ pub const LOST: u8 = 4;
 /// Body of a `Damaged` record, and what stands behind the offset in a checkpoint, of a copy that has
 /// something else than most voters; nothing, of one that has lost something.
 pub const DISTRUSTED: u8 = 1;
+
+/// Most chunks of a value.
+const CHUNKS_MAX: u32 = VALUE_BYTES_MAX.div_ceil(CHUNK_BYTES) as u32;
 
 /// What a session's receipts take in memory, about.
 const SESSION_MEMORY_BYTES: usize = 256 + 64 * std::mem::size_of::<Remembered>();
@@ -97,7 +102,10 @@ pub struct Partition {
     pub distrusted: bool,
     /// Recovery is not over: a record may be older than one that was applied.
     recovering: bool,
-    /// Whether recovery has met a delete, so that tombstones have to be looked for.
+    /// A leader's state is on its way into a log that goes on meanwhile: what it says of a key may be
+    /// older than what was applied since.
+    repairing: bool,
+    /// Whether a delete was met while tombstones are kept, so that they have to be looked for.
     has_tombstones: bool,
 }
 
@@ -126,6 +134,7 @@ impl Partition {
             hurt: None,
             distrusted: false,
             recovering: true,
+            repairing: false,
             has_tombstones: false,
         }
     }
@@ -134,6 +143,16 @@ impl Partition {
     #[must_use]
     pub fn live_entry(&self, key: &[u8], now: WallTime) -> Option<Entry> {
         self.keys.get(key).filter(|e| is_live(e, now))
+    }
+
+    /// Where the records of a value lie, in order; `None` while not all of them are here, as of a large
+    /// value that a leader's state names before the log brings its chunks.
+    #[must_use]
+    pub fn value_places<'a>(&'a self, entry: &'a Entry) -> Option<&'a [Location]> {
+        if entry.flags & CHUNKED == 0 {
+            return Some(std::slice::from_ref(&entry.location));
+        }
+        self.large.whole(entry.version)
     }
 
     /// Whether the record with this offset is applied, and readers see it.
@@ -211,13 +230,56 @@ impl Partition {
             }
             RecordKind::Damaged => {
                 self.hurt = Some(record.offset);
-                self.distrusted |= record.body.first() == Some(&DISTRUSTED);
+                // One that an operator has let lead is not distrusted any more.
+                self.distrusted = record.body.first() == Some(&DISTRUSTED);
             }
-            RecordKind::Repaired => (self.hurt, self.distrusted) = (None, false),
+            RecordKind::Repaired => {
+                (self.hurt, self.distrusted) = (None, false);
+                self.end_repair();
+            }
             _ if record.flags & MERGED != 0 => return self.merge(at, record, space),
             _ => return self.replayed_entry(at, record, space),
         }
         space.push(Space::Dead(at));
+    }
+
+    /// A leader's state begins to come in while entries are applied: from here on until
+    /// [`Partition::end_repair`] what was deleted is remembered, and what has expired stays.
+    pub fn begin_repair(&mut self) {
+        self.end_repair();
+        self.repairing = true;
+    }
+
+    /// It is here, or comes no more. O(keys) when a key was deleted meanwhile.
+    pub fn end_repair(&mut self) {
+        self.repairing = false;
+        if !self.recovering {
+            self.sweep_tombstones();
+        }
+    }
+
+    fn sweep_tombstones(&mut self) {
+        if !std::mem::take(&mut self.has_tombstones) {
+            return;
+        }
+        let deleted = self.keys.range_after(None).filter(|(_, e)| e.flags & TOMBSTONE != 0);
+        let gone: Vec<Vec<u8>> = deleted.map(|(key, _)| key.to_vec()).collect();
+        for key in gone {
+            self.keys.remove(&key);
+        }
+    }
+
+    /// Whether a leader's state comes in while entries are applied.
+    #[must_use]
+    pub fn is_repairing(&self) -> bool {
+        self.repairing
+    }
+
+    /// Whether the key of a value was written, or deleted, after it.
+    #[must_use]
+    pub fn has_newer(&self, record: &Record<'_>) -> bool {
+        matches!(record.kind, RecordKind::Put | RecordKind::PutChunked)
+            && self.keys.get(record.key).is_some_and(|entry| entry.version > record.offset)
     }
 
     /// Takes up part of the state another replica sent.
@@ -432,7 +494,7 @@ impl Partition {
         self.fold_put(at, record, CHUNKED, space);
         let current = self.keys.get(record.key).is_some_and(|e| e.version == record.offset);
         if current {
-            self.large.finish(body.upload, record.offset);
+            self.large.finish(body.upload, record.offset, body.chunks);
         } else {
             for chunk in self.large.abort(body.upload) {
                 space.push(Space::Dead(chunk));
@@ -452,7 +514,7 @@ impl Partition {
             Some(old) => self.superseded(&old, space),
             None => {}
         }
-        if self.recovering {
+        if self.recovering || self.repairing {
             self.has_tombstones = true;
         } else {
             self.keys.remove(record.key);
@@ -571,22 +633,12 @@ impl Partition {
     /// Recovery is over. What is not known to be committed stays pending.
     pub fn recovered(&mut self, space: &mut Vec<Space>) {
         self.recovering = false;
-        if !self.has_tombstones && self.large.is_empty() {
+        self.sweep_tombstones();
+        if self.large.is_empty() {
             return;
         }
-        let mut gone = Vec::new();
-        let mut chunked = BTreeSet::new();
-        for (key, entry) in self.keys.range_after(None) {
-            if entry.flags & TOMBSTONE != 0 {
-                gone.push(key.to_vec());
-            }
-            if entry.flags & CHUNKED != 0 {
-                chunked.insert(entry.version);
-            }
-        }
-        for key in gone {
-            self.keys.remove(&key);
-        }
+        let chunked = self.keys.range_after(None).filter(|(_, e)| e.flags & CHUNKED != 0);
+        let chunked: BTreeSet<Offset> = chunked.map(|(_, entry)| entry.version).collect();
         // Those whose value was replaced while the checkpoint was being made. Others become a value
         // yet, or are forgotten when the next term begins.
         let orphans: Vec<Offset> = self
@@ -697,7 +749,8 @@ pub fn chunk_name(key: &[u8]) -> Result<(Offset, u32), Malformed> {
     let mut r = Reader::new(key);
     let name = (Offset(r.u64()?), r.u32()?);
     r.end()?;
-    Ok(name)
+    // An abort may name the one behind the last. Others were not made by this code.
+    if name.1 > CHUNKS_MAX { Err(Malformed) } else { Ok(name) }
 }
 
 /// The body of a `PutChunked` record.
@@ -729,6 +782,77 @@ impl ChunkedBody {
         let body =
             ChunkedBody { upload: Offset(r.u64()?), chunks: r.u32()?, value_bytes: r.u64()? };
         r.end()?;
-        Ok(body)
+        if body.chunks > CHUNKS_MAX { Err(Malformed) } else { Ok(body) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::SegmentId;
+
+    use super::*;
+
+    fn at(n: u32) -> Location {
+        Location { segment: SegmentId(1), pos: n * 64, len: 64 }
+    }
+
+    fn record<'a>(kind: RecordKind, offset: u64, key: &'a [u8], body: &'a [u8]) -> Record<'a> {
+        Record {
+            kind,
+            flags: 0,
+            partition: PartitionId(0),
+            term: Term(1),
+            offset: Offset(offset),
+            session: SessionId::NONE,
+            sequence: 0,
+            time: WallTime(0),
+            expires: WallTime(0),
+            key,
+            body,
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_chunk_no_value_has_is_refused() {
+        assert_eq!(chunk_name(&chunk_key(Offset(7), 63)), Ok((Offset(7), 63)));
+        // An abort may name the one behind the last.
+        assert_eq!(chunk_name(&chunk_key(Offset(7), 64)), Ok((Offset(7), 64)));
+        assert_eq!(chunk_name(&chunk_key(Offset(7), 65)), Err(Malformed));
+        assert_eq!(chunk_name(&chunk_key(Offset(7), u32::MAX)), Err(Malformed));
+        let body = |chunks| ChunkedBody { upload: Offset(7), chunks, value_bytes: 1 }.encode();
+        assert!(ChunkedBody::decode(&body(64)).is_ok());
+        assert_eq!(ChunkedBody::decode(&body(65)), Err(Malformed));
+    }
+
+    /// A state that is sent names a value that was written meanwhile: its chunks come with the log.
+    #[test]
+    fn a_large_value_is_read_when_all_of_it_is_here() {
+        let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());
+        p.recovered(&mut space);
+        let body = ChunkedBody { upload: Offset(7), chunks: 2, value_bytes: 300 << 10 }.encode();
+        let put = record(RecordKind::PutChunked, 9, b"k", &body);
+        p.merge(at(1), &Record { flags: MERGED, ..put }, &mut space);
+        let places = |p: &Partition| {
+            let entry = p.live_entry(b"k", WallTime(0)).unwrap();
+            p.value_places(&entry).map(<[Location]>::to_vec)
+        };
+        assert_eq!(places(&p), None, "nothing of it is here");
+        // Neither a term that begins nor one part of two makes it a value, whichever comes first.
+        p.apply(at(2), &record(RecordKind::TermStart, 6, b"", b""), &mut space);
+        let keys = [0, 1].map(|index| chunk_key(Offset(7), index));
+        p.apply(at(3), &record(RecordKind::Chunk, 7, &keys[0], b"a"), &mut space);
+        assert_eq!(places(&p), None, "the end of it is missing");
+        let mut other = Partition::new(PartitionId(0));
+        other.merge(at(1), &Record { flags: MERGED, ..put }, &mut space);
+        other.apply(at(4), &record(RecordKind::Chunk, 8, &keys[1], b"b"), &mut space);
+        assert_eq!(places(&other), None, "the beginning of it is missing");
+        p.apply(at(4), &record(RecordKind::Chunk, 8, &keys[1], b"b"), &mut space);
+        assert_eq!(places(&p), Some(vec![at(3), at(4)]));
+        p.apply(at(5), &put, &mut space);
+        assert_eq!(places(&p), Some(vec![at(3), at(4)]));
+        let mut live = Vec::new();
+        p.live_places(|place| live.push(place));
+        live.sort();
+        assert_eq!(live, [at(3), at(4), at(5)]);
     }
 }

@@ -124,8 +124,8 @@ fn push_key(items: &mut Vec<Item>, p: &Partition, key: &[u8], entry: &ironring_l
     salt.number(entry.expires.0);
     items.push(Item { at: entry.location, salt: salt.0 });
     if entry.flags & CHUNKED != 0 {
-        let chunks = p.large.chunks(entry.version).unwrap_or_default();
-        items.extend(chunks.iter().map(|at| Item { at: *at, salt: entry.version.0 }));
+        let chunks = p.large.chunks(entry.version);
+        items.extend(chunks.map(|at| Item { at, salt: entry.version.0 }));
     }
 }
 

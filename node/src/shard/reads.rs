@@ -391,12 +391,12 @@ impl Shard {
         for (key, entry) in found {
             let first = parts.len();
             if let (Some(entry), true) = (entry, wants_values) {
-                if entry.flags & CHUNKED != 0 {
-                    let chunks = p.large.chunks(entry.version).unwrap_or_default();
-                    parts.extend(chunks.iter().map(|at| Part::new(*at, None)));
-                } else {
-                    parts.push(Part::new(entry.location, Some(entry.version)));
-                }
+                let Some(places) = p.value_places(entry) else {
+                    let why = "this replica is being filled and has not all of the value yet";
+                    return self.refuse(ask.origin, ErrorCode::NotReady, 0, why, fx);
+                };
+                let offset = (entry.flags & CHUNKED == 0).then_some(entry.version);
+                parts.extend(places.iter().map(|at| Part::new(*at, offset)));
             }
             items.push(Item {
                 key: key.to_vec(),
@@ -611,10 +611,7 @@ impl Gather {
             return (batch.first == item.version.0).then(|| vec![batch.at]);
         }
         let entry = p.keys.get(&item.key).filter(|e| e.version == item.version)?;
-        if entry.flags & CHUNKED != 0 {
-            return p.large.chunks(entry.version).map(<[Location]>::to_vec);
-        }
-        Some(vec![entry.location])
+        p.value_places(&entry).map(<[Location]>::to_vec)
     }
 
     /// Whether something it reads has moved or is gone.
@@ -650,6 +647,5 @@ fn value_bytes(p: &super::partition::Partition, entry: &Entry) -> usize {
     if entry.flags & CHUNKED == 0 {
         return entry.location.len as usize;
     }
-    let chunks = p.large.chunks(entry.version).unwrap_or_default();
-    chunks.iter().map(|at| at.len as usize).sum()
+    p.large.chunks(entry.version).map(|at| at.len as usize).sum()
 }

@@ -10,6 +10,8 @@
 //! 3. Its leader sends the state ([`super::transfer`]). What this replica has in good condition it
 //!    keeps; what lies in a damaged segment it takes. After a restart nobody knows which that was, and
 //!    all of it counts as damaged.
+//!    Entries are applied meanwhile: what was written or deleted since is not undone by what the
+//!    leader read before ([`Partition::begin_repair`]).
 //! 4. When no record of the partition lies in a damaged segment, and what was taken is fsynced, it is
 //!    whole. When no record of any partition does, the segment is given back.
 //!
@@ -24,7 +26,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use ironring_core::{GroupSeq, Instant, Now, Offset, PartitionId, SegmentId, WallTime};
+use ironring_core::{GroupSeq, Instant, Now, Offset, PartitionId, SegmentId, Term, WallTime};
 use ironring_log::format::record::RECORD_HEADER_BYTES;
 use ironring_log::format::record::decode_wire;
 use ironring_log::{Location, Priority, ReadError, ReadId, Record, RecordKind};
@@ -33,7 +35,8 @@ use ironring_ring::replication::Stage;
 use super::event::Effects;
 use super::fetch::Want;
 use super::partition::{
-    CHUNKED, ChunkedBody, DISTRUSTED, LOST, MERGED, Partition, chunk_key, chunk_name, topic_name,
+    CHUNKED, ChunkedBody, DISTRUSTED, LOST, MERGED, Partition, TOMBSTONE, chunk_key, chunk_name,
+    topic_name,
 };
 use super::replicas::Note;
 use super::state::StateCursor;
@@ -63,6 +66,35 @@ struct ReadThrough {
     lost: bool,
 }
 
+/// What a leader whose copy is damaged knows of what it has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Losses {
+    /// What lies outside of damaged segments is good.
+    Known,
+    /// Nothing, and nobody else is to be asked: it is read from its beginning to its end.
+    ToBeRead,
+    /// Nothing; another replica is to lead.
+    Unknown,
+    /// What is wrong with it can be read: most voters had something else. An operator decides.
+    Distrusted,
+}
+
+impl Losses {
+    /// Of a copy that was damaged in this run or read since (`known`), that is the only one to vote,
+    /// that has something else than most voters since a term of that number, in the term it leads.
+    fn of(known: bool, only_voter: bool, distrusted: Option<Term>, leads_in: Term) -> Losses {
+        // It does not vote, so that it wins no election. Who leads all the same was ordered to, with what
+        // it has, and the copies that were the majority are emptied.
+        let ordered = only_voter && distrusted.is_some_and(|since| leads_in > since);
+        match (distrusted.is_some() && !ordered, known, only_voter) {
+            (true, ..) => Losses::Distrusted,
+            (false, true, _) => Losses::Known,
+            (false, false, true) => Losses::ToBeRead,
+            (false, false, false) => Losses::Unknown,
+        }
+    }
+}
+
 /// What is being repaired.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
@@ -81,6 +113,10 @@ pub(super) struct Repair {
     healing: Vec<(GroupSeq, PartitionId)>,
     /// The copy that is being read.
     through: Option<ReadThrough>,
+    /// The newest term there was when a copy was found to differ from the majority, in this run.
+    distrusted: BTreeMap<PartitionId, Term>,
+    /// Copies that differ from the majority and are the only ones to vote, of which that was said.
+    said: BTreeSet<PartitionId>,
     /// Copies that were read, and had lost nothing: there is nothing to be repaired.
     unharmed: BTreeSet<PartitionId>,
     /// Since when damaged partitions have no leader, and whether that was said.
@@ -134,6 +170,7 @@ impl Shard {
         if now.mono >= self.repair.look_at {
             let keys: u64 = self.models.iter().map(|p| p.keys.len() as u64).sum();
             self.repair.look_at = now.mono + LOOK_EVERY + Duration::from_millis(keys / KEYS_PER_MS);
+            self.forget_late_repairs(now.mono);
             self.look_into_segments();
             self.ask_for_lost(now, fx);
             for id in self.config.slices.range(self.id()).map(PartitionId) {
@@ -248,7 +285,7 @@ impl Shard {
     pub(super) fn read_through(&mut self, now: Now, fx: &mut Effects) {
         let Some(mut through) = self.repair.through.take() else { return };
         let id = through.id;
-        if self.models.peek(id).hurt.is_none() || !self.is_only_voter(id) {
+        if self.models.peek(id).hurt.is_none() || self.losses(id) != Losses::ToBeRead {
             return;
         }
         while through.reads.len() < READS_MAX {
@@ -297,6 +334,8 @@ impl Shard {
         }
         let p = self.models.partition(id);
         (p.hurt, p.distrusted) = (Some(p.log_end), true);
+        let term = p.term;
+        self.repair.distrusted.insert(id, term);
         self.repair.known.remove(&id);
         self.repair.unsaid.insert(id);
         self.engine().hurt(id, false);
@@ -398,6 +437,8 @@ impl Shard {
         if let Ok(appended) = self.append_note(now, id, note, &[]) {
             self.repair.known.remove(&id);
             self.repair.unsaid.remove(&id);
+            self.repair.said.remove(&id);
+            self.repair.distrusted.remove(&id);
             self.repair.healing.push((appended.group, id));
         }
     }
@@ -428,17 +469,48 @@ impl Shard {
     /// replica leads. That of the only voter is once it was read, which begins here: nobody else is to be
     /// asked.
     pub(super) fn knows_its_losses(&mut self, id: PartitionId) -> bool {
-        let known = self.repair.known.contains(&id);
-        if !known && self.repair.through.is_none() && self.is_only_voter(id) {
-            self.repair.through = Some(ReadThrough {
-                id,
-                cursor: Some(StateCursor::begin()),
-                todo: VecDeque::new(),
-                reads: BTreeMap::new(),
-                lost: false,
-            });
+        let losses = self.losses(id);
+        if self.models.peek(id).distrusted && losses != Losses::Distrusted {
+            self.models.partition(id).distrusted = false;
+            self.repair.unsaid.insert(id);
+            self.comparing.say(format!(
+                "the copy of {id} had something else than most of its voters, and was ordered to lead: \
+                 what it has counts"
+            ));
         }
-        known
+        match losses {
+            Losses::ToBeRead if self.repair.through.is_none() => {
+                self.repair.through = Some(ReadThrough {
+                    id,
+                    cursor: Some(StateCursor::begin()),
+                    todo: VecDeque::new(),
+                    reads: BTreeMap::new(),
+                    lost: false,
+                });
+            }
+            Losses::Distrusted if self.is_only_voter(id) && self.repair.said.insert(id) => {
+                self.comparing.say(format!(
+                    "the copy of {id} has something else than most of its voters had, and is the only \
+                     one that votes by now: it serves, and counts as damaged, so no other is filled \
+                     from it. If another node has a copy that is to count, stop this one, let that \
+                     lead (`ironring partition elect-unclean {number} --to NODE --yes`), and start \
+                     this one again: it is emptied and filled from there",
+                    number = id.0
+                ));
+            }
+            _ => {}
+        }
+        losses == Losses::Known
+    }
+
+    /// What this replica, which leads a damaged partition, knows of what it has lost.
+    fn losses(&mut self, id: PartitionId) -> Losses {
+        let (known, only_voter) = (self.repair.known.contains(&id), self.is_only_voter(id));
+        // Of one that was distrusted before a restart any term it leads is a later one.
+        let since = self.repair.distrusted.get(&id).copied().unwrap_or_default();
+        let distrusted = self.models.peek(id).distrusted.then_some(since);
+        let leads_in = self.engine().view(id).term;
+        Losses::of(known, only_voter, distrusted, leads_in)
     }
 
     fn is_only_voter(&mut self, id: PartitionId) -> bool {
@@ -489,7 +561,7 @@ impl Partition {
     pub(super) fn place_of(&self, record: &Record<'_>) -> Option<Location> {
         match record.kind {
             RecordKind::Put | RecordKind::PutChunked => {
-                let entry = self.keys.get(record.key)?;
+                let entry = self.keys.get(record.key).filter(|e| e.flags & TOMBSTONE == 0)?;
                 let chunked =
                     (record.kind == RecordKind::PutChunked) == (entry.flags & CHUNKED != 0);
                 (entry.version > record.offset || (entry.version == record.offset && chunked))
@@ -538,5 +610,26 @@ impl Partition {
     /// Whether the applied state refers to the record at `at`.
     fn holds_applied(&self, at: Location, record: &Record<'_>) -> bool {
         self.holds(at, &Record { flags: record.flags | MERGED, ..*record })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reading finds what a disk has lost. It does not find what a copy never had, or has otherwise.
+    #[test]
+    fn a_copy_that_differs_from_the_majority_is_not_whole_because_it_can_be_read() {
+        let (of, term, since) = (Losses::of, Term(7), Some(Term(7)));
+        assert_eq!(of(false, true, None, term), Losses::ToBeRead);
+        assert_eq!(of(true, true, None, term), Losses::Known);
+        assert_eq!(of(false, false, None, term), Losses::Unknown);
+        for known in [false, true] {
+            assert_eq!(of(known, true, since, term), Losses::Distrusted);
+            assert_eq!(of(known, false, since, term), Losses::Distrusted);
+            assert_eq!(of(known, false, since, Term(8)), Losses::Distrusted);
+        }
+        // An operator has let it lead.
+        assert_eq!(of(false, true, since, Term(8)), Losses::ToBeRead);
     }
 }

@@ -423,7 +423,7 @@ impl Shard {
                 }
             }
             PeerMessage::Fence(fence) => self.engine().fence(now.mono, &fence),
-            PeerMessage::SnapshotBegin(begin) => self.snapshot_begin(node, begin, fx),
+            PeerMessage::SnapshotBegin(begin) => self.snapshot_begin(now, node, begin, fx),
             PeerMessage::SnapshotPiece { partition, piece } => {
                 self.snapshot_piece(now, node, partition, piece, fx);
             }
@@ -432,7 +432,7 @@ impl Shard {
             PeerMessage::Compared(compared) => self.compared(&compared),
             PeerMessage::Diverged(diverged) => self.diverged(&diverged),
             PeerMessage::Fetch(fetch) => self.fetch_asked(node, &fetch, fx),
-            PeerMessage::Fetched(fetched) => self.fetched(now, &fetched),
+            PeerMessage::Fetched(fetched) => self.fetched(now, &fetched, fx),
             PeerMessage::HandOver { partition, to } => {
                 self.hand_over_as_asked(now, partition, to);
             }
@@ -473,6 +473,11 @@ impl Shard {
         let verdict = self.engine().judge(now.mono, node, message, &term_of);
         let Verdict::Append { skip, cut } = verdict else { return };
         let partition = message.partition;
+        let first = records.get(skip as usize);
+        if first.is_some_and(|record| !self.models.peek(partition).goes_on_with(record)) {
+            // No leader has a log with terms that become less.
+            return;
+        }
         if let Some(end) = cut {
             let term = message.term;
             let note = Note { kind: RecordKind::Cut, term, offset: end };
@@ -530,21 +535,30 @@ pub(super) struct Note {
 /// The entries of a message, when they are what it says.
 fn decode_entries<'a>(message: &Replicate, mut bytes: &'a [u8]) -> Option<Vec<Record<'a>>> {
     let mut records = Vec::with_capacity(message.count as usize);
+    let mut before = message.prev_term;
     for number in 0..message.count {
         let (record, len) = decode_wire(bytes).ok()?;
         let offset = Offset(message.first.0 + u64::from(number));
         let fits = record.partition == message.partition
             && record.offset == offset
-            && record.term <= message.term
+            && (before..=message.term).contains(&record.term)
             && record.kind.is_entry()
             && record.flags & MERGED == 0;
         if !fits {
             return None;
         }
+        before = record.term;
         records.push(record);
         bytes = &bytes[len..];
     }
     bytes.is_empty().then_some(records)
+}
+
+impl Partition {
+    /// Whether the term of an entry is not before that of the one it is to follow.
+    fn goes_on_with(&self, record: &Record<'_>) -> bool {
+        record.term >= self.terms.at(Offset(record.offset.0.saturating_sub(1)))
+    }
 }
 
 /// What a partition's log holds.
@@ -557,5 +571,74 @@ fn recovered(p: &Partition) -> Recovered {
         promised: p.term,
         high_watermark: p.applied_end,
         damaged_below: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::Instant;
+    use ironring_log::format::record::encode_wire;
+    use ironring_ring::metadata::LeaderId;
+
+    use super::*;
+
+    /// A message of term 5 with entries of these terms from offset 4 on, behind one of term 2.
+    fn message(terms: &[u64]) -> (Replicate, Vec<u8>) {
+        let mut bytes = Vec::new();
+        for (number, term) in terms.iter().enumerate() {
+            let record = Record {
+                kind: RecordKind::Put,
+                flags: 0,
+                partition: PartitionId(3),
+                term: Term(*term),
+                offset: Offset(4 + number as u64),
+                session: SessionId::NONE,
+                sequence: 0,
+                time: WallTime(0),
+                expires: WallTime(0),
+                key: b"k",
+                body: b"v",
+            };
+            encode_wire(&record, &mut bytes);
+        }
+        let message = Replicate {
+            partition: PartitionId(3),
+            to: ReplicaId::default(),
+            from: LeaderId { replica: ReplicaId::default(), incarnation: Incarnation(1) },
+            term: Term(5),
+            first: Offset(4),
+            prev_term: Term(2),
+            count: terms.len() as u32,
+            high_watermark: Offset(1),
+            probe: Instant(0),
+            answered: Instant(0),
+            age_ms: 0,
+        };
+        (message, bytes)
+    }
+
+    #[test]
+    fn entries_whose_terms_are_not_those_of_a_log_are_not_taken() {
+        let taken = |terms: &[u64]| {
+            let (message, bytes) = message(terms);
+            decode_entries(&message, &bytes).map(|records| records.len())
+        };
+        assert_eq!(taken(&[]), Some(0));
+        assert_eq!(taken(&[2, 2, 3, 5]), Some(4));
+        assert_eq!(taken(&[5, 3]), None, "terms only grow");
+        assert_eq!(taken(&[1, 3]), None, "the entry before is of a later term");
+        assert_eq!(taken(&[5, 6]), None, "nothing is newer than its leader");
+    }
+
+    #[test]
+    fn entries_that_do_not_go_on_from_the_log_are_not_taken() {
+        let mut p = Partition::new(PartitionId(3));
+        p.terms.append(Term(1), Offset(1));
+        p.terms.append(Term(3), Offset(2));
+        let (_, bytes) = message(&[2, 3]);
+        let (first, len) = decode_wire(&bytes).unwrap();
+        let (second, _) = decode_wire(&bytes[len..]).unwrap();
+        assert!(!p.goes_on_with(&first), "the log has a later term there");
+        assert!(p.goes_on_with(&second));
     }
 }

@@ -7,7 +7,10 @@
 //! picture began; entries met again change nothing, as with a checkpoint ([`super::checkpoint`]).
 //! What it merges is committed. So a follower that is interrupted has some of its state from later
 //! than its log says, which nobody can see: it cannot be elected before it has the entries too,
-//! because whoever is has all that are committed.
+//! because whoever is has all that are committed. A large value from later may come without its
+//! chunks, which the log brings: a read of it is refused until then. It is taken all the same, because
+//! the one before it is not in the piece any more: without either, a stale read could be answered with
+//! something older than the age that the replica states.
 //!
 //! Body of a `State` record: tag u8, then
 //! - 1 keys: the piece has all keys behind the first and up to the second of two optional keys (u8 0,

@@ -21,7 +21,7 @@ use ironring_ring::replication::Stage;
 use super::Shard;
 use super::event::{Effects, ToPeer};
 use super::movement::Share;
-use super::partition::{LOST, MERGED};
+use super::partition::{ChunkedBody, LOST, MERGED, TOMBSTONE, chunk_key};
 use super::replicas::Note;
 use super::state::{Says, StateCursor, read_says, state_bytes};
 use crate::peer::convert::{from_replica, to_leader, to_replica};
@@ -39,6 +39,9 @@ const SEND_AGAIN: Duration = Duration::from_millis(250);
 const SILENT_MAX: Duration = Duration::from_secs(5);
 /// The same when nothing could be sent: a record of a piece that is never read must not end it.
 const STALLED_MAX: Duration = Duration::from_secs(20);
+/// A state that repairs, and of which nothing comes for so long, is forgotten: what is deleted meanwhile
+/// takes memory. Long, because a state that is sent at the pace of moves may wait for its turn.
+const REPAIR_SILENT_MAX: Duration = Duration::from_secs(300);
 /// Wait before a piece is collected again of which something could not be read.
 const READ_AGAIN: Duration = Duration::from_millis(100);
 
@@ -132,6 +135,8 @@ struct Install {
     next: u32,
     /// Bytes of the pieces that came.
     taken_bytes: u64,
+    /// When the last of them came.
+    heard: Instant,
     /// The log is whole as a list of entries: only what is damaged is taken.
     repairs: bool,
 }
@@ -477,8 +482,17 @@ impl Shard {
     }
 
     /// A leader begins to send its state.
-    pub(super) fn snapshot_begin(&mut self, node: NodeId, begin: SnapshotBegin, fx: &mut Effects) {
+    pub(super) fn snapshot_begin(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        begin: SnapshotBegin,
+        fx: &mut Effects,
+    ) {
         let partition = begin.partition;
+        if !is_sound(&begin) {
+            return;
+        }
         let view = self.engine().view(partition);
         let me = self.engine().me(partition).replica;
         let answer = |state| ToPeer::SnapshotAnswer {
@@ -502,7 +516,17 @@ impl Shard {
         if !needs && !repairs {
             return fx.peers.push((node, answer(SnapshotState::Complete)));
         }
-        let install = Install { begin, from: node, next: 0, taken_bytes: 0, repairs };
+        if repairs {
+            if self.models.peek(partition).applied_end > begin.end {
+                // What was deleted behind its end before now is not remembered. It is begun anew.
+                let refused = SnapshotState::Refused(SnapshotRefusal::UnknownTransfer);
+                return fx.peers.push((node, answer(refused)));
+            }
+            self.models.partition(partition).begin_repair();
+            self.models.note_key_memory();
+        }
+        let heard = now.mono;
+        let install = Install { begin, from: node, next: 0, taken_bytes: 0, heard, repairs };
         self.transfers.installs.insert(partition, install);
         fx.peers.push((node, answer(SnapshotState::Resume { number: 0 })));
     }
@@ -559,6 +583,7 @@ impl Shard {
             if let Some(install) = self.transfers.installs.get_mut(&partition) {
                 install.next += 1;
                 install.taken_bytes += piece.payload.len() as u64;
+                install.heard = now.mono;
             }
             return fx.peers.push((node, answer(SnapshotState::Resume { number: next + 1 })));
         }
@@ -580,6 +605,27 @@ impl Shard {
         fx.peers.push((node, answer(SnapshotState::Complete)));
     }
 
+    /// Forgets states that repair and come no more, because their leader lost its place or is silent,
+    /// and what was remembered for their sake.
+    pub(super) fn forget_late_repairs(&mut self, now: Instant) {
+        for id in self.config.slices.range(self.id()).map(PartitionId) {
+            if !self.models.peek(id).is_repairing() {
+                continue;
+            }
+            let term = self.engine().view(id).term;
+            let comes = self.transfers.installs.get(&id).is_some_and(|install| {
+                install.repairs
+                    && install.begin.term == term
+                    && now.since(install.heard) <= REPAIR_SILENT_MAX
+            });
+            if !comes {
+                self.transfers.installs.retain(|of, install| *of != id || !install.repairs);
+                self.models.partition(id).end_repair();
+                self.models.note_key_memory();
+            }
+        }
+    }
+
     /// Appends the records of a piece, and deletes what the piece shows to be gone.
     fn merge_piece(
         &mut self,
@@ -594,7 +640,8 @@ impl Shard {
         let mut records = Vec::new();
         while !bytes.is_empty() {
             let Ok((record, len)) = decode_wire(bytes) else { return Err(AppendError::Closed) };
-            if record.partition != partition || record.flags & (MERGED | LOST) == 0 {
+            let fits = record.partition == partition && is_of_a_state(&record);
+            if !fits || record.flags & (MERGED | LOST) == 0 {
                 return Err(AppendError::Closed);
             }
             records.push(Record { flags: record.flags | MERGED, ..record });
@@ -608,7 +655,8 @@ impl Shard {
                 let p = self.models.peek(partition);
                 let range = p.keys.range_after(after);
                 let within = range.take_while(|(key, _)| last.is_none_or(|last| *key <= last));
-                let older = within.filter(|(_, entry)| entry.version < begin.end);
+                let older = within
+                    .filter(|(_, entry)| entry.version < begin.end && entry.flags & TOMBSTONE == 0);
                 gone.extend(
                     older.filter(|(key, _)| !keys.contains(key)).map(|(key, _)| key.to_vec()),
                 );
@@ -618,6 +666,11 @@ impl Shard {
             if matches!(read_says(record.body), Ok(Says::Keys(..)))
                 && record.kind == RecordKind::State
             {
+                continue;
+            }
+            if repairs && self.models.peek(partition).has_newer(record) {
+                // Never into the log: a checkpoint between the two would not remember a delete.
+                self.abort_upload_of(record)?;
                 continue;
             }
             if (repairs && self.has_good(record))
@@ -651,6 +704,41 @@ impl Shard {
         self.tell_log_space();
         Ok(())
     }
+
+    /// A large value is not taken: its chunks, which came before it, are let go.
+    fn abort_upload_of(&mut self, put: &Record<'_>) -> Result<(), AppendError> {
+        let body = match put.kind {
+            RecordKind::PutChunked => ChunkedBody::decode(put.body),
+            _ => return Ok(()),
+        };
+        let p = self.models.peek(put.partition);
+        let Some(body) = body.ok().filter(|body| p.large.has(body.upload, 0)) else {
+            return Ok(());
+        };
+        let record = Record {
+            kind: RecordKind::UploadAbort,
+            flags: MERGED,
+            session: ironring_core::SessionId::NONE,
+            sequence: 0,
+            key: &chunk_key(body.upload, 0),
+            body: &[],
+            ..*put
+        };
+        let appended = self.log.append(&record, Priority::Reserve)?;
+        self.models.appended(appended.location, &record);
+        Ok(())
+    }
+}
+
+/// Whether a state can be what its leader says.
+fn is_sound(begin: &SnapshotBegin) -> bool {
+    (Offset::FIRST..Offset(u64::MAX)).contains(&begin.end) && begin.end_term <= begin.term
+}
+
+/// Whether a record is of a kind that a state is made of.
+fn is_of_a_state(record: &Record<'_>) -> bool {
+    use RecordKind::{Chunk, Put, PutChunked, State, TopicBatch};
+    matches!(record.kind, State | Put | PutChunked | Chunk | TopicBatch)
 }
 
 /// A piece as it is sent.
@@ -740,6 +828,51 @@ mod tests {
         t.answered(Instant(10), 2);
         assert_eq!((t.taken, t.sent, t.sent_ever, t.ready.len()), (2, 0, 0, 0));
         assert_eq!(t.taken_bytes, 20);
+    }
+
+    #[test]
+    fn a_state_that_ends_nowhere_or_in_a_later_term_is_refused() {
+        let replica = ironring_net::peer::message::ReplicaId { storage: StorageUuid(1), life: 0 };
+        let incarnation = ironring_core::Incarnation(1);
+        let begin = |end, end_term| SnapshotBegin {
+            transfer: 1,
+            partition: PartitionId(0),
+            to: replica,
+            from: ironring_net::peer::message::LeaderId { replica, incarnation },
+            term: Term(3),
+            start: Offset::NONE,
+            end: Offset(end),
+            end_term: Term(end_term),
+            total_bytes: 0,
+        };
+        assert!(is_sound(&begin(2, 3)) && is_sound(&begin(9, 1)));
+        assert!(is_sound(&begin(1, 0)), "of a leader that has applied nothing yet");
+        assert!(!is_sound(&begin(0, 0)), "there is no offset before it");
+        assert!(!is_sound(&begin(u64::MAX, 3)), "nor can any be behind it");
+        assert!(!is_sound(&begin(9, 4)), "its leader is of an earlier term");
+    }
+
+    /// A note of a replica's own would be taken for this one's when the log is replayed.
+    #[test]
+    fn a_state_is_made_of_values_chunks_and_batches() {
+        let kinds = [RecordKind::State, RecordKind::Put, RecordKind::PutChunked, RecordKind::Chunk];
+        let record = |kind| Record {
+            kind,
+            flags: MERGED,
+            partition: PartitionId(0),
+            term: Term(1),
+            offset: Offset(1),
+            session: ironring_core::SessionId::NONE,
+            sequence: 0,
+            time: ironring_core::WallTime(0),
+            expires: ironring_core::WallTime(0),
+            key: b"",
+            body: b"",
+        };
+        assert!(kinds.into_iter().all(|kind| is_of_a_state(&record(kind))));
+        assert!(is_of_a_state(&record(RecordKind::TopicBatch)));
+        let others = [RecordKind::Jump, RecordKind::Cut, RecordKind::Adopt, RecordKind::Repaired];
+        assert!(!others.into_iter().any(|kind| is_of_a_state(&record(kind))));
     }
 
     /// One that has restarted does not: it knows nothing of the transfer, and says nothing.

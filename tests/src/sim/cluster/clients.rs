@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ironring_core::limits::CHUNK_BYTES;
 use ironring_core::prng::Prng;
 use ironring_core::{Durability, PartitionId, Token};
 
@@ -14,6 +15,9 @@ const BUSY_KEYS: usize = 3;
 const KEYS: usize = BUSY_KEYS + 1;
 /// One of so many requests is about it.
 const SELDOM: u64 = 150;
+/// One of so many puts of a single key has a value that is stored in chunks: a few in a run, because each
+/// is as many bytes as thousands of others.
+const LARGE: u64 = 250;
 
 /// A client: one request at a time.
 #[derive(Clone, Debug, Default)]
@@ -38,14 +42,18 @@ pub struct Clients {
     versions: BTreeMap<Vec<u8>, u64>,
     next_write: u64,
     next_request: u64,
+    /// Which values are large, and how large: drawn apart, so that a run without any is as it was.
+    large: Prng,
     /// Writes that were acked, and reads that were answered.
     pub acked: u64,
     pub read: u64,
+    /// Values that are stored in chunks, acked or not.
+    pub large_values: u64,
 }
 
 impl Clients {
-    /// So many clients of a cluster with so many partitions.
-    pub fn new(count: usize, partitions: u32) -> Clients {
+    /// So many clients of a cluster with so many partitions; `large` draws the large values.
+    pub fn new(count: usize, partitions: u32, large: Prng) -> Clients {
         let mut keys: Vec<Vec<Key>> = vec![Vec::new(); partitions as usize];
         let mut n = 0;
         while keys.iter().any(|keys| keys.len() < KEYS) {
@@ -64,8 +72,10 @@ impl Clients {
             versions: BTreeMap::new(),
             next_write: 0,
             next_request: 0,
+            large,
             acked: 0,
             read: 0,
+            large_values: 0,
         }
     }
 
@@ -107,7 +117,14 @@ impl Clients {
             });
             return Op::Write { intent, ops: ops.collect(), batch: true };
         }
-        Op::Write { intent, ops: vec![KeyOp { key, change: change(rng), condition }], batch: false }
+        let mut change = change(rng);
+        if let op::Change::Put { len, .. } = &mut change
+            && self.large.chance(1, LARGE)
+        {
+            *len = CHUNK_BYTES as u32 + 1 + self.large.below(CHUNK_BYTES as u64) as u32;
+            self.large_values += 1;
+        }
+        Op::Write { intent, ops: vec![KeyOp { key, change, condition }], batch: false }
     }
 
     /// Whether a key is one that is written seldom.

@@ -176,7 +176,8 @@ impl World {
                 ..compare::Settings::default()
             },
         };
-        let clients = Clients::new(CLIENTS, partitions);
+        let large = Prng::new(rng.clone().next_u64() ^ 0x1A26E);
+        let clients = Clients::new(CLIENTS, partitions, large);
         World {
             trace: Trace::new(print),
             coverage: Coverage::default(),

@@ -49,6 +49,7 @@ impl World {
     pub(super) fn judge_the_end(&mut self) -> Result<(), String> {
         self.coverage.add("writes acked", self.clients.acked);
         self.coverage.add("reads answered", self.clients.read);
+        self.coverage.add("large values written", self.clients.large_values);
         self.cover_repairs();
         let mut history = std::mem::take(&mut self.clients.history);
         let forgiven = self.memory.forgive(&mut history);
