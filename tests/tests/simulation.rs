@@ -1,6 +1,6 @@
 //! A short batch of the simulator with fixed seeds, for every change. `make sim` runs many more.
 
-use ironring_tests::sim::cluster::world::last_copy::last_copy;
+use ironring_tests::sim::cluster::world::last_copy::{hurt_leader, last_copy};
 use ironring_tests::sim::profile::Trouble;
 use ironring_tests::sim::runs::{Target, run};
 use ironring_tests::sim::trace::Coverage;
@@ -156,4 +156,12 @@ fn one_bad_record_of_the_last_copy_keeps_no_others_from_being_copied() {
             assert_eq!(found, Ok(()), "seed {seed}, again: {again}");
         }
     }
+}
+
+/// They take no place from those whose state can be sent.
+#[test]
+fn damaged_partitions_keep_no_others_from_being_sent() {
+    let found: Vec<_> = (0..16).map(|seed| hurt_leader(seed, false)).collect();
+    assert!(found.iter().all(Result::is_ok), "{found:?}");
+    assert!(found.iter().filter(|made| **made == Ok(true)).count() >= 3, "{found:?}");
 }

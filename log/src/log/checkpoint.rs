@@ -63,6 +63,8 @@ pub(super) struct Checkpointer {
     /// Bytes of groups since the newest checkpoint's start.
     log_bytes: u64,
     log_bytes_at_begin: u64,
+    /// Damage was found before this group: the newest should begin there at least.
+    behind: GroupSeq,
     pub(super) retry_at: Option<Instant>,
     /// The last try found no space: free segments give way to it.
     pub(super) starved: bool,
@@ -83,6 +85,7 @@ impl Checkpointer {
             written: 0,
             log_bytes: 0,
             log_bytes_at_begin: 0,
+            behind: GroupSeq(0),
             retry_at: None,
             starved: false,
         }
@@ -100,6 +103,11 @@ impl Checkpointer {
     /// A group of this many bytes is in the log.
     pub fn log_grew(&mut self, bytes: u32) {
         self.log_bytes += u64::from(bytes);
+    }
+
+    /// Something before this group is damaged, and would be replayed.
+    pub fn begin_behind(&mut self, group: GroupSeq) {
+        self.behind = self.behind.max(group);
     }
 
     /// Group `sequence` is being written behind a group with this header checksum and run.
@@ -138,7 +146,8 @@ impl Log {
     /// When stopping: none is being written and none is worth writing.
     pub(super) fn checkpoint_rests(&self) -> bool {
         let c = &self.checkpoint;
-        c.is_idle() && (c.log_bytes == 0 || c.starved || self.final_superblock.is_some())
+        let says_all = c.log_bytes == 0 && self.newest.start >= c.behind;
+        c.is_idle() && (says_all || c.starved || self.final_superblock.is_some())
     }
 
     /// Starts or continues a checkpoint where no completion will.
@@ -178,6 +187,8 @@ impl Log {
                 }
                 *retry_at = None;
                 self.checkpoint.log_bytes >= self.checkpoint_interval()
+                    || self.newest.start < self.checkpoint.behind
+                    || self.retiring_waits_for_checkpoint()
             }
             _ => false,
         }

@@ -4,6 +4,12 @@
 //! can get what is lost from elsewhere appends it again, appends what can still be read of the
 //! segment again as well, and gives the segment up: it is freed as compaction frees one, when what
 //! replaces it is durable, both checkpoints begin behind it and no read of it is in flight.
+//!
+//! Replay must not meet the damage again, and a log that nobody writes to has no checkpoint due. So one
+//! is made as soon as damage is found that the newest does not begin behind, and until both begin behind
+//! a segment that was given up. What such a checkpoint says of a record that was appended again is true:
+//! it counts only when all groups it may reflect are durable, as any does. What was not appended again
+//! yet it refers to where it lies, and there it stays.
 
 use ironring_core::{GroupSeq, SegmentId, SlotId};
 
@@ -24,10 +30,20 @@ impl Log {
 
     /// Notes that something in a segment does not verify.
     pub(super) fn suspect(&mut self, slot: SlotId) {
-        let slot = self.segments.slot_mut(slot);
-        if !std::mem::replace(&mut slot.damaged, true) {
-            self.suspects.push(slot.segment);
+        if self.mark_damaged(slot) {
+            self.suspects.push(self.segments.slot(slot).segment);
         }
+    }
+
+    /// Something in a segment does not verify. False: that was known.
+    fn mark_damaged(&mut self, slot: SlotId) -> bool {
+        let slot = self.segments.slot_mut(slot);
+        let new = !std::mem::replace(&mut slot.damaged, true);
+        if new && slot.segment >= self.newest.segment {
+            // What is damaged was written, so it lies before what is staged.
+            self.checkpoint.begin_behind(self.staging.staged());
+        }
+        new
     }
 
     /// The owner takes a segment for damaged: it is going to empty it. When it is the active one the log
@@ -35,7 +51,7 @@ impl Log {
     /// must not lie there too.
     pub fn condemn(&mut self, segment: SegmentId) {
         if let Some(slot) = self.segments.find(segment) {
-            self.segments.slot_mut(slot).damaged = true;
+            self.mark_damaged(slot);
             if segment == self.staging.end().segment {
                 self.condemned_active = Some(segment);
             }
@@ -59,6 +75,13 @@ impl Log {
             slot.retires_after = Some(staged);
             self.retiring.push(segment);
         }
+    }
+
+    /// Whether a segment that was given up is held by a checkpoint that begins no later, and the next
+    /// would begin behind it.
+    pub(super) fn retiring_waits_for_checkpoint(&self) -> bool {
+        let begins = self.staging.staged_place().segment;
+        self.retiring.iter().any(|segment| *segment >= self.older.segment && *segment < begins)
     }
 
     /// Frees the segments that were given up and can go.

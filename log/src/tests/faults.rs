@@ -1,15 +1,17 @@
 //! Device faults while the log is open, and damage found in the background.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ironring_core::SlotId;
 use ironring_core::io::{FileName, IoError};
+use ironring_core::{SegmentId, SlotId};
 
 use super::disk::{Disk, Fault};
 use super::run::{Run, small};
 use crate::inspect::{self, SegmentInspector, SegmentItem};
 use crate::{
-    AppendError, DamageFinder, LogConfig, LogFailure, LogStatus, Priority, ReadError, RecordKind,
+    AppendError, DamageFinder, Location, LogConfig, LogFailure, LogStatus, Priority, ReadError,
+    RecordKind,
 };
 
 const FIRST: FileName = FileName::Segment(SlotId(0));
@@ -168,6 +170,149 @@ fn a_segment_with_damage_is_not_freed() {
     assert_eq!(run.log.damages().len(), 1);
     assert_eq!(run.log.damages()[0].finder, DamageFinder::Compaction);
     assert!(matches!(run.read(at), Err(ReadError::Corrupt { .. })), "it is still there");
+}
+
+/// A log whose interval never ends, with damage in the segment it is writing, or (`rolled`) in one
+/// before that, as its owner has noticed it.
+fn damaged(seed: u64, rolled: bool) -> (Run, Location) {
+    let mut run = Run::opened(small(), Disk::default(), seed);
+    run.settle();
+    let at = run.put_durable(b"precious", &[1; 1000]).location;
+    for i in 0..if rolled { 30u8 } else { 1 } {
+        run.put_patiently(&[i], &[i; 60_000]).unwrap();
+        run.turn_ends();
+        run.settle();
+    }
+    assert_eq!(run.log.counters().checkpoints, 0);
+    run.disk.flip(FIRST, at.pos as usize + 200);
+    assert!(matches!(run.read(at), Err(ReadError::Corrupt { .. })));
+    run.log.condemn(at.segment);
+    (run, at)
+}
+
+/// What an owner does about a damaged segment: all it needs of it is appended again.
+fn salvage(run: &mut Run, segment: SegmentId) {
+    let lies_there = |(_, at): &(u64, Option<Location>)| at.is_some_and(|a| a.segment == segment);
+    let held = run.owner.index.iter().filter(|(_, entry)| lies_there(entry));
+    let keys: Vec<Vec<u8>> = held.map(|(key, _)| key.clone()).collect();
+    for key in keys {
+        run.put_patiently(&key, &[9; 60_000]).unwrap();
+    }
+    run.turn_ends();
+    run.log.retire(segment);
+}
+
+/// A quiet log would replay the damaged group for ever.
+#[test]
+fn replay_begins_behind_damage_as_soon_as_it_is_found() {
+    for rolled in [false, true] {
+        let (mut run, at) = damaged(10, rolled);
+        run.put(b"another", &[3; 10_000]);
+        run.turn_ends();
+        run.settle();
+        assert_eq!(run.log.counters().checkpoints, 1, "rolled: {rolled}");
+        run.pass(Duration::from_secs(5));
+        run.settle();
+        assert_eq!(run.log.counters().checkpoints, 1, "one says it");
+        let mut run = Run::opened(small(), run.crash(), 11);
+        assert!(run.owner.replayed.iter().all(|record| record.key != b"precious"));
+        assert!(matches!(run.read(at), Err(ReadError::Corrupt { .. })), "it is not forgotten");
+    }
+}
+
+/// One that was being written when the damage was found may begin before the damaged group.
+#[test]
+fn a_checkpoint_under_way_is_not_the_one_behind_the_damage() {
+    let config = LogConfig { checkpoint_interval_bytes: 1 << 20, ..small() };
+    let mut run = Run::opened(config.clone(), Disk::default(), 12);
+    run.settle();
+    for i in 0..18u8 {
+        run.put_patiently(&[i], &[i; 60_000]).unwrap();
+    }
+    run.turn_ends();
+    while run.log.counters().checkpoint_bytes == 0 {
+        assert!(run.step(), "no checkpoint begins");
+    }
+    let at = run.put_durable(b"precious", &[1; 1000]).location;
+    assert_eq!(run.log.counters().checkpoints, 0, "it is not over");
+    let file = run.log.file_of(at.segment).unwrap();
+    run.disk.flip(file, at.pos as usize + 200);
+    assert!(matches!(run.read(at), Err(ReadError::Corrupt { .. })));
+    run.settle();
+    run.pass(Duration::from_secs(1));
+    run.settle();
+    assert_eq!(run.log.counters().checkpoints, 2);
+    Run::opened(config, run.crash(), 13);
+}
+
+#[test]
+fn a_checkpoint_behind_damage_is_tried_again_when_the_disk_was_full() {
+    let (mut run, _) = damaged(14, true);
+    fail_next(&mut run, "create", Some(FileName::Checkpoint(1)), IoError::NoSpace);
+    run.put(b"another", &[3; 10_000]);
+    run.turn_ends();
+    run.settle();
+    assert_eq!(run.log.counters().checkpoints_abandoned, 1);
+    run.pass(Duration::from_secs(2));
+    run.settle();
+    assert_eq!(run.log.counters().checkpoints, 1);
+    Run::opened(small(), run.crash(), 15);
+}
+
+/// Neither checkpoint may begin before it.
+#[test]
+fn a_segment_that_was_given_up_is_freed_in_a_quiet_log() {
+    for rolled in [false, true] {
+        let (mut run, at) = damaged(16, rolled);
+        salvage(&mut run, at.segment);
+        run.settle();
+        for _ in 0..5 {
+            run.pass(Duration::from_secs(1));
+            run.settle();
+        }
+        assert_eq!(run.log.counters().segments_retired, 1, "rolled: {rolled}");
+        let checkpoints = run.log.counters().checkpoints;
+        assert!(checkpoints <= 3, "{checkpoints}");
+        run.pass(Duration::from_secs(5));
+        run.settle();
+        assert_eq!(run.log.counters().checkpoints, checkpoints, "it rests");
+        let mut run = Run::opened(small(), run.crash(), 17);
+        run.check_reads();
+    }
+}
+
+/// The process ends at any moment between the damage and the end of its repair.
+#[test]
+fn a_crash_while_damage_is_repaired_loses_nothing_that_was_appended_again() {
+    let mut ends = BTreeSet::new();
+    for steps in 0..120 {
+        let (mut run, at) = damaged(18 + steps, true);
+        if steps % 2 == 0 {
+            run.settle();
+        }
+        salvage(&mut run, at.segment);
+        let again = run.owner.index[&b"precious"[..]];
+        for _ in 0..steps {
+            if !run.step() {
+                run.pass(Duration::from_secs(1));
+            }
+        }
+        let durable = run.owner.flushed.iter().flat_map(|(_, records)| records);
+        let was = durable.filter(|record| record.offset == again.0).count() > 0;
+        if run.log.counters().checkpoints == 0 {
+            continue;
+        }
+        let freed = run.log.counters().segments_retired > 0;
+        let mut run = Run::opened(small(), run.crash(), 900 + steps);
+        let (offset, place) = run.owner.index[&b"precious"[..]];
+        assert!(offset == again.0 || !was && !freed, "{steps}");
+        match run.read(place.unwrap()) {
+            Ok(record) => assert_eq!(record.offset, again.0, "{steps}"),
+            Err(error) => assert!(offset != again.0, "{steps}: {error}"),
+        }
+        ends.insert((was, freed));
+    }
+    assert_eq!(ends.len(), 3, "before, while and after: {ends:?}");
 }
 
 #[test]

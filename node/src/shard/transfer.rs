@@ -324,7 +324,9 @@ impl Shard {
     fn advance_transfer(&mut self, now: Now, to: (PartitionId, NodeId), fx: &mut Effects) {
         let (partition, node) = to;
         if self.cannot_send_state(partition) {
-            return;
+            // Its place is for one that can be sent: this one may stay damaged for long.
+            self.end_transfer(to);
+            return self.begin_transfer(partition, node);
         }
         let Some(transfer) = self.transfers.out.get_mut(&to) else { return };
         if now.mono.since(transfer.heard.max(transfer.sent_at)) > STALLED_MAX {

@@ -6,8 +6,9 @@ use ironring_core::{ErrorCode, PartitionId, SegmentId};
 use ironring_log::format::record;
 use ironring_log::{LogConfig, ScrubConfig};
 use ironring_node::shard::{ConnId, Event as ShardEvent};
-use ironring_ring::metadata::Command;
+use ironring_ring::metadata::{Command, ReplicaChange, Wish};
 
+use super::troubles::{Cut, CutKind};
 use super::{MS, TICK_NS, World};
 use crate::sim::cluster::world::Event;
 use crate::sim::op::{Key, Op, Outcome, RequestId};
@@ -23,6 +24,9 @@ const ALONE_UNTIL_NS: u64 = 5_000 * MS;
 /// By then everything is copied.
 const COPIED_NS: u64 = 15_500 * MS;
 
+/// So long the first node sends its state to the one that stays.
+const SENT_NS: u64 = 20_000 * MS;
+
 /// A record of a key: where it begins, in which file, how long it is, and the key.
 type Oldest = ((SegmentId, u32), FileName, u32, PartitionId, Vec<u8>);
 
@@ -33,32 +37,12 @@ type Oldest = ((SegmentId, u32), FileName, u32, PartitionId, Vec<u8>);
 /// # Errors
 /// What did not hold.
 pub fn last_copy(seed: u64, again: bool, print: bool) -> Result<(), String> {
-    let mut log = LogConfig {
-        segment_bytes: 1 << 20,
-        scrub: ScrubConfig {
-            period: std::time::Duration::from_millis(300),
-            ..ScrubConfig::default()
-        },
-        ..LogConfig::default()
-    };
-    (log.free_segments_target, log.checkpoint_interval_bytes) = (2, 16 << 10);
-    let mut world = World::new(Trouble::Calm, log, Prng::new(seed), print);
+    let mut world = new_world(seed, print);
     if world.group.state.rf() < 2 {
         return Ok(());
     }
-    world.healed = true;
-    // One is alone, and writes.
-    world.min_voters = 1;
-    let rf = world.group.state.rf();
-    world.group.state.apply(&Command::SetKeyspace { rf, min_voters: 1 });
-    let now = world.metadata_clock.at(world.time);
-    world.group.new_controller(now);
-    world.start(0);
-    world.schedule(TICK_NS, Event::Tick);
-    world.until(WRITES_UNTIL_NS)?;
-    world.clients.all.iter_mut().for_each(|client| client.asks_at = u64::MAX);
-    world.until(WRITES_UNTIL_NS + 500 * MS)?;
-    let (id, key) = world.lose_a_record().ok_or_else(|| {
+    world.one_writes()?;
+    let (id, key) = world.lose_a_record(|_| true).ok_or_else(|| {
         let shard = world.nodes[0].shard.as_ref();
         let keys = shard.map(|shard| shard.models().peek(PartitionId(0)).keys.len());
         format!("no record to be lost: {} acked, {keys:?} keys", world.clients.acked)
@@ -116,7 +100,100 @@ pub fn last_copy(seed: u64, again: bool, print: bool) -> Result<(), String> {
     }
 }
 
+/// A node that is alone writes, and loses a record of each of two partitions; of two that join one is
+/// never heard, so that nobody says that it has none of what is lost: the two stay damaged. The other
+/// has to be sent all the other partitions. False: the seed's cluster is not one where that can be.
+///
+/// # Errors
+/// What did not hold.
+pub fn hurt_leader(seed: u64, print: bool) -> Result<bool, String> {
+    let mut world = new_world(seed, print);
+    if world.group.state.rf() != 3 || world.partitions < 4 {
+        return Ok(false);
+    }
+    // Nothing finds the damage before the state is read to be sent.
+    world.making.log.scrub = ScrubConfig::default();
+    world.one_writes()?;
+    for other in 0..2 {
+        let cut = Cut { until: u64::MAX, kind: CutKind::Down };
+        (world.cut[2][other], world.cut[other][2]) = (cut, cut);
+    }
+    world.start(2);
+    let storage = world.nodes[2].storage;
+    while world.group.state.partitions().iter().any(|p| p.replica_on(storage).is_none()) {
+        if world.time > COPIED_NS {
+            return Err("the third node gets no replicas".to_owned());
+        }
+        world.until(world.time + MS)?;
+    }
+    // What was written is not in memory either.
+    world.crash(0, true);
+    world.start(0);
+    world.until(world.time + 1_000 * MS)?;
+    let hurt = [PartitionId(0), PartitionId(1)];
+    for id in hurt {
+        if world.lose_a_record(|of| of == id).is_none() {
+            return Ok(false);
+        }
+    }
+    world.start(1);
+    world.until(world.time + 100 * MS)?;
+    // Both are to have replicas at once: the one before is no move any more.
+    let node = world.nodes[1].id;
+    let add = ReplicaChange::Add { node, wish: Wish::Voter, replaces: None };
+    for (i, p) in world.group.state.partitions().to_vec().iter().enumerate() {
+        let id = PartitionId(i as u32);
+        let replica = p.replica_on(storage).ok_or("the third node has no replica")?.id;
+        let wish = |wish| ReplicaChange::Wish { replica, wish };
+        let changes =
+            [wish(Wish::Observer), add, wish(Wish::Voter)].map(|change| (id, change)).to_vec();
+        world.commits(None, &Command::Replicas { changes });
+    }
+    world.until(world.time + SENT_NS)?;
+    let storage = world.nodes[1].storage;
+    for p in (0..world.partitions).map(PartitionId) {
+        let record = &world.group.state.partitions()[p.0 as usize];
+        let votes = record.replica_on(storage).is_some_and(|r| record.is_voter(r.id));
+        let shard = world.nodes[0].shard.as_ref().ok_or("the first node is down")?;
+        let is_hurt = shard.models().peek(p).hurt.is_some();
+        if hurt.contains(&p) != is_hurt || votes == is_hurt {
+            return Err(format!("{p}, damaged: {is_hurt}, is copied: {votes}; {record:?}"));
+        }
+    }
+    Ok(true)
+}
+
+/// The world of a seed, where nothing befalls anybody.
+fn new_world(seed: u64, print: bool) -> World {
+    let mut log = LogConfig {
+        segment_bytes: 1 << 20,
+        scrub: ScrubConfig {
+            period: std::time::Duration::from_millis(300),
+            ..ScrubConfig::default()
+        },
+        ..LogConfig::default()
+    };
+    (log.free_segments_target, log.checkpoint_interval_bytes) = (2, 16 << 10);
+    let mut world = World::new(Trouble::Calm, log, Prng::new(seed), print);
+    world.healed = true;
+    world
+}
+
 impl World {
+    /// The first node is alone, and writes.
+    fn one_writes(&mut self) -> Result<(), String> {
+        self.min_voters = 1;
+        let rf = self.group.state.rf();
+        self.group.state.apply(&Command::SetKeyspace { rf, min_voters: 1 });
+        let now = self.metadata_clock.at(self.time);
+        self.group.new_controller(now);
+        self.start(0);
+        self.schedule(TICK_NS, Event::Tick);
+        self.until(WRITES_UNTIL_NS)?;
+        self.clients.all.iter_mut().for_each(|client| client.asks_at = u64::MAX);
+        self.until(WRITES_UNTIL_NS + 500 * MS)
+    }
+
     fn until(&mut self, time: u64) -> Result<(), String> {
         while let Some(std::cmp::Reverse(next)) = self.queue.pop() {
             if next.at > time {
@@ -146,10 +223,13 @@ impl World {
     }
 
     /// Flips a bit of the oldest record of a key on the first node: no replay meets it.
-    fn lose_a_record(&mut self) -> Option<(PartitionId, Vec<u8>)> {
+    fn lose_a_record(
+        &mut self,
+        of: impl Fn(PartitionId) -> bool,
+    ) -> Option<(PartitionId, Vec<u8>)> {
         let shard = self.nodes[0].shard.as_ref()?;
         let mut oldest: Option<Oldest> = None;
-        for id in (0..self.partitions).map(PartitionId) {
+        for id in (0..self.partitions).map(PartitionId).filter(|id| of(*id)) {
             for (key, entry) in shard.models().peek(id).keys.range_after(None) {
                 let at = entry.location;
                 let place = (at.segment, at.pos);
