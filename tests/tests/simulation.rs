@@ -1,5 +1,6 @@
 //! A short batch of the simulator with fixed seeds, for every change. `make sim` runs many more.
 
+use ironring_tests::sim::cluster::world::kept::kept;
 use ironring_tests::sim::cluster::world::last_copy::{hurt_leader, last_copy};
 use ironring_tests::sim::profile::Trouble;
 use ironring_tests::sim::runs::{Target, run};
@@ -164,4 +165,12 @@ fn damaged_partitions_keep_no_others_from_being_sent() {
     let found: Vec<_> = (0..16).map(|seed| hurt_leader(seed, false)).collect();
     assert!(found.iter().all(Result::is_ok), "{found:?}");
     assert!(found.iter().filter(|made| **made == Ok(true)).count() >= 3, "{found:?}");
+}
+
+/// However long its state takes: all that was written meanwhile is there for it as entries.
+#[test]
+fn what_is_overwritten_while_a_state_is_sent_is_kept_for_the_follower() {
+    let found: Vec<_> = (0..8).map(|seed| kept(seed, false)).collect();
+    assert!(found.iter().all(Result::is_ok), "{found:?}");
+    assert!(found.iter().filter(|made| **made == Ok(true)).count() >= 4, "{found:?}");
 }

@@ -20,6 +20,10 @@
 //! Copies are staged a bounded step at a time, and only while less than one group waits, so no
 //! append waits for more than that.
 //!
+//! An owner that reads dead records for a while (entries that a follower needs which is being sent the
+//! state) holds the segments they lie in: those are compacted only when space presses. Copying dead records
+//! instead would bring back what was deleted: replay would meet an old put behind the delete of its key.
+//!
 //! Which segment: the one with the most dead bytes. Weighing them by age (Rosenblum and Ousterhout,
 //! The Design and Implementation of a Log-Structured File System) gains nothing here, where copies
 //! and new records share one log: `perf/examples/overwrite_space.rs` shows it.
@@ -52,6 +56,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CREDIT_MAX: i64 = 8 << 20;
 /// A log is idle when nobody has appended for this long.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
+/// Space pressure, in percent, from which on what the owner holds is compacted as well: soon enough for
+/// garbage to be freed before users wait for it.
+const HOLD_PRESSURE_MAX: u64 = 75;
 /// Garbage, in percent of what may be there, from which on compaction's share grows.
 const PRESSURE_FROM: u64 = 60;
 
@@ -205,7 +212,9 @@ impl Log {
 
     /// The segment with the most dead bytes, if they are worth it under this pressure.
     fn choose_victim(&mut self, pressure: u64) {
-        let best = (self.segments.before(self.settled_older))
+        let held = self.held_from.filter(|_| pressure < HOLD_PRESSURE_MAX);
+        let end = held.map_or(self.settled_older, |held| held.min(self.settled_older));
+        let best = (self.segments.before(end))
             .filter(|(_, slot)| slot.state() == SlotState::Sealed && !slot.damaged)
             .max_by_key(|(id, slot)| (slot.dead(), std::cmp::Reverse(*id)));
         let Some((id, slot)) = best else { return };

@@ -75,6 +75,8 @@ pub struct Log {
     suspects: Vec<SegmentId>,
     /// Segments the owner has given up, not free yet.
     retiring: Vec<SegmentId>,
+    /// Segments from this one on the owner wants to stay as they are: see [`Log::hold_from`].
+    held_from: Option<SegmentId>,
     /// The active segment, when the owner is emptying it.
     condemned_active: Option<SegmentId>,
     provision: ProvisionWork,
@@ -148,6 +150,7 @@ impl Log {
             damages: Vec::new(),
             suspects: Vec::new(),
             retiring: Vec::new(),
+            held_from: None,
             condemned_active: None,
             provision: ProvisionWork::Idle,
             giving_way: None,
@@ -324,6 +327,22 @@ impl Log {
     /// The record at `at` is not needed any more. Of a segment that was freed: nothing happens.
     pub fn mark_dead(&mut self, at: Location) {
         self.segments.mark_dead(at);
+    }
+
+    /// The segment that was appended to last.
+    #[must_use]
+    pub fn active_segment(&self) -> SegmentId {
+        self.staging.end().segment
+    }
+
+    /// The owner reads dead records of segments from this one on, or of none: compaction leaves those
+    /// alone until space presses. Then it is as if nothing was held, and the owner hears of each record by
+    /// [`LogSink::keep`].
+    pub fn hold_from(&mut self, segment: Option<SegmentId>) {
+        if self.held_from != segment {
+            self.held_from = segment;
+            self.compaction.look();
+        }
     }
 
     /// The file a segment is in; for inspection.

@@ -198,6 +198,11 @@ impl Run {
         self.owner.reads.remove(&id).expect("just found")
     }
 
+    /// Bytes of the records the index refers to.
+    pub fn live_bytes(&self) -> u64 {
+        self.owner.index.values().filter_map(|(_, at)| *at).map(|at| u64::from(at.len)).sum()
+    }
+
     /// Every key of the index reads back as a put of that key.
     pub fn check_reads(&mut self) {
         // Compaction goes on meanwhile: each place is looked up when it is read.

@@ -175,6 +175,54 @@ fn an_own_limit_is_kept() {
     run.check_reads();
 }
 
+/// Seconds in which nobody writes.
+fn rest(run: &mut Run, seconds: u32) {
+    for _ in 0..seconds {
+        run.pass(Duration::from_secs(1));
+        run.settle();
+    }
+}
+
+#[test]
+fn what_is_held_stays_until_it_is_let_go() {
+    let mut run = Run::opened(busy(), Disk::default(), 20);
+    overwrite(&mut run, 10, 300, 10_000);
+    let held = run.log.active_segment();
+    let dead = run.put_durable(b"old", &[7; 1000]).location;
+    run.put_durable(b"old", &[8; 1000]);
+    run.log.hold_from(Some(held));
+    let freed = run.log.counters().segments_freed;
+    overwrite(&mut run, 10, 350, 10_000);
+    rest(&mut run, 5);
+    assert!(run.log.counters().segments_freed > freed, "those before it are freed");
+    assert_eq!(run.read(dead).unwrap().body, [7; 1000]);
+    run.log.hold_from(None);
+    rest(&mut run, 5);
+    assert_eq!(run.log.file_of(held), None, "{:?}", run.log.counters());
+    assert_eq!(run.log.counters().live_bytes, run.live_bytes());
+}
+
+/// Users do not wait for what is held: garbage stays within its bounds.
+#[test]
+fn what_is_held_gives_way_to_users() {
+    for disk_bytes_max in [0, 14 << 20] {
+        let config = LogConfig { disk_bytes_max, ..busy() };
+        let mut run = Run::opened(config, Disk::default(), 21);
+        overwrite(&mut run, 10, 300, 10_000);
+        let held = run.log.active_segment();
+        run.put_durable(b"a", &[7; 1000]);
+        run.log.hold_from(Some(held));
+        let mut most = 0;
+        for _ in 0..30 {
+            overwrite(&mut run, 10, 100, 10_000);
+            most = most.max(run.log.counters().held_bytes);
+        }
+        assert_eq!(run.log.file_of(held), None);
+        assert!(most <= 8 << 20, "{most} bytes are held: {:?}", run.log.counters());
+        run.check_reads();
+    }
+}
+
 #[test]
 fn a_segment_is_not_freed_while_it_is_read() {
     let mut run = Run::opened(busy(), Disk::default(), 10);

@@ -31,6 +31,7 @@ pub mod models;
 mod movement;
 pub mod partition;
 pub mod pending;
+mod pins;
 pub mod ranges;
 mod reads;
 mod repair;

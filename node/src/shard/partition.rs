@@ -81,7 +81,7 @@ pub struct Partition {
     pub entries: Entries,
     /// How many of them are kept; 0: no other replica will ask.
     pub entries_max: usize,
-    /// Entries from here on are kept for a follower that is being sent the state.
+    /// Entries from here on are kept for a follower that is being sent the state: see [`super::pins`].
     pub pinned: Option<Offset>,
     /// The newest end of what is committed that the log says.
     pub noted: Offset,

@@ -22,6 +22,7 @@ use super::Shard;
 use super::event::{Effects, ToPeer};
 use super::movement::Share;
 use super::partition::{ChunkedBody, LOST, MERGED, TOMBSTONE, chunk_key};
+use super::pins::{Pins, Seen};
 use super::replicas::Note;
 use super::state::{Says, StateCursor, read_says, state_bytes};
 use crate::peer::convert::{from_replica, to_leader, to_replica};
@@ -151,6 +152,8 @@ pub(super) struct Transfers {
     /// The one that the pace let do something last: the others come before it.
     served: Option<(PartitionId, NodeId)>,
     installs: BTreeMap<PartitionId, Install>,
+    /// Entries that are kept for followers.
+    pins: Pins,
     last: u64,
 }
 
@@ -201,9 +204,13 @@ impl Shard {
     /// Sends what can be sent, at the end of a turn.
     pub(super) fn advance_transfers(&mut self, now: Now, fx: &mut Effects) {
         self.movement.begin_states();
-        if self.transfers.out.is_empty() && self.transfers.waiting.is_empty() {
-            return;
+        if !self.transfers.out.is_empty() || !self.transfers.waiting.is_empty() {
+            self.advance_all(now, fx);
         }
+        self.follow_pins(now.mono);
+    }
+
+    fn advance_all(&mut self, now: Now, fx: &mut Effects) {
         let mut waiting = std::mem::take(&mut self.transfers.waiting);
         waiting.sort_by_key(|to| self.movement.class(*to));
         for to in waiting {
@@ -230,6 +237,25 @@ impl Shard {
         }
     }
 
+    /// Lets go of entries that no follower needs any more.
+    fn follow_pins(&mut self, now: Instant) {
+        let mut pins = std::mem::take(&mut self.transfers.pins);
+        let partitions = pins.partitions();
+        pins.follow(now, |partition, replica| {
+            let first = self.models.peek(partition).entries.first();
+            let engine = self.engine();
+            let view = engine.view(partition);
+            view.leads?;
+            let (acked, needs_state) = engine.follower(partition, replica)?;
+            Some(Seen { term: view.term, acked, needs_state, first })
+        });
+        for partition in partitions {
+            self.models.partition(partition).pinned = pins.first(partition);
+        }
+        self.log.hold_from(pins.segment());
+        self.transfers.pins = pins;
+    }
+
     /// Whether the follower still needs it and this replica still leads.
     fn is_wanted(&mut self, to: (PartitionId, NodeId)) -> bool {
         let (partition, node) = to;
@@ -243,10 +269,8 @@ impl Shard {
 
     fn end_transfer(&mut self, to: (PartitionId, NodeId)) {
         self.transfers.out.remove(&to);
-        let partition = to.0;
-        if !self.transfers.out.keys().any(|(other, _)| *other == partition) {
-            self.models.partition(partition).pinned = None;
-        }
+        self.transfers.pins.end(to);
+        self.models.partition(to.0).pinned = self.transfers.pins.first(to.0);
     }
 
     fn start_transfer(&mut self, now: Now, to: (PartitionId, NodeId), fx: &mut Effects) {
@@ -275,7 +299,12 @@ impl Shard {
             self.transfers.waiting.push(to);
             return;
         }
-        p.pinned = Some(p.pinned.map_or(p.applied_end, |pinned| pinned.min(p.applied_end)));
+        let from = p.applied_end;
+        // Entries that are not committed yet may lie before the active segment.
+        let segment = p.pending.iter().map(|record| record.at.segment).min();
+        let segment = segment.unwrap_or_else(|| self.log.active_segment());
+        self.transfers.pins.begin(to, (replica.id, view.term), from, segment);
+        self.models.partition(partition).pinned = self.transfers.pins.first(partition);
         self.transfers.last += 1;
         // Unique among runs, so that a late answer to an earlier run names nothing.
         let id = (u64::from(self.log.run()) << 32) | self.transfers.last;
@@ -470,7 +499,10 @@ impl Shard {
             SnapshotState::Resume { .. } => transfer.heard = now.mono,
             SnapshotState::Complete => {
                 let end = transfer.end;
-                self.end_transfer(to);
+                // What was written meanwhile it has yet to be sent.
+                self.transfers.out.remove(&to);
+                let until = self.models.peek(to.0).log_end;
+                self.transfers.pins.filled(now.mono, to, until);
                 self.movement.filled(to);
                 self.engine().snapshot_sent(to.0, node, end);
             }

@@ -16,6 +16,7 @@ use ironring_ring::controller::{self, Effect, Ticket as Proposal};
 use ironring_ring::metadata::{Command, Metadata, Outcome};
 use ironring_ring::replication::Settings;
 
+pub mod kept;
 pub mod last_copy;
 mod rot;
 mod troubles;

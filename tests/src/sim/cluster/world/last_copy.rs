@@ -164,7 +164,7 @@ pub fn hurt_leader(seed: u64, print: bool) -> Result<bool, String> {
 }
 
 /// The world of a seed, where nothing befalls anybody.
-fn new_world(seed: u64, print: bool) -> World {
+pub(super) fn new_world(seed: u64, print: bool) -> World {
     let mut log = LogConfig {
         segment_bytes: 1 << 20,
         scrub: ScrubConfig {
@@ -181,7 +181,7 @@ fn new_world(seed: u64, print: bool) -> World {
 
 impl World {
     /// The first node is alone, and writes.
-    fn one_writes(&mut self) -> Result<(), String> {
+    pub(super) fn one_writes(&mut self) -> Result<(), String> {
         self.min_voters = 1;
         let rf = self.group.state.rf();
         self.group.state.apply(&Command::SetKeyspace { rf, min_voters: 1 });
@@ -194,7 +194,7 @@ impl World {
         self.until(WRITES_UNTIL_NS + 500 * MS)
     }
 
-    fn until(&mut self, time: u64) -> Result<(), String> {
+    pub(super) fn until(&mut self, time: u64) -> Result<(), String> {
         while let Some(std::cmp::Reverse(next)) = self.queue.pop() {
             if next.at > time {
                 self.queue.push(std::cmp::Reverse(next));
