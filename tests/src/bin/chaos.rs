@@ -34,6 +34,10 @@ struct Arguments {
     /// Check this history again, and run nothing.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["ironring", "dir", "keep"])]
     check: Option<PathBuf>,
+    /// How many steps a search of the history may take, per partition of the keys, before it gives up: more
+    /// for long runs.
+    #[arg(long, value_name = "N", default_value_t = 50_000_000)]
+    steps: u64,
     /// How the report is printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -71,7 +75,7 @@ fn main() -> ExitCode {
 fn made(arguments: Arguments) -> Result<(String, bool), ChaosError> {
     let json = arguments.output == Output::Json;
     if let Some(file) = &arguments.check {
-        let judgement = check_file(file)?;
+        let judgement = check_file(file, arguments.steps)?;
         let text = if json { as_json(&judgement) } else { show_judgement(&judgement) };
         return Ok((text, judgement.is_fine()));
     }
@@ -82,6 +86,7 @@ fn made(arguments: Arguments) -> Result<(String, bool), ChaosError> {
         nodes: arguments.nodes,
         dir: arguments.dir,
         keep: arguments.keep,
+        steps: arguments.steps,
     })?;
     Ok((if json { as_json(&report) } else { report.show() }, report.is_fine()))
 }

@@ -37,6 +37,8 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// Keep the run's folder although nothing was wrong.
     pub keep: bool,
+    /// Steps a search of the history may take per part of it before it gives up.
+    pub steps: u64,
 }
 
 /// What a run came to.
@@ -181,7 +183,7 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
     let head = format!("# chaos: seed {}, {} nodes\n", options.seed, options.nodes);
     std::fs::write(&file, head + &done.timeline + &history.to_text())
         .map_err(system(file.display().to_string()))?;
-    let judgement = judge(&history, &Rules::default());
+    let judgement = judge(&history, &Rules { work: options.steps, ..Rules::default() });
     let mut report = Report {
         seed: options.seed,
         nodes: options.nodes,
@@ -209,11 +211,11 @@ pub fn run(options: &Options) -> Result<Report, ChaosError> {
 ///
 /// # Errors
 /// It cannot be read, or is none.
-pub fn check_file(file: &Path) -> Result<Judgement, ChaosError> {
+pub fn check_file(file: &Path, steps: u64) -> Result<Judgement, ChaosError> {
     let text = std::fs::read_to_string(file).map_err(system(file.display().to_string()))?;
     let history = History::from_text(&text)
         .map_err(|error| ChaosError::Cluster(format!("{}: {error}", file.display())))?;
-    Ok(judge(&history, &Rules::default()))
+    Ok(judge(&history, &Rules { work: steps, ..Rules::default() }))
 }
 
 /// Set from the first SIGINT or SIGTERM on, which end nothing by themselves any more.
