@@ -122,6 +122,7 @@ enum Proposed {
 #[derive(Debug)]
 pub struct Controller {
     settings: Settings,
+    began: Instant,
     liveness: Liveness,
     elections: Elections,
     /// Elections that leaders asked for because they cannot lead, and of which term: they say nothing of
@@ -158,6 +159,7 @@ impl Controller {
     pub fn new(now: Instant, settings: Settings, metadata: &Metadata) -> Controller {
         Controller {
             settings,
+            began: now,
             liveness: Liveness::new(now, metadata),
             elections: Elections::default(),
             asked: BTreeMap::new(),
@@ -234,7 +236,11 @@ impl Controller {
             }
             Request::Voters { partition, term, from, base, voters } => {
                 if self.cuts_off(now, metadata, *partition, voters) {
-                    self.asked.insert(*partition, *term);
+                    // Which voters have lost their logs is known once they have had time to say so. It is
+                    // asked again until then.
+                    if now.since(self.began) > LOST_FOR {
+                        self.asked.insert(*partition, *term);
+                    }
                     return;
                 }
                 let command = Command::Voters {

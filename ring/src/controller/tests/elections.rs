@@ -210,6 +210,38 @@ fn a_leader_goes_on_without_voters_that_have_lost_their_logs() {
     }
 }
 
+/// Voters say again and again that their logs are lost, and a new controller has not heard it yet.
+#[test]
+fn a_new_controller_deposes_nobody_for_voters_it_has_not_listened_to() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let record = room.record(P).clone();
+    let from = record.leader.unwrap().replica;
+    let (term, base, voters) = (record.term, record.version, vec![from]);
+    let alone = Request::Voters { partition: P, term, from, base, voters };
+    room.controller = Controller::new(room.now, Settings::default(), &room.metadata);
+    room.controller.request(room.now, &room.metadata, &alone);
+    room.pass(10, &[1, 2, 3]);
+    assert_eq!(room.record(P), &record, "neither an election nor fewer voters");
+    for replica in record.voters.iter().filter(|voter| **voter != from) {
+        let lost = Request::Renew { partition: P, replica: *replica, renewal: 7 };
+        room.controller.request(room.now, &room.metadata, &lost);
+    }
+    room.controller.request(room.now, &room.metadata, &alone);
+    room.pass(10, &[1, 2, 3]);
+    assert_eq!((room.record(P).term, &room.record(P).voters[..]), (term, &[from][..]));
+    // One that has listened for a while knows.
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    room.controller = Controller::new(room.now, Settings::default(), &room.metadata);
+    room.pass(2_100, &[1, 2, 3]);
+    room.controller.request(room.now, &room.metadata, &alone);
+    room.pass(10, &[1, 2, 3]);
+    assert!(room.record(P).leader.is_none() && room.record(P).term > term);
+}
+
 /// The whole copy would give up its place for one that has nothing.
 #[test]
 fn no_leadership_goes_to_a_voter_that_has_lost_its_log() {

@@ -97,6 +97,8 @@ struct World {
     victim: Option<usize>,
     /// Nothing more befalls it until then.
     spared_until: u64,
+    /// Orders to hand over are lost on their way until then.
+    no_orders_until: u64,
     /// Whose disks are damaged in this run.
     damage: Damage,
     /// The memory of the node that suffers: see [`rot`].
@@ -201,6 +203,7 @@ impl World {
             healed: false,
             victim: None,
             spared_until: 0,
+            no_orders_until: 0,
             damage: if rng.chance(1, 3) { Damage::OfAll } else { Damage::OfOneNode },
             memory: Memory::default(),
             min_voters,
@@ -324,6 +327,8 @@ impl World {
         let time = self.time;
         self.tell_room(node);
         match event {
+            Event::Arrives { message: Message::HandOver(..), .. }
+                if time < self.no_orders_until => {}
             Event::Arrives { from, message, .. } => {
                 let id = self.nodes[node].id;
                 self.note(&[3, id.0, from.0], || format!("{from} -> {id}: {}", short(&message)));

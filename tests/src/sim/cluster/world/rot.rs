@@ -33,6 +33,8 @@ use crate::sim::disk::faults::{Fault, FaultPlan};
 /// The very last group cannot be told from one that was in flight when it is damaged before another
 /// follows: so much later one has.
 const GROUP_FOLLOWS_NS: u64 = 150 * MS;
+/// So long after a voter was heard it may be handed the leadership, and an order to do so may arrive.
+const ORDERS_STALE_NS: u64 = 1000 * MS;
 
 /// Where a record lies: on which node, in which file, from where on, how long.
 type PlaceOnNode = (usize, FileName, u64, u64);
@@ -190,6 +192,8 @@ impl World {
             && self.rng.chance(3, 4)
         {
             self.coverage.add("logs of all but a leader lost at once", 1);
+            // What was ordered before anybody noticed would take the leadership to one of the others.
+            self.no_orders_until = self.time + ORDERS_STALE_NS;
             for node in all.filter(|node| *node != leader) {
                 self.lose_log(node);
             }
