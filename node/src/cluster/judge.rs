@@ -623,6 +623,10 @@ impl Judge<'_> {
         };
         let voters = record.voters.len();
         let may_lead_on = record.voters.iter().filter(may_return).count() >= commit_quorum(voters);
+        // A damaged copy that is all there is answers no election; only its operator can let it lead.
+        let is_all =
+            !record.voters.iter().filter(|id| **id != replica.id).any(|id| may_return(&id));
+        let may_lead_on = may_lead_on && !(force && is_all);
         let others_elect = record.voters.iter().filter(heard).count() >= fence_quorum(voters)
             && !record.is_voter(replica.id);
         if may_lead_on || others_elect {

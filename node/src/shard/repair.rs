@@ -493,8 +493,9 @@ impl Shard {
                     "the copy of {id} has something else than most of its voters had, and is the only \
                      one that votes by now: it serves, and counts as damaged, so no other is filled \
                      from it. If another node has a copy that is to count, stop this one, let that \
-                     lead (`ironring partition elect-unclean {number} --to NODE --yes`), and start \
-                     this one again: it is emptied and filled from there",
+                     lead (`ironring partition elect-unclean {number} --to NODE --force --yes`), and \
+                     start this one again: it is emptied and filled from there. If this one is to \
+                     count, restart it and let it lead in the same way",
                     number = id.0
                 ));
             }
@@ -542,7 +543,7 @@ impl Shard {
                 "the copy of {id} is damaged here and nobody leads it: too few of its voters are \
                  whole. Start the nodes that are down; if they are gone for good, stop those that are \
                  damaged, let the best copy lead (`ironring partition elect-unclean {number} --to NODE \
-                 --yes`), and start them again",
+                 --yes`, with --force for one that has not said what it has), and start them again",
                 number = id.0
             ));
         }

@@ -1,6 +1,6 @@
 //! Orders in small clusters, each refusal once.
 
-use ironring_core::{StorageUuid, Term, WallTime};
+use ironring_core::{Incarnation, StorageUuid, Term, WallTime};
 use ironring_ring::metadata::{Facts, Outcome};
 use ironring_ring::placement::PaceMode;
 
@@ -364,6 +364,17 @@ fn no_copy_is_put_in_the_place_of_voters_that_elect_without_loss_and_none_that_n
         assert_eq!(refused, Err(Refusal::QuorumHeard(P)), "node 2 will lead alone");
         assert!(judge(&unclean(2, force), &metadata, &group).is_ok());
     }
+    // The only voter there is may be damaged, and answer no election.
+    let record = metadata.partition(P).unwrap();
+    let (term, last) = (record.term, on(record, NodeId(2)).unwrap().id);
+    let leader = LeaderId { replica: last, incarnation: Incarnation(1) };
+    let mut alone = metadata.clone();
+    alone.apply(&Command::LeadUnclean { partition: P, term, leader });
+    alone.apply(&Command::Elect { partitions: vec![(P, term)] });
+    assert_eq!(alone.partition(P).unwrap().voters, [last]);
+    assert_eq!(judge(&unclean(2, false), &alone, &group), Err(Refusal::QuorumHeard(P)));
+    assert!(judge(&unclean(2, true), &alone, &group).is_ok());
+    assert_eq!(judge(&unclean(3, true), &alone, &group), Err(Refusal::QuorumHeard(P)));
     status(&mut metadata, 2, Status::Dead);
     let unknown = Refusal::UnknownCopy { partition: P, node: NodeId(3) };
     assert_eq!(judge(&unclean(3, false), &metadata, &group), Err(unknown));
