@@ -77,6 +77,14 @@ impl Room {
         Room { now, metadata, controller, fences, handovers, refuses: false, refused: 0 }
     }
 
+    /// A cluster of three nodes that all hold everything; node 1 leads it.
+    fn at_rest() -> Room {
+        let mut room = Room::new(3);
+        room.elect(&[1]);
+        room.rest(&[1, 2, 3]);
+        room
+    }
+
     /// Lets time pass while these nodes are heard, and commits whatever is proposed.
     fn pass(&mut self, ms: u64, heard: &[u64]) {
         let end = self.now + Duration::from_millis(ms);

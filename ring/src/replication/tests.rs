@@ -109,21 +109,26 @@ fn a_leader_that_writes_nothing_asks_for_an_election() {
     }
 }
 
+/// The leader that a record names, with the entry that begins its term on its own disk.
+fn begun(now: Instant, record: &PartitionRecord) -> Replicator {
+    let me = record.leader.unwrap();
+    let run = Run { storage: me.replica.storage, incarnation: me.incarnation };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(me.replica.life), ..Recovered::empty() });
+    replicas.record(now, P, record);
+    replicas.promise_staged(P, record.term, GroupSeq(1));
+    replicas.flushed(now, GroupSeq(1));
+    replicas.appended(P, Offset(2), GroupSeq(2));
+    replicas.flushed(now, GroupSeq(2));
+    replicas
+}
+
 /// What a voter has acked may be gone with its disk: one that is silent is not handed the leadership.
 #[test]
 fn only_a_voter_that_was_heard_lately_is_handed_the_leadership() {
     let record = led_with_another(3);
-    let me = record.leader.unwrap();
-    let run = Run { storage: me.replica.storage, incarnation: me.incarnation };
-    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
-    let life = Some(me.replica.life);
-    replicas.recovered(P, Recovered { life, ..Recovered::empty() });
-    let begin = Instant(1);
-    replicas.record(begin, P, &record);
-    replicas.promise_staged(P, Term(3), GroupSeq(1));
-    replicas.flushed(begin, GroupSeq(1));
-    replicas.appended(P, Offset(2), GroupSeq(2));
-    replicas.flushed(begin, GroupSeq(2));
+    let (me, begin) = (record.leader.unwrap(), Instant(1));
+    let mut replicas = begun(begin, &record);
     let other = *record.voters.iter().find(|voter| **voter != me.replica).unwrap();
     let node = record.replica(other).unwrap().node;
     let ack = |probe| Ack {
@@ -160,16 +165,8 @@ fn only_a_voter_that_was_heard_lately_is_handed_the_leadership() {
 #[test]
 fn a_successor_that_falls_silent_before_it_is_named_is_not() {
     let record = led_with_another(3);
-    let me = record.leader.unwrap();
-    let run = Run { storage: me.replica.storage, incarnation: me.incarnation };
-    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
-    replicas.recovered(P, Recovered { life: Some(me.replica.life), ..Recovered::empty() });
-    let begin = Instant(1);
-    replicas.record(begin, P, &record);
-    replicas.promise_staged(P, Term(3), GroupSeq(1));
-    replicas.flushed(begin, GroupSeq(1));
-    replicas.appended(P, Offset(2), GroupSeq(2));
-    replicas.flushed(begin, GroupSeq(2));
+    let (me, begin) = (record.leader.unwrap(), Instant(1));
+    let mut replicas = begun(begin, &record);
     let other = record.voters[1];
     let ack = |end| Ack {
         partition: P,

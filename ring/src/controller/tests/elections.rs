@@ -18,9 +18,7 @@ fn a_new_cluster_gets_leaders() {
 
 #[test]
 fn three_nodes_get_three_replicas_of_everything_and_share_the_leaderships() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let room = Room::at_rest();
     for i in 0..4 {
         assert_eq!(room.nodes_of(PartitionId(i)), [1, 2, 3]);
         assert_eq!(room.record(PartitionId(i)).voters.len(), 3);
@@ -32,9 +30,7 @@ fn three_nodes_get_three_replicas_of_everything_and_share_the_leaderships() {
 
 #[test]
 fn a_silent_leader_is_replaced_and_comes_back_without_an_election() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let term = room.record(P).term;
     room.pass(500, &[2, 3]);
     assert_eq!(room.record(P).term, term, "not yet");
@@ -56,9 +52,7 @@ fn a_silent_leader_is_replaced_and_comes_back_without_an_election() {
 /// The group's leader led partitions too. Whoever succeeds it after a silence knows of that silence.
 #[test]
 fn a_silence_from_before_the_controller_counts() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let term = room.record(P).term;
     let silent_since = room.now;
     room.now = room.now + Duration::from_millis(900);
@@ -74,9 +68,7 @@ fn a_silence_from_before_the_controller_counts() {
 
 #[test]
 fn a_pause_of_the_controller_is_nobodys_silence() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     room.pass(11_000, &[1, 2]);
     room.answer(&[1, 2]);
     room.pass(1000, &[1, 2]);
@@ -94,9 +86,7 @@ fn a_pause_of_the_controller_is_nobodys_silence() {
 
 #[test]
 fn a_process_that_ended_is_not_waited_for() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let term = room.record(P).term;
     room.controller.gone(NodeId(1));
     room.pass(10, &[2, 3]);
@@ -116,9 +106,7 @@ fn a_leader_that_restarted_gets_an_election() {
 
 #[test]
 fn an_election_without_quorum_is_begun_again_in_another_term() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     room.pass(700, &[2]);
     let term = room.record(P).term;
     room.answer(&[2]);
@@ -130,9 +118,7 @@ fn an_election_without_quorum_is_begun_again_in_another_term() {
 
 #[test]
 fn what_a_leader_asked_for_does_not_depose_the_next() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let record = room.record(P).clone();
     let from = record.leader.unwrap();
     let asks = Request::Election { partition: P, term: record.term, from };
@@ -150,9 +136,7 @@ fn what_a_leader_asked_for_does_not_depose_the_next() {
 
 #[test]
 fn a_leader_that_is_cut_off_does_not_go_on_alone() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let record = room.record(P).clone();
     let from = record.leader.unwrap().replica;
     let alone = Request::Voters {
@@ -167,9 +151,7 @@ fn a_leader_that_is_cut_off_does_not_go_on_alone() {
     assert_eq!(room.record(P).voters.len(), 3);
     assert!(room.record(P).term > record.term, "one of the others is to lead");
     // When the others are silent it is right.
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let record = room.record(P).clone();
     let from = record.leader.unwrap().replica;
     let node = record.replica(from).unwrap().node;
@@ -185,9 +167,7 @@ fn a_leader_that_is_cut_off_does_not_go_on_alone() {
 /// they can only get it from there.
 #[test]
 fn a_leader_goes_on_without_voters_that_have_lost_their_logs() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let record = room.record(P).clone();
     let from = record.leader.unwrap().replica;
     let (term, base, voters) = (record.term, record.version, vec![from]);
@@ -213,9 +193,7 @@ fn a_leader_goes_on_without_voters_that_have_lost_their_logs() {
 /// Voters say again and again that their logs are lost, and a new controller has not heard it yet.
 #[test]
 fn a_new_controller_deposes_nobody_for_voters_it_has_not_listened_to() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let record = room.record(P).clone();
     let from = record.leader.unwrap().replica;
     let (term, base, voters) = (record.term, record.version, vec![from]);
@@ -232,9 +210,7 @@ fn a_new_controller_deposes_nobody_for_voters_it_has_not_listened_to() {
     room.pass(10, &[1, 2, 3]);
     assert_eq!((room.record(P).term, &room.record(P).voters[..]), (term, &[from][..]));
     // One that has listened for a while knows.
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     room.controller = Controller::new(room.now, Settings::default(), &room.metadata);
     room.pass(2_100, &[1, 2, 3]);
     room.controller.request(room.now, &room.metadata, &alone);
@@ -245,9 +221,7 @@ fn a_new_controller_deposes_nobody_for_voters_it_has_not_listened_to() {
 /// The whole copy would give up its place for one that has nothing.
 #[test]
 fn no_leadership_goes_to_a_voter_that_has_lost_its_log() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let asked = |room: &mut Room, lost: bool| {
         room.handovers.clear();
         let end = room.now + Settings::default().balance_every * 2;
@@ -270,9 +244,7 @@ fn no_leadership_goes_to_a_voter_that_has_lost_its_log() {
 /// Whether a copy may lead whatever it lacks is judged by what it says it has.
 #[test]
 fn how_far_a_voter_is_is_known_from_its_answer_only() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     // Of three only the third is left, which is no quorum.
     room.pass(700, &[3]);
     let voter = |room: &Room, node| {
@@ -290,9 +262,7 @@ fn how_far_a_voter_is_is_known_from_its_answer_only() {
 
 #[test]
 fn a_leader_goes_on_without_voters_whose_nodes_have_just_started() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let record = room.record(P).clone();
     let from = record.leader.unwrap().replica;
     let leads = record.replica(from).unwrap().node;

@@ -25,9 +25,7 @@ fn a_drained_node_gives_everything_away_and_a_leaving_one_is_removed() {
 
 #[test]
 fn a_node_that_leaves_where_nobody_can_take_its_replicas_is_removed_all_the_same() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let set = |state| Command::SetMember { node: NodeId(2), state };
     room.metadata.apply(&set(MemberState::Draining));
     room.rest(&[1, 2, 3]);
@@ -43,9 +41,7 @@ fn a_node_that_leaves_where_nobody_can_take_its_replicas_is_removed_all_the_same
 
 #[test]
 fn a_lost_node_is_removed_when_the_others_have_its_partitions() {
-    let mut room = Room::new(3);
-    room.elect(&[1]);
-    room.rest(&[1, 2, 3]);
+    let mut room = Room::at_rest();
     let set = Command::SetMember { node: NodeId(2), state: MemberState::Lost };
     room.metadata.apply(&set);
     for _ in 0..30 {
