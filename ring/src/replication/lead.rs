@@ -381,21 +381,22 @@ impl Replicator {
         leader.map_or(Instant(0), |l| l.lease_until(now, &self.settings))
     }
 
-    /// How old what is committed here may be: nothing of what was committed that long ago is missing.
-    /// `None`: nobody knows, because no leader was heard in this run.
+    /// How old what is committed here may be, by whatever clock: nothing of what was committed that long
+    /// ago is missing. `None`: nobody knows, because no leader was heard in this run.
     #[must_use]
     pub fn age(&self, now: Instant, partition: PartitionId) -> Option<Duration> {
-        match &self.replica(partition).role {
-            Role::Leader(leader) if !leader.knows_commits() => {
-                self.replica(partition).current.map(|at| now.since(at))
-            }
-            Role::Leader(leader) if leader.has_lease(now, &self.settings) => Some(Duration::ZERO),
-            Role::Leader(leader) => {
+        let r = self.replica(partition);
+        let from = match &r.role {
+            Role::Leader(leader) if leader.knows_commits() => {
+                if leader.has_lease(now, &self.settings) {
+                    return Some(Duration::ZERO);
+                }
                 let until = leader.lease_until(now, &self.settings);
-                (until > Instant(0)).then(|| now.since(until))
+                (until > Instant(0)).then_some(until)
             }
-            Role::Follower(_) => self.replica(partition).current.map(|at| now.since(at)),
-        }
+            _ => r.current,
+        };
+        from.map(|at| self.settings.at_most(now.since(at)))
     }
 
     fn answer_reads(&mut self, now: Instant, partition: PartitionId) {

@@ -87,6 +87,12 @@ impl Settings {
         let left = 1000u32.saturating_sub(self.drift_permille);
         self.lease * left / 1000
     }
+
+    /// How long another clock may have shown what this one shows as `elapsed`.
+    #[must_use]
+    pub fn at_most(&self, elapsed: Duration) -> Duration {
+        elapsed + elapsed * self.drift_permille / 1000
+    }
 }
 
 /// Names a read that waits for a round of probes; chosen by the owner.
