@@ -11,7 +11,9 @@ use ironring_net::client::ClientConfig;
 use ironring_net::client::blocking::Client;
 
 use super::nodes::{CLUSTER, ChaosError, system};
-use super::workload::{KEYS, Op, What, Workload, key_name, read_answer, value_bytes, write_answer};
+use super::workload::{
+    KEYS, Op, What, Workload, key_name, read_answer, stale_answer, value_bytes, write_answer,
+};
 use crate::linear::{Answer, ClientLog, History, Nanos};
 
 /// A call that is not answered after so long ends, and what it wrote is unknown.
@@ -208,16 +210,18 @@ impl Caller {
         let key = key_name(op.key);
         let key = key.as_bytes();
         let ticket = self.log.begin(op.call());
-        let answer = match op.what {
-            What::Get => read_answer(&client.get(key)),
+        let (answer, age) = match op.what {
+            What::Get => (read_answer(&client.get(key)), None),
+            What::GetStale => stale_answer(client.get_stale(key)),
             What::Put(number, _) => {
-                write_answer(&client.put_with(key, &value_bytes(number), op.settings()))
+                let written = client.put_with(key, &value_bytes(number), op.settings());
+                (write_answer(&written), None)
             }
-            What::Delete(_) => write_answer(&client.delete_with(key, op.settings())),
+            What::Delete(_) => (write_answer(&client.delete_with(key, op.settings())), None),
         };
         self.workload.heard(op, &answer);
         self.shared.note(op, &answer);
-        self.log.finish(ticket, answer);
+        self.log.finish_stale(ticket, answer, age);
         Some(())
     }
 }

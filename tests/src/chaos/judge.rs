@@ -27,7 +27,7 @@ pub struct Outcomes {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Judgement {
     /// Operations by kind: `get`, `put`, `create` (put if absent), `cas` (put at a version),
-    /// `delete`.
+    /// `delete`, and `stale` (a get that some replica answered).
     pub operations: BTreeMap<&'static str, Outcomes>,
     /// The longest time in which no write was acknowledged, between the first ack and the last.
     pub longest_without_ack_ms: u64,
@@ -116,6 +116,7 @@ fn count(history: &History) -> BTreeMap<&'static str, Outcomes> {
                 },
                 None => "other",
             },
+            Call::Get { .. } if op.age.is_some() => "stale",
             Call::Get { .. } => "get",
             _ => "other",
         };
@@ -154,7 +155,7 @@ fn final_state(history: &History, promise: Level) -> (FinalState, Vec<String>) {
                     *last = end.max(*last);
                 }
             }
-            (Call::Get { keys, .. }, Answer::Cells(cells)) => {
+            (Call::Get { keys, .. }, Answer::Cells(cells)) if op.age.is_none() => {
                 for (key, cell) in keys.iter().zip(cells) {
                     let found = cell.and_then(|cell| {
                         Some(FinalKey { version: cell.version?, value: cell.value? })

@@ -5,10 +5,10 @@
 
 use ironring_core::prng::Prng;
 use ironring_core::{Durability, ErrorCode, Offset, Token};
-use ironring_net::client::{ClientError, Value, WriteSettings};
+use ironring_net::client::{ClientError, Stale, Value, WriteSettings};
 use ironring_net::message::{self, Receipt};
 
-use crate::linear::{Answer, Call, Cell, Change, Condition, Level};
+use crate::linear::{Answer, Call, Cell, Change, Condition, Level, Nanos};
 
 /// Partitions of the cluster: few, so that each has several of the keys.
 pub const PARTITIONS: u32 = 16;
@@ -38,6 +38,8 @@ pub struct Op {
 pub enum What {
     /// Read it.
     Get,
+    /// Read what some replica has of it.
+    GetStale,
     /// Store the value of this number under a condition.
     Put(u64, Condition),
     /// Remove it under a condition.
@@ -85,7 +87,8 @@ impl Workload {
             _ => Condition::Absent,
         };
         let what = match self.prng.below(100) {
-            0..40 => What::Get,
+            0..30 => What::Get,
+            30..40 => What::GetStale,
             40..65 => What::Put(self.number(), Condition::None),
             65..87 => What::Put(self.number(), expected),
             87..90 => What::Put(self.number(), Condition::Absent),
@@ -125,7 +128,7 @@ impl Op {
         let (key, partition) = (key_name(self.key), partition_of(self.key));
         let change = |value, condition| Change { key: key.clone(), value, condition, ttl_ms: 0 };
         match self.what {
-            What::Get => Call::Get { partition, keys: vec![key] },
+            What::Get | What::GetStale => Call::Get { partition, keys: vec![key] },
             What::Put(number, condition) => {
                 Call::Write { partition, changes: vec![change(Some(number), condition)] }
             }
@@ -140,7 +143,7 @@ impl Op {
     pub fn settings(&self) -> WriteSettings {
         let condition = match self.what {
             What::Put(_, condition) | What::Delete(condition) => condition,
-            What::Get => Condition::None,
+            What::Get | What::GetStale => Condition::None,
         };
         let condition = match condition {
             Condition::None => message::Condition::None,
@@ -195,6 +198,14 @@ pub fn read_answer(found: &Result<Option<Value>, ClientError>) -> Answer {
         })]),
         Err(_) => Answer::Failed,
     }
+}
+
+/// What a read heard that some replica answered, and how old that may be.
+#[must_use]
+pub fn stale_answer(found: Result<Stale<Option<Value>>, ClientError>) -> (Answer, Option<Nanos>) {
+    let age = found.as_ref().ok().map(|stale| stale.age);
+    let age = age.map(|age| age.map_or(Nanos::MAX, |age| age.as_nanos() as Nanos));
+    (read_answer(&found.map(|stale| stale.found)), age)
 }
 
 /// What a write heard.
@@ -257,7 +268,7 @@ mod tests {
             let ops = (0..1_000).map(|_| workload.next_op().what);
             ops.filter_map(|what| match what {
                 What::Put(_, condition) | What::Delete(condition) => Some(condition),
-                What::Get => None,
+                What::Get | What::GetStale => None,
             })
             .collect::<Vec<_>>()
         };

@@ -146,7 +146,8 @@ pub struct Operation {
     /// When the answer came; `None` when it never did.
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     pub end: Option<Nanos>,
-    /// How old the answer says it may be; present exactly on answers flagged stale.
+    /// How old the answer says it may be; present exactly on answers flagged stale. [`Nanos::MAX`]:
+    /// nobody knows, so that all of it may be missing.
     #[serde(rename = "age", default, skip_serializing_if = "Option::is_none")]
     pub age: Option<Nanos>,
     /// What was asked.

@@ -133,7 +133,7 @@ pub(super) fn items(
             ops: vec![index],
             why,
         })?;
-        let age = op.age.map_or(0, |age| age + rules.age_slack);
+        let age = op.age.map_or(0, |age| age.saturating_add(rules.age_slack));
         for (act, certain) in acts {
             items.push(Item {
                 op: index,

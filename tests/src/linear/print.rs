@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::history::{Answer, Call, Cell, Change, Condition, History, Operation};
+use super::history::{Answer, Call, Cell, Change, Condition, History, Nanos, Operation};
 
 const COLUMN_MAX: usize = 44;
 
@@ -121,5 +121,9 @@ fn answer(op: &Operation) -> String {
         Answer::Failed => "failed".to_owned(),
         Answer::Unknown => "?".to_owned(),
     };
-    op.age.map_or(text.clone(), |age| format!("{text} (stale, age {age})"))
+    match op.age {
+        None => text,
+        Some(Nanos::MAX) => format!("{text} (stale, age unknown)"),
+        Some(age) => format!("{text} (stale, age {age})"),
+    }
 }

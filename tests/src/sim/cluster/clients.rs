@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use ironring_core::limits::CHUNK_BYTES;
 use ironring_core::prng::Prng;
-use ironring_core::{Durability, PartitionId, Token};
+use ironring_core::{Durability, ErrorCode, PartitionId, Token};
 
-use crate::linear::{Answer, Call, Cell, Change, Condition, Level, Operation};
+use crate::linear::{Answer, Call, Cell, Change, Condition, Level, Nanos, Operation};
 use crate::sim::op::{self, Intent, Key, KeyOp, Op, Outcome, RequestId, WriteId};
 
 /// Keys per partition that are written all the time.
@@ -18,12 +18,16 @@ const SELDOM: u64 = 150;
 /// One of so many puts of a single key has a value that is stored in chunks: a few in a run, because each
 /// is as many bytes as thousands of others.
 const LARGE: u64 = 250;
+/// One of so many reads is asked of any node, for what it has.
+const STALE: u64 = 4;
 
 /// A client: one request at a time.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
     /// What it waits for, and where: the request, its operation in the history, and the node.
     pub waits: Option<(RequestId, usize, usize)>,
+    /// It asked for what a node has, however old that is.
+    pub stale: bool,
     /// When it asks next.
     pub asks_at: u64,
     /// When it stops to wait.
@@ -44,16 +48,21 @@ pub struct Clients {
     next_request: u64,
     /// Which values are large, and how large: drawn apart, so that a run without any is as it was.
     large: Prng,
+    /// Which reads may be old, and whom they are for.
+    stale: Prng,
     /// Writes that were acked, and reads that were answered.
     pub acked: u64,
     pub read: u64,
+    /// Of these, by how old they said they may be: not at all, so long, unknown.
+    pub stale_read: [u64; 3],
     /// Values that are stored in chunks, acked or not.
     pub large_values: u64,
 }
 
 impl Clients {
-    /// So many clients of a cluster with so many partitions; `large` draws the large values.
-    pub fn new(count: usize, partitions: u32, large: Prng) -> Clients {
+    /// So many clients of a cluster with so many partitions; `large` draws the large values, `stale` the
+    /// reads that may be old.
+    pub fn new(count: usize, partitions: u32, large: Prng, stale: Prng) -> Clients {
         let mut keys: Vec<Vec<Key>> = vec![Vec::new(); partitions as usize];
         let mut n = 0;
         while keys.iter().any(|keys| keys.len() < KEYS) {
@@ -73,8 +82,10 @@ impl Clients {
             next_write: 0,
             next_request: 0,
             large,
+            stale,
             acked: 0,
             read: 0,
+            stale_read: [0; 3],
             large_values: 0,
         }
     }
@@ -127,17 +138,23 @@ impl Clients {
         Op::Write { intent, ops: vec![KeyOp { key, change, condition }], batch: false }
     }
 
+    /// Which of so many nodes is asked for what it has, whoever leads; nothing for most requests.
+    pub fn draw_stale(&mut self, op: &Op, nodes: usize) -> Option<usize> {
+        let reads = matches!(op, Op::Get { .. } | Op::Scan { .. });
+        (reads && self.stale.chance(1, STALE)).then(|| self.stale.below(nodes as u64) as usize)
+    }
+
     /// Whether a key is one that is written seldom.
     pub fn is_seldom(&self, key: &[u8]) -> bool {
         self.keys.iter().any(|keys| keys[BUSY_KEYS][..] == *key)
     }
 
-    /// A client asks a node about a partition at `time`.
+    /// A client asks a node about a partition at `time`; `stale`: for what it has.
     pub fn ask(
         &mut self,
         client: usize,
         (time, patience): (u64, u64),
-        node: usize,
+        (node, stale): (usize, bool),
         (partition, op): (PartitionId, &Op),
     ) -> RequestId {
         self.next_request += 1;
@@ -153,15 +170,28 @@ impl Clients {
         });
         let c = &mut self.all[client];
         c.waits = Some((request, at, node));
+        c.stale = stale;
         c.until = time + patience;
         request
     }
 
-    /// A client heard the answer to what it waits for.
-    pub fn hear(&mut self, client: usize, time: u64, outcome: &Outcome) -> Result<(), String> {
+    /// A client heard the answer to what it waits for. `age_ms`: how old a stale one says it may be.
+    pub fn hear(
+        &mut self,
+        client: usize,
+        time: u64,
+        outcome: &Outcome,
+        age_ms: u32,
+    ) -> Result<(), String> {
         let Some((_, at, _)) = self.all[client].waits.take() else { return Ok(()) };
         let operation = &mut self.history[at];
-        let heard = answer(&operation.call, outcome)?;
+        let heard = match outcome {
+            // A copy that has lost it says so; who must have it is asked when the read is not stale.
+            Outcome::Error { code: ErrorCode::Corrupt, .. } if self.all[client].stale => {
+                Answer::Failed
+            }
+            outcome => answer(&operation.call, outcome)?,
+        };
         match &heard {
             Answer::Receipt { version: Some(version), .. } => {
                 self.acked += 1;
@@ -171,9 +201,20 @@ impl Clients {
                     self.versions.insert(change.key.clone().into_bytes(), *version);
                 }
             }
-            Answer::Cells(_) | Answer::Page { .. } => self.read += 1,
+            Answer::Cells(_) | Answer::Page { .. } => {
+                self.read += 1;
+                if self.all[client].stale {
+                    let how = 1 + usize::from(age_ms == u32::MAX) - usize::from(age_ms == 0);
+                    self.stale_read[how] += 1;
+                }
+            }
             _ => {}
         }
+        operation.age = match age_ms {
+            _ if !self.all[client].stale => None,
+            u32::MAX => Some(Nanos::MAX),
+            age_ms => Some(u64::from(age_ms) * 1_000_000),
+        };
         if heard != Answer::Unknown {
             operation.end = Some(time);
         }
@@ -229,7 +270,7 @@ fn call(partition: PartitionId, op: &Op) -> Call {
 }
 
 fn answer(call: &Call, outcome: &Outcome) -> Result<Answer, String> {
-    use ironring_core::ErrorCode as Code;
+    use ErrorCode as Code;
     let cell = |value: &op::Value| Cell {
         version: Some(value.version),
         value: Some(number(&value.bytes)),

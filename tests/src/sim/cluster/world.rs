@@ -9,7 +9,7 @@ use ironring_core::prng::Prng;
 use ironring_core::{Incarnation, Instant, NodeId, Offset, PartitionId, StorageUuid};
 use ironring_log::{LogConfig, LogStatus};
 use ironring_net::decode_header;
-use ironring_net::frame::HEADER_BYTES;
+use ironring_net::frame::{HEADER_BYTES, flags, set_flags};
 use ironring_node::shard::{ConnId, Event as ShardEvent, Phase, Shard, ToController, compare};
 use ironring_ring::Slices;
 use ironring_ring::controller::{self, Effect, Ticket as Proposal};
@@ -180,7 +180,8 @@ impl World {
             },
         };
         let large = Prng::new(rng.clone().next_u64() ^ 0x1A26E);
-        let clients = Clients::new(CLIENTS, partitions, large);
+        let stale = Prng::new(rng.clone().next_u64() ^ 0x57A1E);
+        let clients = Clients::new(CLIENTS, partitions, large, stale);
         World {
             trace: Trace::new(print),
             coverage: Coverage::default(),
@@ -288,12 +289,13 @@ impl World {
             }
             Event::Answered { client, frame } => {
                 let (request, outcome) = decode(&frame);
+                let age_ms = decode_header(&frame).expect("it was just decoded").deadline_ms;
                 let waits = self.clients.all[client].waits;
                 if waits.is_some_and(|(wanted, ..)| wanted == request) {
                     self.note(&[5, client as u64, request.0], || {
                         format!("client {client} hears {request:?}: {outcome:?}")
                     });
-                    self.clients.hear(client, self.time, &outcome)?;
+                    self.clients.hear(client, self.time, &outcome, age_ms)?;
                 }
                 Ok(())
             }
@@ -595,12 +597,18 @@ impl World {
                 Some(node) if over || !self.rng.chance(1, 10) => node,
                 _ => self.rng.below(self.nodes.len() as u64) as usize,
             };
+            let stale = (!over).then(|| self.clients.draw_stale(&op, self.nodes.len())).flatten();
+            let (node, stale) = stale.map_or((node, false), |node| (node, true));
             let times = (self.time, PATIENCE_NS);
-            let request = self.clients.ask(client, times, node, (partition, &op));
+            let request = self.clients.ask(client, times, (node, stale), (partition, &op));
             self.note(&[7, client as u64, request.0], || {
-                format!("client {client} asks node {}: {request:?} {op:?}", node + 1)
+                let how = if stale { ", stale" } else { "" };
+                format!("client {client} asks node {}{how}: {request:?} {op:?}", node + 1)
             });
-            let frame = encode(request, &op);
+            let mut frame = encode(request, &op);
+            if stale {
+                set_flags(&mut frame, flags::STALE);
+            }
             let run = self.nodes[node].incarnation;
             let delay = 20_000 + self.rng.below(MS);
             self.schedule(delay, Event::Asks { node, run, frame, client });

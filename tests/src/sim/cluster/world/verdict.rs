@@ -50,6 +50,10 @@ impl World {
         self.coverage.add("writes acked", self.clients.acked);
         self.coverage.add("reads answered", self.clients.read);
         self.coverage.add("large values written", self.clients.large_values);
+        let [current, old, unknown] = self.clients.stale_read;
+        self.coverage.add("stale reads that were current", current);
+        self.coverage.add("stale reads with an age", old);
+        self.coverage.add("stale reads of unknown age", unknown);
         self.cover_repairs();
         let mut history = std::mem::take(&mut self.clients.history);
         let forgiven = self.memory.forgive(&mut history);
