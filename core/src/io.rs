@@ -21,10 +21,14 @@ use crate::ids::{FilePos, SlotId};
 
 /// Memory a device can read and write directly. The driver supplies it (see [`BufAlloc`]).
 pub trait IoMem: Any {
-    /// The whole buffer.
+    /// What is shown of the buffer: all of it, until [`IoMem::show`] says otherwise.
     fn bytes(&self) -> &[u8];
-    /// The whole buffer, writable.
+    /// The same, writable.
     fn bytes_mut(&mut self) -> &mut [u8];
+    /// How many bytes there are, shown or not.
+    fn capacity(&self) -> usize;
+    /// Shows the first `len` bytes from here on. What was not shown before is undefined.
+    fn show(&mut self, len: usize);
     /// For the driver, to get back the type it made.
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
@@ -38,13 +42,21 @@ impl IoMem for Vec<u8> {
         self
     }
 
+    fn capacity(&self) -> usize {
+        Vec::capacity(self)
+    }
+
+    fn show(&mut self, len: usize) {
+        self.resize(len, 0);
+    }
+
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
 }
 
 /// An owned I/O buffer: aligned for direct I/O when it came from a node's driver, a plain
-/// vector in tests and in the simulator. Its length never changes.
+/// vector in tests and in the simulator. Its length is what is shown of it, and written.
 pub struct IoBuf(Box<dyn IoMem>);
 
 impl IoBuf {
@@ -52,6 +64,21 @@ impl IoBuf {
     #[must_use]
     pub fn new(mem: Box<dyn IoMem>) -> IoBuf {
         IoBuf(mem)
+    }
+
+    /// How long it can be.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// Gives it another length, without moving anything. What was beyond its length is undefined.
+    ///
+    /// # Panics
+    /// When it cannot be that long.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "a buffer of {} bytes made {len}", self.capacity());
+        self.0.show(len);
     }
 
     /// The driver's own type back, when it was a `T`.
@@ -83,7 +110,7 @@ impl fmt::Debug for IoBuf {
 
 /// Where write buffers come from.
 pub trait BufAlloc {
-    /// A buffer of exactly `len` bytes, contents undefined. `len` is a multiple of the block size.
+    /// A buffer with a length of exactly `len` bytes, contents undefined. `len` is a multiple of the block size.
     fn alloc(&mut self, len: usize) -> IoBuf;
 }
 

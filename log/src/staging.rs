@@ -23,6 +23,9 @@ use crate::{Location, Record};
 const BUF_BYTES_MIN: usize = 64 << 10;
 /// Staging buffers kept for the next groups.
 const SPARE_MAX: usize = 4;
+/// A group that fills less than one in so many parts of its buffer is written from one of its own: written
+/// groups stay in memory, by the bytes of their buffers.
+const ROOMY: usize = 4;
 
 /// A group that was written, in memory still.
 #[derive(Debug)]
@@ -280,12 +283,13 @@ impl Staging {
         let padded = align_up(group.len, self.block);
         let body_crc = group.body_crc();
         let mut buf = group.buf;
-        if buf.len() != padded as usize {
+        if buf.capacity() > ROOMY * padded as usize {
             let mut exact = alloc.alloc(padded as usize);
             exact[GROUP_HEADER_BYTES..len].copy_from_slice(&buf[GROUP_HEADER_BYTES..len]);
             self.keep_buffer(buf);
             buf = exact;
         }
+        buf.set_len(padded as usize);
         buf[len..].fill(0);
         let header = GroupHeader {
             segment: group.at.segment,
@@ -334,10 +338,10 @@ impl Staging {
 
     /// A group was written from this buffer.
     pub fn retire(&mut self, group: &InFlight, buf: IoBuf) {
-        if buf.len() > self.recent_bytes_max {
+        if buf.capacity() > self.recent_bytes_max {
             return self.keep_buffer(buf);
         }
-        self.recent_bytes += buf.len();
+        self.recent_bytes += buf.capacity();
         self.recent.push_back(Written { at: group.at, len: group.len, buf });
         self.forget_recent();
     }
@@ -346,7 +350,7 @@ impl Staging {
         while self.recent_bytes > self.recent_bytes_max
             && let Some(oldest) = self.recent.pop_front()
         {
-            self.recent_bytes -= oldest.buf.len();
+            self.recent_bytes -= oldest.buf.capacity();
             self.keep_buffer(oldest.buf);
         }
     }
@@ -371,11 +375,12 @@ impl Staging {
     }
 
     /// Takes back a buffer for the next groups.
-    pub fn keep_buffer(&mut self, buf: IoBuf) {
+    pub fn keep_buffer(&mut self, mut buf: IoBuf) {
+        let capacity = buf.capacity();
         if self.spare.len() < SPARE_MAX
-            && buf.len() >= BUF_BYTES_MIN
-            && buf.len() <= 2 * GROUP_BYTES_TARGET
+            && (BUF_BYTES_MIN..=2 * GROUP_BYTES_TARGET).contains(&capacity)
         {
+            buf.set_len(capacity);
             self.spare.push(buf);
         }
     }

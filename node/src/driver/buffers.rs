@@ -11,7 +11,9 @@ use ironring_core::limits::BLOCK_BYTES;
 /// value is moved.
 pub struct Aligned {
     start: NonNull<u8>,
+    /// How many are shown, and how many there are.
     len: usize,
+    capacity: usize,
 }
 
 impl Aligned {
@@ -36,7 +38,7 @@ impl Aligned {
 
     fn new(start: *mut u8, len: usize) -> Aligned {
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(Aligned::layout(len)));
-        Aligned { start, len }
+        Aligned { start, len, capacity: len }
     }
 
     fn layout(len: usize) -> Layout {
@@ -54,13 +56,13 @@ impl Aligned {
         self.start.as_ptr()
     }
 
-    /// How many bytes.
+    /// How many bytes are shown.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds none.
+    /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -70,19 +72,27 @@ impl Aligned {
 impl Drop for Aligned {
     fn drop(&mut self) {
         // SAFETY: it was allocated with the same layout, and nobody else frees it.
-        unsafe { dealloc(self.start.as_ptr(), Aligned::layout(self.len)) };
+        unsafe { dealloc(self.start.as_ptr(), Aligned::layout(self.capacity)) };
     }
 }
 
 impl IoMem for Aligned {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes are ours; they were zeroed, or a device has written all of them.
+        // SAFETY: `len` bytes and more are ours; they were zeroed, or a device has written all of them.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and nobody else has a reference to them.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn show(&mut self, len: usize) {
+        self.len = len.min(self.capacity);
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -112,6 +122,10 @@ mod tests {
             assert_eq!(memory.bytes(), vec![0; len]);
             memory.bytes_mut().fill(7);
             assert_eq!(memory.bytes(), vec![7; len]);
+            memory.show(len / 2);
+            assert_eq!((memory.bytes(), memory.len()), (&vec![7; len / 2][..], len / 2));
+            memory.show(len);
+            assert_eq!((memory.bytes(), memory.capacity()), (&vec![7; len][..], len));
             // SAFETY: nobody looks at it.
             let unread = unsafe { Aligned::to_be_read(len) };
             assert_eq!(unread.as_ptr() as usize % BLOCK_BYTES, 0);
