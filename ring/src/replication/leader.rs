@@ -107,6 +107,8 @@ pub(super) struct Leader {
     pub term_start: Offset,
     pub peers: Vec<Peer>,
     pub voters: Vec<ReplicaId>,
+    /// The only voter is this replica: said here, so that a write of a node alone need not look there.
+    sole: bool,
     pub version: u64,
     pub proposal: Option<Proposal>,
     /// What was refused last, while nothing else was taken.
@@ -139,6 +141,7 @@ impl Leader {
             term_start: end,
             peers: Vec::new(),
             voters: Vec::new(),
+            sole: false,
             version: 0,
             proposal: None,
             refused: None,
@@ -176,6 +179,7 @@ impl Leader {
             }
         }
         self.voters.clone_from(&record.voters);
+        self.sole = self.voters == [self.me.replica];
         if let Some(open) = self.proposal.take_if(|open| record.version > open.base) {
             let before = self.refused.take().filter(|refused| refused.voters == open.voters);
             let times = before.map_or(1, |refused| refused.times.saturating_add(1));
@@ -206,7 +210,7 @@ impl Leader {
 
     /// Whether this replica is the only voter, and stays so.
     fn is_alone(&self) -> bool {
-        self.voters == [self.me.replica] && self.proposal.is_none()
+        self.sole && self.proposal.is_none()
     }
 
     /// Whether all that its predecessors committed is known to be: from when the entry that begins its
