@@ -624,7 +624,8 @@ mod tests {
     /// As a follower has it that is being filled: the log brings the rest.
     #[test]
     fn a_large_value_that_is_not_all_here_is_restored_as_such() {
-        use crate::shard::partition::{CHUNKED, ChunkedBody, MERGED, chunk_key};
+        use crate::shard::names::{ChunkedBody, chunk_key};
+        use crate::shard::partition::{CHUNKED, MERGED};
         let mut models = Models::new(0, 1, 0);
         let at = |n: u32| Location { segment: SegmentId(1), pos: n * 64, len: 64 };
         let body = ChunkedBody { upload: Offset(7), chunks: 3, value_bytes: 700 << 10 }.encode();

@@ -28,9 +28,8 @@ use ironring_ring::replication::Stage;
 use super::Shard;
 use super::event::{Effects, ToPeer};
 use super::fields::{Malformed, Reader, Writer};
-use super::partition::{
-    CHUNKED, LOST, MERGED, Partition, TOMBSTONE, TopicName, chunk_key, chunk_name, topic_name,
-};
+use super::names::{TopicName, chunk_key, chunk_name, topic_name};
+use super::partition::{CHUNKED, LOST, MERGED, Partition, TOMBSTONE};
 use super::transfer::as_sent;
 use crate::peer::convert::{from_leader, from_replica, to_leader, to_replica};
 

@@ -14,7 +14,8 @@ use super::checkpoint::{Cursor, restore_piece};
 use super::entries::entries_max;
 use super::fields::Malformed;
 use super::meta::{Command, Meta};
-use super::partition::{LOST, MERGED, Partition, Space, topic_name};
+use super::names::topic_name;
+use super::partition::{LOST, MERGED, Partition, Space};
 use super::sending::Chunks;
 
 /// Most records of [`Models::vacant`], and most bytes of each: about what a group replaces.

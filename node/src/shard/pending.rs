@@ -11,7 +11,8 @@ use ironring_core::{Offset, PartitionId, SessionId, StableMap, Term, TopicId, Wa
 use ironring_log::{Location, Record, RecordKind};
 
 use super::fields::Reader;
-use super::partition::{MORE, topic_name};
+use super::names::topic_name;
+use super::partition::MORE;
 use super::sessions::{Outcome, Remembered};
 
 /// One record, with as much of it as applying it takes.
@@ -358,7 +359,7 @@ impl Pending {
 mod tests {
     use ironring_core::SegmentId;
 
-    use super::super::partition::TopicName;
+    use super::super::names::TopicName;
     use super::*;
 
     fn at(n: u32) -> Location {

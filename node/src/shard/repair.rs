@@ -34,10 +34,8 @@ use ironring_ring::replication::Stage;
 
 use super::event::Effects;
 use super::fetch::Want;
-use super::partition::{
-    CHUNKED, ChunkedBody, DISTRUSTED, LOST, MERGED, Partition, TOMBSTONE, chunk_key, chunk_name,
-    topic_name,
-};
+use super::names::{ChunkedBody, chunk_key, chunk_name, topic_name};
+use super::partition::{CHUNKED, DISTRUSTED, LOST, MERGED, Partition, TOMBSTONE};
 use super::replicas::Note;
 use super::state::StateCursor;
 use super::{Phase, Shard};

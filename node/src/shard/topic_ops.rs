@@ -15,7 +15,7 @@ use super::acks::Answer;
 use super::event::{ConnId, Effects};
 use super::gather::{Item, Kind, Part};
 use super::keys::Draft;
-use super::partition::TopicName;
+use super::names::TopicName;
 use super::reads::{Turn, Waiting};
 use super::{Ask, Shard};
 

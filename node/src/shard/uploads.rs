@@ -11,7 +11,7 @@ use super::acks::Answer;
 use super::event::Effects;
 use super::keys::{Draft, holds};
 use super::memory::fits;
-use super::partition::{ChunkedBody, chunk_key};
+use super::names::{ChunkedBody, chunk_key};
 use super::{Ask, Shard};
 
 /// Most large values on their way at a time, however small they are; more are refused as overload.
