@@ -269,9 +269,16 @@ impl Shard {
     }
 
     /// A record cannot be read. False: nothing refers to it any more.
+    ///
+    /// Whether something does is found by a walk through the partition, for the first record only: of one
+    /// that is hurt already it does no harm to note a place too many, which the next look forgets. A walk for
+    /// each record of a lost segment would take minutes.
     fn lose(&mut self, id: PartitionId, at: Location) -> bool {
-        let mut needed = false;
-        self.models.peek(id).live_places(|place| needed |= place == at);
+        let p = self.models.peek(id);
+        let mut needed = p.hurt.is_some();
+        if !needed {
+            p.live_places(|place| needed |= place == at);
+        }
         if needed && self.repair.lost.insert(at) {
             self.counters.repair.records_lost += 1;
             self.hurt(id);
