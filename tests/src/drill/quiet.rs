@@ -8,7 +8,7 @@ use ironring_net::client::blocking::Client;
 use ironring_net::client::{ClientConfig, ClientError};
 
 use super::links::Terms;
-use super::stage::{PLAIN, Stage};
+use super::stage::{Cluster, PLAIN, Stage};
 use crate::chaos::nodes::{CLUSTER, ChaosError, system};
 
 /// Fewest and most threads that write at a rate.
@@ -20,6 +20,8 @@ const KEYS_EACH: u64 = 500;
 /// Longest an operation may take in a cluster in which nothing fails: longer than any pause of the
 /// machine, and long enough that a failure is one.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How often terms are looked at meanwhile, to say when there was a new one.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Time from the start of a cluster until leaderships are as even as they get.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -61,11 +63,14 @@ pub fn steady(stage: &mut Stage) -> Result<(), ChaosError> {
     let before = Terms::of(&mut cluster, &[0, 1, 2])?;
     let (seconds, rate) = (stage.options.seconds, stage.options.rate);
     let load = Steady::start(&cluster.nodes.addresses(), rate)?;
-    let waited = cluster.wait(Duration::from_secs(seconds));
+    let waited = watch(&mut cluster, Duration::from_secs(seconds), before);
     let (told, wrong) = load.end(&cluster.nodes.addresses());
-    waited?;
+    let when = waited?;
     let after = Terms::of(&mut cluster, &[0, 1, 2])?;
-    let (seen, ok) = before.compared_with(&after);
+    let (mut seen, ok) = before.compared_with(&after);
+    if !ok {
+        seen = format!("{seen}, {when}");
+    }
     let Told { put, failed, late_max_ms } = told;
     let ran = format!(
         "{put} puts in {seconds} s ({:.0} a second of {rate} wanted), {failed} failed, slowest {late_max_ms} \
@@ -78,6 +83,21 @@ pub fn steady(stage: &mut Stage) -> Result<(), ChaosError> {
     let seen = wrong.iter().take(5).fold(seen, |seen, line| seen + "\n" + line);
     stage.check("read everything back", seen, wrong.is_empty());
     cluster.finish(stage).map(drop)
+}
+
+/// Lets time pass, and says when new terms were seen in it.
+fn watch(cluster: &mut Cluster, time: Duration, mut known: Terms) -> Result<String, ChaosError> {
+    let begin = Instant::now();
+    let mut when = Vec::new();
+    while begin.elapsed() < time {
+        cluster.wait(LOOK_EVERY.min(time.saturating_sub(begin.elapsed())))?;
+        let now = Terms::of(cluster, &[0, 1, 2])?;
+        if (now.metadata, now.partitions) != (known.metadata, known.partitions) {
+            when.push(format!("{} s", begin.elapsed().as_secs()));
+            known = now;
+        }
+    }
+    Ok(format!("seen after {}", when.join(", ")))
 }
 
 /// What writers were told.
