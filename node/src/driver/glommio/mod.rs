@@ -36,8 +36,13 @@ const REACTOR_PASS: Duration = Duration::from_nanos(500);
 /// How long to wait for a descriptor when there is none left to wait with.
 const NO_DESCRIPTOR_NAP: Duration = Duration::from_millis(1);
 
-/// How long a queue of its own waits for the others.
-const QUEUE_LATENCY: Duration = Duration::from_millis(10);
+/// When glommio asks tasks to give way to those of another queue: never. A pass of the reactor sets a timer
+/// for that, and when it has run out before the first task is looked at, because the processor was given
+/// to others for so long (10 ms are enough on a busy machine), glommio 0.9 takes it that there is nothing to
+/// do, and sleeps until somebody else has a reason to wake it, with everything ready to run: a node was
+/// seen to stop for hours like that. No task here runs for long, and the rounds of the sockets make way
+/// every [`PASS_EVERY`].
+const GIVE_WAY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A pass of the reactor takes some microseconds: while there is always something to do, one is made
 /// this often. It serves timers and new connections.
@@ -75,6 +80,7 @@ impl Runtime for Glommio {
             .name(&format!("shard-{}", seat.shard))
             .io_memory(slab_bytes)
             .ring_depth(seat.ring_depth as usize)
+            .preempt_timer(GIVE_WAY)
             .spawn(move || async move {
                 match Glommio::new(&seat.probe).await {
                     Ok(runtime) => {
@@ -96,10 +102,10 @@ impl Runtime for Glommio {
         glommio::spawn_local(task).detach();
     }
 
-    /// Its tasks get as much time as all others when both have much to do, and wait at most
-    /// [`QUEUE_LATENCY`] for the task that runs to end.
+    /// Its tasks get as much time as all others when both have much to do, and wait for the tasks of
+    /// another queue that are ready, which is a round of the sockets at most.
     fn queue(&self, name: &'static str) -> TaskQueueHandle {
-        let latency = Latency::Matters(QUEUE_LATENCY);
+        let latency = Latency::Matters(GIVE_WAY);
         glommio::executor().create_task_queue(Shares::default(), latency, name)
     }
 
