@@ -39,6 +39,7 @@ mod tests;
 mod topics;
 mod waiters;
 
+use halves::Broken;
 pub use halves::{Receiver, Sender, connect};
 pub use pipeline::{Answer, Pipeline, Unanswered};
 use waiters::Gate;
@@ -54,8 +55,8 @@ struct Inner {
     config: ClientConfig,
     prng: RefCell<Prng>,
     pipelines: RefCell<BTreeMap<String, Pipeline>>,
-    /// One task connects, the others wait for it and use the same connection.
-    connecting: Gate,
+    /// By address.
+    dials: RefCell<BTreeMap<String, Rc<Dial>>>,
     routing: RefCell<Option<Rc<Routing>>>,
     routing_is_old: Cell<bool>,
     /// A node said that it does not lead: requests go where the map says.
@@ -79,7 +80,7 @@ impl Client {
             prng: RefCell::new(Prng::new(config.seed)),
             config,
             pipelines: RefCell::default(),
-            connecting: Gate::default(),
+            dials: RefCell::default(),
             routing: RefCell::default(),
             routing_is_old: Cell::new(false),
             follows: Cell::new(false),
@@ -343,17 +344,32 @@ impl Client {
         if let Some(open) = self.opened(address) {
             return Ok(open);
         }
-        let _pass = self.inner.connecting.enter().await;
+        let dial = Rc::clone(self.inner.dials.borrow_mut().entry(address.to_owned()).or_default());
+        let failures = dial.failures.get();
+        let _pass = dial.gate.enter().await;
         if let Some(open) = self.opened(address) {
             return Ok(open);
         }
+        if dial.failures.get() != failures
+            && let Some(failed) = &*dial.failed.borrow()
+        {
+            // As it went for whoever connected while this task waited, so it would for this one.
+            return Err(failed.error());
+        }
         let left = until.saturating_duration_since(Instant::now());
         let limit = left.min(self.inner.config.connect_timeout);
-        let (sender, receiver, server) =
-            halves::connect_within(address, &self.inner.config, limit).await?;
-        let pipeline = Pipeline::new(sender, receiver, server);
-        self.inner.pipelines.borrow_mut().insert(address.to_owned(), pipeline.clone());
-        Ok(pipeline)
+        match halves::connect_within(address, &self.inner.config, limit).await {
+            Ok((sender, receiver, server)) => {
+                let pipeline = Pipeline::new(sender, receiver, server);
+                self.inner.pipelines.borrow_mut().insert(address.to_owned(), pipeline.clone());
+                Ok(pipeline)
+            }
+            Err(error) => {
+                dial.failures.set(dial.failures.get() + 1);
+                *dial.failed.borrow_mut() = Some(Broken::new(address, &error));
+                Err(error)
+            }
+        }
     }
 
     /// Asks once for a new map when something hinted that the one in use is old. Without an answer
@@ -385,6 +401,16 @@ impl Client {
             }
         }
     }
+}
+
+/// Connecting to one address: one task does, the others wait for it and use the same connection, or
+/// fail as it did. Who wants another address does not wait: a node that is silent takes all the time
+/// it is given.
+#[derive(Debug, Default)]
+struct Dial {
+    gate: Gate,
+    failures: Cell<u64>,
+    failed: RefCell<Option<Broken>>,
 }
 
 /// A numbered write under way. When its task is dropped before the end, nobody knows the outcome,

@@ -237,3 +237,31 @@ fn connecting_fails_with_the_reason() {
         assert_eq!(error.code(), Some(ErrorCode::WrongCluster));
     });
 }
+
+#[test]
+fn who_connects_to_a_silent_node_holds_nobody_up() {
+    let cluster = Cluster::start();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    run(async {
+        let forever = Duration::from_secs(3600);
+        let config = ClientConfig { connect_timeout: forever, ..config(&cluster) };
+        let c = Client::connect(config).await.unwrap();
+        let open = |until: Duration| {
+            let (c, address) = (c.clone(), address.clone());
+            monoio::spawn(async move { c.open(&address, Instant::now() + until).await.is_err() })
+        };
+        let first = open(Duration::from_millis(100));
+        let others: Vec<_> = (0..20).map(|_| open(forever)).collect();
+        let address = cluster.address(1);
+        let live = c.open(&address, Instant::now() + forever);
+        timeout(Duration::from_secs(60), live).await.unwrap().unwrap();
+        assert!(first.await);
+        for other in others {
+            assert!(timeout(Duration::from_secs(60), other).await.unwrap());
+        }
+    });
+    silent.set_nonblocking(true).unwrap();
+    let connections = std::iter::from_fn(|| silent.accept().ok()).count();
+    assert_eq!(connections, 1, "they shared how it went");
+}
