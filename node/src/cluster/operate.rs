@@ -15,7 +15,7 @@ use super::operation::{Operation, Refusal};
 use super::plane::{Answer, Ask, Failure, Letter, Operated, Taken};
 use crate::driver::clock;
 use crate::driver::runtime::Runtime;
-use crate::raft::MetaGroup;
+use crate::raft::{LogPoint, MetaGroup};
 
 /// How long a leader of a partition may take to hand over. With the commits before it this stays
 /// below the time a request between nodes may take.
@@ -198,16 +198,20 @@ impl<R: Runtime> Member<R> {
             return Answer::Failed(error.into());
         }
         let by = clock::now().mono + WITHIN;
+        let reflects = |at: &LogPoint| wanted.is_none_or(|wanted| at.index >= wanted.index);
         loop {
-            let status = group.status();
-            if let Some(at) =
-                status.snapshot.filter(|at| wanted.is_none_or(|wanted| at.index >= wanted.index))
-            {
-                let (node, kept) = (self.me().0, group.snapshots().len());
+            let kept = group.snapshots();
+            if let Some(at) = kept.last().copied().filter(reflects) {
+                let (node, kept) = (self.me().0, kept.len());
                 return Answer::Snapshot(Taken { node, index: at.index, term: at.term, kept });
             }
             if clock::now().mono >= by {
-                let why = format!("there is no snapshot after {} s", WITHIN.as_secs());
+                let in_memory = group.status().snapshot.as_ref().is_some_and(reflects);
+                let why = if in_memory {
+                    "the disk has no room for the snapshot: the log keeps the changes".to_owned()
+                } else {
+                    format!("there is no snapshot after {} s", WITHIN.as_secs())
+                };
                 return Answer::Failed(Failure::Unavailable(why));
             }
             self.runtime.sleep(NAP).await;

@@ -106,9 +106,17 @@ impl RaftSnapshotBuilder<Types> for Builder {
         &mut self,
     ) -> Result<openraft::type_config::alias::SnapshotOf<Types, SnapshotBytes>, io::Error> {
         let before: Vec<u64> = self.since.iter().map(|n| n.get()).collect();
-        if let Err(error) = self.snapshots.save(self.meta.clone(), Rc::clone(&self.body)).await {
-            self.store.fail(error.clone());
-            return Err(error.into());
+        let (meta, body) = (self.meta.clone(), Rc::clone(&self.body));
+        match self.snapshots.save(meta.clone(), Rc::clone(&body)).await {
+            Ok(()) => {}
+            Err(StoreError::NoSpace) => {
+                tracing::warn!("no space for a snapshot of the metadata: its log is kept instead");
+                self.snapshots.hold(meta, body);
+            }
+            Err(error) => {
+                self.store.fail(error.clone());
+                return Err(error.into());
+            }
         }
         // What was applied while the file was written is not in it.
         for (now, before) in self.since.iter().zip(before) {
@@ -177,9 +185,11 @@ impl<M: MetaMachine> RaftStateMachine<Types> for Machine<M> {
         body: SnapshotBytes,
     ) -> Result<(), io::Error> {
         let shared = &self.0;
-        let kept = shared.snapshots.newest().is_some_and(|(newest, _)| &newest == meta);
-        if !kept && let Err(error) = shared.snapshots.save(meta.clone(), Rc::clone(&body)).await {
-            return Err(shared.fail(error.to_string()));
+        // The log has not what it reflects, so it must be on disk whatever room there is.
+        if !shared.snapshots.is_kept(meta)
+            && let Err(error) = shared.snapshots.save(meta.clone(), Rc::clone(&body)).await
+        {
+            return Err(shared.fail_with(error));
         }
         if let Err(why) = shared.machine.borrow_mut().restore(&body) {
             return Err(shared.fail(format!("the state machine refuses a snapshot: {why}")));

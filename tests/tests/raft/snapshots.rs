@@ -163,3 +163,41 @@ fn an_older_snapshot_stands_in_for_a_damaged_one() {
         c.agree(&commands).await;
     });
 }
+
+#[test]
+fn a_full_disk_costs_snapshots_and_no_node() {
+    with_seeds(SEEDS, small(), async |c: &Cluster| {
+        c.form(&[1, 2, 3]).await;
+        let mut commands = Vec::new();
+        for _ in 0..230 {
+            commands.push(c.propose(30).await);
+        }
+        c.agree(&commands).await;
+        c.time.pass(ms(500)).await;
+        let before = c.group(2).snapshots();
+        c.disk(2).fill(true);
+        for _ in 0..230 {
+            commands.push(c.propose(30).await);
+        }
+        c.agree(&commands).await;
+        c.time.pass(ms(500)).await;
+        let status = c.group(2).status();
+        assert!(status.snapshot > before.last().copied(), "it has one in memory");
+        assert_eq!(c.group(2).snapshots(), before);
+        assert!(c.disk(2).names().iter().all(|name| name.ends_with(".snap")), "nothing is left");
+        // What the snapshots on disk do not reflect, the log does.
+        c.crash(2);
+        c.start(2).await;
+        c.agree(&commands).await;
+        c.disk(2).fill(false);
+        for _ in 0..230 {
+            commands.push(c.propose(30).await);
+        }
+        c.agree(&commands).await;
+        c.time.pass(ms(500)).await;
+        assert!(c.group(2).snapshots().last() > before.last(), "there is room again");
+        c.crash(2);
+        c.start(2).await;
+        c.agree(&commands).await;
+    });
+}

@@ -6,12 +6,16 @@
 //!   and never again taken for a snapshot.
 //! - As many as configured are kept. Entries of the log are kept back to the second newest
 //!   ([`Snapshots::floor`]), so that it can stand in for the newest.
+//! - One for which the disk has no room is only in memory: it can be sent to others, and the log keeps
+//!   the entries it reflects.
 
 pub mod format;
 pub mod transfer;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+
+use ironring_core::io::IoError;
 
 use super::disk::RaftDisk;
 use super::store::StoreError;
@@ -45,8 +49,11 @@ fn parse(name: &str) -> Option<LogPoint> {
     (file_name(at) == name).then_some(at)
 }
 
-fn failed(verb: &str, name: &str, error: impl std::fmt::Display) -> StoreError {
-    StoreError::Snapshot(format!("{verb} {name}: {error}"))
+fn failed(verb: &str, name: &str, error: IoError) -> StoreError {
+    match error {
+        IoError::NoSpace => StoreError::NoSpace,
+        error => StoreError::Snapshot(format!("{verb} {name}: {error}")),
+    }
 }
 
 impl Snapshots {
@@ -128,7 +135,23 @@ impl Snapshots {
         self.floor.set(kept.len().checked_sub(2).map(|second| kept[second].index));
     }
 
+    /// Whether the newest snapshot is this one, and on disk.
+    pub(super) fn is_kept(&self, meta: &SnapshotMeta) -> bool {
+        let newest = self.newest.borrow();
+        let at = meta.last_log_id.map(LogPoint::from);
+        newest.as_ref().is_some_and(|(newest, _)| newest == meta)
+            && self.kept.borrow().last().copied() == at
+    }
+
+    /// Has a snapshot in memory that could not be saved: [`Snapshots::floor`] stays where it is.
+    pub(super) fn hold(&self, meta: SnapshotMeta, body: SnapshotBytes) {
+        *self.newest.borrow_mut() = Some((meta, body));
+    }
+
     /// Keeps a snapshot, durably, and removes what is too many.
+    ///
+    /// # Errors
+    /// After [`StoreError::NoSpace`] everything is as before, and it may be tried again.
     pub(super) async fn save(
         &self,
         meta: SnapshotMeta,
@@ -139,7 +162,14 @@ impl Snapshots {
         let name = file_name(at);
         let failed = |verb| move |error| failed(verb, TEMPORARY, error);
         let file = format::encode(&meta, &body);
-        self.disk.write(TEMPORARY.to_owned(), file).await.map_err(failed("writing"))?;
+        if let Err(error) = self.disk.write(TEMPORARY.to_owned(), file).await {
+            let full = error == IoError::NoSpace;
+            // What there is of it takes room that others lack; the next overwrites it in any case.
+            if full && let Err(error) = self.disk.remove(TEMPORARY.to_owned()).await {
+                tracing::warn!(%error, "what there is of a snapshot cannot be removed");
+            }
+            return Err(failed("writing")(error));
+        }
         self.disk.rename(TEMPORARY.to_owned(), name).await.map_err(failed("renaming"))?;
         self.disk.sync_dir().await.map_err(failed("making durable the name of"))?;
         {

@@ -34,6 +34,7 @@ pub struct NodeDisk {
     fails_at: Cell<u64>,
     failed: Notify,
     broken: Cell<bool>,
+    full: Cell<bool>,
 }
 
 impl NodeDisk {
@@ -51,6 +52,7 @@ impl NodeDisk {
             fails_at: Cell::new(u64::MAX),
             failed: Notify::new(),
             broken: Cell::new(false),
+            full: Cell::new(false),
         })
     }
 
@@ -75,6 +77,17 @@ impl NodeDisk {
     /// Every operation fails from here on.
     pub fn break_down(&self) {
         self.broken.set(true);
+    }
+
+    /// Whether there is room for files that are no log's; it stays so over a power failure.
+    pub fn fill(&self, full: bool) {
+        self.full.set(full);
+    }
+
+    /// Names of all files that are no log's.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.live.borrow().keys().cloned().collect()
     }
 
     /// The node is dead, and the machine was without power.
@@ -176,6 +189,9 @@ impl RaftDisk for DiskHandle {
             let torn = Rc::new(bytes[..part].to_vec());
             self.0.live.borrow_mut().insert(name.clone(), torn);
             self.0.work().await;
+            if self.0.full.get() {
+                return Err(IoError::NoSpace);
+            }
             self.0.live.borrow_mut().insert(name, Rc::new(bytes));
             Ok(())
         })
