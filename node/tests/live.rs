@@ -16,6 +16,7 @@ under_every_runtime! {
     a_second_process_and_another_shard_count_are_refused,
     a_ready_node_says_so_and_counts,
     a_stop_answers_the_reads_that_wait_for_records,
+    a_shard_that_was_held_up_says_so,
 }
 
 fn args(shards: &'static str) -> Vec<&'static str> {
@@ -220,4 +221,22 @@ fn a_stop_answers_the_reads_that_wait_for_records() {
     // Not a connection that broke while the answer was due in 50 seconds.
     let records = reader.join().unwrap().unwrap();
     assert!(records.records.is_empty());
+}
+
+/// However fast the machine is, a process that is stopped for a second does not run meanwhile.
+fn a_shard_that_was_held_up_says_so() {
+    use nix::sys::signal::{Signal, kill};
+    let (_tmp, dir) = data_dir();
+    let mut node = NodeProcess::start(&dir, &args("1"));
+    // Its timer runs: what it publishes comes with it.
+    node.until_metric("ironring_ready", |ready| ready == 1.0);
+    let before = node.metric("ironring_shard_stalls_total");
+    kill(node.pid(), Signal::SIGSTOP).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    kill(node.pid(), Signal::SIGCONT).unwrap();
+    node.until_metric("ironring_shard_stalls_total", |stalls| stalls > before);
+    assert!(node.metric("ironring_shard_stall_longest_seconds") > 0.5);
+    let lines = node.new_lines();
+    assert!(lines.iter().any(|line| line.contains("held up for")), "{lines:?}");
+    node.stop();
 }

@@ -32,6 +32,8 @@ use super::nodes::Nodes;
 use super::poller::Poller;
 use super::receive::Receive;
 use super::runtime::Runtime;
+use super::stall::{Stalls, ThreadUsage};
+use crate::metrics::StallCounters;
 use crate::shard::{ConnId, ConnectionBytes, Effects, Event, Phase, Shard};
 
 /// Longest sleep of the timer task: a deadline that moved closer meanwhile is late by no more.
@@ -80,6 +82,7 @@ pub struct Executor<R: Runtime> {
     io_in_flight: Cell<u64>,
     log_was_made: Cell<bool>,
     probe_seen: Cell<u64>,
+    stalls: RefCell<Stalls>,
 }
 
 impl<R: Runtime> Executor<R> {
@@ -116,6 +119,7 @@ impl<R: Runtime> Executor<R> {
             io_in_flight: Cell::new(0),
             log_was_made: Cell::new(false),
             probe_seen: Cell::new(0),
+            stalls: RefCell::default(),
         })
     }
 
@@ -344,6 +348,9 @@ impl<R: Runtime> Executor<R> {
         let mut stop_by: Option<Instant> = None;
         loop {
             let now = clock::now();
+            if let Some(stall) = self.stalls.borrow_mut().wake(now.mono, ThreadUsage::read) {
+                tracing::warn!(shard = self.number, "{stall}");
+            }
             // What the kernel was too busy to take is offered again, though no socket is ready.
             self.runtime.drive();
             if self.shard.borrow().next_deadline().is_some_and(|at| at <= now.mono) {
@@ -373,7 +380,11 @@ impl<R: Runtime> Executor<R> {
             }
             let next = self.shard.borrow().next_deadline();
             let nap = next.map_or(TIMER_NAP, |at| at.since(now.mono).min(TIMER_NAP));
-            self.runtime.sleep(nap.max(Duration::from_micros(200))).await;
+            let nap = nap.max(Duration::from_micros(200));
+            // Not counted from `now`: what this round took is no lateness of the next.
+            let sleeps = clock::mono();
+            self.stalls.borrow_mut().expect(sleeps, sleeps + nap, ThreadUsage::read);
+            self.runtime.sleep(nap).await;
         }
     }
 
@@ -435,6 +446,8 @@ impl<R: Runtime> Executor<R> {
         (snapshot.peers.bytes_in, snapshot.peers.bytes_out) = self.nodes.peers.bytes();
         snapshot.clients.in_flight =
             conns.values().map(|c| u64::from(c.protocol.borrow_mut().output().in_flight())).sum();
+        let (count, longest) = self.stalls.borrow().counted();
+        snapshot.stalls = StallCounters { count, longest_seconds: longest.as_secs_f64() };
         let sockets = &self.shared.sockets[usize::from(snapshot.shard)];
         sockets.fill(&mut snapshot.clients);
         snapshot.clients.input_waits = self.receive.borrow().waits();

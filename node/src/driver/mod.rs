@@ -24,6 +24,7 @@ pub mod rejoin;
 pub mod runtime;
 pub mod signals;
 mod sockets;
+mod stall;
 mod traffic;
 
 pub use node::{Node, NodeError, Shared};

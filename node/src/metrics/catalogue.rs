@@ -171,6 +171,8 @@ metrics! {
     "connections" None gauge(|shard| shard.clients.connections as f64), "Client connections open";
     "connections_accepted" None counter(|shard| shard.clients.connections_accepted), "Client connections accepted";
     "connections_refused" None counter(|shard| shard.clients.connections_refused), "Client connections refused because of the limit";
+    "shard_stalls" None counter(|shard| shard.stalls.count), "Times in which the shard's tasks did not run for 200 ms or more though they were due";
+    "shard_stall_longest" Seconds gauge(|shard| shard.stalls.longest_seconds), "The longest of them since the start";
     "peer_connections" None gauge(|shard| shard.peers.connections as f64), "Connections to other nodes, attempts included";
     "peer_received" Bytes counter(|shard| shard.peers.bytes_in), "Bytes received from other nodes";
     "peer_sent" Bytes counter(|shard| shard.peers.bytes_out), "Bytes sent to other nodes";

@@ -15,5 +15,5 @@ pub use process::{ProcessCounters, resident_bytes};
 pub use snapshot::{
     BackgroundCounters, ClientCounters, ClusterCounters, DiskCounters, LogCounters, MemoryCounters,
     MovementCounters, NodeSnapshot, PeerCounters, RecoveryReport, RepairCounters, ShardSnapshot,
-    ShardState,
+    ShardState, StallCounters,
 };

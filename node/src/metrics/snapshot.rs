@@ -43,6 +43,17 @@ pub struct ShardSnapshot {
     pub compare: CompareCounters,
     /// Connections to other nodes.
     pub peers: PeerCounters,
+    /// When its tasks did not run.
+    pub stalls: StallCounters,
+}
+
+/// Times in which a shard's tasks did not run though they were due, each of 200 ms or more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct StallCounters {
+    /// How many.
+    pub count: u64,
+    /// The longest since the start.
+    pub longest_seconds: f64,
 }
 
 /// Replicas on their way, as the leaders of their partitions know.

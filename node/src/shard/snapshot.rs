@@ -5,6 +5,7 @@ use ironring_log::{Room, TailState};
 use crate::metrics::{
     BackgroundCounters, ClientCounters, DiskCounters, LogCounters, MemoryCounters,
     MovementCounters, PeerCounters, RecoveryReport, RepairCounters, ShardSnapshot, ShardState,
+    StallCounters,
 };
 
 use super::{Phase, Shard};
@@ -96,6 +97,7 @@ impl Shard {
             compare: self.comparing.counters(),
             // The driver has them.
             peers: PeerCounters::default(),
+            stalls: StallCounters::default(),
             recovery: RecoveryReport {
                 seconds: self.counters.recovery_took.as_secs_f64(),
                 bytes_read: log.recovery.bytes_scanned + log.recovery.checkpoint_bytes,
