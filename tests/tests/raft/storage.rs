@@ -218,7 +218,7 @@ mod suite {
     use std::cell::Cell;
 
     use ironring_node::raft::snapshot::Snapshots;
-    use ironring_node::raft::store::LogStore;
+    use ironring_node::raft::store::{Floor, LogStore};
     use ironring_node::raft::{Machine, Types};
     use ironring_tests::sim::raft::cluster::Journal;
     use openraft::StorageError;
@@ -242,7 +242,7 @@ mod suite {
             let snapshots = Snapshots::open(Rc::clone(&handle), 3).await.expect("it is empty");
             let store = Store::open(handle, Rc::new(time), config()).await.expect("it is empty");
             // The suite expects that entries go without a snapshot.
-            let floor = Rc::new(Cell::new(Some(u64::MAX)));
+            let floor = Rc::new(Cell::new(Floor { index: Some(u64::MAX), ..Floor::default() }));
             let log = LogStore::new(store.clone(), floor, 3);
             Ok(((), log, Machine::new(Journal::default(), Rc::new(snapshots), store)))
         }

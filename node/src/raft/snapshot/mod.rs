@@ -18,7 +18,7 @@ use std::rc::Rc;
 use ironring_core::io::IoError;
 
 use super::disk::RaftDisk;
-use super::store::StoreError;
+use super::store::{Floor, PurgeFloor, StoreError};
 use super::types::{LogPoint, SnapshotMeta};
 
 const TEMPORARY: &str = "snapshot.tmp";
@@ -35,7 +35,7 @@ pub struct Snapshots {
     /// Those on disk, the newest last.
     kept: RefCell<Vec<LogPoint>>,
     newest: RefCell<Option<(SnapshotMeta, SnapshotBytes)>>,
-    floor: Rc<Cell<Option<u64>>>,
+    floor: PurgeFloor,
     damaged: Cell<u64>,
 }
 
@@ -112,9 +112,9 @@ impl Snapshots {
         self.newest.borrow().clone()
     }
 
-    /// The index up to which the log may forget entries.
+    /// What the log may forget.
     #[must_use]
-    pub fn floor(&self) -> Rc<Cell<Option<u64>>> {
+    pub fn floor(&self) -> PurgeFloor {
         Rc::clone(&self.floor)
     }
 
@@ -132,19 +132,20 @@ impl Snapshots {
 
     fn set_floor(&self) {
         let kept = self.kept.borrow();
-        self.floor.set(kept.len().checked_sub(2).map(|second| kept[second].index));
+        let index = kept.len().checked_sub(2).map(|second| kept[second].index);
+        self.floor.set(Floor { index, newest_in_memory: false });
     }
 
     /// Whether the newest snapshot is this one, and on disk.
     pub(super) fn is_kept(&self, meta: &SnapshotMeta) -> bool {
         let newest = self.newest.borrow();
-        let at = meta.last_log_id.map(LogPoint::from);
-        newest.as_ref().is_some_and(|(newest, _)| newest == meta)
-            && self.kept.borrow().last().copied() == at
+        !self.floor.get().newest_in_memory
+            && newest.as_ref().is_some_and(|(newest, _)| newest == meta)
     }
 
-    /// Has a snapshot in memory that could not be saved: [`Snapshots::floor`] stays where it is.
+    /// Has a snapshot in memory that could not be saved: the log must keep what it reflects.
     pub(super) fn hold(&self, meta: SnapshotMeta, body: SnapshotBytes) {
+        self.floor.set(Floor { newest_in_memory: true, ..self.floor.get() });
         *self.newest.borrow_mut() = Some((meta, body));
     }
 

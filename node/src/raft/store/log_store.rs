@@ -14,9 +14,18 @@ use super::writer::{Store, StoreError};
 use crate::raft::message;
 use crate::raft::types::{Command, Entry, LogId, LogPoint, Types, Vote};
 
-/// Up to which index entries may be forgotten, as far as the snapshots are concerned: the older of
-/// two must be usable when the newest does not verify. `None`: nothing may.
-pub type PurgeFloor = Rc<Cell<Option<u64>>>;
+/// What the snapshots say of how many entries may be forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Up to which index they may: the older of two snapshots must be usable when the newest does not
+    /// verify. `None`: nothing may.
+    pub index: Option<u64>,
+    /// The newest snapshot is not on disk: a log that ends before it is needed as well.
+    pub newest_in_memory: bool,
+}
+
+/// See [`Floor`].
+pub type PurgeFloor = Rc<Cell<Floor>>;
 
 /// Entries and votes for openraft.
 #[derive(Clone)]
@@ -83,13 +92,15 @@ impl LogStore {
     }
 
     /// Up to where entries may go: as far as openraft and the snapshots agree. Entries that end
-    /// before `upto` all go: what follows comes from a snapshot.
+    /// before `upto` all go: what follows comes from a snapshot, if that is on disk.
     fn purge_target(&self, upto: LogPoint) -> Option<LogPoint> {
+        let floor = self.floor.get();
         self.store.with(|state| {
-            if state.last().is_none_or(|last| last.index <= upto.index) {
+            let all = state.last().is_none_or(|last| last.index <= upto.index);
+            if all && !floor.newest_in_memory {
                 return Some(upto);
             }
-            let floor = self.floor.get()?;
+            let floor = floor.index?;
             if upto.index <= floor {
                 return Some(upto);
             }

@@ -15,6 +15,6 @@ pub mod state;
 pub mod writer;
 
 pub use change::{Change, Payload, StoredEntry};
-pub use log_store::{LogStore, PurgeFloor};
+pub use log_store::{Floor, LogStore, PurgeFloor};
 pub use state::RaftLogState;
 pub use writer::{Store, StoreConfig, StoreError};
