@@ -223,7 +223,8 @@ fn a_stop_answers_the_reads_that_wait_for_records() {
     assert!(records.records.is_empty());
 }
 
-/// However fast the machine is, a process that is stopped for a second does not run meanwhile.
+/// However fast the machine is, a process that is stopped for a second does not run meanwhile: the second
+/// is what is done to it, and nothing is waited for.
 fn a_shard_that_was_held_up_says_so() {
     use nix::sys::signal::{Signal, kill};
     let (_tmp, dir) = data_dir();
