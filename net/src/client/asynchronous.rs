@@ -255,9 +255,12 @@ impl Client {
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
         let pipeline = self.pipeline_for(partition, turn).await.map_err(Failure::of_connecting)?;
+        let answers = pipeline.answers();
         let result = Self::exchange(&pipeline, request, (turn, until), read).await;
-        if let Err(Failure::Lost(ClientError::Timeout)) = result {
-            // Others may still hear on it; who comes next had better not count on it.
+        let silent = answers == pipeline.answers();
+        if let (Err(Failure::Lost(ClientError::Timeout)), true) = (&result, silent) {
+            // Others may still hear on it; who comes next had better not count on it. A server that
+            // answers others takes its time over this request, and does over the next connection.
             self.inner.pipelines.borrow_mut().retain(|_, known| !known.is(&pipeline));
         }
         result

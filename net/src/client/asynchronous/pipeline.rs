@@ -53,6 +53,8 @@ struct Shared {
     /// The writer task, while it waits for something to write.
     writer: RefCell<Option<Waker>>,
     broken: RefCell<Option<Broken>>,
+    /// Answers that came.
+    answers: Cell<u64>,
     /// No handle is left.
     dropped: Cell<bool>,
 }
@@ -107,6 +109,12 @@ impl Pipeline {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.handle.shared.broken.borrow().is_none()
+    }
+
+    /// How many answers came so far: who waits in vain sees whether the server says anything at all.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.handle.shared.answers.get()
     }
 
     /// Sends a request and waits for its answer; waits first while too many are in flight. Dropping
@@ -384,6 +392,7 @@ async fn read(mut receiver: Receiver, shared: Rc<Shared>) {
 fn take_answers(receiver: &mut Receiver, shared: &Shared) -> Result<(), ClientError> {
     let mut slots = shared.slots.borrow_mut();
     while let Some((header, body)) = receiver.next_frame()? {
+        shared.answers.set(shared.answers.get() + 1);
         let before = slots.in_flight;
         let asked = slots.answer(header, body);
         if slots.in_flight < before {

@@ -265,3 +265,35 @@ fn who_connects_to_a_silent_node_holds_nobody_up() {
     let connections = std::iter::from_fn(|| silent.accept().ok()).count();
     assert_eq!(connections, 1, "they shared how it went");
 }
+
+#[test]
+fn a_connection_is_given_up_only_when_nothing_is_answered_on_it() {
+    let cluster = Cluster::start();
+    run(async {
+        let attempt_timeout = Duration::from_secs(1);
+        let c =
+            Client::connect(ClientConfig { attempt_timeout, ..config(&cluster) }).await.unwrap();
+        c.put(b"k", b"v").await.unwrap();
+        let before = cluster.connections();
+        cluster.on(Opcode::Get, Act::Silence);
+        let over = Rc::new(Cell::new(false));
+        let slow = monoio::spawn({
+            let (c, over) = (c.clone(), Rc::clone(&over));
+            async move {
+                assert!(c.get(b"k").await.unwrap().is_some());
+                over.set(true);
+            }
+        });
+        while cluster.count(Opcode::Get) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        while !over.get() {
+            assert!(c.get(b"k").await.unwrap().is_some());
+        }
+        slow.await;
+        assert_eq!(cluster.connections(), before, "others were answered on it");
+        cluster.on(Opcode::Get, Act::Silence);
+        assert!(c.get(b"k").await.unwrap().is_some());
+        assert_eq!(cluster.connections(), before + 1, "nobody was answered on it");
+    });
+}
