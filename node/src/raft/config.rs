@@ -5,13 +5,16 @@
 //! arrived. openraft's own settings mean something else. Let `lease` be its longest timeout and
 //! `wait` its shortest. A follower campaigns when `lease` plus a random time from `wait` to
 //! `lease` has passed since it heard of the leader, at the next tick (13/64 of a heartbeat); if
-//! the campaign fails, another random time later. So the first campaign begins between
-//! `lease + wait` and `2 * lease + tick`, and a second one by `3 * lease + 2 * tick`:
+//! the campaign fails, another random time later. So its first campaign begins between
+//! `lease + wait` and `2 * lease + tick`, and a second one by `3 * lease + 2 * tick`. Before any of
+//! these, voters campaign in turn ([`super::silence`]): the first two turns, a `stagger` each, end
+//! where openraft's campaigns begin.
 //!
 //! - `lease = 3/10 of the window's end` leaves a tenth of it for ticks, votes and their writes even
 //!   when the first campaign fails;
-//! - `wait = the window's begin - lease`, but from a half to two thirds of `lease`: what is between
-//!   them keeps campaigns apart.
+//! - `stagger = lease / 12`: many times what votes and their writes take where disks are well;
+//! - `wait = the window's begin + 2 * stagger - lease`, but from a half to five sixths of `lease`: what
+//!   is between them keeps campaigns apart when turns have not.
 //!
 //! The window's end must therefore be at least twice its begin, and a heartbeat at most a third of
 //! `wait`, so that two may be lost without a campaign.
@@ -107,8 +110,18 @@ pub struct RaftConfigError {
 pub struct Timing {
     /// A leader counts as alive for so long; openraft's longest election timeout.
     pub lease: Duration,
-    /// Shortest wait for a campaign once the lease is over.
+    /// Shortest wait for a campaign of openraft's own once the lease is over.
     pub wait: Duration,
+    /// From one voter's turn to campaign to the next one's.
+    pub stagger: Duration,
+}
+
+impl Timing {
+    /// How long the first voter whose turn it is waits for a silent leader.
+    #[must_use]
+    pub fn first_turn(&self) -> Duration {
+        self.lease + self.wait - 2 * self.stagger
+    }
 }
 
 impl RaftConfig {
@@ -116,8 +129,9 @@ impl RaftConfig {
     #[must_use]
     pub fn timing(&self) -> Timing {
         let lease = self.election_timeout_max * 3 / 10;
-        let wait = self.election_timeout_min.saturating_sub(lease);
-        Timing { lease, wait: wait.clamp(lease / 2, lease * 2 / 3) }
+        let stagger = lease / 12;
+        let wait = (self.election_timeout_min + 2 * stagger).saturating_sub(lease);
+        Timing { lease, wait: wait.clamp(lease / 2, lease * 5 / 6), stagger }
     }
 
     /// Checks every setting and how they relate.
@@ -179,7 +193,7 @@ impl RaftConfig {
     /// The same for openraft.
     pub(super) fn openraft(&self) -> Result<Config, RaftConfigError> {
         self.validate()?;
-        let Timing { lease, wait } = self.timing();
+        let Timing { lease, wait, .. } = self.timing();
         let config = Config {
             cluster_name: self.cluster_name.clone(),
             heartbeat_interval: millis(self.heartbeat_interval).max(1),
@@ -262,11 +276,15 @@ mod tests {
                     ..RaftConfig::default()
                 };
                 config.openraft().expect("valid");
-                let Timing { lease, wait } = config.timing();
-                assert!(lease + wait >= config.election_timeout_min, "{min} {max}: too early");
+                let timing = config.timing();
+                let Timing { lease, wait, stagger } = timing;
+                // What is lost to rounding is less than a tick.
+                let begin = timing.first_turn() + Duration::from_micros(1);
+                assert!(begin >= config.election_timeout_min, "{min} {max}: too early");
+                assert!(begin >= lease + 2 * stagger, "{min} {max}: refused for the lease");
                 let ticks = config.heartbeat_interval * 13 / 32;
                 assert!(3 * lease + ticks <= config.election_timeout_max, "{min} {max}: too late");
-                assert!(lease - wait >= lease / 3, "{min} {max}: campaigns meet");
+                assert!(lease - wait >= lease / 6, "{min} {max}: campaigns meet");
             }
         }
     }

@@ -24,6 +24,7 @@ use super::machine::{Machine, MetaMachine, Shared};
 use super::message::{self, Answer, Request};
 use super::network::{Factory, Limits};
 use super::runtime::RaftRuntime;
+use super::silence::SilenceWatch;
 use super::snapshot::transfer::{Piece, Received, Receiver};
 use super::snapshot::{SnapshotBytes, Snapshots};
 use super::status::{GroupStatus, LeadershipWatch, Role, peer_of};
@@ -134,6 +135,14 @@ impl<M: MetaMachine> MetaGroup<M> {
             log_bytes: config.snapshot_log_bytes,
         };
         group.host.spawn(Box::pin(watch.run()));
+        let silence = SilenceWatch {
+            id,
+            raft: group.raft.clone(),
+            host: Rc::clone(&group.host),
+            timing: group.timing,
+            heard: Rc::downgrade(&group.heard),
+        };
+        group.host.spawn(Box::pin(silence.run()));
         Ok(group)
     }
 

@@ -24,6 +24,7 @@ mod machine;
 mod message;
 mod network;
 mod runtime;
+mod silence;
 pub mod snapshot;
 mod status;
 pub mod store;

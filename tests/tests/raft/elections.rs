@@ -104,6 +104,34 @@ fn a_dead_leader_is_replaced_within_the_window() {
 }
 
 #[test]
+fn voters_of_a_silent_leader_do_not_campaign_at_once() {
+    for nodes in [&[1, 2, 3][..], &[1, 2, 3, 4, 5]] {
+        let times = RefCell::new(Vec::new());
+        with_seeds(100, RaftConfig::default(), async |c: &Cluster| {
+            c.form(nodes).await;
+            let command = c.propose(8).await;
+            c.agree(&[command]).await;
+            let leader = c.elected().await;
+            let term = c.group(leader).status().term;
+            c.time.pass(Duration::from_micros(c.below(1_000_000))).await;
+            let others: Vec<u64> = nodes.iter().copied().filter(|node| *node != leader).collect();
+            c.network.cut(&[leader], &others);
+            let cut = c.time.elapsed();
+            let replaced = |c: &Cluster| c.leader().is_some_and(|now| now != leader);
+            c.expect("another leader", replaced).await;
+            times.borrow_mut().push(c.time.elapsed() - cut);
+            let next = c.leader().expect("it leads");
+            assert_eq!(c.group(next).status().term, term + 1, "a campaign was in vain");
+        });
+        let mut times = times.into_inner();
+        times.sort();
+        let (least, most) = (times[0], times[times.len() - 1]);
+        println!("{} nodes: replaced after {least:?} to {most:?}", nodes.len());
+        assert!(most < ms(1300), "the second turn is over by then: {most:?}");
+    }
+}
+
+#[test]
 fn everything_is_there_after_all_nodes_lost_power() {
     with_seeds(SEEDS, RaftConfig::default(), async |c: &Cluster| {
         c.form(&[1, 2, 3]).await;
