@@ -179,6 +179,8 @@ impl Offline {
             cpu: None,
             memlock_tight_bytes: None,
             ring_depth: RING_DEPTH,
+            // Nothing else runs on the thread.
+            flushes: false,
             probe: self.probe.clone(),
         };
         let life = move |runtime| async move {

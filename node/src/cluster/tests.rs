@@ -190,7 +190,14 @@ fn founds_once<R: Runtime>() {
     std::fs::write(&probe, vec![1; 4096]).expect("the directory is there");
     let run = |incarnation: u64, wanted: fn(&Metadata) -> bool| {
         let (dir, probe): (PathBuf, PathBuf) = (dir.clone(), probe.clone());
-        let seat = Seat { shard: 0, cpu: None, memlock_tight_bytes: None, ring_depth: 64, probe };
+        let seat = Seat {
+            shard: 0,
+            cpu: None,
+            memlock_tight_bytes: None,
+            ring_depth: 64,
+            flushes: true,
+            probe,
+        };
         let life = move |runtime: Rc<R>| run_until(runtime, place(&dir, incarnation), wanted);
         R::start(seat, life).expect("it starts")().expect("the thread ends").expect("it lives");
     };
@@ -207,7 +214,14 @@ fn founds_once<R: Runtime>() {
     std::fs::remove_dir_all(dir.join("meta")).unwrap();
     std::fs::create_dir(dir.join("meta")).unwrap();
     let (path, probe) = (dir.clone(), probe.clone());
-    let seat = Seat { shard: 0, cpu: None, memlock_tight_bytes: None, ring_depth: 64, probe };
+    let seat = Seat {
+        shard: 0,
+        cpu: None,
+        memlock_tight_bytes: None,
+        ring_depth: 64,
+        flushes: true,
+        probe,
+    };
     let life = move |runtime: Rc<R>| async move {
         let calls = calls(Rc::clone(&runtime));
         let shards = Box::new(NoShards(Box::new(|_| ())));

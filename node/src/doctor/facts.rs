@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
@@ -14,6 +14,7 @@ use super::kernel::{self, DirectAlignment};
 use crate::config::settle::memlock_bytes;
 use crate::config::{Config, Settled};
 use crate::diskprobe::{AlignedBuffer, Profile};
+use crate::driver::device::queue_of;
 
 /// Bytes of the direct write and read that are tried.
 const DIRECT_TRIAL_BYTES: usize = 4096;
@@ -252,15 +253,9 @@ fn durable_p99(data_dir: &Path) -> io::Result<Option<f64>> {
 
 /// The disk a directory lies on. A partition leads to its disk.
 fn disk_of(dir: &Path) -> Option<DiskFacts> {
-    let device = fs::metadata(dir).ok()?.dev();
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    let mut block = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    if block.join("partition").exists() {
-        block.pop();
-    }
-    let queue = block.join("queue");
+    let queue = queue_of(dir)?;
     Some(DiskFacts {
-        device: device_facts(&block)?,
+        device: device_facts(queue.parent()?)?,
         write_cache: read(queue.join("write_cache")),
         scheduler: bracketed(queue.join("scheduler")),
         rotational: read(queue.join("rotational")).is_some_and(|flag| flag == "1"),

@@ -65,7 +65,7 @@ impl<R: Runtime> Files<R> {
             }
             IoOp::Remove { file } => {
                 self.close(file).await?;
-                std::fs::remove_file(self.path(file)).map_err(|e| io_error(&e))?;
+                self.runtime.remove(&self.path(file)).await?;
                 Ok(IoOk::Done)
             }
             IoOp::Close { file } => {

@@ -8,6 +8,7 @@ pub mod buffers;
 pub mod clock;
 pub mod connection;
 pub mod data_dir;
+pub mod device;
 pub mod executor;
 pub mod files;
 pub mod glommio;

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::buffers::Alloc;
 use super::connection::{Terms, accept, rounds};
 use super::data_dir::{DataDir, DataDirError, Wanted};
+use super::device;
 use super::executor::Executor;
 use super::files::Files;
 use super::glommio::Glommio;
@@ -450,11 +451,13 @@ impl Node {
             None => "NO (the file system refuses O_DIRECT)".to_owned(),
         };
         let depth = self.settled.ring_depth;
+        let aside = self.settled.runtime == RuntimeName::Glommio && device::flushes(&dir.probe());
+        let aside = if aside { " (submitted aside: the disk has a cache to flush)" } else { "" };
         let least = if depth < RING_DEPTH_MAX { " (ulimit -l allows no more)" } else { "" };
         tracing::info!(
             "node {} of cluster {} (storage {}): clients on {}, nodes on {}, {} shards, {} partitions; runtime \
              {}, O_DIRECT {direct}, rings of {depth} entries{least}, registered buffers no, polling no, sync \
-             O_DSYNC, spin at most {} us",
+             O_DSYNC{aside}, spin at most {} us",
             dir.identity.node,
             dir.identity.cluster,
             dir.identity.uuid(),
@@ -559,6 +562,7 @@ impl Node {
             cpu: self.cpu_of(shard),
             memlock_tight_bytes: self.settled.memlock_tight_bytes.map(|limit| limit as usize),
             ring_depth: self.settled.ring_depth,
+            flushes: start.flushes(),
             probe: dir.probe(),
         };
         R::start(seat, move |runtime| run_shard(runtime, start))
@@ -582,6 +586,14 @@ struct ShardStart {
     core_0: Option<(Place, socket2::Socket)>,
     shared: Arc<Shared>,
     node: NodeEndsToo,
+}
+
+impl ShardStart {
+    /// Whether durable writes may wait for a flush of a disk's cache.
+    fn flushes(&self) -> bool {
+        let meta = self.core_0.as_ref().map(|(place, _)| &place.meta_dir);
+        std::iter::once(&self.dir).chain(meta).any(|dir| device::flushes(dir))
+    }
 }
 
 /// Stops the node when it goes: a node does not outlive any of its shards. A shard's thread owns

@@ -29,6 +29,8 @@ pub const NODES: ConnId = ConnId(u64::MAX);
 /// The sockets of one executor.
 pub struct Poller<R: Runtime> {
     epoll: Epoll,
+    /// Memory for what the kernel tells: made once, because a busy shard asks for each request or two.
+    events: RefCell<Box<[EpollEvent]>>,
     waiter: R::Waiter,
     /// Connections to go on with although their sockets have nothing new.
     again: RefCell<Vec<Rc<ConnState>>>,
@@ -62,6 +64,7 @@ impl<R: Runtime> Poller<R> {
         Ok(Poller {
             waiter: runtime.waiter(epoll.0.as_fd())?,
             epoll,
+            events: RefCell::new(vec![EpollEvent::empty(); EVENTS_PER_ROUND].into()),
             again: RefCell::default(),
             waker: RefCell::new(None),
             woken: Cell::new(false),
@@ -129,7 +132,7 @@ impl<R: Runtime> Poller<R> {
 
     /// The sockets that are ready now. Does not wait.
     pub fn ready(&self, found: &mut VecDeque<Ready>) {
-        let mut events = [EpollEvent::empty(); EVENTS_PER_ROUND];
+        let mut events = self.events.borrow_mut();
         found.clear();
         let Ok(n) = self.epoll.wait(&mut events, EpollTimeout::ZERO) else { return };
         found.extend(events[..n].iter().map(|event| {

@@ -29,6 +29,9 @@ pub struct Seat {
     pub memlock_tight_bytes: Option<usize>,
     /// Entries of each of the runtime's rings.
     pub ring_depth: u32,
+    /// Durable writes may wait for a flush of the disk's cache: a runtime that can has them submitted by
+    /// another thread of the kernel's.
+    pub flushes: bool,
     /// A file of 4 KiB for a runtime that must read one before any other: glommio does.
     pub probe: PathBuf,
 }
@@ -116,6 +119,12 @@ pub trait Runtime: Sized + 'static {
         path: &Path,
         mode: OpenMode,
     ) -> impl Future<Output = Result<Self::File, IoError>>;
+
+    /// Deletes a file. With a large one a file system takes its time, and the disk as well.
+    fn remove(&self, path: &Path) -> impl Future<Output = Result<(), IoError>>;
+
+    /// Gives a file another name, whoever had it before.
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = Result<(), IoError>>;
 
     /// Makes the names of a directory durable.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = Result<(), IoError>>;

@@ -150,13 +150,11 @@ impl<R: Runtime> RaftDisk for DriverDisk<R> {
     }
 
     fn rename(&self, from: String, to: String) -> Done<'_, ()> {
-        Box::pin(async move {
-            std::fs::rename(self.dir.join(from), self.dir.join(to)).map_err(|e| io_error(&e))
-        })
+        Box::pin(async move { self.runtime.rename(&self.dir.join(from), &self.dir.join(to)).await })
     }
 
     fn remove(&self, name: String) -> Done<'_, ()> {
-        Box::pin(async move { std::fs::remove_file(self.dir.join(name)).map_err(|e| io_error(&e)) })
+        Box::pin(async move { self.runtime.remove(&self.dir.join(name)).await })
     }
 
     fn sync_dir(&self) -> Done<'_, ()> {

@@ -347,7 +347,7 @@ pub fn wall_now() -> WallTime {
 pub fn seat(shard: u16, dir: &Path) -> Seat {
     let probe = dir.join("probe");
     std::fs::write(&probe, vec![1; 4096]).unwrap();
-    Seat { shard, cpu: None, memlock_tight_bytes: None, ring_depth: 64, probe }
+    Seat { shard, cpu: None, memlock_tight_bytes: None, ring_depth: 64, flushes: true, probe }
 }
 
 impl TestNode {

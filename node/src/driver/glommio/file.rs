@@ -15,6 +15,7 @@ use crate::driver::runtime::{File, OpenMode, io_error};
 /// A file of an executor.
 pub struct RingFile {
     file: DmaFile,
+    write: Direction,
     ring: Rc<Ring>,
 }
 
@@ -29,7 +30,11 @@ impl RingFile {
             OpenMode::Create => options.create(true).truncate(true),
         };
         let file = options.dma_open(path).await.map_err(|e| error_of(&e))?;
-        Ok(RingFile { file, ring })
+        let write = match mode {
+            OpenMode::Durable => Direction::WriteDurable,
+            OpenMode::Plain | OpenMode::Create => Direction::Write,
+        };
+        Ok(RingFile { file, write, ring })
     }
 }
 
@@ -52,7 +57,7 @@ impl File for RingFile {
     async fn write_at(&self, buf: IoBuf, pos: u64) -> Result<IoBuf, IoError> {
         let memory = buf.into_inner::<Aligned>().expect("the driver made every write buffer");
         let len = memory.len();
-        let asked = self.ring.ask(Direction::Write, self.file.as_raw_fd(), pos, memory);
+        let asked = self.ring.ask(self.write, self.file.as_raw_fd(), pos, memory);
         let (memory, wrote) = asked.await.map_err(|e| io_error(&e))?;
         if wrote < len {
             return Err(IoError::ShortWrite { got: wrote as u64 });

@@ -82,7 +82,7 @@ impl Runtime for Glommio {
             .ring_depth(seat.ring_depth as usize)
             .preempt_timer(GIVE_WAY)
             .spawn(move || async move {
-                match Glommio::new(&seat.probe).await {
+                match Glommio::new(&seat.probe, seat.flushes).await {
                     Ok(runtime) => {
                         let _ = started.send(());
                         Ok(life(Rc::new(runtime)).await)
@@ -190,6 +190,15 @@ impl Runtime for Glommio {
         RingFile::open(path, mode, Rc::clone(&self.ring)).await
     }
 
+    /// By the kernel, or a thread for such things.
+    async fn remove(&self, path: &Path) -> Result<(), IoError> {
+        glommio::io::remove(path).await.map_err(|e| error_of(&e))
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError> {
+        glommio::io::rename(from, to).await.map_err(|e| error_of(&e))
+    }
+
     async fn sync_dir(&self, dir: &Path) -> Result<(), IoError> {
         let dir = Directory::open(dir).await.map_err(|e| error_of(&e))?;
         let synced = dir.sync().await.map_err(|e| error_of(&e));
@@ -199,10 +208,11 @@ impl Runtime for Glommio {
 }
 
 impl Glommio {
-    /// The runtime of the executor this runs on; `probe` is the first file it opens.
-    pub(crate) async fn new(probe: &Path) -> Result<Glommio, String> {
+    /// The runtime of the executor this runs on; `probe` is the first file it opens. `flushes`: as in
+    /// [`Seat`].
+    pub(crate) async fn new(probe: &Path, flushes: bool) -> Result<Glommio, String> {
         read_probe(probe).await?;
-        let ring = Ring::new().map_err(|e| format!("io_uring: {e}"))?;
+        let ring = Ring::new(flushes).map_err(|e| format!("io_uring: {e}"))?;
         Ok(Glommio { ring: Rc::new(ring), passed_at: Cell::new(Instant(0)) })
     }
 }

@@ -203,6 +203,14 @@ impl Runtime for Monoio {
         DirectFile::open(path, mode).await
     }
 
+    async fn remove(&self, path: &Path) -> Result<(), IoError> {
+        monoio::fs::remove_file(path).await.map_err(|e| io_error(&e))
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError> {
+        monoio::fs::rename(from, to).await.map_err(|e| io_error(&e))
+    }
+
     async fn sync_dir(&self, dir: &Path) -> Result<(), IoError> {
         let dir = monoio::fs::File::open(dir).await.map_err(|e| io_error(&e))?;
         let synced = dir.sync_all().await.map_err(|e| io_error(&e));

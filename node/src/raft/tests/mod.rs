@@ -75,7 +75,7 @@ fn openraft_runs_on_glommio() {
     let run = |guest: &Guest<Glommio>, task: Pin<&mut dyn Future<Output = ()>>| {
         let executor = LocalExecutorBuilder::new(Placement::Unbound).make().expect("it starts");
         executor.run(async {
-            guest.begin(Glommio::new(&guest.probe).await.expect("the probe is readable"));
+            guest.begin(Glommio::new(&guest.probe, true).await.expect("the probe is readable"));
             task.await;
         });
     };
@@ -192,6 +192,7 @@ fn lives_in_a_real_directory<R: Runtime>() {
         cpu: None,
         memlock_tight_bytes: None,
         ring_depth: 64,
+        flushes: true,
         probe: probe_in(dir.path()),
     };
     let path = raft.clone();
