@@ -255,12 +255,13 @@ impl Client {
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
         let pipeline = self.pipeline_for(partition, turn).await.map_err(Failure::of_connecting)?;
-        let answers = pipeline.answers();
+        let asked = Instant::now();
         let result = Self::exchange(&pipeline, request, (turn, until), read).await;
-        let silent = answers == pipeline.answers();
+        // A server that answers others takes its time over this request, and would on any connection.
+        // One that fell silent while this one was on its way has answered nothing since then.
+        let silent = pipeline.silent_for() >= asked.elapsed() / 2;
         if let (Err(Failure::Lost(ClientError::Timeout)), true) = (&result, silent) {
-            // Others may still hear on it; who comes next had better not count on it. A server that
-            // answers others takes its time over this request, and does over the next connection.
+            // Others may still hear on it; who comes next had better not count on it.
             self.inner.pipelines.borrow_mut().retain(|_, known| !known.is(&pipeline));
         }
         result

@@ -14,7 +14,7 @@ use nix::sys::time::TimeVal;
 
 /// A timer that is so late is worth a line in the log.
 pub const LATE: Duration = Duration::from_millis(200);
-/// The counters are read at most this often: a call of half a microsecond.
+/// The counters are read at most this often: some microseconds each time.
 const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// The thread, as the kernel has counted it.
@@ -24,7 +24,9 @@ pub struct ThreadUsage {
     pub cpu: Duration,
     /// Pages it waited for until they came from a disk.
     pub major_faults: u64,
-    /// Times its processor was given to others though it had more to do.
+    /// Time it was ready to run, and others had its processor. Zero where the kernel does not count it.
+    pub ready: Duration,
+    /// Times its processor was given to others though it had more to do; also when it offered it.
     pub preempted: u64,
     /// Times it waited in the kernel.
     pub waited: u64,
@@ -41,6 +43,7 @@ impl ThreadUsage {
         ThreadUsage {
             cpu: Duration::from_micros(count(cpu)),
             major_faults: count(usage.major_page_faults()),
+            ready: ready().unwrap_or_default(),
             preempted: count(usage.involuntary_context_switches()),
             waited: count(usage.voluntary_context_switches()),
         }
@@ -50,10 +53,18 @@ impl ThreadUsage {
         ThreadUsage {
             cpu: self.cpu.saturating_sub(before.cpu),
             major_faults: self.major_faults.saturating_sub(before.major_faults),
+            ready: self.ready.saturating_sub(before.ready),
             preempted: self.preempted.saturating_sub(before.preempted),
             waited: self.waited.saturating_sub(before.waited),
         }
     }
+}
+
+/// How long this thread was ready to run without a processor, of all its life.
+fn ready() -> Option<Duration> {
+    let all = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanos = all.split_whitespace().nth(1)?;
+    Some(Duration::from_nanos(nanos.parse().ok()?))
 }
 
 /// A time in which a shard's tasks did not run.
@@ -67,13 +78,14 @@ pub struct Stall {
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ThreadUsage { cpu, major_faults, preempted, waited } = self.did;
+        let ThreadUsage { cpu, major_faults, ready, preempted, waited } = self.did;
         write!(
             f,
-            "held up for {} ms: {} ms of processor time, {major_faults} pages read from a disk, \
-             {preempted} times without its processor, {waited} waits in the kernel",
+            "held up for {} ms: {} ms of processor time, {} ms ready without a processor \
+             ({preempted} times), {major_faults} pages read from a disk, {waited} waits in the kernel",
             self.late.as_millis(),
             cpu.as_millis(),
+            ready.as_millis(),
         )
     }
 }
@@ -128,7 +140,8 @@ mod tests {
 
     fn used(cpu_ms: u64, major_faults: u64) -> ThreadUsage {
         let cpu = Duration::from_millis(cpu_ms);
-        ThreadUsage { cpu, major_faults, preempted: 3, waited: 4 }
+        let ready = 3 * cpu;
+        ThreadUsage { cpu, major_faults, ready, preempted: 3, waited: 4 }
     }
 
     #[test]
@@ -144,6 +157,7 @@ mod tests {
         let did = ThreadUsage {
             cpu: Duration::from_millis(5),
             major_faults: 40,
+            ready: Duration::from_millis(15),
             preempted: 0,
             waited: 0,
         };
@@ -151,8 +165,8 @@ mod tests {
         assert_eq!(stalls.counted(), (1, late));
         assert_eq!(
             stall.to_string(),
-            "held up for 600 ms: 5 ms of processor time, 40 pages read from a disk, \
-             0 times without its processor, 0 waits in the kernel"
+            "held up for 600 ms: 5 ms of processor time, 15 ms ready without a processor (0 times), \
+             40 pages read from a disk, 0 waits in the kernel"
         );
         assert_eq!(stalls.wake(at(9_000), || used(0, 0)), None, "it is not set");
     }

@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use super::halves::{Broken, Receiver, Sender};
 use super::waiters::Waiters;
@@ -44,7 +45,7 @@ impl Drop for Handle {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     out: RefCell<Vec<u8>>,
     slots: RefCell<Slots>,
@@ -53,8 +54,8 @@ struct Shared {
     /// The writer task, while it waits for something to write.
     writer: RefCell<Option<Waker>>,
     broken: RefCell<Option<Broken>>,
-    /// Answers that came.
-    answers: Cell<u64>,
+    /// When the last answers came; before that, when the connection was made.
+    heard: Cell<Instant>,
     /// No handle is left.
     dropped: Cell<bool>,
 }
@@ -93,7 +94,15 @@ impl Pipeline {
     /// Takes over a connection. Spawns its two tasks on this thread's executor.
     #[must_use]
     pub fn new(sender: Sender, receiver: Receiver, server: ServerInfo) -> Pipeline {
-        let shared = Rc::new(Shared::default());
+        let shared = Rc::new(Shared {
+            out: RefCell::default(),
+            slots: RefCell::default(),
+            room: Waiters::default(),
+            writer: RefCell::default(),
+            broken: RefCell::default(),
+            heard: Cell::new(Instant::now()),
+            dropped: Cell::new(false),
+        });
         monoio::spawn(write(sender, Rc::clone(&shared)));
         monoio::spawn(read(receiver, Rc::clone(&shared)));
         Pipeline { handle: Rc::new(Handle { shared, server }) }
@@ -111,10 +120,10 @@ impl Pipeline {
         self.handle.shared.broken.borrow().is_none()
     }
 
-    /// How many answers came so far: who waits in vain sees whether the server says anything at all.
+    /// For how long nothing was answered, whether anything was asked or not.
     #[must_use]
-    pub fn answers(&self) -> u64 {
-        self.handle.shared.answers.get()
+    pub fn silent_for(&self) -> Duration {
+        self.handle.shared.heard.get().elapsed()
     }
 
     /// Sends a request and waits for its answer; waits first while too many are in flight. Dropping
@@ -391,8 +400,11 @@ async fn read(mut receiver: Receiver, shared: Rc<Shared>) {
 /// Hands out every answer that is here.
 fn take_answers(receiver: &mut Receiver, shared: &Shared) -> Result<(), ClientError> {
     let mut slots = shared.slots.borrow_mut();
+    let mut heard = false;
     while let Some((header, body)) = receiver.next_frame()? {
-        shared.answers.set(shared.answers.get() + 1);
+        if !std::mem::replace(&mut heard, true) {
+            shared.heard.set(Instant::now());
+        }
         let before = slots.in_flight;
         let asked = slots.answer(header, body);
         if slots.in_flight < before {
