@@ -228,6 +228,7 @@ fn run<R: Runtime>(row: Duration) {
         cpu: Some(cpu),
         memlock_tight_bytes: None,
         ring_depth: 64,
+        flushes: true,
         probe: probe.clone(),
     };
     let door = listen("127.0.0.1:0".parse().expect("an address")).expect("there are ports");
