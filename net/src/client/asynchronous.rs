@@ -258,7 +258,7 @@ impl Client {
         let asked = Instant::now();
         let result = Self::exchange(&pipeline, request, (turn, until), read).await;
         // A server that answers others takes its time over this request, and would on any connection.
-        // One that fell silent while this one was on its way has answered nothing since then.
+        // One that fell silent just after it was sent had answered others a moment before.
         let silent = pipeline.silent_for() >= asked.elapsed() / 2;
         if let (Err(Failure::Lost(ClientError::Timeout)), true) = (&result, silent) {
             // Others may still hear on it; who comes next had better not count on it.

@@ -186,18 +186,9 @@ fn founds_once<R: Runtime>() {
     let tmp = tempfile::tempdir().expect("there is room");
     let dir = tmp.path().to_owned();
     std::fs::create_dir(dir.join("meta")).expect("there is room");
-    let probe = dir.join("probe");
-    std::fs::write(&probe, vec![1; 4096]).expect("the directory is there");
     let run = |incarnation: u64, wanted: fn(&Metadata) -> bool| {
-        let (dir, probe): (PathBuf, PathBuf) = (dir.clone(), probe.clone());
-        let seat = Seat {
-            shard: 0,
-            cpu: None,
-            memlock_tight_bytes: None,
-            ring_depth: 64,
-            flushes: true,
-            probe,
-        };
+        let dir: PathBuf = dir.clone();
+        let seat = Seat::in_test(&dir);
         let life = move |runtime: Rc<R>| run_until(runtime, place(&dir, incarnation), wanted);
         R::start(seat, life).expect("it starts")().expect("the thread ends").expect("it lives");
     };
@@ -213,15 +204,8 @@ fn founds_once<R: Runtime>() {
     // A member whose metadata are gone does not make new ones.
     std::fs::remove_dir_all(dir.join("meta")).unwrap();
     std::fs::create_dir(dir.join("meta")).unwrap();
-    let (path, probe) = (dir.clone(), probe.clone());
-    let seat = Seat {
-        shard: 0,
-        cpu: None,
-        memlock_tight_bytes: None,
-        ring_depth: 64,
-        flushes: true,
-        probe,
-    };
+    let path = dir.clone();
+    let seat = Seat::in_test(&dir);
     let life = move |runtime: Rc<R>| async move {
         let calls = calls(Rc::clone(&runtime));
         let shards = Box::new(NoShards(Box::new(|_| ())));

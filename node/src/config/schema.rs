@@ -293,7 +293,8 @@ schema! {
     /// The executors.
     driver: DriverConfig {
         /// The asynchronous runtime that runs the shards. What is stored and what clients see is
-        /// the same with either.
+        /// the same with either. On a disk with a cache and without FUA a shard on monoio
+        /// waits for the flush of a durable write now and then; one on glommio does not.
         runtime: RuntimeName = RuntimeName::Glommio, Choice(RUNTIMES);
         /// Microseconds a shard with nothing to do looks for work at the most before it sleeps. It
         /// looks only while that has paid lately: while requests come closer together than this.

@@ -36,6 +36,17 @@ pub struct Seat {
     pub probe: PathBuf,
 }
 
+#[cfg(test)]
+impl Seat {
+    /// The only one of a test, on any CPU. `dir` gets the probe.
+    pub(crate) fn in_test(dir: &Path) -> Seat {
+        let probe = dir.join("probe");
+        std::fs::write(&probe, vec![1; 4096]).expect("the directory is there");
+        let ring_depth = 64;
+        Seat { shard: 0, cpu: None, memlock_tight_bytes: None, ring_depth, flushes: true, probe }
+    }
+}
+
 /// How a shard's thread ended: with the shard's own result, or without one.
 pub type Ended = Result<Result<(), String>, String>;
 

@@ -14,7 +14,7 @@ use nix::sys::time::TimeVal;
 
 /// A timer that is so late is worth a line in the log.
 pub const LATE: Duration = Duration::from_millis(200);
-/// The counters are read at most this often: some microseconds each time.
+/// The counters are read at most this often: two calls, and a file that the kernel makes up.
 const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// The thread, as the kernel has counted it.

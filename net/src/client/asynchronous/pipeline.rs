@@ -54,7 +54,7 @@ struct Shared {
     /// The writer task, while it waits for something to write.
     writer: RefCell<Option<Waker>>,
     broken: RefCell<Option<Broken>>,
-    /// When the last answers came; before that, when the connection was made.
+    /// When something came last; before that, when the connection was made.
     heard: Cell<Instant>,
     /// No handle is left.
     dropped: Cell<bool>,
@@ -120,7 +120,7 @@ impl Pipeline {
         self.handle.shared.broken.borrow().is_none()
     }
 
-    /// For how long nothing was answered, whether anything was asked or not.
+    /// For how long nothing has come, whether anything was asked or not.
     #[must_use]
     pub fn silent_for(&self) -> Duration {
         self.handle.shared.heard.get().elapsed()
@@ -393,6 +393,7 @@ async fn read(mut receiver: Receiver, shared: Rc<Shared>) {
         if let Err(error) = receiver.fill().await {
             break error;
         }
+        shared.heard.set(Instant::now());
     };
     shared.break_down(Broken::new(receiver.address(), &error));
 }
@@ -400,11 +401,7 @@ async fn read(mut receiver: Receiver, shared: Rc<Shared>) {
 /// Hands out every answer that is here.
 fn take_answers(receiver: &mut Receiver, shared: &Shared) -> Result<(), ClientError> {
     let mut slots = shared.slots.borrow_mut();
-    let mut heard = false;
     while let Some((header, body)) = receiver.next_frame()? {
-        if !std::mem::replace(&mut heard, true) {
-            shared.heard.set(Instant::now());
-        }
         let before = slots.in_flight;
         let asked = slots.answer(header, body);
         if slots.in_flight < before {

@@ -65,8 +65,8 @@ pub struct Ring(RefCell<Inner>);
 struct Inner {
     ring: IoUring,
     /// A thread of the kernel's submits durable writes. When the disk has written before the thread that
-    /// submits is back (two in a hundred here), the kernel lets that one wait for the flush of the
-    /// disk's cache: half a millisecond for all of a shard, and 240 ms were seen.
+    /// submits is back, the kernel lets that one wait for the flush of the disk's cache: all of a shard
+    /// waits then, and 242 ms were seen.
     flushes: bool,
     /// Such a write is among those the kernel was not told of.
     has_aside: bool,

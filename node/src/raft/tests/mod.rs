@@ -187,14 +187,7 @@ fn lives_in_a_real_directory<R: Runtime>() {
     let dir = tempfile::tempdir().expect("there is room");
     let raft = dir.path().join("raft");
     std::fs::create_dir(&raft).expect("there is room");
-    let seat = Seat {
-        shard: 0,
-        cpu: None,
-        memlock_tight_bytes: None,
-        ring_depth: 64,
-        flushes: true,
-        probe: probe_in(dir.path()),
-    };
+    let seat = Seat::in_test(dir.path());
     let path = raft.clone();
     let join = R::start(seat, move |runtime: Rc<R>| life(runtime, path)).expect("it starts");
     join().expect("the thread ends").expect("the group works");
