@@ -55,7 +55,7 @@ use ironring_core::io::BufAlloc;
 use ironring_core::{Durability, ErrorCode, GroupSeq, Instant, Now, Offset, PartitionId, ShardId};
 use ironring_log::{Log, LogFailure, LogStatus};
 use ironring_net::message::{ClusterMap, Response};
-use ironring_ring::metadata::Metadata;
+use ironring_ring::metadata::{Metadata, PartitionRecord};
 use ironring_ring::replication::View;
 
 pub use config::ShardConfig;
@@ -661,6 +661,12 @@ impl Shard {
     #[must_use]
     pub fn replica(&self, partition: PartitionId) -> Option<View> {
         self.replicas.as_ref().map(|replicas| replicas.engine.view(partition))
+    }
+
+    /// What this shard was told last about a partition; nothing before recovery is over.
+    #[must_use]
+    pub fn record_of(&self, partition: PartitionId) -> Option<&PartitionRecord> {
+        self.replicas.as_ref().map(|replicas| replicas.engine.known(partition))
     }
 
     /// The counters.

@@ -214,8 +214,8 @@ pub struct View {
     pub flushed_end: Offset,
     /// End of what is committed.
     pub high_watermark: Offset,
-    /// End of what every replica has fsynced, but one that is only coming; of a follower the high
-    /// watermark.
+    /// End of what every replica has fsynced, but one that is only coming, as its leader knows; a
+    /// follower, and who led until now, knows of nothing.
     pub all_end: Offset,
     /// When a follower last heard of its leader.
     pub leader_heard: Option<Instant>,
@@ -356,7 +356,7 @@ impl Replicator {
         let r = self.replica(partition);
         let (leads, all_end, leader_heard) = match &r.role {
             Role::Leader(l) => (Some(l.stage), l.all_end(r.flushed_end, r.coming), None),
-            Role::Follower(f) => (None, r.high_watermark, f.heard.map(|h| h.at)),
+            Role::Follower(f) => (None, Offset::NONE, f.heard.map(|h| h.at)),
         };
         View {
             term: r.promised,

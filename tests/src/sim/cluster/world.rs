@@ -107,6 +107,8 @@ struct World {
     min_voters: u8,
     /// By node: how much of each partition's log its disk was seen to have.
     durable: Vec<Vec<Offset>>,
+    /// The same of all disks it ever had, whatever became of them.
+    ever_durable: Vec<Vec<Offset>>,
     /// Keys to be read at the end, once clients are done.
     audit: Vec<(PartitionId, crate::sim::op::Op)>,
 }
@@ -209,6 +211,7 @@ impl World {
             memory: Memory::default(),
             min_voters,
             durable: vec![vec![Offset::NONE; partitions as usize]; n],
+            ever_durable: vec![vec![Offset::NONE; partitions as usize]; n],
             acked_before_healing: 0,
             nodes,
             rng,

@@ -4,6 +4,7 @@ use ironring_core::{Durability, Offset, PartitionId};
 use ironring_log::Location;
 use ironring_log::format::record;
 use ironring_node::shard::{Phase, Shard};
+use ironring_ring::metadata::ReplicaId;
 use ironring_ring::replication::quorum::commit_quorum;
 
 use super::World;
@@ -22,11 +23,13 @@ impl World {
         for (p, known) in self.durable[node].iter_mut().enumerate() {
             let view = shard.replica(PartitionId(p as u32));
             *known = view.map_or(*known, |view| view.flushed_end.max(*known));
+            let ever = &mut self.ever_durable[node][p];
+            *ever = (*known).max(*ever);
         }
     }
 
     /// What a node acks at level `quorum` or `all` is on as many disks as a commit takes of the least
-    /// voters there may be.
+    /// voters there may be; at level `all` every voter the node knows of has had it on its disk.
     pub(super) fn judge_reply(&self, node: usize, frame: &[u8]) -> Result<(), String> {
         let (_, Outcome::Receipt(receipt)) = decode(frame) else { return Ok(()) };
         if receipt.level < Durability::Quorum || receipt.offset == 0 {
@@ -41,6 +44,21 @@ impl World {
                 "6: node {} acks {receipt:?}, which {disks} of {least} disks have: {record:?}",
                 node + 1
             ));
+        }
+        let shard = self.nodes[node].shard.as_ref();
+        let Some(record) = shard.and_then(|shard| shard.record_of(receipt.partition)) else {
+            return Ok(());
+        };
+        let lacks = |voter: &&ReplicaId| {
+            let on = record.replica(**voter).map(|replica| replica.node);
+            let node = self.nodes.iter().position(|node| Some(node.id) == on);
+            node.is_some_and(|node| self.ever_durable[node][p].0 <= receipt.offset)
+        };
+        if receipt.level == Durability::All
+            && let Some(lacks) = record.voters.iter().find(lacks)
+        {
+            let node = node + 1;
+            return Err(format!("6: node {node} acks {receipt:?}, {lacks:?} lacks it: {record:?}"));
         }
         Ok(())
     }
