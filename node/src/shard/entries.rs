@@ -59,13 +59,14 @@ impl Entries {
         self.places.range(from.min(to)..to).map(|place| u64::from(place.len)).sum()
     }
 
-    /// The entry at the end lies here. Beyond `most` the oldest is given up.
-    pub fn push(&mut self, offset: Offset, at: Location, most: usize) {
+    /// The entry at the end lies here. Beyond `most` the oldest is given up, if it is committed: what
+    /// comes before `committed` adds up to a state that can be sent instead, and nothing else does.
+    pub fn push(&mut self, offset: Offset, at: Location, most: usize, committed: Offset) {
         if self.end() != offset {
             self.begin(offset);
         }
         self.places.push_back(at);
-        while self.places.len() > most {
+        while self.places.len() > most && self.first < committed {
             self.places.pop_front();
             self.first = self.first.next();
         }
@@ -133,7 +134,7 @@ mod tests {
     fn filled() -> Entries {
         let mut e = Entries::default();
         e.begin(Offset(10));
-        (10..20).for_each(|n| e.push(Offset(n), at(n as u32), 8));
+        (10..20).for_each(|n| e.push(Offset(n), at(n as u32), 8, Offset(99)));
         e
     }
 
@@ -146,8 +147,17 @@ mod tests {
         assert_eq!((e.end(), e.get(Offset(15))), (Offset(15), None));
         e.truncate(Offset(3));
         assert_eq!((e.first(), e.end()), (Offset(3), Offset(3)));
-        e.push(Offset(9), at(9), 8);
+        e.push(Offset(9), at(9), 8, Offset(1));
         assert_eq!((e.first(), e.end()), (Offset(9), Offset(10)), "a gap begins it anew");
+    }
+
+    #[test]
+    fn what_is_not_committed_is_kept_however_much_it_is() {
+        let mut e = Entries::default();
+        (1..30).for_each(|n| e.push(Offset(n), at(n as u32), 8, Offset(5)));
+        assert_eq!((e.first(), e.end()), (Offset(5), Offset(30)));
+        e.push(Offset(30), at(30), 8, Offset(27));
+        assert_eq!((e.first(), e.end()), (Offset(23), Offset(31)));
     }
 
     #[test]

@@ -344,14 +344,15 @@ impl Partition {
             self.entries.begin(self.log_end);
         } else if begins {
             self.entries.begin(self.applied_end);
-            self.pending.iter().for_each(|r| self.entries.push(r.offset, r.at, most));
+            let applied = self.applied_end;
+            self.pending.iter().for_each(|r| self.entries.push(r.offset, r.at, most, applied));
         }
     }
 
     /// Takes up an entry that a checkpoint holds: in the log, and not committed when that began.
     pub fn restore_pending(&mut self, at: Location, record: &Record<'_>) {
         if self.entries_max > 0 {
-            self.entries.push(record.offset, at, self.entries_max);
+            self.entries.push(record.offset, at, self.entries_max, self.applied_end);
         }
         self.pending.push(at, record);
     }
@@ -367,7 +368,7 @@ impl Partition {
                 Some(_) => 16 * self.entries_max,
                 None => self.entries_max,
             };
-            self.entries.push(record.offset, at, most);
+            self.entries.push(record.offset, at, most, self.applied_end);
         }
     }
 
@@ -685,6 +686,14 @@ impl Partition {
             + self.sessions.count() * SESSION_MEMORY_BYTES
             + self.large.memory_bytes()
             + self.entries.memory_bytes()
+            + self.pending.memory_bytes()
+    }
+
+    /// Whether so many entries wait to be committed that no more are taken from users: as long as there
+    /// is a window of entries they have to fit into it, with room for those that are no users'.
+    #[must_use]
+    pub fn waits_too_much(&self) -> bool {
+        self.entries_max > 0 && self.pending.len() >= self.entries_max - self.entries_max / 4
     }
 }
 
@@ -722,6 +731,30 @@ mod tests {
     }
 
     /// A state that is sent names a value that was written meanwhile: its chunks come with the log.
+    #[test]
+    fn what_waits_is_kept_beyond_the_window_and_no_more_is_taken_near_its_end() {
+        let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());
+        p.recovered(&mut space);
+        p.keep_entries(8);
+        let append = |p: &mut Partition, offsets: std::ops::Range<u64>| {
+            for offset in offsets {
+                let put = record(RecordKind::Put, offset, b"k", b"v");
+                p.appended(at(offset as u32), &put);
+            }
+        };
+        append(&mut p, 1..6);
+        assert!(!p.waits_too_much());
+        append(&mut p, 6..7);
+        assert!(p.waits_too_much(), "a quarter is for entries that are no users'");
+        append(&mut p, 7..30);
+        // A follower that has none of them can be sent nothing else: they add up to no state yet.
+        assert_eq!((p.entries.first(), p.entries.end()), (Offset(1), Offset(30)));
+        p.commit(Offset(28), &mut Vec::new(), |_, _, _| {});
+        assert!(!p.waits_too_much());
+        append(&mut p, 30..31);
+        assert_eq!(p.entries.first(), Offset(23));
+    }
+
     #[test]
     fn a_large_value_is_read_when_all_of_it_is_here() {
         let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());

@@ -85,13 +85,18 @@ pub struct PendingKey {
 /// So many records are looked through one by one; more have an [`Index`].
 const SCANNED_MAX: usize = 24;
 
-/// The pending records of one partition. Bounded by what the log lets wait.
+/// The pending records of one partition: see [`Partition::waits_too_much`](super::partition::Partition::waits_too_much).
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
     /// With consecutive offsets.
     records: VecDeque<PendingRecord>,
+    /// Of their keys and bodies.
+    bytes: usize,
     index: Option<Box<Index>>,
 }
+
+/// About what an index holds for a record, besides its key.
+const INDEXED_BYTES: usize = 64;
 
 /// What is newest of many records.
 #[derive(Clone, Debug, Default)]
@@ -136,6 +141,10 @@ pub fn receipt_of(record: &Record<'_>) -> Option<Remembered> {
 }
 
 impl PendingRecord {
+    fn held_bytes(&self) -> usize {
+        self.key.len() + self.body.len()
+    }
+
     fn is_about_key(&self) -> bool {
         matches!(self.kind, RecordKind::Put | RecordKind::PutChunked | RecordKind::Delete)
     }
@@ -195,6 +204,20 @@ impl Index {
 }
 
 impl Pending {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Memory held, in bytes. About, of the index.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let indexed = usize::from(self.index.is_some());
+        let each = size_of::<PendingRecord>() + indexed * INDEXED_BYTES;
+        self.records.len() * each + self.bytes * (1 + indexed)
+    }
+
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -283,13 +306,16 @@ impl Pending {
             }
             None => {}
         }
+        self.bytes += pending.held_bytes();
         self.records.push_back(pending);
     }
 
     /// Forgets the records from `end` on; tells where they lie. O(pending).
     pub fn truncate(&mut self, end: Offset, mut cut: impl FnMut(Location)) {
-        while self.records.back().is_some_and(|last| last.offset >= end) {
-            cut(self.records.pop_back().expect("just seen").at);
+        while let Some(last) = self.records.back().filter(|last| last.offset >= end) {
+            self.bytes -= last.held_bytes();
+            cut(last.at);
+            self.records.pop_back();
         }
         if self.index.is_some() {
             let mut index = Box::<Index>::default();
@@ -323,6 +349,7 @@ impl Pending {
             return None;
         }
         let record = self.records.pop_front()?;
+        self.bytes -= record.held_bytes();
         if let Some(index) = &mut self.index {
             index.forget(&record);
             if self.records.is_empty() {
@@ -398,6 +425,10 @@ mod tests {
         assert_eq!(p.key(b"a"), Some(deleted), "taking the older one leaves the newer");
         while p.pop_below(Offset(100)).is_some() {}
         assert!(p.is_empty() && p.key(b"a").is_none());
+        p.push(at(4), &record(RecordKind::Put, 10, b"abc"));
+        assert!(p.memory_bytes() > 3);
+        p.truncate(Offset(10), |_| {});
+        assert_eq!((p.len(), p.memory_bytes()), (0, 0));
     }
 
     #[test]

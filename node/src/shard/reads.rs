@@ -6,7 +6,7 @@
 //! that is committed: its writer may know of it already, having asked for the level `async`.
 
 use ironring_core::limits::{FRAME_BODY_BYTES_MAX, SCAN_ENTRIES_MAX};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ironring_core::{ErrorCode, Now, Offset, PartitionId, Token, TopicId, WallTime};
 use ironring_log::Location;
@@ -109,6 +109,20 @@ impl Shard {
         (header, body): (Header, &[u8]),
         fx: &mut Effects,
     ) -> bool {
+        let room = self.request_bytes_max();
+        let full =
+            self.leases.waiting.len() >= GATHERS_MAX || !fits(self.leases.bytes, body.len(), room);
+        if full && !self.engine().has_lease(now.mono, partition) {
+            let (code, detail, why) = match self.engine().next_place(partition) {
+                Ok(_) => {
+                    let why = "too many reads wait for the other replicas";
+                    (ErrorCode::Overloaded, 5, why.to_owned())
+                }
+                Err(why) => self.not_serving(why),
+            };
+            self.refuse(ask.origin, code, detail, &why, fx);
+            return false;
+        }
         let ticket = ReadTicket(self.leases.last + 1);
         match self.engine().read(now.mono, partition, ticket) {
             Ok(true) => {
@@ -123,12 +137,6 @@ impl Shard {
             }
         }
         self.leases.last += 1;
-        let room = self.request_bytes_max();
-        if self.leases.waiting.len() >= GATHERS_MAX || !fits(self.leases.bytes, body.len(), room) {
-            let why = "too many reads wait for the other replicas";
-            self.refuse(ask.origin, ErrorCode::Overloaded, 5, why, fx);
-            return false;
-        }
         self.leases.bytes += body.len();
         self.leases.waiting.insert(ticket, (ask, partition, header, body.to_vec()));
         false
@@ -202,10 +210,19 @@ impl Shard {
     pub(super) fn expire_leases(&mut self, now: Now, fx: &mut Effects) {
         let late = |(_, (ask, ..)): &(&ReadTicket, &(Ask, _, _, _))| ask.deadline <= now.mono;
         let late: Vec<ReadTicket> = self.leases.waiting.iter().filter(late).map(|w| *w.0).collect();
+        let mut of = BTreeSet::new();
         for ticket in late {
-            let Some((ask, ..)) = self.leases.take(ticket) else { continue };
+            let Some((ask, partition, ..)) = self.leases.take(ticket) else { continue };
+            of.insert(partition);
             let why = "the deadline passed before a majority of the replicas answered";
             self.refuse(ask.origin, ErrorCode::DeadlineExceeded, 0, why, fx);
+        }
+        // Who is cut off may hear of no majority for hours, and be asked all the time.
+        let (replicas, waiting) = (&mut self.replicas, &self.leases.waiting);
+        if let Some(replicas) = replicas {
+            for partition in of {
+                replicas.engine.keep_reads(partition, |ticket| waiting.contains_key(&ticket));
+            }
         }
     }
 

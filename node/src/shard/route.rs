@@ -14,6 +14,10 @@ use super::{Ask, Shard};
 
 /// What a message to another shard takes besides the request.
 const MESSAGE_BYTES: usize = 256;
+/// So many entries of a partition may wait to be committed when memory is short.
+const WAITING_FREELY: usize = 1024;
+/// When who is refused because more of them wait may ask again, in milliseconds.
+const TRY_AGAIN_MS: u64 = 100;
 
 /// Where a request has to be handled. The token of a key is computed once, here.
 #[derive(Clone, Copy)]
@@ -196,10 +200,25 @@ impl Shard {
             return self.may_read(now, ask, partition, frame, fx);
         }
         let min_voters = self.min_voters();
-        let Err(why) = self.engine().admit(now.mono, partition, min_voters) else { return true };
-        let (code, detail, why) = self.not_serving(why);
+        let (code, detail, why) = match self.engine().admit(now.mono, partition, min_voters) {
+            Err(why) => self.not_serving(why),
+            Ok(()) => match self.too_much_waits(partition) {
+                Some(why) => (ErrorCode::Overloaded, TRY_AGAIN_MS, why),
+                None => return true,
+            },
+        };
         self.refuse(ask.origin, code, detail, &why, fx);
         false
+    }
+
+    /// Why no more is written to a partition: its other replicas write nothing, and what waits for them
+    /// is in memory here.
+    fn too_much_waits(&self, partition: PartitionId) -> Option<String> {
+        let p = self.models.peek(partition);
+        let waiting = p.pending.len();
+        let too_much =
+            p.waits_too_much() || (waiting > WAITING_FREELY && !self.has_memory_for(b""));
+        too_much.then(|| format!("{waiting} entries wait for other replicas to write them"))
     }
 
     /// Executes a request whose data this shard owns; those of keys are in `partition`.

@@ -85,7 +85,11 @@ impl Shard {
         let Some(meta) = &self.models.meta else {
             return Err((ErrorCode::NotReady, "the metadata have not arrived yet".to_owned()));
         };
-        meta.topic(id).ok_or_else(|| (ErrorCode::UnknownTopic, format!("no topic has id {id}")))
+        meta.topic(id).ok_or_else(|| match self.has_not_heard_of(id) {
+            // Another node may have made it a moment ago.
+            true => (ErrorCode::NotReady, format!("no topic of id {id} is known here yet")),
+            false => (ErrorCode::UnknownTopic, format!("no topic has id {id}")),
+        })
     }
 
     /// Whether another shard may know of a topic that this one does not.

@@ -377,6 +377,13 @@ impl Replicator {
         leader.peers.iter().find(|p| p.id == id).map(|p| (p.acked, p.snapshot))
     }
 
+    /// Forgets the reads of a partition that nobody waits for any more. O(reads that wait).
+    pub fn keep_reads(&mut self, partition: PartitionId, waited_for: impl Fn(ReadTicket) -> bool) {
+        if let Role::Leader(leader) = &mut self.replica_mut(partition).role {
+            leader.reads.retain(|(ticket, _)| waited_for(*ticket));
+        }
+    }
+
     /// What metadata said last about a partition.
     #[must_use]
     pub fn known(&self, partition: PartitionId) -> &PartitionRecord {
