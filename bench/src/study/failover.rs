@@ -27,6 +27,8 @@ const REPEATS_QUICK: usize = 5;
 const BEFORE: Duration = Duration::from_secs(2);
 /// Time looked at after it.
 const AFTER: Duration = Duration::from_secs(3);
+/// What no partition is to wait for that another node leads.
+const LATE: Duration = Duration::from_millis(50);
 /// How long a silent node is silent: longer than every lease and session.
 const SILENCE: Duration = Duration::from_secs(12);
 
@@ -72,6 +74,9 @@ pub struct Turn {
     pub led_ms: f64,
     /// Longest put of the other partitions.
     pub others_ms: f64,
+    /// How many of those had a put of more than 50 ms: most of them when the machine stood still.
+    #[serde(default)]
+    pub others_late: usize,
     /// Puts around it.
     pub puts: usize,
     /// Those that failed, with all their retries.
@@ -140,12 +145,12 @@ pub fn run(args: &FailoverArgs) -> Result<StudyResult, BenchError> {
         let mut turns = Vec::new();
         for turn in 1..=repeats {
             let seen = disturb(&mut cluster, &lanes, fault)?;
-            let Turn { before_ms, led_ms, others_ms, failed, .. } = seen;
+            let Turn { before_ms, led_ms, others_ms, others_late, failed, .. } = seen;
             progress(
                 common,
                 &format!(
                     "{} {turn} of {repeats}: led by it {led_ms:.0} ms, by others {others_ms:.0} \
-                     ms, before {before_ms:.0} ms, failed {failed}",
+                     ms ({others_late} partitions late), before {before_ms:.0} ms, failed {failed}",
                     fault.name()
                 ),
             );
@@ -192,13 +197,23 @@ fn disturb(cluster: &mut Cluster, lanes: &Lanes, fault: Fault) -> Result<Turn, B
     let settled = |status: &Status| {
         status.settled(NODES) && victim(status, fault).is_some_and(|m| m.leads > 0)
     };
-    cluster.until("everybody leads something", settled)?;
-    let _old = lanes.take();
-    std::thread::sleep(BEFORE);
-    let status = cluster.until("everybody leads something", settled)?;
-    let member = victim(&status, fault).expect("it is settled").clone();
+    let look = |cluster: &mut Cluster| {
+        let status = cluster.until("everybody leads something", settled)?;
+        let member = victim(&status, fault).expect("it is settled").clone();
+        let led = cluster.led_by(&member)?;
+        Ok::<_, BenchError>((status, member, led))
+    };
+    // A partition that is just being handed over for balance would count where it was before.
+    let (status, member, led) = loop {
+        let (_, _, led) = look(cluster)?;
+        let _old = lanes.take();
+        std::thread::sleep(BEFORE);
+        let seen = look(cluster)?;
+        if seen.2 == led {
+            break seen;
+        }
+    };
     let index = cluster.index_of(&member)?;
-    let led = cluster.led_by(&member)?;
     let begin = lanes.now_us();
     match fault {
         Fault::KillLeader | Fault::KillFollower => {
@@ -243,10 +258,15 @@ impl Turn {
             let took = samples.iter().filter(which).map(|s| s.done_us.saturating_sub(s.due_us));
             took.max().unwrap_or(0) as f64 / 1000.0
         };
+        let of_others = |s: &&Sample| around(s) && !led.contains(&s.partition);
+        let late = |s: &&Sample| s.done_us.saturating_sub(s.due_us) > LATE.as_micros() as u64;
+        let others_late: BTreeSet<u32> =
+            samples.iter().filter(of_others).filter(late).map(|s| s.partition).collect();
         Turn {
             before_ms: longest(&|s| s.done_us < begin),
             led_ms: longest(&|s| around(s) && led.contains(&s.partition)),
-            others_ms: longest(&|s| around(s) && !led.contains(&s.partition)),
+            others_ms: longest(&of_others),
+            others_late: others_late.len(),
             puts: samples.iter().filter(around).count(),
             failed: samples.iter().filter(around).filter(|s| !s.acked).count(),
         }
@@ -363,11 +383,18 @@ mod tests {
             put(1, 0, 7_000),
             put(1, 9_000, 500_000),
             put(2, 11_000, 13_000),
-            Sample { acked: false, ..put(2, 12_000, 33_000) },
+            Sample { acked: false, ..put(2, 12_000, 73_000) },
             put(1, 900_000, 2_000_000),
         ];
         let turn = Turn::of(&samples, (10_000, 900_000), &BTreeSet::from([1]));
-        let expected = Turn { before_ms: 7.0, led_ms: 491.0, others_ms: 21.0, puts: 3, failed: 1 };
+        let expected = Turn {
+            before_ms: 7.0,
+            led_ms: 491.0,
+            others_ms: 61.0,
+            others_late: 1,
+            puts: 3,
+            failed: 1,
+        };
         assert_eq!(turn, expected);
     }
 
