@@ -10,10 +10,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use ironring_core::io::FileName;
 use serde::{Deserialize, Serialize};
 
 use super::data_dir::{DataDirError, Identity, draw_storage, io, write_identity, write_whole};
 use crate::cluster::identity as cluster;
+use crate::raft::snapshot::is_ours;
 
 /// The file's name in the data directory.
 pub const FILE: &str = "rejoin.toml";
@@ -79,9 +81,9 @@ pub fn go_on(path: &Path, rejoin: &Rejoin, old: Identity) -> Result<Identity, Da
     }
     let mut gone = vec![path.join("meta"), path.join(cluster::FILE), path.join("run")];
     gone.extend((0..old.shards).flat_map(|shard| super::data_dir::shard_places(path, shard)));
-    // It may be a file system of its own: what is in it goes, and it stays.
-    for entry in rejoin.meta_dir.iter().flat_map(fs::read_dir).flatten() {
-        gone.push(entry.map_err(io("cannot read", path))?.path());
+    // It may be a file system of its own, with what belongs to that, or have files of others.
+    if let Some(dir) = &rejoin.meta_dir {
+        gone.extend(metadata_files(dir).map_err(io("cannot read", dir))?);
     }
     for file in gone {
         delete(&file).map_err(io("cannot delete", &file))?;
@@ -90,6 +92,23 @@ pub fn go_on(path: &Path, rejoin: &Rejoin, old: Identity) -> Result<Identity, Da
     // Behind the deletions: it syncs the directory.
     write_identity(path, &identity)?;
     Ok(identity)
+}
+
+/// The metadata group's files in a directory.
+fn metadata_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| FileName::parse(name).is_some() || is_ours(name)) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
 }
 
 fn delete(file: &Path) -> std::io::Result<()> {
@@ -152,7 +171,10 @@ mod tests {
             fs::write(path.join(file), b"x").unwrap();
         }
         fs::create_dir(tmp.path().join("elsewhere")).unwrap();
-        fs::write(tmp.path().join("elsewhere/vote"), b"x").unwrap();
+        for file in ["superblock", "segment-00000001.log", "snapshot.tmp", "notes.txt"] {
+            fs::write(tmp.path().join("elsewhere").join(file), b"x").unwrap();
+        }
+        fs::create_dir(tmp.path().join("elsewhere/lost+found")).unwrap();
         fs::write(path.join("diskprobe.json"), b"{}").unwrap();
         let identity = dir.identity.clone();
         (tmp, path, identity)
@@ -166,7 +188,9 @@ mod tests {
         let new = empty(&path, &old, seeds.clone(), Some(elsewhere.clone())).unwrap();
         assert_eq!(Identity { storage_uuid: old.storage_uuid.clone(), ..new.clone() }, old);
         assert_ne!(new.storage_uuid, old.storage_uuid);
-        assert!(fs::read_dir(&elsewhere).unwrap().next().is_none());
+        let left = fs::read_dir(&elsewhere).unwrap().map(|e| e.unwrap().file_name());
+        let left: std::collections::BTreeSet<_> = left.collect();
+        assert!(left.iter().eq(["lost+found", "notes.txt"]), "{left:?}");
         assert!(path.join("diskprobe.json").exists());
         let dir = open(&path);
         assert!(dir.is_empty() && !path.join(cluster::FILE).exists());

@@ -56,6 +56,13 @@ fn failed(verb: &str, name: &str, error: IoError) -> StoreError {
     }
 }
 
+/// Whether the group's snapshots, or what becomes of them, have such names.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    let whole = name.strip_suffix(DAMAGED).unwrap_or(name);
+    name == TEMPORARY || parse(whole).is_some()
+}
+
 impl Snapshots {
     /// Looks at what is there.
     ///
@@ -209,6 +216,7 @@ mod tests {
         let damaged = format!("{}{DAMAGED}", file_name(at));
         for stranger in [TEMPORARY, "snapshot-1-2.snap", "superblock", "", damaged.as_str()] {
             assert_eq!(parse(stranger), None, "{stranger}");
+            assert_eq!(is_ours(stranger), [TEMPORARY, &damaged].contains(&stranger), "{stranger}");
         }
     }
 }
