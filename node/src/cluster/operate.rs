@@ -15,7 +15,7 @@ use super::operation::{Operation, Refusal};
 use super::plane::{Answer, Ask, Failure, Letter, Operated, Taken};
 use crate::driver::clock;
 use crate::driver::runtime::Runtime;
-use crate::raft::{LogPoint, MetaGroup};
+use crate::raft::{GroupError, LogPoint, MetaGroup};
 
 /// How long a leader of a partition may take to hand over. With the commits before it this stays
 /// below the time a request between nodes may take.
@@ -86,10 +86,14 @@ impl<R: Runtime> Member<R> {
         let metadata = newest(group);
         let verdict = judge(operation, &metadata, &group.status()).map_err(Failure::Denied)?;
         let (mut changed, mut done) = (verdict.changed, verdict.done);
-        for step in verdict.steps {
+        for (nth, step) in verdict.steps.into_iter().enumerate() {
+            let failed = |failure: Failure| match nth {
+                0 => failure,
+                _ => failure.half_way(),
+            };
             match step {
                 Step::Propose(command) => {
-                    let refused = committed(group, &command).await?;
+                    let refused = committed(group, &command).await.map_err(failed)?;
                     let parts = match &*command {
                         Command::Replicas { changes } => changes.len(),
                         _ => usize::MAX,
@@ -102,13 +106,18 @@ impl<R: Runtime> Member<R> {
                         _ => changed = changed.saturating_sub(refused.len() as u64),
                     }
                 }
-                Step::LeadGroup(to) => group.transfer_leadership(to).await?,
+                Step::LeadGroup(to) => {
+                    let led = group.transfer_leadership(to).await;
+                    led.map_err(|error| failed(lead_failed(error, to)))?;
+                }
                 Step::HandOver { at, partition, to } => {
-                    self.hand_partition_over(group, at, partition, to).await?;
+                    let led = self.hand_partition_over(group, at, partition, to).await;
+                    led.map_err(failed)?;
                 }
                 Step::LeadUnclean { partition, leader, known } => {
-                    let has = self.has(group, partition, leader.replica, known).await?;
-                    lead_unclean(group, partition, leader).await?;
+                    let has = self.has(group, partition, leader.replica, known).await;
+                    let has = has.map_err(failed)?;
+                    lead_unclean(group, partition, leader).await.map_err(failed)?;
                     done = format!("{done}; it had {has}");
                     self.place.board.count_unclean_election();
                     tracing::warn!("{done}");
@@ -167,11 +176,14 @@ impl<R: Runtime> Member<R> {
                 led if led == Some(to) => return Ok(()),
                 led if led != before => {
                     let why = format!("partition {partition}: another election came first");
-                    return Err(Failure::Unavailable(why));
+                    return Err(Failure::Begun(why));
                 }
                 _ if now() >= by => {
-                    let why = format!("the leader of partition {partition} did not hand over");
-                    return Err(Failure::Unavailable(why));
+                    let why = format!(
+                        "the leader of partition {partition} did not hand over in {} s; it may yet",
+                        HAND_OVER_MAX.as_secs()
+                    );
+                    return Err(Failure::Begun(why));
                 }
                 _ => {}
             }
@@ -210,12 +222,22 @@ impl<R: Runtime> Member<R> {
                 let why = if in_memory {
                     "the disk has no room for the snapshot: the log keeps the changes".to_owned()
                 } else {
-                    format!("there is no snapshot after {} s", WITHIN.as_secs())
+                    format!("there is no snapshot after {} s; it may come yet", WITHIN.as_secs())
                 };
-                return Answer::Failed(Failure::Unavailable(why));
+                return Answer::Failed(Failure::Begun(why));
             }
             self.runtime.sleep(NAP).await;
         }
+    }
+}
+
+/// What a leadership of the group that was not handed on means to who ordered it.
+fn lead_failed(error: GroupError, to: u64) -> Failure {
+    match error {
+        GroupError::Unknown => Failure::Begun(format!(
+            "node {to} was asked to lead the metadata group and did not in time; it may yet"
+        )),
+        error => error.into(),
     }
 }
 

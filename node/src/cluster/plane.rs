@@ -182,6 +182,9 @@ pub enum Failure {
     /// It may have been taken.
     #[error("it is not known whether the change was made")]
     Unknown,
+    /// It was begun: some of it was done, or may be done yet.
+    #[error("{0}")]
+    Begun(String),
     /// It can never be taken as it is.
     #[error("{0}")]
     Refused(String),
@@ -191,6 +194,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What failed after a part of an order was done: nobody is to be told that nothing was changed.
+    #[must_use]
+    pub fn half_way(self) -> Failure {
+        match self {
+            Failure::Unknown | Failure::Begun(_) => self,
+            failure => Failure::Begun(format!("a part of it was done, then: {failure}")),
+        }
+    }
+
     /// Whether the same request may be taken later.
     #[must_use]
     pub fn retriable(&self) -> bool {
@@ -306,6 +318,7 @@ mod tests {
         for sent in [
             Answer::Joined(admitted),
             Answer::Failed(Failure::NoLeader),
+            Answer::Failed(Failure::Begun("half".to_owned())),
             Answer::Failed(Failure::Denied(denied)),
             Answer::Operated(operated),
             Answer::Snapshot(Taken { node: NodeId(1), index: 7, term: 2, kept: 3 }),

@@ -132,6 +132,7 @@ pub(super) async fn ask(shared: &Shared, ask: Ask) -> Result<Answer, HttpError> 
     match answer {
         Answer::Applied(Outcome::Rejected(why)) => Err(HttpError::refused(why.to_string())),
         Answer::Failed(Failure::Unknown) => Err(HttpError::unknown(Failure::Unknown.to_string())),
+        Answer::Failed(Failure::Begun(why)) => Err(HttpError::unknown(why)),
         Answer::Failed(Failure::Refused(why)) => Err(HttpError::refused(why)),
         Answer::Failed(Failure::Denied(refusal)) => Err(HttpError::denied(&refusal)),
         Answer::Failed(failure) => Err(HttpError::unavailable(failure.to_string())),

@@ -279,8 +279,8 @@ impl<M: MetaMachine> MetaGroup<M> {
     /// Hands the leadership to a voter, and waits until it leads.
     ///
     /// # Errors
-    /// [`GroupError::NotLeader`] when this node does not lead, and when the other did not come to
-    /// lead in time; this node then may lead still, or a third.
+    /// [`GroupError::NotLeader`] when this node does not lead, and [`GroupError::Unknown`] when the
+    /// other was asked to and did not come to lead in time: this node may lead still, or a third.
     pub async fn transfer_leadership(&self, to: u64) -> Result<(), GroupError> {
         let status = self.status();
         if status.leader != Some(self.id) {
@@ -302,7 +302,7 @@ impl<M: MetaMachine> MetaGroup<M> {
         };
         match RaftRuntime::timeout(self.timing.lease * 4, led).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(self.not_leader()),
+            _ => Err(GroupError::Unknown),
         }
     }
 
