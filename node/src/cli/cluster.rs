@@ -202,9 +202,10 @@ fn row(member: &MemberView) -> Vec<Cell> {
         "alive" | "suspect" => Tone::Warn,
         _ => Tone::Bad,
     };
-    let status = match member.short_of_space {
-        true => format!("{}, short of space", member.status),
-        false => member.status.clone(),
+    let status = match member.status.as_str() {
+        "alive" if member.short_of_space => "alive, short of space".to_owned(),
+        "alive" => "alive".to_owned(),
+        silent => format!("{silent} since {}", units::time(member.since_unix_ms)),
     };
     vec![
         member.id.to_string().into(),

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,8 @@ use super::error::{CONNECT_FAILED, CliError, EXIT_FAILED, Fault, PROTOCOL_ERROR}
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
+/// Least time an address is given: no time at all would mean for ever.
+const LEAST: Duration = Duration::from_millis(1);
 
 /// Which node to ask.
 #[derive(Args, Clone, Debug)]
@@ -25,7 +27,8 @@ pub struct HttpArgs {
 }
 
 impl HttpArgs {
-    /// Asks the first node that can be reached.
+    /// Asks the first node that can be reached, or that answers where asking changes nothing: a
+    /// stopped process still has its connections accepted.
     ///
     /// # Errors
     /// When none can, or the one that was asked refuses.
@@ -35,35 +38,48 @@ impl HttpArgs {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<T, CliError> {
+        let until = Instant::now() + self.timeout;
         let mut last = "no address was given".to_owned();
-        for address in &self.http {
-            match self.connect(address) {
-                Ok(stream) => return exchange(stream, address, method, path, body),
-                Err(error) => last = format!("{address}: {error}"),
+        for (n, address) in self.http.iter().enumerate() {
+            let left = |parts: usize| {
+                let left = until.saturating_duration_since(Instant::now());
+                (left / u32::try_from(parts).unwrap_or(u32::MAX)).max(LEAST)
+            };
+            let share = left(self.http.len() - n);
+            let stream = match connect(address, share) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    last = format!("{address}: {error}");
+                    continue;
+                }
+            };
+            let only_looks = method == "GET";
+            let patience = if only_looks { share } else { left(1) };
+            match exchange((stream, patience), address, method, path, body) {
+                Err(error) if only_looks && error.code == CONNECT_FAILED.name => {
+                    last = error.faults.into_iter().map(|fault| fault.message).collect();
+                }
+                done => return done,
             }
         }
         let hint = "is the node running, and is --http its HTTP address?";
         Err(CliError::hinted(&CONNECT_FAILED, last, hint))
     }
+}
 
-    fn connect(&self, address: &str) -> std::io::Result<TcpStream> {
-        let mut last = std::io::Error::other("the name has no address");
-        for address in address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, self.timeout) {
-                Ok(stream) => {
-                    stream.set_read_timeout(Some(self.timeout))?;
-                    stream.set_write_timeout(Some(self.timeout))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
+fn connect(address: &str, patience: Duration) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::other("the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
         }
-        Err(last)
     }
+    Err(last)
 }
 
 fn exchange<T: DeserializeOwned>(
-    mut stream: TcpStream,
+    (mut stream, patience): (TcpStream, Duration),
     address: &str,
     method: &str,
     path: &str,
@@ -78,7 +94,9 @@ fn exchange<T: DeserializeOwned>(
     let lost =
         |error: std::io::Error| CliError::local(&CONNECT_FAILED, format!("{address}: {error}"));
     stream
-        .write_all(head.as_bytes())
+        .set_read_timeout(Some(patience))
+        .and_then(|()| stream.set_write_timeout(Some(patience)))
+        .and_then(|()| stream.write_all(head.as_bytes()))
         .and_then(|()| stream.write_all(body.as_bytes()))
         .map_err(lost)?;
     let mut answer = Vec::new();

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, value_parser};
+use ironring_core::NodeId;
 use ironring_ring::metadata::RF_MAX;
 use serde_json::{Value, json};
 
@@ -140,15 +141,20 @@ pub fn leave(http: &HttpArgs, args: &LeaveArgs, output: Output) -> Result<(), Cl
 pub fn going(http: &HttpArgs, node: Option<&str>) -> Result<GoingView, CliError> {
     let node = match node {
         Some(node) => node.to_owned(),
-        None => http.ask::<Value>("GET", "/v1/cluster/status", None)?["node"].to_string(),
+        None => asked(http)?.to_string(),
     };
     http.ask("GET", &format!("/v1/nodes/{}", segment(&node)), None)
+}
+
+/// The node that is asked.
+fn asked(http: &HttpArgs) -> Result<NodeId, CliError> {
+    Ok(http.ask::<ClusterStatus>("GET", "/v1/cluster/status", None)?.node)
 }
 
 /// A name as a part of a path: what no name has is left out.
 #[must_use]
 pub fn segment(name: &str) -> String {
-    name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect()
+    name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-~".contains(*c)).collect()
 }
 
 /// Waits until a node is no member any more, or as `enough` wants it, and says how it goes on.
@@ -161,6 +167,7 @@ pub fn wait(
     output: Output,
     enough: impl Fn(&GoingView) -> bool,
 ) -> Result<(), CliError> {
+    let asked = asked(http)?;
     let mut told = String::new();
     let mut empty = false;
     loop {
@@ -186,8 +193,10 @@ pub fn wait(
                     told = text;
                 }
             }
-            // The node that is asked may be the one that has ended.
-            Err(error) if error.code == CONNECT_FAILED.name && empty => return Ok(()),
+            // The node that is asked may be the one that has left, and ends.
+            Err(error) if error.code == CONNECT_FAILED.name && empty && asked == member.id => {
+                return Ok(());
+            }
             Err(error) if error.retriable => {}
             Err(error) => return Err(error),
         }

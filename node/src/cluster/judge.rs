@@ -365,8 +365,12 @@ impl Judge<'_> {
                 if !self.is_heard(node) {
                     return Err(Refusal::NotHeard(node));
                 }
-                if voters.len() >= VOTERS_MAX {
-                    return Err(Refusal::TooManyVoters(voters.len()));
+                // Others may be promoted and not have their vote yet.
+                let promised = |m: &&Member| m.vote == VoteWish::Voter && m.id != node;
+                let mut votes = voters.clone();
+                votes.extend(self.metadata.members().filter(promised).map(|m| m.id.0));
+                if votes.len() >= VOTERS_MAX {
+                    return Err(Refusal::TooManyVoters(votes.len()));
                 }
                 after.insert(node.0);
             }

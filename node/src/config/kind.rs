@@ -229,7 +229,13 @@ impl Kind for Share {
 
 /// A name of a node or cluster: 1 to 64 lower-case letters, digits, `.`, `_` and `-`, beginning
 /// with a letter or digit.
-pub struct Name;
+pub enum Name {
+    /// Any.
+    Cluster,
+    /// Not of digits only, which are the ids of nodes: an order for node 1 must not be one for
+    /// another that is called so.
+    Node,
+}
 
 impl Kind for Name {
     type Value = String;
@@ -241,6 +247,9 @@ impl Kind for Name {
         let fits = (1..=64).contains(&text.len())
             && letter(text.as_bytes()[0])
             && text.bytes().all(|c| letter(c) || matches!(c, b'.' | b'_' | b'-'));
+        if fits && matches!(self, Name::Node) && text.bytes().all(|c| c.is_ascii_digit()) {
+            return Err(format!("is {text:?}; a node's name is not of digits only: ids are"));
+        }
         if !fits {
             return Err(format!(
                 "is {text:?}; a name is 1 to 64 lower-case letters, digits, '.', '_' or '-', and begins with a letter or digit"
@@ -254,7 +263,11 @@ impl Kind for Name {
     }
 
     fn allowed(&self) -> String {
-        "1 to 64 lower-case letters, digits, `.`, `_`, `-`".to_owned()
+        let letters = "1 to 64 lower-case letters, digits, `.`, `_`, `-`";
+        match self {
+            Name::Cluster => letters.to_owned(),
+            Name::Node => format!("{letters}, not digits only"),
+        }
     }
 }
 

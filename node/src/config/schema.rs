@@ -113,7 +113,7 @@ schema! {
     node: NodeConfig {
         /// Name of the node, unique in the cluster. Kept in the data directory from its first
         /// start on.
-        name: String = "node-1".to_owned(), Name;
+        name: String = "node-1".to_owned(), Name::Node;
         /// Directory of everything the node stores. It belongs to one node for ever.
         data_dir: PathBuf = PathBuf::from("/var/lib/ironring"), Directory;
         /// How many shards (pinned threads) to run. Fixed when the data directory is made.
@@ -135,7 +135,7 @@ schema! {
     /// The cluster the node belongs to.
     cluster: ClusterConfig {
         /// Name of the cluster. Clients that name another one are refused.
-        name: String = "ironring".to_owned(), Name;
+        name: String = "ironring".to_owned(), Name::Cluster;
         /// How many partitions the token ring is cut into: a power of two, fixed when the data
         /// directory is made.
         partitions: u32 = 256, Whole::<u32>::within(1, 65_536);

@@ -136,6 +136,17 @@ fn a_section_written_as_a_key_is_explained() {
 }
 
 #[test]
+fn a_node_is_not_called_by_a_number_and_a_cluster_may_be() {
+    let case = Case::new("[node]\nname = \"12\"\n[cluster]\nname = \"12\"\n");
+    assert_eq!(
+        case.problems(),
+        [
+            "node.toml:2:8: node.name is \"12\"; a node's name is not of digits only: ids are | allowed: 1 to 64 lower-case letters, digits, `.`, `_`, `-`, not digits only"
+        ]
+    );
+}
+
+#[test]
 fn values_out_of_bounds_or_of_the_wrong_type_name_key_place_and_limit() {
     let case = Case::new(concat!(
         "[node]\nname = \"Node 1\"\nshards = 70000\ncpus = [0, 1, 0]\n",
@@ -147,7 +158,7 @@ fn values_out_of_bounds_or_of_the_wrong_type_name_key_place_and_limit() {
     assert_eq!(
         case.problems(),
         [
-            "node.toml:2:8: node.name is \"Node 1\"; a name is 1 to 64 lower-case letters, digits, '.', '_' or '-', and begins with a letter or digit | allowed: 1 to 64 lower-case letters, digits, `.`, `_`, `-`",
+            "node.toml:2:8: node.name is \"Node 1\"; a name is 1 to 64 lower-case letters, digits, '.', '_' or '-', and begins with a letter or digit | allowed: 1 to 64 lower-case letters, digits, `.`, `_`, `-`, not digits only",
             "node.toml:3:10: node.shards is 70000; the largest allowed is 1024 | allowed: 0 (one per CPU the process may use), or a whole number from 1 to 1024",
             "node.toml:4:8: node.cpus names CPU 0 twice | allowed: a list of CPU numbers; empty for any",
             "node.toml:6:11: listen.clients is \"localhost:7411\", which is not IP:PORT such as \"127.0.0.1:7411\" or \"[::1]:7411\" | allowed: `IP:PORT`",

@@ -23,7 +23,7 @@ use crate::driver::clock;
 pub enum NodeName {
     /// Its number.
     Id(u64),
-    /// Its name, or its number as a string.
+    /// Its name; digits only are its number, which no name is.
     Name(String),
 }
 
@@ -32,9 +32,7 @@ impl NodeName {
         let by_name = |name: &str| metadata.members().find(|m| m.facts.name == name).map(|m| m.id);
         let found = match self {
             NodeName::Id(id) => Ok(NodeId(*id)),
-            NodeName::Name(name) => {
-                by_name(name).or_else(|| name.parse().ok().map(NodeId)).ok_or(name)
-            }
+            NodeName::Name(name) => name.parse().map(NodeId).or_else(|_| by_name(name).ok_or(name)),
         };
         let id = found.map_err(|name| HttpError::refused(format!("there is no node `{name}`")))?;
         match metadata.member(id) {
@@ -355,4 +353,29 @@ pub(super) async fn elect_unclean(
 fn partition(id: &str) -> Result<PartitionId, HttpError> {
     let id = id.parse().map(PartitionId);
     id.map_err(|_| HttpError::refused("a partition is a whole number from 0 on"))
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_core::WallTime;
+    use ironring_ring::metadata::Command;
+
+    use super::*;
+    use crate::cluster::tests::cluster_of;
+
+    #[test]
+    fn digits_are_the_id_of_a_node_whoever_is_called_so() {
+        let mut metadata = cluster_of(3);
+        for (n, name) in [(1, "0"), (2, "1"), (3, "c")] {
+            let mut node = metadata.member(NodeId(n)).unwrap().facts.clone();
+            node.name = name.to_owned();
+            metadata.apply(&Command::Join { node, token: None, at: WallTime(9) });
+        }
+        let names: Vec<_> = metadata.members().map(|m| (m.id.0, m.facts.name.as_str())).collect();
+        assert_eq!(names, [(1, "0"), (2, "1"), (3, "c")]);
+        let resolve = |name: &str| NodeName::Name(name.to_owned()).resolve(&metadata).ok();
+        assert_eq!(resolve("1"), Some(NodeId(1)), "and not the one that is called 1");
+        assert_eq!((resolve("c"), resolve("3")), (Some(NodeId(3)), Some(NodeId(3))));
+        assert_eq!((resolve("0"), resolve("d")), (None, None));
+    }
 }

@@ -151,6 +151,12 @@ fn votes_are_wished_within_bounds() {
     let seven = group_status(&[1, 2, 3, 4, 5, 6, 7], &[8, 9]);
     assert_eq!(judge(&promote(8), &metadata, &seven), Err(Refusal::TooManyVoters(7)));
     assert!(judge(&promote(7), &metadata, &seven).is_ok(), "it votes already, and is to stay");
+    let six = group_status(&[1, 2, 3, 4, 5, 6], &[7, 8, 9]);
+    let mut wished = cluster(9);
+    let verdict = judge(&promote(7), &wished, &six).unwrap();
+    apply(&mut wished, &verdict);
+    let second = judge(&promote(8), &wished, &six);
+    assert_eq!(second, Err(Refusal::TooManyVoters(7)), "7 is to vote and does not yet");
     let three = group_status(&[1, 2, 3], &[4]);
     let verdict = judge(&promote(4), &metadata, &three).unwrap();
     assert!(verdict.warnings[0].contains("4 voters survive the loss of 1, as 3 do"), "{verdict:?}");
