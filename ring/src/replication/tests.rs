@@ -630,3 +630,30 @@ fn a_proposal_that_is_refused_is_repeated_ever_more_seldom() {
     }
     assert!(taken, "{record:?}");
 }
+
+/// A cut-off leader may be asked for hours; and who led knows no more what all have.
+#[test]
+fn reads_that_were_given_up_are_forgotten_and_who_steps_down_knows_of_no_others() {
+    let record = led_with_another(3);
+    let (me, begin) = (record.leader.unwrap(), Instant(1));
+    let mut replicas = begun(begin, &record);
+    let state = AckState::Flushed { end: Offset(2) };
+    let from = LeaderId { replica: record.voters[1], incarnation: Incarnation(1) };
+    let (to, term) = (me.replica, Term(3));
+    let ack = |state, probe| Ack { partition: P, to, from, term, probe, state };
+    replicas.ack(begin, &ack(state, begin));
+    assert_eq!(replicas.view(P).all_end, Offset(2));
+    let later = begin + Duration::from_secs(60);
+    for n in 0..1000 {
+        assert_eq!(replicas.read(later, P, ReadTicket(n)), Ok(false), "its lease is over");
+        replicas.keep_reads(P, |ticket| ticket.0 > 990);
+    }
+    let reads = |replicas: &Replicator| replicas.replica(P).leader().unwrap().reads.len();
+    assert_eq!(reads(&replicas), 9);
+    replicas.effects().for_each(drop);
+    replicas.ack(later, &ack(AckState::Promised { term: Term(4) }, later));
+    assert_eq!(replicas.view(P).leads, None);
+    assert_eq!(replicas.view(P).all_end, Offset::NONE);
+    let decided = replicas.effects().filter(|e| matches!(e, Effect::ReadDecided { .. })).count();
+    assert_eq!(decided, 9);
+}
