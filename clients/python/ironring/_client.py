@@ -23,9 +23,11 @@ from typing import (
 
 from . import _messages as m
 from ._call import Call, Sequences
+from ._candidates import Candidates, share
 from ._connection import Connection
 from ._errors import (
     ConditionFailed,
+    DeadlineExceeded,
     ErrorCode,
     InvalidRequest,
     IronringError,
@@ -48,8 +50,9 @@ _Encode = Callable[[m.WriteOptions], bytes]
 class Client:
     """A client of one cluster, for one thread.
 
-    `addrs`: `host:port`, one or several, tried in this order. `cluster`: refuse servers of any
-    other. `deadline`: seconds a call takes at most, with all its retries.
+    `addrs`: `host:port`, one or several, tried in this order; those that did not answer last time
+    come after the others. `cluster`: refuse servers of any other. `deadline`: seconds a call takes
+    at most, with all its retries.
     `attempt_timeout`: seconds a call that can be repeated waits for a node that says nothing before
     it asks again, perhaps another; twice as long after every third time. `durability`: level of
     writes that do not ask for another. `session`: number writes so that they can be repeated
@@ -86,6 +89,7 @@ class Client:
         self._map: Optional[m.ClusterMap] = None
         self._map_is_old = False
         self._asks_for_map = 0
+        self._candidates = Candidates()
         self._older_maps = 0
         self._unreachable: Set[str] = set()
         self._sequences = Sequences()
@@ -204,7 +208,7 @@ class Client:
                     last = error
                     continue
             except IronringError as error:
-                self._drop(connection)
+                self._give_up(connection, error)
                 last = error
                 continue
             except BaseException:
@@ -467,16 +471,20 @@ class Client:
         return list(dict.fromkeys(self.addrs + of_map))
 
     def _any_connection(self, until: float) -> Connection:
-        known = self._known_addresses()
-        opened = [address for address in known if address in self._connections]
+        known = self._candidates.order(self._known_addresses())
         last: Optional[IronringError] = None
-        for address in opened + [address for address in known if address not in opened]:
+        for at, address in enumerate(known):
             try:
-                return self._open(address, until)
+                return self._open(address, self._share(until, len(known) - at))
             except IronringError as error:
                 last = error
         assert last is not None, "there is an address"
         raise last
+
+    def _share(self, until: float, remaining: int) -> float:
+        """When to go on from the first of `remaining` addresses."""
+        now = time.monotonic()
+        return now + share(until - now, remaining, self.attempt_timeout)
 
     def _open(self, address: str, until: float) -> Connection:
         connection = self._connections.get(address)
@@ -484,10 +492,23 @@ class Client:
             if connection.is_alive():
                 return connection
             self._drop(connection)
-        until = min(until, time.monotonic() + self._connect_timeout)
-        connection = Connection(address, self._hello, until)
+        now = time.monotonic()
+        if until <= now:
+            raise DeadlineExceeded("no answer in time")
+        try:
+            connection = Connection(address, self._hello, min(until, now + self._connect_timeout))
+        except IronringError:
+            self._candidates.failed(address)
+            raise
+        self._candidates.reached(address)
         self._connections[address] = connection
         return connection
+
+    def _give_up(self, connection: Connection, error: IronringError) -> None:
+        """Closes a connection: whatever is left on it belongs to nobody any more."""
+        self._drop(connection)
+        if isinstance(error, DeadlineExceeded):
+            self._candidates.failed(connection.address)
 
     def _drop(self, connection: Connection) -> None:
         connection.close()
@@ -504,17 +525,21 @@ class Client:
         known = self._known_addresses()
         turn = self._asks_for_map % len(known)
         self._asks_for_map += 1
-        # Those that answered lately first: one that says nothing costs the whole attempt.
-        rotated = known[turn:] + known[:turn]
-        for address in sorted(rotated, key=lambda address: address not in self._connections):
+        # Those that answered lately first: one that says nothing costs its share of the attempt.
+        known = sorted(
+            known[turn:] + known[:turn],
+            key=lambda a: (self._candidates.has_failed(a), a not in self._connections),
+        )
+        for at, address in enumerate(known):
+            share_end = self._share(until, len(known) - at)
             try:
-                connection = self._open(address, until)
+                connection = self._open(address, share_end)
                 try:
                     found = connection.exchange(
-                        m.Op.CLUSTER_MAP, b"", m.Op.MAP, until + _GRACE, until
+                        m.Op.CLUSTER_MAP, b"", m.Op.MAP, share_end + _GRACE, share_end
                     )
-                except IronringError:
-                    self._drop(connection)
+                except IronringError as error:
+                    self._give_up(connection, error)
                     raise
             except IronringError:
                 continue
@@ -644,8 +669,7 @@ class Client:
         except ServerError as error:
             raise _AttemptFailed(error, sent=True) from error
         except IronringError as error:
-            # Whatever is left on it belongs to nobody any more.
-            self._drop(connection)
+            self._give_up(connection, error)
             raise _AttemptFailed(error, sent=True) from error
         except BaseException:
             self._drop(connection)

@@ -1,5 +1,6 @@
 """The client against a server in a thread that misbehaves on demand."""
 
+import socket
 import unittest
 
 import fake
@@ -175,6 +176,28 @@ class ClientTest(unittest.TestCase):
         with Client([nowhere, self.server.address], cluster="test") as c:
             c.ping()
             self.assertEqual(next(iter(c.servers.values())).node, "fake")
+
+    def test_an_address_that_says_nothing_leaves_time_for_the_next(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            silent.settimeout(0)
+            addrs = ["127.0.0.1:%d" % silent.getsockname()[1], self.server.address]
+            with Client(addrs, connect_timeout=3600, deadline=2) as c:
+                c.ping()
+                c.topic_list()
+                c.put(b"k", b"v")
+                self.server.on(Op.PING, fake.CLOSE_BEFORE)
+                c.ping()
+            silent.accept()[0].close()
+            with self.assertRaises(BlockingIOError):
+                silent.accept()
+
+    def test_a_node_that_fell_silent_is_left_for_another(self):
+        other = fake.Server()
+        self.addCleanup(other.stop)
+        with Client([self.server.address, other.address], attempt_timeout=0.2) as c:
+            self.server.on(Op.PING, fake.SILENCE)
+            c.ping()
+        self.assertEqual((self.server.count(Op.PING), other.count(Op.PING)), (1, 1))
 
     def test_what_breaks_a_rule_is_not_sent(self):
         c = self.client()

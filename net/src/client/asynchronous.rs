@@ -28,6 +28,7 @@ use monoio::time::{sleep, timeout};
 use super::call::{
     Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
 };
+use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, answers, deadline_ms};
 use crate::message::{ClusterMap, Request, Response, TopicInfo, WriteOptions};
 
@@ -63,6 +64,7 @@ struct Inner {
     follows: Cell<bool>,
     /// Which of the known addresses is asked next for a map.
     asks_for_map: Cell<usize>,
+    candidates: RefCell<Candidates>,
     sequences: RefCell<Sequences>,
     opening_session: Gate,
     turns: RefCell<BTreeMap<PartitionId, Rc<Gate>>>,
@@ -85,6 +87,7 @@ impl Client {
             routing_is_old: Cell::new(false),
             follows: Cell::new(false),
             asks_for_map: Cell::new(0),
+            candidates: RefCell::default(),
             sequences: RefCell::default(),
             opening_session: Gate::default(),
             turns: RefCell::default(),
@@ -262,7 +265,13 @@ impl Client {
         let silent = pipeline.silent_for() >= asked.elapsed() / 2;
         if let (Err(Failure::Lost(ClientError::Timeout)), true) = (&result, silent) {
             // Others may still hear on it; who comes next had better not count on it.
-            self.inner.pipelines.borrow_mut().retain(|_, known| !known.is(&pipeline));
+            self.inner.pipelines.borrow_mut().retain(|address, known| {
+                let same = known.is(&pipeline);
+                if same {
+                    self.inner.candidates.borrow_mut().failed(address);
+                }
+                !same
+            });
         }
         result
     }
@@ -326,18 +335,22 @@ impl Client {
     }
 
     async fn any_pipeline(&self, until: Instant) -> Result<Pipeline, ClientError> {
-        let addrs = &self.known_addresses();
-        if let Some(open) = addrs.iter().find_map(|address| self.opened(address)) {
-            return Ok(open);
-        }
+        let addrs = self.inner.candidates.borrow().order(self.known_addresses());
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        for address in addrs {
-            match self.open(address, until).await {
+        for (at, address) in addrs.iter().enumerate() {
+            match self.open(address, self.turn(until, addrs.len() - at)).await {
                 Ok(pipeline) => return Ok(pipeline),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// When to go on from the first of `remaining` addresses.
+    fn turn(&self, until: Instant, remaining: usize) -> Instant {
+        let now = Instant::now();
+        let left = until.saturating_duration_since(now);
+        now + share(left, remaining, self.inner.config.attempt_timeout)
     }
 
     fn opened(&self, address: &str) -> Option<Pipeline> {
@@ -350,7 +363,9 @@ impl Client {
         }
         let dial = Rc::clone(self.inner.dials.borrow_mut().entry(address.to_owned()).or_default());
         let failures = dial.failures.get();
-        let _pass = dial.gate.enter().await;
+        let left = || until.saturating_duration_since(Instant::now());
+        let _pass =
+            timeout(left(), dial.gate.enter()).await.map_err(|_elapsed| ClientError::Timeout)?;
         if let Some(open) = self.opened(address) {
             return Ok(open);
         }
@@ -360,15 +375,19 @@ impl Client {
             // As it went for whoever connected while this task waited, so it would for this one.
             return Err(failed.error());
         }
-        let left = until.saturating_duration_since(Instant::now());
-        let limit = left.min(self.inner.config.connect_timeout);
+        let limit = left().min(self.inner.config.connect_timeout);
+        if limit.is_zero() {
+            return Err(ClientError::Timeout);
+        }
         match halves::connect_within(address, &self.inner.config, limit).await {
             Ok((sender, receiver, server)) => {
+                self.inner.candidates.borrow_mut().reached(address);
                 let pipeline = Pipeline::new(sender, receiver, server);
                 self.inner.pipelines.borrow_mut().insert(address.to_owned(), pipeline.clone());
                 Ok(pipeline)
             }
             Err(error) => {
+                self.inner.candidates.borrow_mut().failed(address);
                 dial.failures.set(dial.failures.get() + 1);
                 *dial.failed.borrow_mut() = Some(Broken::new(address, &error));
                 Err(error)
@@ -388,20 +407,28 @@ impl Client {
         self.inner.asks_for_map.set(turn + 1);
         let turn = turn % known.len();
         known.rotate_left(turn);
-        // Those that answered lately first: one that says nothing costs the whole attempt.
-        known.sort_by_key(|address| self.opened(address).is_none());
-        for address in known {
-            if let Ok(pipeline) = self.open(&address, until).await
-                && let Ok(map) =
-                    Self::exchange(&pipeline, &Request::ClusterMap, (until, until), &answers::map)
-                        .await
-            {
-                let routing = &mut *self.inner.routing.borrow_mut();
-                match routing {
-                    Some(routing) => Rc::make_mut(routing).renew(map),
-                    None => *routing = Some(Rc::new(Routing::new(map))),
+        // Those that answered lately first: one that says nothing costs its share of the attempt.
+        known.sort_by_key(|address| {
+            (self.inner.candidates.borrow().has_failed(address), self.opened(address).is_none())
+        });
+        for (at, address) in known.iter().enumerate() {
+            let turn = self.turn(until, known.len() - at);
+            let Ok(pipeline) = self.open(address, turn).await else { continue };
+            let asked =
+                Self::exchange(&pipeline, &Request::ClusterMap, (turn, turn), &answers::map).await;
+            match asked {
+                Ok(map) => {
+                    let routing = &mut *self.inner.routing.borrow_mut();
+                    match routing {
+                        Some(routing) => Rc::make_mut(routing).renew(map),
+                        None => *routing = Some(Rc::new(Routing::new(map))),
+                    }
+                    return;
                 }
-                return;
+                Err(failure) if failure.is_silence() => {
+                    self.inner.candidates.borrow_mut().failed(address);
+                }
+                Err(_) => {}
             }
         }
     }

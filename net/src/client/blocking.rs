@@ -19,6 +19,7 @@ use super::answers;
 use super::call::{
     Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
 };
+use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::{HEADER_BYTES, Header, set_flags};
@@ -45,6 +46,7 @@ pub struct Client {
     routing_is_old: bool,
     /// Which of the known addresses is asked next for a map.
     asks_for_map: usize,
+    candidates: Candidates,
     sequences: Sequences,
     topics: BTreeMap<String, TopicInfo>,
     correlation: u64,
@@ -65,6 +67,7 @@ impl Client {
             routing: None,
             routing_is_old: false,
             asks_for_map: 0,
+            candidates: Candidates::default(),
             sequences: Sequences::default(),
             topics: BTreeMap::new(),
             correlation: 0,
@@ -236,11 +239,18 @@ impl Client {
     ) -> Result<T, Failure> {
         let address = self.connection_for(partition, turn).map_err(Failure::of_connecting)?;
         let result = self.exchange(&address, request, (turn, until), read);
-        if let Err(Failure::Lost(_)) = result {
-            // Whatever is left on it belongs to nobody any more.
-            self.connections.remove(&address);
+        if let Err(failure @ Failure::Lost(_)) = &result {
+            self.give_up(&address, failure);
         }
         result
+    }
+
+    /// Closes a connection: whatever is left on it belongs to nobody any more.
+    fn give_up(&mut self, address: &str, failure: &Failure) {
+        self.connections.remove(address);
+        if failure.is_silence() {
+            self.candidates.failed(address);
+        }
     }
 
     fn exchange<T>(
@@ -320,17 +330,23 @@ impl Client {
 
     fn any_connection(&mut self, until: Instant) -> Result<String, ClientError> {
         let known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
-        let (mut addrs, closed): (Vec<String>, Vec<String>) =
-            known.into_iter().partition(|address| self.connections.contains_key(address));
-        addrs.extend(closed);
+        let addrs = self.candidates.order(known);
+        let count = addrs.len();
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        for address in addrs {
-            match self.open(&address, until) {
+        for (at, address) in addrs.into_iter().enumerate() {
+            match self.open(&address, self.turn(until, count - at)) {
                 Ok(()) => return Ok(address),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// When to go on from the first of `remaining` addresses.
+    fn turn(&self, until: Instant, remaining: usize) -> Instant {
+        let now = Instant::now();
+        let left = until.saturating_duration_since(now);
+        now + share(left, remaining, self.config.attempt_timeout)
     }
 
     /// Makes sure that there is a connection to `address` that the server has not closed.
@@ -339,10 +355,22 @@ impl Client {
             return Ok(());
         }
         self.connections.remove(address);
-        let until = until.min(Instant::now() + self.config.connect_timeout);
-        let raw = RawConnection::connect(address, &self.config.hello(), until)?;
-        self.connections.insert(address.to_owned(), raw);
-        Ok(())
+        let now = Instant::now();
+        if until <= now {
+            return Err(ClientError::Timeout);
+        }
+        let until = until.min(now + self.config.connect_timeout);
+        match RawConnection::connect(address, &self.config.hello(), until) {
+            Ok(raw) => {
+                self.candidates.reached(address);
+                self.connections.insert(address.to_owned(), raw);
+                Ok(())
+            }
+            Err(error) => {
+                self.candidates.failed(address);
+                Err(error)
+            }
+        }
     }
 
     /// Asks once for a new map when something hinted that the one in use is old. Without an answer
@@ -355,21 +383,23 @@ impl Client {
         let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
         let turn = self.asks_for_map % known.len();
         known.rotate_left(turn);
-        // Those that answered lately first: one that says nothing costs the whole attempt.
-        known.sort_by_key(|address| !self.connections.contains_key(address));
+        // Those that answered lately first: one that says nothing costs its share of the attempt.
+        known.sort_by_key(|address| {
+            (self.candidates.has_failed(address), !self.connections.contains_key(address))
+        });
         self.asks_for_map += 1;
-        for address in known {
-            if self.open(&address, until).is_err() {
+        let count = known.len();
+        for (at, address) in known.into_iter().enumerate() {
+            let turn = self.turn(until, count - at);
+            if self.open(&address, turn).is_err() {
                 continue;
             }
-            match self.exchange(&address, &Request::ClusterMap, (until, until), &answers::map) {
+            match self.exchange(&address, &Request::ClusterMap, (turn, turn), &answers::map) {
                 Ok(map) => match &mut self.routing {
                     Some(routing) => return routing.renew(map),
                     None => return self.routing = Some(Routing::new(map)),
                 },
-                Err(_) => {
-                    self.connections.remove(&address);
-                }
+                Err(failure) => self.give_up(&address, &failure),
             }
         }
     }

@@ -117,8 +117,13 @@ impl Cluster {
 
     /// The shard that took the last put.
     pub fn last_shard(&self) -> usize {
+        *self.shards_of(Opcode::Put).last().unwrap()
+    }
+
+    /// The shards that took the requests of a kind, in their order.
+    pub fn shards_of(&self, opcode: Opcode) -> Vec<usize> {
         let state = self.state.lock().unwrap();
-        state.seen.iter().rev().find(|(opcode, _)| *opcode == Opcode::Put).unwrap().1
+        state.seen.iter().filter(|(seen, _)| *seen == opcode).map(|(_, shard)| *shard).collect()
     }
 
     /// Connections accepted so far.
@@ -545,4 +550,23 @@ fn connection_to_nowhere() -> Connection {
     connection.feed(Instant(0), &frames);
     assert!(connection.next_frame().unwrap().is_some());
     connection
+}
+
+/// Where connections are taken and nothing is ever said, until it is dropped.
+pub(crate) struct Silent(TcpListener);
+
+impl Silent {
+    pub fn start() -> Silent {
+        Silent(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    pub fn address(&self) -> String {
+        self.0.local_addr().unwrap().to_string()
+    }
+
+    /// Connections made, as of the last time this was asked.
+    pub fn connections(&self) -> usize {
+        self.0.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| self.0.accept().ok()).count()
+    }
 }

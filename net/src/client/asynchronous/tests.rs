@@ -4,7 +4,7 @@ use std::future::Future;
 
 use super::*;
 use crate::client::WriteSettings;
-use crate::client::fake::{Act, Cluster};
+use crate::client::fake::{Act, Cluster, Silent};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::{Opcode, set_correlation};
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
@@ -241,8 +241,8 @@ fn connecting_fails_with_the_reason() {
 #[test]
 fn who_connects_to_a_silent_node_holds_nobody_up() {
     let cluster = Cluster::start();
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap().to_string();
+    let silent = Silent::start();
+    let address = silent.address();
     run(async {
         let forever = Duration::from_secs(3600);
         let config = ClientConfig { connect_timeout: forever, ..config(&cluster) };
@@ -261,9 +261,7 @@ fn who_connects_to_a_silent_node_holds_nobody_up() {
             assert!(timeout(Duration::from_secs(60), other).await.unwrap());
         }
     });
-    silent.set_nonblocking(true).unwrap();
-    let connections = std::iter::from_fn(|| silent.accept().ok()).count();
-    assert_eq!(connections, 1, "they shared how it went");
+    assert_eq!(silent.connections(), 1, "they shared how it went");
 }
 
 #[test]
@@ -296,4 +294,38 @@ fn a_connection_is_given_up_only_when_nothing_is_answered_on_it() {
         assert!(c.get(b"k").await.unwrap().is_some());
         assert_eq!(cluster.connections(), before + 1, "nobody was answered on it");
     });
+}
+
+#[test]
+fn an_address_that_says_nothing_leaves_time_for_the_next() {
+    let (cluster, silent) = (Cluster::start(), Silent::start());
+    run(async {
+        let config = ClientConfig {
+            addrs: vec![silent.address(), cluster.address(0)],
+            connect_timeout: Duration::from_secs(3600),
+            deadline: Duration::from_secs(2),
+            ..config(&cluster)
+        };
+        let c = Client::connect(config).await.unwrap();
+        c.ping().await.unwrap();
+        c.topic_list().await.unwrap();
+        c.put(b"k", b"v").await.unwrap();
+        cluster.on(Opcode::Ping, Act::CloseBefore);
+        c.ping().await.unwrap();
+    });
+    assert_eq!(silent.connections(), 1, "it is tried again only when the others fail as well");
+}
+
+#[test]
+fn a_node_that_fell_silent_is_left_for_another() {
+    let cluster = Cluster::start();
+    run(async {
+        let addrs = vec![cluster.address(0), cluster.address(1)];
+        let attempt_timeout = Duration::from_millis(200);
+        let config = ClientConfig { addrs, attempt_timeout, ..config(&cluster) };
+        let c = Client::connect(config).await.unwrap();
+        cluster.on(Opcode::Ping, Act::Silence);
+        c.ping().await.unwrap();
+    });
+    assert_eq!(cluster.shards_of(Opcode::Ping), [0, 1]);
 }

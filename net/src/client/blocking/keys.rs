@@ -123,9 +123,8 @@ impl Client {
             }
         };
         let result = self.exchange_with(flags::STALE, address, &request, times, read);
-        if let Err(Failure::Lost(_)) = result {
-            // Whatever is left on it belongs to nobody any more.
-            self.connections.remove(address);
+        if let Err(failure @ Failure::Lost(_)) = &result {
+            self.give_up(address, failure);
         }
         result.map_err(Failure::into_error)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::client::fake::{Act, Cluster};
+use crate::client::fake::{Act, Cluster, Silent};
 use crate::client::{Record, WriteSettings};
 use crate::frame::Opcode;
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
@@ -339,4 +339,34 @@ fn frames_of_the_callers_own_making_are_answered_by_correlation() {
         assert_eq!(header.correlation, correlation);
         assert_eq!(decode_response(&header, body), Ok(Response::Pong));
     }
+}
+
+#[test]
+fn an_address_that_says_nothing_leaves_time_for_the_next() {
+    let (cluster, silent) = (Cluster::start(), Silent::start());
+    let config = ClientConfig {
+        addrs: vec![silent.address(), cluster.address(0)],
+        connect_timeout: Duration::from_secs(3600),
+        deadline: Duration::from_secs(2),
+        ..config(&cluster)
+    };
+    let mut c = Client::connect(config).unwrap();
+    c.ping().unwrap();
+    c.topic_list().unwrap();
+    c.put(b"k", b"v").unwrap();
+    cluster.on(Opcode::Ping, Act::CloseBefore);
+    c.ping().unwrap();
+    assert_eq!(silent.connections(), 1, "it is tried again only when the others fail as well");
+}
+
+#[test]
+fn a_node_that_fell_silent_is_left_for_another() {
+    let cluster = Cluster::start();
+    let addrs = vec![cluster.address(0), cluster.address(1)];
+    let attempt_timeout = Duration::from_millis(200);
+    let mut c =
+        Client::connect(ClientConfig { addrs, attempt_timeout, ..config(&cluster) }).unwrap();
+    cluster.on(Opcode::Ping, Act::Silence);
+    c.ping().unwrap();
+    assert_eq!(cluster.shards_of(Opcode::Ping), [0, 1]);
 }
