@@ -455,8 +455,8 @@ class Client:
         """A connection to the partition's shard if it can be had, else any."""
         if self._shard_aware and partition is not None:
             self._renew_map(until)
-            owner = self._map.address_of(partition) if self._map else None
-            if owner is not None and owner not in self._unreachable:
+            owner = self._owner(partition)
+            if owner is not None:
                 # An address that swallows packets must leave time for another.
                 now = time.monotonic()
                 try:
@@ -464,6 +464,13 @@ class Client:
                 except IronringError:
                     self._unreachable.add(owner)
         return self._any_connection(until)
+
+    def _owner(self, partition: Optional[int]) -> Optional[str]:
+        """The address of the shard that owns a partition, unless it could not be reached."""
+        if self._map is None or partition is None:
+            return None
+        owner = self._map.address_of(partition)
+        return None if owner in self._unreachable else owner
 
     def _known_addresses(self) -> List[str]:
         """Those of the configuration, then those of the map."""
@@ -667,6 +674,9 @@ class Client:
         try:
             return connection.exchange(op, body, expected, turn + _GRACE, until)
         except ServerError as error:
+            if error.code == ErrorCode.NOT_LEADER:
+                owner = self._owner(partition)
+                self._candidates.does_not_lead(connection.address, owner, self.addrs)
             raise _AttemptFailed(error, sent=True) from error
         except IronringError as error:
             self._give_up(connection, error)

@@ -199,6 +199,18 @@ class ClientTest(unittest.TestCase):
             c.ping()
         self.assertEqual((self.server.count(Op.PING), other.count(Op.PING)), (1, 1))
 
+    def test_the_leader_is_found_when_the_addresses_of_the_map_lead_nowhere(self):
+        other = fake.Server()
+        self.addCleanup(other.stop)
+        for server in (self.server, other):
+            server.map_addresses = [fake.free_address()]
+        with Client([self.server.address, other.address], deadline=2) as c:
+            self.server.refused[Op.PUT] = ErrorCode.NOT_LEADER
+            c.put(b"k", b"v")
+            self.server.refused, other.refused = {}, self.server.refused
+            c.put(b"k", b"v")
+        self.assertEqual((self.server.applied, other.applied), (1, 1))
+
     def test_what_breaks_a_rule_is_not_sent(self):
         c = self.client()
         for call in (lambda: c.put(b"", b""), lambda: c.put(b"k" * 1025, b"")):

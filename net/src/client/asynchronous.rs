@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ironring_core::prng::Prng;
-use ironring_core::{PartitionId, SessionId};
+use ironring_core::{ErrorCode, PartitionId, SessionId};
 use monoio::time::{sleep, timeout};
 
 use super::call::{
@@ -273,7 +273,20 @@ impl Client {
                 !same
             });
         }
+        if let Err(Failure::Refused { code: ErrorCode::NotLeader, .. }) = &result {
+            self.does_not_lead(&pipeline, partition);
+        }
         result
+    }
+
+    fn does_not_lead(&self, pipeline: &Pipeline, partition: Option<PartitionId>) {
+        let pipelines = self.inner.pipelines.borrow();
+        let routing = self.inner.routing.borrow();
+        let owner = routing.as_ref().zip(partition).and_then(|(map, of)| map.address_of(of));
+        if let Some((address, _)) = pipelines.iter().find(|(_, known)| known.is(pipeline)) {
+            let configured = &self.inner.config.addrs;
+            self.inner.candidates.borrow_mut().does_not_lead(address, owner, configured);
+        }
     }
 
     async fn exchange<T>(

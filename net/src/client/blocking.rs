@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ironring_core::prng::Prng;
-use ironring_core::{PartitionId, SessionId, Token};
+use ironring_core::{ErrorCode, PartitionId, SessionId, Token};
 
 use super::answers;
 use super::call::{
@@ -239,8 +239,14 @@ impl Client {
     ) -> Result<T, Failure> {
         let address = self.connection_for(partition, turn).map_err(Failure::of_connecting)?;
         let result = self.exchange(&address, request, (turn, until), read);
-        if let Err(failure @ Failure::Lost(_)) = &result {
-            self.give_up(&address, failure);
+        match &result {
+            Err(failure @ Failure::Lost(_)) => self.give_up(&address, failure),
+            Err(Failure::Refused { code: ErrorCode::NotLeader, .. }) => {
+                let routing = self.routing.as_ref();
+                let owner = routing.zip(partition).and_then(|(map, of)| map.address_of(of));
+                self.candidates.does_not_lead(&address, owner, &self.config.addrs);
+            }
+            _ => {}
         }
         result
     }

@@ -12,11 +12,16 @@ const SHARES_MAX: u32 = 4;
 pub(super) struct Candidates {
     /// Those that could not be reached, or fell silent, when they were tried last.
     failed: BTreeSet<String>,
+    /// The one that said last that it does not lead, asked in place of the one that does.
+    passed: Option<String>,
 }
 
 impl Candidates {
     /// All of `known` in the order to try them in.
     pub fn order(&self, mut known: Vec<String>) -> Vec<String> {
+        let passed = |address: &String| Some(address) == self.passed.as_ref();
+        let first = known.iter().position(passed).map_or(0, |at| at + 1);
+        known.rotate_left(first);
         known.sort_by_key(|address| self.has_failed(address));
         known
     }
@@ -34,6 +39,17 @@ impl Candidates {
     /// There was none to be had, or nothing came on it.
     pub fn failed(&mut self, address: &str) {
         self.failed.insert(address.to_owned());
+    }
+
+    /// `address` said that it does not lead. When it was asked in place of the `owner`, the next
+    /// one is asked from here on.
+    pub fn does_not_lead(&mut self, address: &str, owner: Option<&str>, configured: &[String]) {
+        if owner == Some(address) {
+            return;
+        }
+        self.passed = Some(address.to_owned());
+        // The one that leads may have failed before.
+        self.failed.retain(|failed| !configured.contains(failed));
     }
 }
 
@@ -63,6 +79,22 @@ mod tests {
         assert_eq!(order(&candidates), "abc", "none is better than the others");
         candidates.reached("b");
         assert_eq!(order(&candidates), "bac");
+    }
+
+    #[test]
+    fn one_that_does_not_lead_makes_room_for_the_next() {
+        let mut candidates = Candidates::default();
+        let configured = ["a", "b"].map(str::to_owned);
+        candidates.does_not_lead("a", Some("a"), &configured);
+        assert_eq!(order(&candidates), "abc", "who leads is the map's business");
+        candidates.does_not_lead("a", None, &configured);
+        assert_eq!(order(&candidates), "bca");
+        candidates.failed("a");
+        candidates.failed("c");
+        candidates.does_not_lead("b", None, &configured);
+        assert_eq!(order(&candidates), "abc");
+        candidates.does_not_lead("c", None, &configured);
+        assert_eq!(order(&candidates), "abc", "it begins again");
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::client::fake::{Act, Cluster, Silent};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::{Opcode, set_correlation};
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
-use ironring_core::ErrorCode;
 use monoio::{FusionDriver, RuntimeBuilder};
 
 fn run<T>(future: impl Future<Output = T>) -> T {
@@ -328,4 +327,28 @@ fn a_node_that_fell_silent_is_left_for_another() {
         c.ping().await.unwrap();
     });
     assert_eq!(cluster.shards_of(Opcode::Ping), [0, 1]);
+}
+
+#[test]
+fn the_leader_is_found_among_the_addresses_given_when_those_of_the_map_lead_nowhere() {
+    let cluster = Cluster::start();
+    cluster.hide_behind_a_firewall();
+    run(async {
+        let addrs = vec![cluster.address(0), cluster.address(1)];
+        let deadline = Duration::from_secs(2);
+        let config = ClientConfig { addrs, deadline, ..config(&cluster) };
+        let c = Client::connect(config).await.unwrap();
+        let tasks: Vec<_> = (0..20u32)
+            .map(|i| {
+                let c = c.clone();
+                monoio::spawn(async move { c.put(&i.to_le_bytes(), b"v").await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+        for i in 0..20u32 {
+            assert!(c.get(&i.to_le_bytes()).await.unwrap().is_some());
+        }
+    });
 }

@@ -7,7 +7,7 @@ use crate::client::fake::{Act, Cluster, Silent};
 use crate::client::{Record, WriteSettings};
 use crate::frame::Opcode;
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
-use ironring_core::{ErrorCode, Offset, WallTime};
+use ironring_core::{Offset, WallTime};
 
 fn config(cluster: &Cluster) -> ClientConfig {
     ClientConfig { name: "test".into(), ..ClientConfig::new(cluster.address(0)) }
@@ -369,4 +369,21 @@ fn a_node_that_fell_silent_is_left_for_another() {
     cluster.on(Opcode::Ping, Act::Silence);
     c.ping().unwrap();
     assert_eq!(cluster.shards_of(Opcode::Ping), [0, 1]);
+}
+
+#[test]
+fn the_leader_is_found_among_the_addresses_given_when_those_of_the_map_lead_nowhere() {
+    let cluster = Cluster::start();
+    cluster.hide_behind_a_firewall();
+    let addrs = vec![cluster.address(0), cluster.address(1)];
+    let deadline = Duration::from_secs(2);
+    for session in [true, false] {
+        let addrs = addrs.clone();
+        let config = ClientConfig { addrs, deadline, session, ..config(&cluster) };
+        let mut c = Client::connect(config).unwrap();
+        for i in 0..20u32 {
+            c.put(&i.to_le_bytes(), b"v").unwrap();
+            assert!(c.get(&i.to_le_bytes()).unwrap().is_some());
+        }
+    }
 }
