@@ -185,13 +185,28 @@ class Client:
 
     def get_stale(self, key: bytes) -> m.Stale:
         """Reads a value at the first node that has a replica of it and answers, which may not have the
-        newest: also where no majority is left. Each known node is asked once."""
+        newest: also where no majority is left. Each known node is asked once; while the cluster map
+        is not known those of `addrs` first, the others only by a shard-aware client."""
         until = time.monotonic() + self.deadline
         known = self._known_addresses()
+        try:
+            return self._get_stale_among(known, key, until)
+        except IronringError:
+            if self._map is not None or not self._shard_aware:
+                raise
+            # Others may have a replica. Any node has the map, also one that is cut off.
+            self._ask_for_map(min(until, time.monotonic() + self.attempt_timeout))
+            others = [address for address in self._known_addresses() if address not in known]
+            if not others:
+                raise
+        return self._get_stale_among(others, key, until)
+
+    def _get_stale_among(self, addresses: List[str], key: bytes, until: float) -> m.Stale:
         # Not always the same one, so that reads spread.
-        first = self._rng.randrange(len(known))
+        first = self._rng.randrange(len(addresses))
+        rotated = addresses[first:] + addresses[:first]
         last: Optional[IronringError] = None
-        for address in known[first:] + known[:first]:
+        for address in sorted(rotated, key=self._candidates.has_failed):
             turn = min(until, time.monotonic() + self.attempt_timeout)
             try:
                 connection = self._open(address, turn)
@@ -525,9 +540,11 @@ class Client:
     def _renew_map(self, until: float) -> None:
         """Asks once for a new map when something hinted that the one in use is old. Without an
         answer the old one serves on."""
-        if not self._map_is_old:
-            return
-        self._map_is_old = False
+        if self._map_is_old:
+            self._map_is_old = False
+            self._ask_for_map(until)
+
+    def _ask_for_map(self, until: float) -> None:
         # Another one each time: a node that is cut off from the others does not know that.
         known = self._known_addresses()
         turn = self._asks_for_map % len(known)

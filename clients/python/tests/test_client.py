@@ -211,6 +211,23 @@ class ClientTest(unittest.TestCase):
             c.put(b"k", b"v")
         self.assertEqual((self.server.applied, other.applied), (1, 1))
 
+    def test_a_read_that_may_be_old_asks_the_replicas_of_the_map(self):
+        other = fake.Server()
+        self.addCleanup(other.stop)
+        other.keys[b"k"] = (1, b"v")
+        self.server.map_addresses = [self.server.address, other.address]
+        self.server.refused[Op.GET] = ErrorCode.NOT_READY
+        c = self.client()
+        for _ in range(2):
+            self.assertEqual(c.get_stale(b"k").value.value, b"v")
+        self.assertEqual(self.server.count(Op.CLUSTER_MAP), 1)
+        self.server.on(Op.CLUSTER_MAP, fake.CLOSE_BEFORE)
+        with self.assertRaises(ServerError) as raised:
+            self.client().get_stale(b"k")
+        self.assertEqual(raised.exception.code, ErrorCode.NOT_READY)
+        self.server.refused.clear()
+        self.assertIsNone(self.client().get_stale(b"k").value, "those given come first")
+
     def test_what_breaks_a_rule_is_not_sent(self):
         c = self.client()
         for call in (lambda: c.put(b"", b""), lambda: c.put(b"k" * 1025, b"")):

@@ -411,9 +411,12 @@ impl Client {
     /// Asks once for a new map when something hinted that the one in use is old. Without an answer
     /// the old one serves on.
     async fn renew_routing(&self, until: Instant) {
-        if !self.inner.routing_is_old.replace(false) {
-            return;
+        if self.inner.routing_is_old.replace(false) {
+            self.ask_for_map(until).await;
         }
+    }
+
+    async fn ask_for_map(&self, until: Instant) {
         // Another one each time: a node that is cut off from the others does not know that.
         let mut known = self.known_addresses();
         let turn = self.inner.asks_for_map.get();

@@ -382,9 +382,12 @@ impl Client {
     /// Asks once for a new map when something hinted that the one in use is old. Without an answer
     /// the old one serves on.
     fn renew_routing(&mut self, until: Instant) {
-        if !std::mem::take(&mut self.routing_is_old) {
-            return;
+        if std::mem::take(&mut self.routing_is_old) {
+            self.ask_for_map(until);
         }
+    }
+
+    fn ask_for_map(&mut self, until: Instant) {
         // Another one each time: a node that is cut off from the others does not know that.
         let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
         let turn = self.asks_for_map % known.len();

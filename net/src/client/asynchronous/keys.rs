@@ -79,18 +79,38 @@ impl Client {
     }
 
     /// Reads a value at the first node that has a replica of it and answers, which may not have the
-    /// newest: also where no majority is left. Each known node is asked once.
+    /// newest: also where no majority is left. Each known node is asked once; while the cluster map
+    /// is not known those of the configuration first, the others only by a shard-aware client.
     ///
     /// # Errors
     /// When none answers: what the last one said.
     pub async fn get_stale(&self, key: &[u8]) -> Result<Stale<Option<Value>>, ClientError> {
         let until = Instant::now() + self.inner.config.deadline;
+        let known = self.known_addresses();
+        let has_map = self.inner.routing.borrow().is_some();
+        let found = self.get_stale_among(known.clone(), key, until).await;
+        if found.is_ok() || has_map || !self.is_aware() {
+            return found;
+        }
+        // Others may have a replica. Any node has the map, also one that is cut off.
+        self.ask_for_map(until.min(Instant::now() + self.inner.config.attempt_timeout)).await;
+        let mut others = self.known_addresses();
+        others.retain(|address| !known.contains(address));
+        if others.is_empty() { found } else { self.get_stale_among(others, key, until).await }
+    }
+
+    async fn get_stale_among(
+        &self,
+        mut addresses: Vec<String>,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Stale<Option<Value>>, ClientError> {
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        let mut known = self.known_addresses();
         // Not always the same one, so that reads spread.
-        let first = self.inner.prng.borrow_mut().below(known.len().max(1) as u64) as usize;
-        known.rotate_left(first);
-        for address in known {
+        let first = self.inner.prng.borrow_mut().below(addresses.len().max(1) as u64) as usize;
+        addresses.rotate_left(first);
+        addresses.sort_by_key(|address| self.inner.candidates.borrow().has_failed(address));
+        for address in addresses {
             match self.get_stale_at(&address, key, until).await {
                 Ok(found) => return Ok(found),
                 Err(error) => last = error,

@@ -352,3 +352,27 @@ fn the_leader_is_found_among_the_addresses_given_when_those_of_the_map_lead_nowh
         }
     });
 }
+
+#[test]
+fn a_read_that_may_be_old_asks_the_replicas_of_the_map() {
+    let cluster = Cluster::start();
+    run(async {
+        client(&cluster).await.put(b"k", b"v").await.unwrap();
+        let before = cluster.count(Opcode::ClusterMap);
+        let refusal = Act::Refuse(ErrorCode::NotReady, 0);
+        let c = client(&cluster).await;
+        cluster.on(Opcode::Get, refusal);
+        assert_eq!(c.get_stale(b"k").await.unwrap().found.unwrap().value, b"v");
+        assert_eq!(cluster.shards_of(Opcode::Get), [0, 1]);
+        c.get_stale(b"k").await.unwrap();
+        assert_eq!(cluster.count(Opcode::ClusterMap), before + 1, "it is known by then");
+
+        let c = client(&cluster).await;
+        c.get_stale(b"k").await.unwrap();
+        assert_eq!(cluster.shards_of(Opcode::Get).last(), Some(&0), "those given come first");
+        cluster.on(Opcode::Get, refusal);
+        cluster.on(Opcode::ClusterMap, Act::CloseBefore);
+        let error = c.get_stale(b"k").await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::NotReady), "not that there is no map");
+    });
+}

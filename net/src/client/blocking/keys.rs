@@ -79,18 +79,37 @@ impl Client {
     }
 
     /// Reads a value at the first node that has a replica of it and answers, which may not have the
-    /// newest: also where no majority is left. Each known node is asked once.
+    /// newest: also where no majority is left. Each known node is asked once; while the cluster map
+    /// is not known those of the configuration first, the others only by a shard-aware client.
     ///
     /// # Errors
     /// When none answers: what the last one said.
     pub fn get_stale(&mut self, key: &[u8]) -> Result<Stale<Option<Value>>, ClientError> {
         let until = Instant::now() + self.config.deadline;
+        let known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        let found = self.get_stale_among(known.clone(), key, until);
+        if found.is_ok() || self.routing.is_some() || !self.config.shard_aware {
+            return found;
+        }
+        // Others may have a replica. Any node has the map, also one that is cut off.
+        self.ask_for_map(until.min(Instant::now() + self.config.attempt_timeout));
+        let mut others = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        others.retain(|address| !known.contains(address));
+        if others.is_empty() { found } else { self.get_stale_among(others, key, until) }
+    }
+
+    fn get_stale_among(
+        &mut self,
+        mut addresses: Vec<String>,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Stale<Option<Value>>, ClientError> {
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
         // Not always the same one, so that reads spread.
-        let first = self.prng.below(known.len().max(1) as u64) as usize;
-        known.rotate_left(first);
-        for address in known {
+        let first = self.prng.below(addresses.len().max(1) as u64) as usize;
+        addresses.rotate_left(first);
+        addresses.sort_by_key(|address| self.candidates.has_failed(address));
+        for address in addresses {
             match self.get_stale_at(&address, key, until) {
                 Ok(found) => return Ok(found),
                 Err(error) => last = error,

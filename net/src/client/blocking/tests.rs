@@ -387,3 +387,25 @@ fn the_leader_is_found_among_the_addresses_given_when_those_of_the_map_lead_nowh
         }
     }
 }
+
+#[test]
+fn a_read_that_may_be_old_asks_the_replicas_of_the_map() {
+    let cluster = Cluster::start();
+    client(&cluster).put(b"k", b"v").unwrap();
+    let before = cluster.count(Opcode::ClusterMap);
+    let refusal = Act::Refuse(ErrorCode::NotReady, 0);
+    let mut c = client(&cluster);
+    cluster.on(Opcode::Get, refusal);
+    assert_eq!(c.get_stale(b"k").unwrap().found.unwrap().value, b"v");
+    assert_eq!(cluster.shards_of(Opcode::Get), [0, 1]);
+    c.get_stale(b"k").unwrap();
+    assert_eq!(cluster.count(Opcode::ClusterMap), before + 1, "it is known by then");
+
+    let mut c = client(&cluster);
+    c.get_stale(b"k").unwrap();
+    assert_eq!(cluster.shards_of(Opcode::Get).last(), Some(&0), "those given come first");
+    cluster.on(Opcode::Get, refusal);
+    cluster.on(Opcode::ClusterMap, Act::CloseBefore);
+    let error = c.get_stale(b"k").unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::NotReady), "not that there is no map");
+}
