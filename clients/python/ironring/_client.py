@@ -135,12 +135,13 @@ class Client:
 
     def cluster_map(self) -> m.ClusterMap:
         """Asks for the cluster map, and uses it from here on."""
-        self._use_map(self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP))
-        return self._known_map()
+        cluster_map: m.ClusterMap = self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP)
+        self._use_map(cluster_map)
+        return cluster_map
 
     def partition_of(self, key: bytes) -> int:
         """The partition a key belongs to: a batch holds keys of one."""
-        return self._known_map().partition_of(key)
+        return self._known_map(self._until()).partition_of(key)
 
     # Keys
 
@@ -154,13 +155,14 @@ class Client:
         durability: Optional[m.Durability] = None,
     ) -> m.Receipt:
         """Stores a value. `condition`: `ABSENT` or a version. `ttl`: seconds until it expires."""
-        ttl_ms = m.ttl_ms(ttl)
+        ttl_ms, until = m.ttl_ms(ttl), self._until()
         return self._write(
             m.Op.PUT,
             m.Op.RECEIPT,
-            self._partition_for(key),
+            self._partition_for(key, until),
             durability,
             lambda options: m.put(options, condition, ttl_ms, key, value),
+            until,
         )
 
     def put_if_absent(self, key: bytes, value: bytes, *, ttl: Optional[float] = None) -> m.Receipt:
@@ -175,8 +177,10 @@ class Client:
 
     def get(self, key: bytes) -> Optional[m.Value]:
         """Reads a value; `None` when the key does not exist."""
+        until = self._until()
         try:
-            value: m.Value = self._read(m.Op.GET, m.get(key), m.Op.VALUE, self._partition_for(key))
+            partition = self._partition_for(key, until)
+            value: m.Value = self._read(m.Op.GET, m.get(key), m.Op.VALUE, partition, until)
             return value
         except ServerError as error:
             if error.code == ErrorCode.NOT_FOUND:
@@ -187,7 +191,7 @@ class Client:
         """Reads a value at the first node that has a replica of it and answers, which may not have the
         newest: also where no majority is left. Each known node is asked once; while the cluster map
         is not known those of `addrs` first, the others only by a shard-aware client."""
-        until = time.monotonic() + self.deadline
+        until = self._until()
         known = self._known_addresses()
         try:
             return self._get_stale_among(known, key, until)
@@ -242,12 +246,14 @@ class Client:
         durability: Optional[m.Durability] = None,
     ) -> m.Receipt:
         """Removes a key, whether or not it exists unless the condition asks."""
+        until = self._until()
         return self._write(
             m.Op.DELETE,
             m.Op.RECEIPT,
-            self._partition_for(key),
+            self._partition_for(key, until),
             durability,
             lambda options: m.delete(options, condition, key),
+            until,
         )
 
     def batch(
@@ -257,7 +263,8 @@ class Client:
         durability: Optional[m.Durability] = None,
     ) -> m.Receipt:
         """Applies all operations or none. All keys must belong to one partition."""
-        partitions = {self.partition_of(operation.key) for operation in operations}
+        until = self._until()
+        partitions = {self._known_map(until).partition_of(o.key) for o in operations}
         if len(partitions) != 1:
             raise InvalidRequest("a batch must hold operations, on keys of one partition")
         partition = partitions.pop()
@@ -267,13 +274,16 @@ class Client:
             partition,
             durability,
             lambda options: m.batch(options, partition, operations),
+            until,
         )
 
     def multi_get(self, keys: Sequence[bytes]) -> List[Optional[m.Value]]:
         """Reads many keys, of any partitions, in the order given. Not a snapshot."""
+        until = self._until()
         by_partition: Dict[int, List[int]] = {}
         for at, key in enumerate(keys):
-            by_partition.setdefault(self.partition_of(key), []).append(at)
+            partition = self._known_map(until).partition_of(key)
+            by_partition.setdefault(partition, []).append(at)
         found: List[Optional[m.Value]] = [None] * len(keys)
         for partition, wanted in by_partition.items():
             parts = [
@@ -283,7 +293,7 @@ class Client:
                 part = parts.pop()
                 body = m.multi_get(partition, [keys[at] for at in part])
                 try:
-                    values = self._read(m.Op.MULTI_GET, body, m.Op.VALUES, partition)
+                    values = self._read(m.Op.MULTI_GET, body, m.Op.VALUES, partition, until)
                 except ServerError as error:
                     if error.code != ErrorCode.TOO_LARGE or len(part) == 1:
                         raise
@@ -300,7 +310,7 @@ class Client:
     def scan(self, prefix: bytes = b"", *, values: bool = True) -> Iterator[m.Entry]:
         """Walks all keys that begin with `prefix`: partition after partition, in byte order within
         each. Not a snapshot. Reads page by page as the iterator is driven."""
-        for partition in range(self._known_map().partitions):
+        for partition in range(self._known_map(self._until()).partitions):
             after, more = b"", True
             while more:
                 body = m.scan(partition, prefix, after, _PAGE_ENTRIES, values)
@@ -328,7 +338,11 @@ class Client:
 
     def topic_describe(self, name: str) -> m.TopicInfo:
         """Describes a topic."""
-        topic: m.TopicInfo = self._read(m.Op.TOPIC_DESCRIBE, m.topic_name(name), m.Op.TOPIC)
+        return self._describe(name, self._until())
+
+    def _describe(self, name: str, until: float) -> m.TopicInfo:
+        body = m.topic_name(name)
+        topic: m.TopicInfo = self._read(m.Op.TOPIC_DESCRIBE, body, m.Op.TOPIC, until=until)
         self._topics[name] = topic
         return topic
 
@@ -358,16 +372,17 @@ class Client:
         is a value, or a pair of key and value."""
         pairs = [r if isinstance(r, tuple) else (b"", r) for r in records]
 
-        def append(topic: m.TopicInfo) -> m.Appended:
+        def append(topic: m.TopicInfo, until: float) -> m.Appended:
             index = partition
             if index is None:
                 index = (m.token(key or b"") >> 32) % max(1, topic.partitions)
             answer: m.Appended = self._write(
                 m.Op.TOPIC_APPEND,
                 m.Op.APPENDED,
-                self._partition_for_topic(topic, index),
+                self._partition_for_topic(topic, index, until),
                 durability,
                 lambda options: m.topic_append(options, topic.id, partition, key, pairs),
+                until,
             )
             return answer
 
@@ -386,13 +401,13 @@ class Client:
         """Reads records. Waits up to `wait` seconds, beyond the deadline, for the first. Go on with
         the last offset + 1."""
 
-        def read(topic: m.TopicInfo) -> m.Records:
+        def read(topic: m.TopicInfo, until: float) -> m.Records:
             body = m.topic_read(
                 topic.id, partition, start, max_records, max_bytes, round(wait * 1000)
             )
-            owner = self._partition_for_topic(topic, partition)
+            owner = self._partition_for_topic(topic, partition, until)
             records: m.Records = self._call(
-                m.Op.TOPIC_READ, body, m.Op.RECORDS, owner, freely=True, wait=wait
+                m.Op.TOPIC_READ, body, m.Op.RECORDS, owner, until, freely=True, wait=wait
             )
             return records
 
@@ -401,10 +416,10 @@ class Client:
     def topic_offsets(self, name: str, partition: int, time_ms: int = 0) -> m.Offsets:
         """Start and end of a topic partition, and the first offset at or after a time (0: none)."""
 
-        def ask(topic: m.TopicInfo) -> m.Offsets:
+        def ask(topic: m.TopicInfo, until: float) -> m.Offsets:
             body = m.topic_offsets(topic.id, partition, time_ms)
-            owner = self._partition_for_topic(topic, partition)
-            offsets: m.Offsets = self._read(m.Op.TOPIC_OFFSETS, body, m.Op.OFFSETS, owner)
+            owner = self._partition_for_topic(topic, partition, until)
+            offsets: m.Offsets = self._read(m.Op.TOPIC_OFFSETS, body, m.Op.OFFSETS, owner, until)
             return offsets
 
         return self._on_topic(name, ask)
@@ -419,36 +434,38 @@ class Client:
     ) -> m.Receipt:
         """Drops the records of a topic partition before an offset."""
 
-        def trim(topic: m.TopicInfo) -> m.Receipt:
+        def trim(topic: m.TopicInfo, until: float) -> m.Receipt:
             receipt: m.Receipt = self._write(
                 m.Op.TOPIC_TRIM,
                 m.Op.RECEIPT,
-                self._partition_for_topic(topic, partition),
+                self._partition_for_topic(topic, partition, until),
                 durability,
                 lambda options: m.topic_trim(options, topic.id, partition, before),
+                until,
             )
             return receipt
 
         return self._on_topic(name, trim)
 
-    def _on_topic(self, name: str, act: Callable[[m.TopicInfo], _T]) -> _T:
+    def _on_topic(self, name: str, act: Callable[[m.TopicInfo, float], _T]) -> _T:
         """Does something with a topic's id, which is remembered. One that the server does not know
         any more (the topic was dropped and made again) is looked up once more."""
+        until = self._until()
         remembered = self._topics.get(name)
         if remembered is not None:
             try:
-                return act(remembered)
+                return act(remembered, until)
             except ServerError as error:
                 if error.code != ErrorCode.UNKNOWN_TOPIC:
                     raise
                 self._topics.pop(name, None)
-        return act(self.topic_describe(name))
+        return act(self._describe(name, until), until)
 
     # Routing
 
-    def _known_map(self) -> m.ClusterMap:
+    def _known_map(self, until: float) -> m.ClusterMap:
         if self._map is None:
-            self._use_map(self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP))
+            self._use_map(self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP, until=until))
         assert self._map is not None
         return self._map
 
@@ -457,13 +474,15 @@ class Client:
         self._map_is_old = False
         self._unreachable.clear()
 
-    def _partition_for(self, key: bytes) -> Optional[int]:
+    def _partition_for(self, key: bytes, until: float) -> Optional[int]:
         """The partition of a key when the configuration makes use of it."""
-        return self.partition_of(key) if self._session or self._shard_aware else None
-
-    def _partition_for_topic(self, topic: m.TopicInfo, index: int) -> Optional[int]:
         if self._session or self._shard_aware:
-            return self._known_map().partition_of_topic(topic.id, index)
+            return self._known_map(until).partition_of(key)
+        return None
+
+    def _partition_for_topic(self, topic: m.TopicInfo, index: int, until: float) -> Optional[int]:
+        if self._session or self._shard_aware:
+            return self._known_map(until).partition_of_topic(topic.id, index)
         return None
 
     def _connection_for(self, partition: Optional[int], until: float) -> Connection:
@@ -538,13 +557,13 @@ class Client:
             del self._connections[connection.address]
 
     def _renew_map(self, until: float) -> None:
-        """Asks once for a new map when something hinted that the one in use is old. Without an
-        answer the old one serves on."""
+        """Renews the map when something hinted that the one in use is old."""
         if self._map_is_old:
             self._map_is_old = False
             self._ask_for_map(until)
 
     def _ask_for_map(self, until: float) -> None:
+        """Asks once for a new map. Without an answer the old one serves on."""
         # Another one each time: a node that is cut off from the others does not know that.
         known = self._known_addresses()
         turn = self._asks_for_map % len(known)
@@ -577,10 +596,19 @@ class Client:
 
     # Calls
 
+    def _until(self) -> float:
+        """When a call that begins is over. Everything it takes shares that."""
+        return time.monotonic() + self.deadline
+
     def _read(
-        self, op: m.Op, body: bytes, expected: m.Op, partition: Optional[int] = None
+        self,
+        op: m.Op,
+        body: bytes,
+        expected: m.Op,
+        partition: Optional[int] = None,
+        until: Optional[float] = None,
     ) -> Any:
-        return self._call(op, body, expected, partition, freely=True)
+        return self._call(op, body, expected, partition, until, freely=True)
 
     def _call(
         self,
@@ -588,13 +616,14 @@ class Client:
         body: bytes,
         expected: m.Op,
         partition: Optional[int] = None,
+        until: Optional[float] = None,
         *,
         freely: bool,
         wait: float = 0.0,
     ) -> Any:
         """Sends a request without a place in a session until it is answered, refused for good, or
         out of time."""
-        until = time.monotonic() + self.deadline + wait
+        until = (self._until() if until is None else until) + wait
         call = Call(freely, numbered=False)
         while True:
             try:
@@ -615,15 +644,16 @@ class Client:
         partition: Optional[int],
         durability: Optional[m.Durability],
         encode: _Encode,
+        until: float,
     ) -> Any:
         """Sends a write, numbered if the configuration says so."""
         level = self.durability if durability is None else durability
         if not self._session or partition is None:
-            return self._call(op, encode(m.WriteOptions(level)), expected, partition, freely=False)
-        until = time.monotonic() + self.deadline
+            body = encode(m.WriteOptions(level))
+            return self._call(op, body, expected, partition, until, freely=False)
         call = Call(freely=False, numbered=True)
         encode(m.WriteOptions(level))  # what breaks a rule opens no session
-        session, sequence = self._place(partition)
+        session, sequence = self._place(partition, until)
         definite = True
         try:
             while True:
@@ -642,7 +672,7 @@ class Client:
                 self._shard_aware |= again.route
                 if again.new_session:
                     self._sequences.renounce(partition, session)
-                    session, sequence = self._place(partition)
+                    session, sequence = self._place(partition, until)
         except ConditionFailed:
             self._sequences.used(partition, session, sequence)
             raise
@@ -659,11 +689,12 @@ class Client:
             if not definite:
                 self._sequences.renounce(partition, session)
 
-    def _place(self, partition: int) -> Tuple[int, int]:
+    def _place(self, partition: int, until: float) -> Tuple[int, int]:
         """Session and number of the next write to a partition."""
         place = self._sequences.next(partition)
         if place is None:
-            self._sequences.opened(self._read(m.Op.OPEN_SESSION, b"", m.Op.SESSION))
+            opened = self._read(m.Op.OPEN_SESSION, b"", m.Op.SESSION, until=until)
+            self._sequences.opened(opened)
             place = self._sequences.next(partition)
             assert place is not None
         return place

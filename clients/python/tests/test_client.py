@@ -12,6 +12,7 @@ from ironring import (
     Delete,
     ErrorCode,
     InvalidRequest,
+    IronringError,
     Put,
     ServerError,
     UnknownOutcome,
@@ -227,6 +228,15 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(raised.exception.code, ErrorCode.NOT_READY)
         self.server.refused.clear()
         self.assertIsNone(self.client().get_stale(b"k").value, "those given come first")
+
+    def test_all_that_a_call_takes_shares_its_deadline(self):
+        c = self.client(attempt_timeout=0.2, deadline=1)
+        for op in (Op.CLUSTER_MAP, Op.OPEN_SESSION, Op.PUT):
+            self.server.on(op, fake.SILENCE)
+        # Each silence is waited for close to half the deadline.
+        with self.assertRaises(IronringError):
+            c.put(b"k", b"v")
+        c.put(b"k", b"w")
 
     def test_what_breaks_a_rule_is_not_sent(self):
         c = self.client()

@@ -119,7 +119,11 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn cluster_map(&self) -> Result<ClusterMap, ClientError> {
-        let map = self.call(None, Request::ClusterMap, answers::map).await?;
+        self.cluster_map_until(self.until()).await
+    }
+
+    async fn cluster_map_until(&self, until: Instant) -> Result<ClusterMap, ClientError> {
+        let map = self.call_until(until, None, Request::ClusterMap, answers::map).await?;
         self.use_map(map.clone());
         Ok(map)
     }
@@ -129,11 +133,11 @@ impl Client {
     }
 
     /// The map as far as it is known, asked for when it is not.
-    async fn routing(&self) -> Result<Rc<Routing>, ClientError> {
+    async fn routing(&self, until: Instant) -> Result<Rc<Routing>, ClientError> {
         let known = self.inner.routing.borrow().clone();
         match known {
             Some(routing) => Ok(routing),
-            None => Ok(Rc::new(Routing::new(self.cluster_map().await?))),
+            None => Ok(Rc::new(Routing::new(self.cluster_map_until(until).await?))),
         }
     }
 
@@ -142,7 +146,7 @@ impl Client {
     /// # Errors
     /// When the cluster map is not known and cannot be had.
     pub async fn partition_of(&self, key: &[u8]) -> Result<PartitionId, ClientError> {
-        Ok(self.routing().await?.partition_of(key))
+        Ok(self.routing(self.until()).await?.partition_of(key))
     }
 
     fn uses_partitions(&self) -> bool {
@@ -155,10 +159,26 @@ impl Client {
         WriteOptions { durability, session: SessionId::NONE, sequence: 0 }
     }
 
-    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
-    /// was asked for out of the response, or nothing when the response is of another kind.
+    /// When a call that begins is over. Everything it takes shares that.
+    fn until(&self) -> Instant {
+        Instant::now() + self.inner.config.deadline
+    }
+
+    /// Sends a request that is a whole call.
     async fn call<T>(
         &self,
+        partition: Option<PartitionId>,
+        request: Request<'_>,
+        read: impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        self.call_until(self.until(), partition, request, read).await
+    }
+
+    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
+    /// was asked for out of the response, or nothing when the response is of another kind.
+    async fn call_until<T>(
+        &self,
+        until: Instant,
         partition: Option<PartitionId>,
         request: Request<'_>,
         read: impl Fn(&Response<'_>) -> Option<T>,
@@ -167,7 +187,7 @@ impl Client {
             Request::TopicRead { wait_ms, .. } => Duration::from_millis(wait_ms.into()),
             _ => Duration::ZERO,
         };
-        let until = Instant::now() + self.inner.config.deadline + wait;
+        let until = until + wait;
         let numbers = self.inner.config.session && options_of(&request).is_some();
         let Some(place) = partition.filter(|_| numbers) else {
             return self.repeat(partition, request, (until, wait), read).await;
@@ -189,7 +209,9 @@ impl Client {
         let Some(options) = options_of(&request) else { return Ok(request) };
         let next = || self.inner.sequences.borrow().next(partition);
         if next().is_none() {
-            let _pass = self.inner.opening_session.enter().await;
+            let left = until.saturating_duration_since(Instant::now());
+            let entering = timeout(left, self.inner.opening_session.enter());
+            let _pass = entering.await.map_err(|_elapsed| ClientError::Timeout)?;
             if next().is_none() {
                 let times = (until, Duration::ZERO);
                 let opening = self.repeat(None, Request::OpenSession, times, answers::session);
@@ -229,7 +251,7 @@ impl Client {
                     sleep(pause).await;
                     if first.route {
                         self.inner.follows.set(true);
-                        let map = Box::pin(self.routing()).await.ok();
+                        let map = Box::pin(self.routing(until)).await.ok();
                         let found = map.and_then(|map| map.partition_about(&request));
                         partition = partition.or(found);
                     }
@@ -408,14 +430,14 @@ impl Client {
         }
     }
 
-    /// Asks once for a new map when something hinted that the one in use is old. Without an answer
-    /// the old one serves on.
+    /// Renews the map when something hinted that the one in use is old.
     async fn renew_routing(&self, until: Instant) {
         if self.inner.routing_is_old.replace(false) {
             self.ask_for_map(until).await;
         }
     }
 
+    /// Asks once for a new map. Without an answer the old one serves on.
     async fn ask_for_map(&self, until: Instant) {
         // Another one each time: a node that is cut off from the others does not know that.
         let mut known = self.known_addresses();

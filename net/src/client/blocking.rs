@@ -111,18 +111,22 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn cluster_map(&mut self) -> Result<ClusterMap, ClientError> {
-        let map = self.call(None, Request::ClusterMap, answers::map)?;
+        self.cluster_map_until(self.until())
+    }
+
+    fn cluster_map_until(&mut self, until: Instant) -> Result<ClusterMap, ClientError> {
+        let map = self.call_until(until, None, Request::ClusterMap, answers::map)?;
         self.routing = Some(Routing::new(map.clone()));
         self.routing_is_old = false;
         Ok(map)
     }
 
     /// The map as far as it is known, asked for when it is not.
-    fn routing(&mut self) -> Result<&Routing, ClientError> {
+    fn routing(&mut self, until: Instant) -> Result<&Routing, ClientError> {
         if self.routing.is_none() {
-            self.cluster_map()?;
+            self.cluster_map_until(until)?;
         }
-        Ok(self.routing.as_ref().expect("cluster_map sets it"))
+        Ok(self.routing.as_ref().expect("cluster_map_until sets it"))
     }
 
     /// The partition a key belongs to.
@@ -130,13 +134,17 @@ impl Client {
     /// # Errors
     /// When the cluster map is not known and cannot be had.
     pub fn partition_of(&mut self, key: &[u8]) -> Result<PartitionId, ClientError> {
-        Ok(self.routing()?.partition_of(key))
+        Ok(self.routing(self.until())?.partition_of(key))
     }
 
     /// The partition of a key when the configuration makes use of it.
-    fn partition_for(&mut self, key: &[u8]) -> Result<Option<PartitionId>, ClientError> {
+    fn partition_for(
+        &mut self,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Option<PartitionId>, ClientError> {
         if self.config.session || self.config.shard_aware {
-            return Ok(Some(self.partition_of(key)?));
+            return Ok(Some(self.routing(until)?.partition_of(key)));
         }
         Ok(None)
     }
@@ -147,10 +155,26 @@ impl Client {
         WriteOptions { durability, session: SessionId::NONE, sequence: 0 }
     }
 
-    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
-    /// was asked for out of the response, or nothing when the response is of another kind.
+    /// When a call that begins is over. Everything it takes shares that.
+    fn until(&self) -> Instant {
+        Instant::now() + self.config.deadline
+    }
+
+    /// Sends a request that is a whole call.
     fn call<T>(
         &mut self,
+        partition: Option<PartitionId>,
+        request: Request<'_>,
+        read: impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        self.call_until(self.until(), partition, request, read)
+    }
+
+    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
+    /// was asked for out of the response, or nothing when the response is of another kind.
+    fn call_until<T>(
+        &mut self,
+        until: Instant,
         partition: Option<PartitionId>,
         request: Request<'_>,
         read: impl Fn(&Response<'_>) -> Option<T>,
@@ -159,10 +183,10 @@ impl Client {
             Request::TopicRead { wait_ms, .. } => Duration::from_millis(wait_ms.into()),
             _ => Duration::ZERO,
         };
-        let until = Instant::now() + self.config.deadline + wait;
+        let until = until + wait;
         let place = partition.filter(|_| self.config.session && options_of(&request).is_some());
         let request = match place {
-            Some(partition) => self.number(partition, request)?,
+            Some(partition) => self.number(partition, request, until)?,
             None => request,
         };
         self.repeat(partition, request, (until, wait), read)
@@ -173,12 +197,14 @@ impl Client {
         &mut self,
         partition: PartitionId,
         request: Request<'a>,
+        until: Instant,
     ) -> Result<Request<'a>, ClientError> {
         let Some(options) = options_of(&request) else { return Ok(request) };
         let (session, sequence) = match self.sequences.next(partition) {
             Some(next) => next,
             None => {
-                let opened = self.call(None, Request::OpenSession, answers::session)?;
+                let times = (until, Duration::ZERO);
+                let opened = self.repeat(None, Request::OpenSession, times, answers::session)?;
                 self.sequences.opened(opened);
                 (opened, 1)
             }
@@ -212,14 +238,14 @@ impl Client {
                     self.routing_is_old |= first.map;
                     if first.route {
                         self.config.shard_aware = true;
-                        let found =
-                            self.routing().ok().and_then(|map| map.partition_about(&request));
+                        let map = self.routing(until).ok();
+                        let found = map.and_then(|map| map.partition_about(&request));
                         partition = partition.or(found);
                     }
                     let place = partition.zip(options_of(&request)).filter(|_| first.session);
                     if let Some((partition, options)) = place {
                         self.sequences.renounce(partition, options.session);
-                        request = self.number(partition, request)?;
+                        request = self.number(partition, request, until)?;
                     }
                 }
             }
@@ -379,14 +405,14 @@ impl Client {
         }
     }
 
-    /// Asks once for a new map when something hinted that the one in use is old. Without an answer
-    /// the old one serves on.
+    /// Renews the map when something hinted that the one in use is old.
     fn renew_routing(&mut self, until: Instant) {
         if std::mem::take(&mut self.routing_is_old) {
             self.ask_for_map(until);
         }
     }
 
+    /// Asks once for a new map. Without an answer the old one serves on.
     fn ask_for_map(&mut self, until: Instant) {
         // Another one each time: a node that is cut off from the others does not know that.
         let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
@@ -418,9 +444,10 @@ impl Client {
         &mut self,
         topic: &TopicInfo,
         index: u32,
+        until: Instant,
     ) -> Result<Option<PartitionId>, ClientError> {
         if self.config.session || self.config.shard_aware {
-            let partitions = self.routing()?.map().partitions;
+            let partitions = self.routing(until)?.map().partitions;
             let token = Token::of_topic_partition(topic.id, index);
             return Ok(Some(token.partition(partitions)));
         }

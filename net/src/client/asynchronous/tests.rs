@@ -376,3 +376,20 @@ fn a_read_that_may_be_old_asks_the_replicas_of_the_map() {
         assert_eq!(error.code(), Some(ErrorCode::NotReady), "not that there is no map");
     });
 }
+
+#[test]
+fn all_that_a_call_takes_shares_its_deadline() {
+    let cluster = Cluster::start();
+    run(async {
+        let times = (Duration::from_millis(200), Duration::from_secs(1));
+        let (attempt_timeout, deadline) = times;
+        let config = ClientConfig { attempt_timeout, deadline, ..config(&cluster) };
+        let c = Client::connect(config).await.unwrap();
+        for opcode in [Opcode::ClusterMap, Opcode::OpenSession, Opcode::Put] {
+            cluster.on(opcode, Act::Silence);
+        }
+        // Each silence is waited for close to half the deadline.
+        assert!(c.put(b"k", b"v").await.is_err());
+        c.put(b"k", b"w").await.unwrap();
+    });
+}

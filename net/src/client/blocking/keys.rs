@@ -34,14 +34,12 @@ impl Client {
         value: &[u8],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
-        let partition = self.partition_for(key)?;
+        let until = self.until();
+        let partition = self.partition_for(key, until)?;
         let options = self.options(settings.durability);
         let (condition, ttl_ms) = (settings.condition, settings.ttl_ms());
-        self.call(
-            partition,
-            Request::Put { options, condition, ttl_ms, key, value },
-            answers::receipt,
-        )
+        let request = Request::Put { options, condition, ttl_ms, key, value };
+        self.call_until(until, partition, request, answers::receipt)
     }
 
     /// Stores a value if the key has exactly this version.
@@ -70,8 +68,9 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Value>, ClientError> {
-        let partition = self.partition_for(key)?;
-        let found = self.call(partition, Request::Get { key }, answers::value);
+        let until = self.until();
+        let partition = self.partition_for(key, until)?;
+        let found = self.call_until(until, partition, Request::Get { key }, answers::value);
         match found {
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
             found => found.map(Some),
@@ -85,7 +84,7 @@ impl Client {
     /// # Errors
     /// When none answers: what the last one said.
     pub fn get_stale(&mut self, key: &[u8]) -> Result<Stale<Option<Value>>, ClientError> {
-        let until = Instant::now() + self.config.deadline;
+        let until = self.until();
         let known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
         let found = self.get_stale_among(known.clone(), key, until);
         if found.is_ok() || self.routing.is_some() || !self.config.shard_aware {
@@ -165,10 +164,11 @@ impl Client {
         key: &[u8],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
-        let partition = self.partition_for(key)?;
-        let options = self.options(settings.durability);
-        let condition = settings.condition;
-        self.call(partition, Request::Delete { options, condition, key }, answers::receipt)
+        let until = self.until();
+        let partition = self.partition_for(key, until)?;
+        let (options, condition) = (self.options(settings.durability), settings.condition);
+        let request = Request::Delete { options, condition, key };
+        self.call_until(until, partition, request, answers::receipt)
     }
 
     /// Applies all operations or none. All keys must belong to one partition
@@ -181,12 +181,13 @@ impl Client {
         ops: &[BatchOp<'_>],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
+        let until = self.until();
         let mut buffer = Vec::new();
         let mut list = BatchListBuilder::new(&mut buffer);
         let mut partition = None;
         for op in ops {
             let (BatchOp::Put { key, .. } | BatchOp::Delete { key, .. }) = *op;
-            let of_key = self.partition_of(key)?;
+            let of_key = self.routing(until)?.partition_of(key);
             if *partition.get_or_insert(of_key) != of_key {
                 let rule = "of a batch must belong to one partition";
                 return Err(BodyError::Invalid { field: "keys", rule }.into());
@@ -199,7 +200,7 @@ impl Client {
         };
         let options = self.options(settings.durability);
         let request = Request::Batch { options, partition, ops: list.finish() };
-        self.call(Some(partition), request, answers::receipt)
+        self.call_until(until, Some(partition), request, answers::receipt)
     }
 
     /// Reads many keys, of any partitions, in the order given. Not a snapshot: each partition is
@@ -211,14 +212,16 @@ impl Client {
         &mut self,
         keys: &[K],
     ) -> Result<Vec<Option<Value>>, ClientError> {
+        let until = self.until();
         let mut by_partition: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
         for (at, key) in keys.iter().enumerate() {
-            by_partition.entry(self.partition_of(key.as_ref())?).or_default().push(at);
+            let partition = self.routing(until)?.partition_of(key.as_ref());
+            by_partition.entry(partition).or_default().push(at);
         }
         let mut found = vec![None; keys.len()];
         for (partition, wanted) in by_partition {
             for part in wanted.chunks(BATCH_OPS_MAX) {
-                self.multi_get_part(partition, keys, part, &mut found)?;
+                self.multi_get_part(until, partition, keys, part, &mut found)?;
             }
         }
         Ok(found)
@@ -228,6 +231,7 @@ impl Client {
     /// answer does not fit a frame.
     fn multi_get_part<K: AsRef<[u8]>>(
         &mut self,
+        until: Instant,
         partition: PartitionId,
         keys: &[K],
         wanted: &[usize],
@@ -239,8 +243,8 @@ impl Client {
             list.push(keys[*at].as_ref())?;
         }
         let request = Request::MultiGet { partition, keys: list.finish() };
-        let answer =
-            self.call(Some(partition), request, |response| answers::values(response, wanted.len()));
+        let read = |response: &Response<'_>| answers::values(response, wanted.len());
+        let answer = self.call_until(until, Some(partition), request, read);
         match answer {
             Ok(values) => {
                 wanted.iter().zip(values).for_each(|(at, value)| found[*at] = value);
@@ -248,8 +252,8 @@ impl Client {
             }
             Err(error) if error.code() == Some(ErrorCode::TooLarge) && wanted.len() > 1 => {
                 let (front, back) = wanted.split_at(wanted.len() / 2);
-                self.multi_get_part(partition, keys, front, found)?;
-                self.multi_get_part(partition, keys, back, found)
+                self.multi_get_part(until, partition, keys, front, found)?;
+                self.multi_get_part(until, partition, keys, back, found)
             }
             Err(error) => Err(error),
         }
