@@ -21,6 +21,7 @@ mod answers;
 pub mod asynchronous;
 pub mod blocking;
 mod call;
+mod candidates;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -35,7 +36,8 @@ pub use types::{Appended, Entry, Record, Records, ServerInfo, Stale, Value, Writ
 /// How to reach a cluster and how to behave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// Where to connect, `host:port`, tried in this order.
+    /// Where to connect, `host:port`, tried in this order; those that did not answer last time come
+    /// after the others.
     pub addrs: Vec<String>,
     /// Refuse servers of any other cluster; empty: take any.
     pub cluster: String,

@@ -23,9 +23,11 @@ from typing import (
 
 from . import _messages as m
 from ._call import Call, Sequences
+from ._candidates import Candidates, share
 from ._connection import Connection
 from ._errors import (
     ConditionFailed,
+    DeadlineExceeded,
     ErrorCode,
     InvalidRequest,
     IronringError,
@@ -48,8 +50,9 @@ _Encode = Callable[[m.WriteOptions], bytes]
 class Client:
     """A client of one cluster, for one thread.
 
-    `addrs`: `host:port`, one or several, tried in this order. `cluster`: refuse servers of any
-    other. `deadline`: seconds a call takes at most, with all its retries.
+    `addrs`: `host:port`, one or several, tried in this order; those that did not answer last time
+    come after the others. `cluster`: refuse servers of any other. `deadline`: seconds a call takes
+    at most, with all its retries.
     `attempt_timeout`: seconds a call that can be repeated waits for a node that says nothing before
     it asks again, perhaps another; twice as long after every third time. `durability`: level of
     writes that do not ask for another. `session`: number writes so that they can be repeated
@@ -86,6 +89,7 @@ class Client:
         self._map: Optional[m.ClusterMap] = None
         self._map_is_old = False
         self._asks_for_map = 0
+        self._candidates = Candidates()
         self._older_maps = 0
         self._unreachable: Set[str] = set()
         self._sequences = Sequences()
@@ -131,12 +135,13 @@ class Client:
 
     def cluster_map(self) -> m.ClusterMap:
         """Asks for the cluster map, and uses it from here on."""
-        self._use_map(self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP))
-        return self._known_map()
+        cluster_map: m.ClusterMap = self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP)
+        self._use_map(cluster_map)
+        return cluster_map
 
     def partition_of(self, key: bytes) -> int:
         """The partition a key belongs to: a batch holds keys of one."""
-        return self._known_map().partition_of(key)
+        return self._known_map(self._until()).partition_of(key)
 
     # Keys
 
@@ -150,13 +155,14 @@ class Client:
         durability: Optional[m.Durability] = None,
     ) -> m.Receipt:
         """Stores a value. `condition`: `ABSENT` or a version. `ttl`: seconds until it expires."""
-        ttl_ms = m.ttl_ms(ttl)
+        ttl_ms, until = m.ttl_ms(ttl), self._until()
         return self._write(
             m.Op.PUT,
             m.Op.RECEIPT,
-            self._partition_for(key),
+            self._partition_for(key, until),
             durability,
             lambda options: m.put(options, condition, ttl_ms, key, value),
+            until,
         )
 
     def put_if_absent(self, key: bytes, value: bytes, *, ttl: Optional[float] = None) -> m.Receipt:
@@ -171,8 +177,10 @@ class Client:
 
     def get(self, key: bytes) -> Optional[m.Value]:
         """Reads a value; `None` when the key does not exist."""
+        until = self._until()
         try:
-            value: m.Value = self._read(m.Op.GET, m.get(key), m.Op.VALUE, self._partition_for(key))
+            partition = self._partition_for(key, until)
+            value: m.Value = self._read(m.Op.GET, m.get(key), m.Op.VALUE, partition, until)
             return value
         except ServerError as error:
             if error.code == ErrorCode.NOT_FOUND:
@@ -181,13 +189,28 @@ class Client:
 
     def get_stale(self, key: bytes) -> m.Stale:
         """Reads a value at the first node that has a replica of it and answers, which may not have the
-        newest: also where no majority is left. Each known node is asked once."""
-        until = time.monotonic() + self.deadline
+        newest: also where no majority is left. Each known node is asked once; while the cluster map
+        is not known those of `addrs` first, the others only by a shard-aware client."""
+        until = self._until()
         known = self._known_addresses()
+        try:
+            return self._get_stale_among(known, key, until)
+        except IronringError:
+            if self._map is not None or not self._shard_aware:
+                raise
+            # Others may have a replica. Any node has the map, also one that is cut off.
+            self._ask_for_map(min(until, time.monotonic() + self.attempt_timeout))
+            others = [address for address in self._known_addresses() if address not in known]
+            if not others:
+                raise
+        return self._get_stale_among(others, key, until)
+
+    def _get_stale_among(self, addresses: List[str], key: bytes, until: float) -> m.Stale:
         # Not always the same one, so that reads spread.
-        first = self._rng.randrange(len(known))
+        first = self._rng.randrange(len(addresses))
+        rotated = addresses[first:] + addresses[:first]
         last: Optional[IronringError] = None
-        for address in known[first:] + known[:first]:
+        for address in sorted(rotated, key=self._candidates.has_failed):
             turn = min(until, time.monotonic() + self.attempt_timeout)
             try:
                 connection = self._open(address, turn)
@@ -204,7 +227,7 @@ class Client:
                     last = error
                     continue
             except IronringError as error:
-                self._drop(connection)
+                self._give_up(connection, error)
                 last = error
                 continue
             except BaseException:
@@ -223,12 +246,14 @@ class Client:
         durability: Optional[m.Durability] = None,
     ) -> m.Receipt:
         """Removes a key, whether or not it exists unless the condition asks."""
+        until = self._until()
         return self._write(
             m.Op.DELETE,
             m.Op.RECEIPT,
-            self._partition_for(key),
+            self._partition_for(key, until),
             durability,
             lambda options: m.delete(options, condition, key),
+            until,
         )
 
     def batch(
@@ -238,7 +263,8 @@ class Client:
         durability: Optional[m.Durability] = None,
     ) -> m.Receipt:
         """Applies all operations or none. All keys must belong to one partition."""
-        partitions = {self.partition_of(operation.key) for operation in operations}
+        until = self._until()
+        partitions = {self._known_map(until).partition_of(o.key) for o in operations}
         if len(partitions) != 1:
             raise InvalidRequest("a batch must hold operations, on keys of one partition")
         partition = partitions.pop()
@@ -248,13 +274,16 @@ class Client:
             partition,
             durability,
             lambda options: m.batch(options, partition, operations),
+            until,
         )
 
     def multi_get(self, keys: Sequence[bytes]) -> List[Optional[m.Value]]:
         """Reads many keys, of any partitions, in the order given. Not a snapshot."""
+        until = self._until()
         by_partition: Dict[int, List[int]] = {}
         for at, key in enumerate(keys):
-            by_partition.setdefault(self.partition_of(key), []).append(at)
+            partition = self._known_map(until).partition_of(key)
+            by_partition.setdefault(partition, []).append(at)
         found: List[Optional[m.Value]] = [None] * len(keys)
         for partition, wanted in by_partition.items():
             parts = [
@@ -264,7 +293,7 @@ class Client:
                 part = parts.pop()
                 body = m.multi_get(partition, [keys[at] for at in part])
                 try:
-                    values = self._read(m.Op.MULTI_GET, body, m.Op.VALUES, partition)
+                    values = self._read(m.Op.MULTI_GET, body, m.Op.VALUES, partition, until)
                 except ServerError as error:
                     if error.code != ErrorCode.TOO_LARGE or len(part) == 1:
                         raise
@@ -281,7 +310,7 @@ class Client:
     def scan(self, prefix: bytes = b"", *, values: bool = True) -> Iterator[m.Entry]:
         """Walks all keys that begin with `prefix`: partition after partition, in byte order within
         each. Not a snapshot. Reads page by page as the iterator is driven."""
-        for partition in range(self._known_map().partitions):
+        for partition in range(self._known_map(self._until()).partitions):
             after, more = b"", True
             while more:
                 body = m.scan(partition, prefix, after, _PAGE_ENTRIES, values)
@@ -309,7 +338,11 @@ class Client:
 
     def topic_describe(self, name: str) -> m.TopicInfo:
         """Describes a topic."""
-        topic: m.TopicInfo = self._read(m.Op.TOPIC_DESCRIBE, m.topic_name(name), m.Op.TOPIC)
+        return self._describe(name, self._until())
+
+    def _describe(self, name: str, until: float) -> m.TopicInfo:
+        body = m.topic_name(name)
+        topic: m.TopicInfo = self._read(m.Op.TOPIC_DESCRIBE, body, m.Op.TOPIC, until=until)
         self._topics[name] = topic
         return topic
 
@@ -339,16 +372,17 @@ class Client:
         is a value, or a pair of key and value."""
         pairs = [r if isinstance(r, tuple) else (b"", r) for r in records]
 
-        def append(topic: m.TopicInfo) -> m.Appended:
+        def append(topic: m.TopicInfo, until: float) -> m.Appended:
             index = partition
             if index is None:
                 index = (m.token(key or b"") >> 32) % max(1, topic.partitions)
             answer: m.Appended = self._write(
                 m.Op.TOPIC_APPEND,
                 m.Op.APPENDED,
-                self._partition_for_topic(topic, index),
+                self._partition_for_topic(topic, index, until),
                 durability,
                 lambda options: m.topic_append(options, topic.id, partition, key, pairs),
+                until,
             )
             return answer
 
@@ -367,13 +401,13 @@ class Client:
         """Reads records. Waits up to `wait` seconds, beyond the deadline, for the first. Go on with
         the last offset + 1."""
 
-        def read(topic: m.TopicInfo) -> m.Records:
+        def read(topic: m.TopicInfo, until: float) -> m.Records:
             body = m.topic_read(
                 topic.id, partition, start, max_records, max_bytes, round(wait * 1000)
             )
-            owner = self._partition_for_topic(topic, partition)
+            owner = self._partition_for_topic(topic, partition, until)
             records: m.Records = self._call(
-                m.Op.TOPIC_READ, body, m.Op.RECORDS, owner, freely=True, wait=wait
+                m.Op.TOPIC_READ, body, m.Op.RECORDS, owner, until, freely=True, wait=wait
             )
             return records
 
@@ -382,10 +416,10 @@ class Client:
     def topic_offsets(self, name: str, partition: int, time_ms: int = 0) -> m.Offsets:
         """Start and end of a topic partition, and the first offset at or after a time (0: none)."""
 
-        def ask(topic: m.TopicInfo) -> m.Offsets:
+        def ask(topic: m.TopicInfo, until: float) -> m.Offsets:
             body = m.topic_offsets(topic.id, partition, time_ms)
-            owner = self._partition_for_topic(topic, partition)
-            offsets: m.Offsets = self._read(m.Op.TOPIC_OFFSETS, body, m.Op.OFFSETS, owner)
+            owner = self._partition_for_topic(topic, partition, until)
+            offsets: m.Offsets = self._read(m.Op.TOPIC_OFFSETS, body, m.Op.OFFSETS, owner, until)
             return offsets
 
         return self._on_topic(name, ask)
@@ -400,36 +434,38 @@ class Client:
     ) -> m.Receipt:
         """Drops the records of a topic partition before an offset."""
 
-        def trim(topic: m.TopicInfo) -> m.Receipt:
+        def trim(topic: m.TopicInfo, until: float) -> m.Receipt:
             receipt: m.Receipt = self._write(
                 m.Op.TOPIC_TRIM,
                 m.Op.RECEIPT,
-                self._partition_for_topic(topic, partition),
+                self._partition_for_topic(topic, partition, until),
                 durability,
                 lambda options: m.topic_trim(options, topic.id, partition, before),
+                until,
             )
             return receipt
 
         return self._on_topic(name, trim)
 
-    def _on_topic(self, name: str, act: Callable[[m.TopicInfo], _T]) -> _T:
+    def _on_topic(self, name: str, act: Callable[[m.TopicInfo, float], _T]) -> _T:
         """Does something with a topic's id, which is remembered. One that the server does not know
         any more (the topic was dropped and made again) is looked up once more."""
+        until = self._until()
         remembered = self._topics.get(name)
         if remembered is not None:
             try:
-                return act(remembered)
+                return act(remembered, until)
             except ServerError as error:
                 if error.code != ErrorCode.UNKNOWN_TOPIC:
                     raise
                 self._topics.pop(name, None)
-        return act(self.topic_describe(name))
+        return act(self._describe(name, until), until)
 
     # Routing
 
-    def _known_map(self) -> m.ClusterMap:
+    def _known_map(self, until: float) -> m.ClusterMap:
         if self._map is None:
-            self._use_map(self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP))
+            self._use_map(self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP, until=until))
         assert self._map is not None
         return self._map
 
@@ -438,21 +474,23 @@ class Client:
         self._map_is_old = False
         self._unreachable.clear()
 
-    def _partition_for(self, key: bytes) -> Optional[int]:
+    def _partition_for(self, key: bytes, until: float) -> Optional[int]:
         """The partition of a key when the configuration makes use of it."""
-        return self.partition_of(key) if self._session or self._shard_aware else None
-
-    def _partition_for_topic(self, topic: m.TopicInfo, index: int) -> Optional[int]:
         if self._session or self._shard_aware:
-            return self._known_map().partition_of_topic(topic.id, index)
+            return self._known_map(until).partition_of(key)
+        return None
+
+    def _partition_for_topic(self, topic: m.TopicInfo, index: int, until: float) -> Optional[int]:
+        if self._session or self._shard_aware:
+            return self._known_map(until).partition_of_topic(topic.id, index)
         return None
 
     def _connection_for(self, partition: Optional[int], until: float) -> Connection:
         """A connection to the partition's shard if it can be had, else any."""
         if self._shard_aware and partition is not None:
             self._renew_map(until)
-            owner = self._map.address_of(partition) if self._map else None
-            if owner is not None and owner not in self._unreachable:
+            owner = self._owner(partition)
+            if owner is not None:
                 # An address that swallows packets must leave time for another.
                 now = time.monotonic()
                 try:
@@ -461,22 +499,33 @@ class Client:
                     self._unreachable.add(owner)
         return self._any_connection(until)
 
+    def _owner(self, partition: Optional[int]) -> Optional[str]:
+        """The address of the shard that owns a partition, unless it could not be reached."""
+        if self._map is None or partition is None:
+            return None
+        owner = self._map.address_of(partition)
+        return None if owner in self._unreachable else owner
+
     def _known_addresses(self) -> List[str]:
         """Those of the configuration, then those of the map."""
         of_map = [shard.address for shard in self._map.shards] if self._map else []
         return list(dict.fromkeys(self.addrs + of_map))
 
     def _any_connection(self, until: float) -> Connection:
-        known = self._known_addresses()
-        opened = [address for address in known if address in self._connections]
+        known = self._candidates.order(self._known_addresses())
         last: Optional[IronringError] = None
-        for address in opened + [address for address in known if address not in opened]:
+        for at, address in enumerate(known):
             try:
-                return self._open(address, until)
+                return self._open(address, self._share(until, len(known) - at))
             except IronringError as error:
                 last = error
         assert last is not None, "there is an address"
         raise last
+
+    def _share(self, until: float, remaining: int) -> float:
+        """When to go on from the first of `remaining` addresses."""
+        now = time.monotonic()
+        return now + share(until - now, remaining, self.attempt_timeout)
 
     def _open(self, address: str, until: float) -> Connection:
         connection = self._connections.get(address)
@@ -484,10 +533,23 @@ class Client:
             if connection.is_alive():
                 return connection
             self._drop(connection)
-        until = min(until, time.monotonic() + self._connect_timeout)
-        connection = Connection(address, self._hello, until)
+        now = time.monotonic()
+        if until <= now:
+            raise DeadlineExceeded("no answer in time")
+        try:
+            connection = Connection(address, self._hello, min(until, now + self._connect_timeout))
+        except IronringError:
+            self._candidates.failed(address)
+            raise
+        self._candidates.reached(address)
         self._connections[address] = connection
         return connection
+
+    def _give_up(self, connection: Connection, error: IronringError) -> None:
+        """Closes a connection: whatever is left on it belongs to nobody any more."""
+        self._drop(connection)
+        if isinstance(error, DeadlineExceeded):
+            self._candidates.failed(connection.address)
 
     def _drop(self, connection: Connection) -> None:
         connection.close()
@@ -495,26 +557,32 @@ class Client:
             del self._connections[connection.address]
 
     def _renew_map(self, until: float) -> None:
-        """Asks once for a new map when something hinted that the one in use is old. Without an
-        answer the old one serves on."""
-        if not self._map_is_old:
-            return
-        self._map_is_old = False
+        """Renews the map when something hinted that the one in use is old."""
+        if self._map_is_old:
+            self._map_is_old = False
+            self._ask_for_map(until)
+
+    def _ask_for_map(self, until: float) -> None:
+        """Asks once for a new map. Without an answer the old one serves on."""
         # Another one each time: a node that is cut off from the others does not know that.
         known = self._known_addresses()
         turn = self._asks_for_map % len(known)
         self._asks_for_map += 1
-        # Those that answered lately first: one that says nothing costs the whole attempt.
-        rotated = known[turn:] + known[:turn]
-        for address in sorted(rotated, key=lambda address: address not in self._connections):
+        # Those that answered lately first: one that says nothing costs its share of the attempt.
+        known = sorted(
+            known[turn:] + known[:turn],
+            key=lambda a: (self._candidates.has_failed(a), a not in self._connections),
+        )
+        for at, address in enumerate(known):
+            share_end = self._share(until, len(known) - at)
             try:
-                connection = self._open(address, until)
+                connection = self._open(address, share_end)
                 try:
                     found = connection.exchange(
-                        m.Op.CLUSTER_MAP, b"", m.Op.MAP, until + _GRACE, until
+                        m.Op.CLUSTER_MAP, b"", m.Op.MAP, share_end + _GRACE, share_end
                     )
-                except IronringError:
-                    self._drop(connection)
+                except IronringError as error:
+                    self._give_up(connection, error)
                     raise
             except IronringError:
                 continue
@@ -528,10 +596,19 @@ class Client:
 
     # Calls
 
+    def _until(self) -> float:
+        """When a call that begins is over. Everything it takes shares that."""
+        return time.monotonic() + self.deadline
+
     def _read(
-        self, op: m.Op, body: bytes, expected: m.Op, partition: Optional[int] = None
+        self,
+        op: m.Op,
+        body: bytes,
+        expected: m.Op,
+        partition: Optional[int] = None,
+        until: Optional[float] = None,
     ) -> Any:
-        return self._call(op, body, expected, partition, freely=True)
+        return self._call(op, body, expected, partition, until, freely=True)
 
     def _call(
         self,
@@ -539,13 +616,14 @@ class Client:
         body: bytes,
         expected: m.Op,
         partition: Optional[int] = None,
+        until: Optional[float] = None,
         *,
         freely: bool,
         wait: float = 0.0,
     ) -> Any:
         """Sends a request without a place in a session until it is answered, refused for good, or
         out of time."""
-        until = time.monotonic() + self.deadline + wait
+        until = (self._until() if until is None else until) + wait
         call = Call(freely, numbered=False)
         while True:
             try:
@@ -566,15 +644,16 @@ class Client:
         partition: Optional[int],
         durability: Optional[m.Durability],
         encode: _Encode,
+        until: float,
     ) -> Any:
         """Sends a write, numbered if the configuration says so."""
         level = self.durability if durability is None else durability
         if not self._session or partition is None:
-            return self._call(op, encode(m.WriteOptions(level)), expected, partition, freely=False)
-        until = time.monotonic() + self.deadline
+            body = encode(m.WriteOptions(level))
+            return self._call(op, body, expected, partition, until, freely=False)
         call = Call(freely=False, numbered=True)
         encode(m.WriteOptions(level))  # what breaks a rule opens no session
-        session, sequence = self._place(partition)
+        session, sequence = self._place(partition, until)
         definite = True
         try:
             while True:
@@ -593,7 +672,7 @@ class Client:
                 self._shard_aware |= again.route
                 if again.new_session:
                     self._sequences.renounce(partition, session)
-                    session, sequence = self._place(partition)
+                    session, sequence = self._place(partition, until)
         except ConditionFailed:
             self._sequences.used(partition, session, sequence)
             raise
@@ -610,11 +689,12 @@ class Client:
             if not definite:
                 self._sequences.renounce(partition, session)
 
-    def _place(self, partition: int) -> Tuple[int, int]:
+    def _place(self, partition: int, until: float) -> Tuple[int, int]:
         """Session and number of the next write to a partition."""
         place = self._sequences.next(partition)
         if place is None:
-            self._sequences.opened(self._read(m.Op.OPEN_SESSION, b"", m.Op.SESSION))
+            opened = self._read(m.Op.OPEN_SESSION, b"", m.Op.SESSION, until=until)
+            self._sequences.opened(opened)
             place = self._sequences.next(partition)
             assert place is not None
         return place
@@ -642,10 +722,12 @@ class Client:
         try:
             return connection.exchange(op, body, expected, turn + _GRACE, until)
         except ServerError as error:
+            if error.code == ErrorCode.NOT_LEADER:
+                owner = self._owner(partition)
+                self._candidates.does_not_lead(connection.address, owner, self.addrs)
             raise _AttemptFailed(error, sent=True) from error
         except IronringError as error:
-            # Whatever is left on it belongs to nobody any more.
-            self._drop(connection)
+            self._give_up(connection, error)
             raise _AttemptFailed(error, sent=True) from error
         except BaseException:
             self._drop(connection)

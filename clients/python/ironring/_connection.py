@@ -32,6 +32,8 @@ class Connection:
             self._socket = socket.create_connection(
                 (host.strip("[]"), int(port)), timeout=_time_left(until)
             )
+        except socket.timeout as error:
+            raise DeadlineExceeded(f"{address}: no answer in time") from error
         except OSError as error:
             raise ConnectionFailed(f"{address}: {error}") from error
         self._correlation = 0

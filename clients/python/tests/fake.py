@@ -30,6 +30,10 @@ class Server:
         self.keys, self.topics, self.answers = {}, {}, {}
         self.applied = self.sessions = self.topics_made = 0
         self.faults, self.seen, self.sequences = [], [], []
+        # Of the shards in the map, which lead the same number of partitions each.
+        self.map_addresses = None
+        # Op to the code it is refused with always.
+        self.refused = {}
         fake = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -94,6 +98,8 @@ class Server:
                 if op in (m.Op.PUT, m.Op.DELETE):
                     self.sequences.append(struct.unpack_from("<Q", body, 16)[0])
                 return self.error(fault[1], fault[2])
+        if op in self.refused:
+            return self.error(self.refused[op], 0)
         try:
             said = self.handle(op, body)
         except Refused as refused:
@@ -118,9 +124,12 @@ class Server:
             self.sessions += 1
             return m.Op.SESSION, struct.pack("<Q", self.sessions), 0
         if op == m.Op.CLUSTER_MAP:
-            address = self.address.encode()
-            shard = struct.pack("<HBBII", 0, len(address), 0, 0, PARTITIONS) + address
-            return m.Op.MAP, struct.pack("<QII", 1, PARTITIONS, 1) + shard, 0
+            addresses = self.map_addresses or [self.address]
+            each, shards = PARTITIONS // len(addresses), b""
+            for i, address in enumerate(addresses):
+                shard = struct.pack("<HBBII", i, len(address), 0, i * each, (i + 1) * each)
+                shards += shard + address.encode()
+            return m.Op.MAP, struct.pack("<QII", 1, PARTITIONS, len(addresses)) + shards, 0
         if op == m.Op.GET:
             key = body[2:]
             if key not in self.keys:

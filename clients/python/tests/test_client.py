@@ -1,5 +1,6 @@
 """The client against a server in a thread that misbehaves on demand."""
 
+import socket
 import unittest
 
 import fake
@@ -11,6 +12,7 @@ from ironring import (
     Delete,
     ErrorCode,
     InvalidRequest,
+    IronringError,
     Put,
     ServerError,
     UnknownOutcome,
@@ -175,6 +177,66 @@ class ClientTest(unittest.TestCase):
         with Client([nowhere, self.server.address], cluster="test") as c:
             c.ping()
             self.assertEqual(next(iter(c.servers.values())).node, "fake")
+
+    def test_an_address_that_says_nothing_leaves_time_for_the_next(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            silent.settimeout(0)
+            addrs = ["127.0.0.1:%d" % silent.getsockname()[1], self.server.address]
+            with Client(addrs, connect_timeout=3600, deadline=2) as c:
+                c.ping()
+                c.topic_list()
+                c.put(b"k", b"v")
+                self.server.on(Op.PING, fake.CLOSE_BEFORE)
+                c.ping()
+            silent.accept()[0].close()
+            with self.assertRaises(BlockingIOError):
+                silent.accept()
+
+    def test_a_node_that_fell_silent_is_left_for_another(self):
+        other = fake.Server()
+        self.addCleanup(other.stop)
+        with Client([self.server.address, other.address], attempt_timeout=0.2) as c:
+            self.server.on(Op.PING, fake.SILENCE)
+            c.ping()
+        self.assertEqual((self.server.count(Op.PING), other.count(Op.PING)), (1, 1))
+
+    def test_the_leader_is_found_when_the_addresses_of_the_map_lead_nowhere(self):
+        other = fake.Server()
+        self.addCleanup(other.stop)
+        for server in (self.server, other):
+            server.map_addresses = [fake.free_address()]
+        with Client([self.server.address, other.address], deadline=2) as c:
+            self.server.refused[Op.PUT] = ErrorCode.NOT_LEADER
+            c.put(b"k", b"v")
+            self.server.refused, other.refused = {}, self.server.refused
+            c.put(b"k", b"v")
+        self.assertEqual((self.server.applied, other.applied), (1, 1))
+
+    def test_a_read_that_may_be_old_asks_the_replicas_of_the_map(self):
+        other = fake.Server()
+        self.addCleanup(other.stop)
+        other.keys[b"k"] = (1, b"v")
+        self.server.map_addresses = [self.server.address, other.address]
+        self.server.refused[Op.GET] = ErrorCode.NOT_READY
+        c = self.client()
+        for _ in range(2):
+            self.assertEqual(c.get_stale(b"k").value.value, b"v")
+        self.assertEqual(self.server.count(Op.CLUSTER_MAP), 1)
+        self.server.on(Op.CLUSTER_MAP, fake.CLOSE_BEFORE)
+        with self.assertRaises(ServerError) as raised:
+            self.client().get_stale(b"k")
+        self.assertEqual(raised.exception.code, ErrorCode.NOT_READY)
+        self.server.refused.clear()
+        self.assertIsNone(self.client().get_stale(b"k").value, "those given come first")
+
+    def test_all_that_a_call_takes_shares_its_deadline(self):
+        c = self.client(attempt_timeout=0.2, deadline=1)
+        for op in (Op.CLUSTER_MAP, Op.OPEN_SESSION, Op.PUT):
+            self.server.on(op, fake.SILENCE)
+        # Each silence is waited for close to half the deadline.
+        with self.assertRaises(IronringError):
+            c.put(b"k", b"v")
+        c.put(b"k", b"w")
 
     def test_what_breaks_a_rule_is_not_sent(self):
         c = self.client()

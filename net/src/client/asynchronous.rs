@@ -22,12 +22,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ironring_core::prng::Prng;
-use ironring_core::{PartitionId, SessionId};
+use ironring_core::{ErrorCode, PartitionId, SessionId};
 use monoio::time::{sleep, timeout};
 
 use super::call::{
     Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
 };
+use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, answers, deadline_ms};
 use crate::message::{ClusterMap, Request, Response, TopicInfo, WriteOptions};
 
@@ -63,6 +64,7 @@ struct Inner {
     follows: Cell<bool>,
     /// Which of the known addresses is asked next for a map.
     asks_for_map: Cell<usize>,
+    candidates: RefCell<Candidates>,
     sequences: RefCell<Sequences>,
     opening_session: Gate,
     turns: RefCell<BTreeMap<PartitionId, Rc<Gate>>>,
@@ -85,6 +87,7 @@ impl Client {
             routing_is_old: Cell::new(false),
             follows: Cell::new(false),
             asks_for_map: Cell::new(0),
+            candidates: RefCell::default(),
             sequences: RefCell::default(),
             opening_session: Gate::default(),
             turns: RefCell::default(),
@@ -116,7 +119,11 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn cluster_map(&self) -> Result<ClusterMap, ClientError> {
-        let map = self.call(None, Request::ClusterMap, answers::map).await?;
+        self.cluster_map_until(self.until()).await
+    }
+
+    async fn cluster_map_until(&self, until: Instant) -> Result<ClusterMap, ClientError> {
+        let map = self.call_until(until, None, Request::ClusterMap, answers::map).await?;
         self.use_map(map.clone());
         Ok(map)
     }
@@ -126,11 +133,11 @@ impl Client {
     }
 
     /// The map as far as it is known, asked for when it is not.
-    async fn routing(&self) -> Result<Rc<Routing>, ClientError> {
+    async fn routing(&self, until: Instant) -> Result<Rc<Routing>, ClientError> {
         let known = self.inner.routing.borrow().clone();
         match known {
             Some(routing) => Ok(routing),
-            None => Ok(Rc::new(Routing::new(self.cluster_map().await?))),
+            None => Ok(Rc::new(Routing::new(self.cluster_map_until(until).await?))),
         }
     }
 
@@ -139,7 +146,7 @@ impl Client {
     /// # Errors
     /// When the cluster map is not known and cannot be had.
     pub async fn partition_of(&self, key: &[u8]) -> Result<PartitionId, ClientError> {
-        Ok(self.routing().await?.partition_of(key))
+        Ok(self.routing(self.until()).await?.partition_of(key))
     }
 
     fn uses_partitions(&self) -> bool {
@@ -152,10 +159,26 @@ impl Client {
         WriteOptions { durability, session: SessionId::NONE, sequence: 0 }
     }
 
-    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
-    /// was asked for out of the response, or nothing when the response is of another kind.
+    /// When a call that begins is over. Everything it takes shares that.
+    fn until(&self) -> Instant {
+        Instant::now() + self.inner.config.deadline
+    }
+
+    /// Sends a request that is a whole call.
     async fn call<T>(
         &self,
+        partition: Option<PartitionId>,
+        request: Request<'_>,
+        read: impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        self.call_until(self.until(), partition, request, read).await
+    }
+
+    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
+    /// was asked for out of the response, or nothing when the response is of another kind.
+    async fn call_until<T>(
+        &self,
+        until: Instant,
         partition: Option<PartitionId>,
         request: Request<'_>,
         read: impl Fn(&Response<'_>) -> Option<T>,
@@ -164,7 +187,7 @@ impl Client {
             Request::TopicRead { wait_ms, .. } => Duration::from_millis(wait_ms.into()),
             _ => Duration::ZERO,
         };
-        let until = Instant::now() + self.inner.config.deadline + wait;
+        let until = until + wait;
         let numbers = self.inner.config.session && options_of(&request).is_some();
         let Some(place) = partition.filter(|_| numbers) else {
             return self.repeat(partition, request, (until, wait), read).await;
@@ -186,7 +209,9 @@ impl Client {
         let Some(options) = options_of(&request) else { return Ok(request) };
         let next = || self.inner.sequences.borrow().next(partition);
         if next().is_none() {
-            let _pass = self.inner.opening_session.enter().await;
+            let left = until.saturating_duration_since(Instant::now());
+            let entering = timeout(left, self.inner.opening_session.enter());
+            let _pass = entering.await.map_err(|_elapsed| ClientError::Timeout)?;
             if next().is_none() {
                 let times = (until, Duration::ZERO);
                 let opening = self.repeat(None, Request::OpenSession, times, answers::session);
@@ -226,7 +251,7 @@ impl Client {
                     sleep(pause).await;
                     if first.route {
                         self.inner.follows.set(true);
-                        let map = Box::pin(self.routing()).await.ok();
+                        let map = Box::pin(self.routing(until)).await.ok();
                         let found = map.and_then(|map| map.partition_about(&request));
                         partition = partition.or(found);
                     }
@@ -262,9 +287,28 @@ impl Client {
         let silent = pipeline.silent_for() >= asked.elapsed() / 2;
         if let (Err(Failure::Lost(ClientError::Timeout)), true) = (&result, silent) {
             // Others may still hear on it; who comes next had better not count on it.
-            self.inner.pipelines.borrow_mut().retain(|_, known| !known.is(&pipeline));
+            self.inner.pipelines.borrow_mut().retain(|address, known| {
+                let same = known.is(&pipeline);
+                if same {
+                    self.inner.candidates.borrow_mut().failed(address);
+                }
+                !same
+            });
+        }
+        if let Err(Failure::Refused { code: ErrorCode::NotLeader, .. }) = &result {
+            self.does_not_lead(&pipeline, partition);
         }
         result
+    }
+
+    fn does_not_lead(&self, pipeline: &Pipeline, partition: Option<PartitionId>) {
+        let pipelines = self.inner.pipelines.borrow();
+        let routing = self.inner.routing.borrow();
+        let owner = routing.as_ref().zip(partition).and_then(|(map, of)| map.address_of(of));
+        if let Some((address, _)) = pipelines.iter().find(|(_, known)| known.is(pipeline)) {
+            let configured = &self.inner.config.addrs;
+            self.inner.candidates.borrow_mut().does_not_lead(address, owner, configured);
+        }
     }
 
     async fn exchange<T>(
@@ -326,18 +370,22 @@ impl Client {
     }
 
     async fn any_pipeline(&self, until: Instant) -> Result<Pipeline, ClientError> {
-        let addrs = &self.known_addresses();
-        if let Some(open) = addrs.iter().find_map(|address| self.opened(address)) {
-            return Ok(open);
-        }
+        let addrs = self.inner.candidates.borrow().order(self.known_addresses());
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        for address in addrs {
-            match self.open(address, until).await {
+        for (at, address) in addrs.iter().enumerate() {
+            match self.open(address, self.turn(until, addrs.len() - at)).await {
                 Ok(pipeline) => return Ok(pipeline),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// When to go on from the first of `remaining` addresses.
+    fn turn(&self, until: Instant, remaining: usize) -> Instant {
+        let now = Instant::now();
+        let left = until.saturating_duration_since(now);
+        now + share(left, remaining, self.inner.config.attempt_timeout)
     }
 
     fn opened(&self, address: &str) -> Option<Pipeline> {
@@ -350,7 +398,9 @@ impl Client {
         }
         let dial = Rc::clone(self.inner.dials.borrow_mut().entry(address.to_owned()).or_default());
         let failures = dial.failures.get();
-        let _pass = dial.gate.enter().await;
+        let left = || until.saturating_duration_since(Instant::now());
+        let _pass =
+            timeout(left(), dial.gate.enter()).await.map_err(|_elapsed| ClientError::Timeout)?;
         if let Some(open) = self.opened(address) {
             return Ok(open);
         }
@@ -360,15 +410,19 @@ impl Client {
             // As it went for whoever connected while this task waited, so it would for this one.
             return Err(failed.error());
         }
-        let left = until.saturating_duration_since(Instant::now());
-        let limit = left.min(self.inner.config.connect_timeout);
+        let limit = left().min(self.inner.config.connect_timeout);
+        if limit.is_zero() {
+            return Err(ClientError::Timeout);
+        }
         match halves::connect_within(address, &self.inner.config, limit).await {
             Ok((sender, receiver, server)) => {
+                self.inner.candidates.borrow_mut().reached(address);
                 let pipeline = Pipeline::new(sender, receiver, server);
                 self.inner.pipelines.borrow_mut().insert(address.to_owned(), pipeline.clone());
                 Ok(pipeline)
             }
             Err(error) => {
+                self.inner.candidates.borrow_mut().failed(address);
                 dial.failures.set(dial.failures.get() + 1);
                 *dial.failed.borrow_mut() = Some(Broken::new(address, &error));
                 Err(error)
@@ -376,32 +430,43 @@ impl Client {
         }
     }
 
-    /// Asks once for a new map when something hinted that the one in use is old. Without an answer
-    /// the old one serves on.
+    /// Renews the map when something hinted that the one in use is old.
     async fn renew_routing(&self, until: Instant) {
-        if !self.inner.routing_is_old.replace(false) {
-            return;
+        if self.inner.routing_is_old.replace(false) {
+            self.ask_for_map(until).await;
         }
+    }
+
+    /// Asks once for a new map. Without an answer the old one serves on.
+    async fn ask_for_map(&self, until: Instant) {
         // Another one each time: a node that is cut off from the others does not know that.
         let mut known = self.known_addresses();
         let turn = self.inner.asks_for_map.get();
         self.inner.asks_for_map.set(turn + 1);
         let turn = turn % known.len();
         known.rotate_left(turn);
-        // Those that answered lately first: one that says nothing costs the whole attempt.
-        known.sort_by_key(|address| self.opened(address).is_none());
-        for address in known {
-            if let Ok(pipeline) = self.open(&address, until).await
-                && let Ok(map) =
-                    Self::exchange(&pipeline, &Request::ClusterMap, (until, until), &answers::map)
-                        .await
-            {
-                let routing = &mut *self.inner.routing.borrow_mut();
-                match routing {
-                    Some(routing) => Rc::make_mut(routing).renew(map),
-                    None => *routing = Some(Rc::new(Routing::new(map))),
+        // Those that answered lately first: one that says nothing costs its share of the attempt.
+        known.sort_by_key(|address| {
+            (self.inner.candidates.borrow().has_failed(address), self.opened(address).is_none())
+        });
+        for (at, address) in known.iter().enumerate() {
+            let turn = self.turn(until, known.len() - at);
+            let Ok(pipeline) = self.open(address, turn).await else { continue };
+            let asked =
+                Self::exchange(&pipeline, &Request::ClusterMap, (turn, turn), &answers::map).await;
+            match asked {
+                Ok(map) => {
+                    let routing = &mut *self.inner.routing.borrow_mut();
+                    match routing {
+                        Some(routing) => Rc::make_mut(routing).renew(map),
+                        None => *routing = Some(Rc::new(Routing::new(map))),
+                    }
+                    return;
                 }
-                return;
+                Err(failure) if failure.is_silence() => {
+                    self.inner.candidates.borrow_mut().failed(address);
+                }
+                Err(_) => {}
             }
         }
     }

@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ironring_core::prng::Prng;
-use ironring_core::{PartitionId, SessionId, Token};
+use ironring_core::{ErrorCode, PartitionId, SessionId, Token};
 
 use super::answers;
 use super::call::{
     Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
 };
+use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::{HEADER_BYTES, Header, set_flags};
@@ -45,6 +46,7 @@ pub struct Client {
     routing_is_old: bool,
     /// Which of the known addresses is asked next for a map.
     asks_for_map: usize,
+    candidates: Candidates,
     sequences: Sequences,
     topics: BTreeMap<String, TopicInfo>,
     correlation: u64,
@@ -65,6 +67,7 @@ impl Client {
             routing: None,
             routing_is_old: false,
             asks_for_map: 0,
+            candidates: Candidates::default(),
             sequences: Sequences::default(),
             topics: BTreeMap::new(),
             correlation: 0,
@@ -108,18 +111,22 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn cluster_map(&mut self) -> Result<ClusterMap, ClientError> {
-        let map = self.call(None, Request::ClusterMap, answers::map)?;
+        self.cluster_map_until(self.until())
+    }
+
+    fn cluster_map_until(&mut self, until: Instant) -> Result<ClusterMap, ClientError> {
+        let map = self.call_until(until, None, Request::ClusterMap, answers::map)?;
         self.routing = Some(Routing::new(map.clone()));
         self.routing_is_old = false;
         Ok(map)
     }
 
     /// The map as far as it is known, asked for when it is not.
-    fn routing(&mut self) -> Result<&Routing, ClientError> {
+    fn routing(&mut self, until: Instant) -> Result<&Routing, ClientError> {
         if self.routing.is_none() {
-            self.cluster_map()?;
+            self.cluster_map_until(until)?;
         }
-        Ok(self.routing.as_ref().expect("cluster_map sets it"))
+        Ok(self.routing.as_ref().expect("cluster_map_until sets it"))
     }
 
     /// The partition a key belongs to.
@@ -127,13 +134,17 @@ impl Client {
     /// # Errors
     /// When the cluster map is not known and cannot be had.
     pub fn partition_of(&mut self, key: &[u8]) -> Result<PartitionId, ClientError> {
-        Ok(self.routing()?.partition_of(key))
+        Ok(self.routing(self.until())?.partition_of(key))
     }
 
     /// The partition of a key when the configuration makes use of it.
-    fn partition_for(&mut self, key: &[u8]) -> Result<Option<PartitionId>, ClientError> {
+    fn partition_for(
+        &mut self,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Option<PartitionId>, ClientError> {
         if self.config.session || self.config.shard_aware {
-            return Ok(Some(self.partition_of(key)?));
+            return Ok(Some(self.routing(until)?.partition_of(key)));
         }
         Ok(None)
     }
@@ -144,10 +155,26 @@ impl Client {
         WriteOptions { durability, session: SessionId::NONE, sequence: 0 }
     }
 
-    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
-    /// was asked for out of the response, or nothing when the response is of another kind.
+    /// When a call that begins is over. Everything it takes shares that.
+    fn until(&self) -> Instant {
+        Instant::now() + self.config.deadline
+    }
+
+    /// Sends a request that is a whole call.
     fn call<T>(
         &mut self,
+        partition: Option<PartitionId>,
+        request: Request<'_>,
+        read: impl Fn(&Response<'_>) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        self.call_until(self.until(), partition, request, read)
+    }
+
+    /// Sends a request until it is answered, refused for good, or out of time. `read` takes what
+    /// was asked for out of the response, or nothing when the response is of another kind.
+    fn call_until<T>(
+        &mut self,
+        until: Instant,
         partition: Option<PartitionId>,
         request: Request<'_>,
         read: impl Fn(&Response<'_>) -> Option<T>,
@@ -156,10 +183,10 @@ impl Client {
             Request::TopicRead { wait_ms, .. } => Duration::from_millis(wait_ms.into()),
             _ => Duration::ZERO,
         };
-        let until = Instant::now() + self.config.deadline + wait;
+        let until = until + wait;
         let place = partition.filter(|_| self.config.session && options_of(&request).is_some());
         let request = match place {
-            Some(partition) => self.number(partition, request)?,
+            Some(partition) => self.number(partition, request, until)?,
             None => request,
         };
         self.repeat(partition, request, (until, wait), read)
@@ -170,12 +197,14 @@ impl Client {
         &mut self,
         partition: PartitionId,
         request: Request<'a>,
+        until: Instant,
     ) -> Result<Request<'a>, ClientError> {
         let Some(options) = options_of(&request) else { return Ok(request) };
         let (session, sequence) = match self.sequences.next(partition) {
             Some(next) => next,
             None => {
-                let opened = self.call(None, Request::OpenSession, answers::session)?;
+                let times = (until, Duration::ZERO);
+                let opened = self.repeat(None, Request::OpenSession, times, answers::session)?;
                 self.sequences.opened(opened);
                 (opened, 1)
             }
@@ -209,14 +238,14 @@ impl Client {
                     self.routing_is_old |= first.map;
                     if first.route {
                         self.config.shard_aware = true;
-                        let found =
-                            self.routing().ok().and_then(|map| map.partition_about(&request));
+                        let map = self.routing(until).ok();
+                        let found = map.and_then(|map| map.partition_about(&request));
                         partition = partition.or(found);
                     }
                     let place = partition.zip(options_of(&request)).filter(|_| first.session);
                     if let Some((partition, options)) = place {
                         self.sequences.renounce(partition, options.session);
-                        request = self.number(partition, request)?;
+                        request = self.number(partition, request, until)?;
                     }
                 }
             }
@@ -236,11 +265,24 @@ impl Client {
     ) -> Result<T, Failure> {
         let address = self.connection_for(partition, turn).map_err(Failure::of_connecting)?;
         let result = self.exchange(&address, request, (turn, until), read);
-        if let Err(Failure::Lost(_)) = result {
-            // Whatever is left on it belongs to nobody any more.
-            self.connections.remove(&address);
+        match &result {
+            Err(failure @ Failure::Lost(_)) => self.give_up(&address, failure),
+            Err(Failure::Refused { code: ErrorCode::NotLeader, .. }) => {
+                let routing = self.routing.as_ref();
+                let owner = routing.zip(partition).and_then(|(map, of)| map.address_of(of));
+                self.candidates.does_not_lead(&address, owner, &self.config.addrs);
+            }
+            _ => {}
         }
         result
+    }
+
+    /// Closes a connection: whatever is left on it belongs to nobody any more.
+    fn give_up(&mut self, address: &str, failure: &Failure) {
+        self.connections.remove(address);
+        if failure.is_silence() {
+            self.candidates.failed(address);
+        }
     }
 
     fn exchange<T>(
@@ -320,17 +362,23 @@ impl Client {
 
     fn any_connection(&mut self, until: Instant) -> Result<String, ClientError> {
         let known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
-        let (mut addrs, closed): (Vec<String>, Vec<String>) =
-            known.into_iter().partition(|address| self.connections.contains_key(address));
-        addrs.extend(closed);
+        let addrs = self.candidates.order(known);
+        let count = addrs.len();
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        for address in addrs {
-            match self.open(&address, until) {
+        for (at, address) in addrs.into_iter().enumerate() {
+            match self.open(&address, self.turn(until, count - at)) {
                 Ok(()) => return Ok(address),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// When to go on from the first of `remaining` addresses.
+    fn turn(&self, until: Instant, remaining: usize) -> Instant {
+        let now = Instant::now();
+        let left = until.saturating_duration_since(now);
+        now + share(left, remaining, self.config.attempt_timeout)
     }
 
     /// Makes sure that there is a connection to `address` that the server has not closed.
@@ -339,37 +387,54 @@ impl Client {
             return Ok(());
         }
         self.connections.remove(address);
-        let until = until.min(Instant::now() + self.config.connect_timeout);
-        let raw = RawConnection::connect(address, &self.config.hello(), until)?;
-        self.connections.insert(address.to_owned(), raw);
-        Ok(())
+        let now = Instant::now();
+        if until <= now {
+            return Err(ClientError::Timeout);
+        }
+        let until = until.min(now + self.config.connect_timeout);
+        match RawConnection::connect(address, &self.config.hello(), until) {
+            Ok(raw) => {
+                self.candidates.reached(address);
+                self.connections.insert(address.to_owned(), raw);
+                Ok(())
+            }
+            Err(error) => {
+                self.candidates.failed(address);
+                Err(error)
+            }
+        }
     }
 
-    /// Asks once for a new map when something hinted that the one in use is old. Without an answer
-    /// the old one serves on.
+    /// Renews the map when something hinted that the one in use is old.
     fn renew_routing(&mut self, until: Instant) {
-        if !std::mem::take(&mut self.routing_is_old) {
-            return;
+        if std::mem::take(&mut self.routing_is_old) {
+            self.ask_for_map(until);
         }
+    }
+
+    /// Asks once for a new map. Without an answer the old one serves on.
+    fn ask_for_map(&mut self, until: Instant) {
         // Another one each time: a node that is cut off from the others does not know that.
         let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
         let turn = self.asks_for_map % known.len();
         known.rotate_left(turn);
-        // Those that answered lately first: one that says nothing costs the whole attempt.
-        known.sort_by_key(|address| !self.connections.contains_key(address));
+        // Those that answered lately first: one that says nothing costs its share of the attempt.
+        known.sort_by_key(|address| {
+            (self.candidates.has_failed(address), !self.connections.contains_key(address))
+        });
         self.asks_for_map += 1;
-        for address in known {
-            if self.open(&address, until).is_err() {
+        let count = known.len();
+        for (at, address) in known.into_iter().enumerate() {
+            let turn = self.turn(until, count - at);
+            if self.open(&address, turn).is_err() {
                 continue;
             }
-            match self.exchange(&address, &Request::ClusterMap, (until, until), &answers::map) {
+            match self.exchange(&address, &Request::ClusterMap, (turn, turn), &answers::map) {
                 Ok(map) => match &mut self.routing {
                     Some(routing) => return routing.renew(map),
                     None => return self.routing = Some(Routing::new(map)),
                 },
-                Err(_) => {
-                    self.connections.remove(&address);
-                }
+                Err(failure) => self.give_up(&address, &failure),
             }
         }
     }
@@ -379,9 +444,10 @@ impl Client {
         &mut self,
         topic: &TopicInfo,
         index: u32,
+        until: Instant,
     ) -> Result<Option<PartitionId>, ClientError> {
         if self.config.session || self.config.shard_aware {
-            let partitions = self.routing()?.map().partitions;
+            let partitions = self.routing(until)?.map().partitions;
             let token = Token::of_topic_partition(topic.id, index);
             return Ok(Some(token.partition(partitions)));
         }

@@ -77,6 +77,17 @@ impl Failure {
 }
 
 impl Failure {
+    /// Whether nothing came in time, to the request or to the attempt to connect.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Failure::Lost(ClientError::Timeout) | Failure::NotSent(ClientError::Timeout) => true,
+            Failure::NotSent(ClientError::Io { source, .. }) => {
+                source.kind() == io::ErrorKind::TimedOut
+            }
+            _ => false,
+        }
+    }
+
     /// What a caller hears that does not try again.
     pub fn into_error(self) -> ClientError {
         match self {
@@ -148,7 +159,7 @@ impl Call {
         let mut first = Preparation::default();
         let mut pause_min = Duration::ZERO;
         let (mut pause_first, mut pause_max) = (PAUSE_FIRST, PAUSE_MAX);
-        self.silent += u32::from(matches!(failure, Failure::Lost(ClientError::Timeout)));
+        self.silent += u32::from(failure.is_silence());
         let error = match failure {
             Failure::Invalid(error) => return Next::Stop(self.settle(error)),
             Failure::NotSent(error) => {

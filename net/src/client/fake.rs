@@ -70,6 +70,8 @@ struct State {
     sequences_seen: Vec<u64>,
     connections: Vec<(usize, TcpStream)>,
     stopped: Vec<bool>,
+    /// Shards refuse what another one leads.
+    refuses_others: bool,
 }
 
 pub(crate) struct Cluster {
@@ -106,6 +108,14 @@ impl Cluster {
         self.state.lock().unwrap().faults.push_back((opcode, act));
     }
 
+    /// Each shard is a node of its own whose address in the map leads nowhere.
+    pub fn hide_behind_a_firewall(&self) {
+        let closed = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let mut state = self.state.lock().unwrap();
+        state.addresses.fill_with(closed);
+        state.refuses_others = true;
+    }
+
     pub fn count(&self, opcode: Opcode) -> usize {
         self.state.lock().unwrap().seen.iter().filter(|(seen, _)| *seen == opcode).count()
     }
@@ -117,8 +127,13 @@ impl Cluster {
 
     /// The shard that took the last put.
     pub fn last_shard(&self) -> usize {
+        *self.shards_of(Opcode::Put).last().unwrap()
+    }
+
+    /// The shards that took the requests of a kind, in their order.
+    pub fn shards_of(&self, opcode: Opcode) -> Vec<usize> {
         let state = self.state.lock().unwrap();
-        state.seen.iter().rev().find(|(opcode, _)| *opcode == Opcode::Put).unwrap().1
+        state.seen.iter().filter(|(seen, _)| *seen == opcode).map(|(_, shard)| *shard).collect()
     }
 
     /// Connections accepted so far.
@@ -198,7 +213,10 @@ fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
             let opcode = Opcode::from_u8(frame.header.opcode).unwrap();
             let mut state = state.lock().unwrap();
             state.seen.push((opcode, shard));
-            let act = state.take_fault(opcode);
+            let misplaced =
+                state.refuses_others && leader_of(&request).is_some_and(|at| at != shard);
+            let refusal = misplaced.then_some(Act::Refuse(ErrorCode::NotLeader, 0));
+            let act = state.take_fault(opcode).or(refusal);
             if !state.handle(&request, act, correlation, output) {
                 drop(state);
                 let _gone = stream.write_all(connection.output().bytes());
@@ -219,6 +237,15 @@ fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
             Ok(len) => connection.received(Instant(0), len),
         }
     }
+}
+
+/// The shard that leads the partition of a request for one key.
+fn leader_of(request: &Request<'_>) -> Option<usize> {
+    let (Request::Put { key, .. } | Request::Delete { key, .. } | Request::Get { key }) = request
+    else {
+        return None;
+    };
+    Some((Token::of_key(key).partition(PARTITIONS).0 / (PARTITIONS / 2)) as usize)
 }
 
 fn ok(output: &mut Output, correlation: u64, response: &Response<'_>) {
@@ -545,4 +572,23 @@ fn connection_to_nowhere() -> Connection {
     connection.feed(Instant(0), &frames);
     assert!(connection.next_frame().unwrap().is_some());
     connection
+}
+
+/// Where connections are taken and nothing is ever said, until it is dropped.
+pub(crate) struct Silent(TcpListener);
+
+impl Silent {
+    pub fn start() -> Silent {
+        Silent(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    pub fn address(&self) -> String {
+        self.0.local_addr().unwrap().to_string()
+    }
+
+    /// Connections made, as of the last time this was asked.
+    pub fn connections(&self) -> usize {
+        self.0.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| self.0.accept().ok()).count()
+    }
 }

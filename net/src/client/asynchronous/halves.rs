@@ -175,6 +175,7 @@ impl Broken {
         let kind = match error {
             ClientError::Io { source, .. } => source.kind(),
             ClientError::Protocol(_) => io::ErrorKind::InvalidData,
+            ClientError::Timeout => io::ErrorKind::TimedOut,
             _ => io::ErrorKind::Other,
         };
         let reason = match error {

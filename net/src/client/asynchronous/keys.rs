@@ -23,8 +23,15 @@ use crate::message::{BatchOp, Condition, Receipt, Request, Response};
 
 impl Client {
     /// The partition of a key when the configuration makes use of it.
-    async fn partition_for(&self, key: &[u8]) -> Result<Option<PartitionId>, ClientError> {
-        if self.uses_partitions() { self.partition_of(key).await.map(Some) } else { Ok(None) }
+    async fn partition_for(
+        &self,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Option<PartitionId>, ClientError> {
+        if self.uses_partitions() {
+            return Ok(Some(self.routing(until).await?.partition_of(key)));
+        }
+        Ok(None)
     }
 
     /// Stores a value.
@@ -46,11 +53,12 @@ impl Client {
         value: &[u8],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
-        let partition = self.partition_for(key).await?;
+        let until = self.until();
+        let partition = self.partition_for(key, until).await?;
         let options = self.options(settings.durability);
         let (condition, ttl_ms) = (settings.condition, settings.ttl_ms());
         let request = Request::Put { options, condition, ttl_ms, key, value };
-        self.call(partition, request, answers::receipt).await
+        self.call_until(until, partition, request, answers::receipt).await
     }
 
     /// Stores a value if the key has exactly this version.
@@ -71,26 +79,47 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn get(&self, key: &[u8]) -> Result<Option<Value>, ClientError> {
-        let partition = self.partition_for(key).await?;
-        match self.call(partition, Request::Get { key }, answers::value).await {
+        let until = self.until();
+        let partition = self.partition_for(key, until).await?;
+        match self.call_until(until, partition, Request::Get { key }, answers::value).await {
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
             found => found.map(Some),
         }
     }
 
     /// Reads a value at the first node that has a replica of it and answers, which may not have the
-    /// newest: also where no majority is left. Each known node is asked once.
+    /// newest: also where no majority is left. Each known node is asked once; while the cluster map
+    /// is not known those of the configuration first, the others only by a shard-aware client.
     ///
     /// # Errors
     /// When none answers: what the last one said.
     pub async fn get_stale(&self, key: &[u8]) -> Result<Stale<Option<Value>>, ClientError> {
-        let until = Instant::now() + self.inner.config.deadline;
+        let until = self.until();
+        let known = self.known_addresses();
+        let has_map = self.inner.routing.borrow().is_some();
+        let found = self.get_stale_among(known.clone(), key, until).await;
+        if found.is_ok() || has_map || !self.is_aware() {
+            return found;
+        }
+        // Others may have a replica. Any node has the map, also one that is cut off.
+        self.ask_for_map(until.min(Instant::now() + self.inner.config.attempt_timeout)).await;
+        let mut others = self.known_addresses();
+        others.retain(|address| !known.contains(address));
+        if others.is_empty() { found } else { self.get_stale_among(others, key, until).await }
+    }
+
+    async fn get_stale_among(
+        &self,
+        mut addresses: Vec<String>,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Stale<Option<Value>>, ClientError> {
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        let mut known = self.known_addresses();
         // Not always the same one, so that reads spread.
-        let first = self.inner.prng.borrow_mut().below(known.len().max(1) as u64) as usize;
-        known.rotate_left(first);
-        for address in known {
+        let first = self.inner.prng.borrow_mut().below(addresses.len().max(1) as u64) as usize;
+        addresses.rotate_left(first);
+        addresses.sort_by_key(|address| self.inner.candidates.borrow().has_failed(address));
+        for address in addresses {
             match self.get_stale_at(&address, key, until).await {
                 Ok(found) => return Ok(found),
                 Err(error) => last = error,
@@ -138,10 +167,11 @@ impl Client {
         key: &[u8],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
-        let partition = self.partition_for(key).await?;
+        let until = self.until();
+        let partition = self.partition_for(key, until).await?;
         let (options, condition) = (self.options(settings.durability), settings.condition);
         let request = Request::Delete { options, condition, key };
-        self.call(partition, request, answers::receipt).await
+        self.call_until(until, partition, request, answers::receipt).await
     }
 
     /// Applies all operations or none. All keys must belong to one partition
@@ -154,7 +184,8 @@ impl Client {
         ops: &[BatchOp<'_>],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
-        let routing = self.routing().await?;
+        let until = self.until();
+        let routing = self.routing(until).await?;
         let mut buffer = Vec::new();
         let mut list = BatchListBuilder::new(&mut buffer);
         let mut partition = None;
@@ -173,7 +204,7 @@ impl Client {
         };
         let options = self.options(settings.durability);
         let request = Request::Batch { options, partition, ops: list.finish() };
-        self.call(Some(partition), request, answers::receipt).await
+        self.call_until(until, Some(partition), request, answers::receipt).await
     }
 
     /// Reads many keys, of any partitions, in the order given. Not a snapshot: each partition is
@@ -185,7 +216,8 @@ impl Client {
         &self,
         keys: &[K],
     ) -> Result<Vec<Option<Value>>, ClientError> {
-        let routing = self.routing().await?;
+        let until = self.until();
+        let routing = self.routing(until).await?;
         let mut by_partition: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
         for (at, key) in keys.iter().enumerate() {
             by_partition.entry(routing.partition_of(key.as_ref())).or_default().push(at);
@@ -200,7 +232,7 @@ impl Client {
                 part.iter().try_for_each(|at| list.push(keys[*at].as_ref()))?;
                 let request = Request::MultiGet { partition, keys: list.finish() };
                 let read = |response: &Response<'_>| answers::values(response, part.len());
-                match self.call(Some(partition), request, read).await {
+                match self.call_until(until, Some(partition), request, read).await {
                     Ok(values) => {
                         part.iter().zip(values).for_each(|(at, value)| found[*at] = value);
                     }

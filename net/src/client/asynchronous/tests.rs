@@ -4,11 +4,10 @@ use std::future::Future;
 
 use super::*;
 use crate::client::WriteSettings;
-use crate::client::fake::{Act, Cluster};
+use crate::client::fake::{Act, Cluster, Silent};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::{Opcode, set_correlation};
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
-use ironring_core::ErrorCode;
 use monoio::{FusionDriver, RuntimeBuilder};
 
 fn run<T>(future: impl Future<Output = T>) -> T {
@@ -241,8 +240,8 @@ fn connecting_fails_with_the_reason() {
 #[test]
 fn who_connects_to_a_silent_node_holds_nobody_up() {
     let cluster = Cluster::start();
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap().to_string();
+    let silent = Silent::start();
+    let address = silent.address();
     run(async {
         let forever = Duration::from_secs(3600);
         let config = ClientConfig { connect_timeout: forever, ..config(&cluster) };
@@ -261,9 +260,7 @@ fn who_connects_to_a_silent_node_holds_nobody_up() {
             assert!(timeout(Duration::from_secs(60), other).await.unwrap());
         }
     });
-    silent.set_nonblocking(true).unwrap();
-    let connections = std::iter::from_fn(|| silent.accept().ok()).count();
-    assert_eq!(connections, 1, "they shared how it went");
+    assert_eq!(silent.connections(), 1, "they shared how it went");
 }
 
 #[test]
@@ -295,5 +292,104 @@ fn a_connection_is_given_up_only_when_nothing_is_answered_on_it() {
         cluster.on(Opcode::Get, Act::Silence);
         assert!(c.get(b"k").await.unwrap().is_some());
         assert_eq!(cluster.connections(), before + 1, "nobody was answered on it");
+    });
+}
+
+#[test]
+fn an_address_that_says_nothing_leaves_time_for_the_next() {
+    let (cluster, silent) = (Cluster::start(), Silent::start());
+    run(async {
+        let config = ClientConfig {
+            addrs: vec![silent.address(), cluster.address(0)],
+            connect_timeout: Duration::from_secs(3600),
+            deadline: Duration::from_secs(2),
+            ..config(&cluster)
+        };
+        let c = Client::connect(config).await.unwrap();
+        c.ping().await.unwrap();
+        c.topic_list().await.unwrap();
+        c.put(b"k", b"v").await.unwrap();
+        cluster.on(Opcode::Ping, Act::CloseBefore);
+        c.ping().await.unwrap();
+    });
+    assert_eq!(silent.connections(), 1, "it is tried again only when the others fail as well");
+}
+
+#[test]
+fn a_node_that_fell_silent_is_left_for_another() {
+    let cluster = Cluster::start();
+    run(async {
+        let addrs = vec![cluster.address(0), cluster.address(1)];
+        let attempt_timeout = Duration::from_millis(200);
+        let config = ClientConfig { addrs, attempt_timeout, ..config(&cluster) };
+        let c = Client::connect(config).await.unwrap();
+        cluster.on(Opcode::Ping, Act::Silence);
+        c.ping().await.unwrap();
+    });
+    assert_eq!(cluster.shards_of(Opcode::Ping), [0, 1]);
+}
+
+#[test]
+fn the_leader_is_found_among_the_addresses_given_when_those_of_the_map_lead_nowhere() {
+    let cluster = Cluster::start();
+    cluster.hide_behind_a_firewall();
+    run(async {
+        let addrs = vec![cluster.address(0), cluster.address(1)];
+        let deadline = Duration::from_secs(2);
+        let config = ClientConfig { addrs, deadline, ..config(&cluster) };
+        let c = Client::connect(config).await.unwrap();
+        let tasks: Vec<_> = (0..20u32)
+            .map(|i| {
+                let c = c.clone();
+                monoio::spawn(async move { c.put(&i.to_le_bytes(), b"v").await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+        for i in 0..20u32 {
+            assert!(c.get(&i.to_le_bytes()).await.unwrap().is_some());
+        }
+    });
+}
+
+#[test]
+fn a_read_that_may_be_old_asks_the_replicas_of_the_map() {
+    let cluster = Cluster::start();
+    run(async {
+        client(&cluster).await.put(b"k", b"v").await.unwrap();
+        let before = cluster.count(Opcode::ClusterMap);
+        let refusal = Act::Refuse(ErrorCode::NotReady, 0);
+        let c = client(&cluster).await;
+        cluster.on(Opcode::Get, refusal);
+        assert_eq!(c.get_stale(b"k").await.unwrap().found.unwrap().value, b"v");
+        assert_eq!(cluster.shards_of(Opcode::Get), [0, 1]);
+        c.get_stale(b"k").await.unwrap();
+        assert_eq!(cluster.count(Opcode::ClusterMap), before + 1, "it is known by then");
+
+        let c = client(&cluster).await;
+        c.get_stale(b"k").await.unwrap();
+        assert_eq!(cluster.shards_of(Opcode::Get).last(), Some(&0), "those given come first");
+        cluster.on(Opcode::Get, refusal);
+        cluster.on(Opcode::ClusterMap, Act::CloseBefore);
+        let error = c.get_stale(b"k").await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::NotReady), "not that there is no map");
+    });
+}
+
+#[test]
+fn all_that_a_call_takes_shares_its_deadline() {
+    let cluster = Cluster::start();
+    run(async {
+        let times = (Duration::from_millis(200), Duration::from_secs(1));
+        let (attempt_timeout, deadline) = times;
+        let config = ClientConfig { attempt_timeout, deadline, ..config(&cluster) };
+        let c = Client::connect(config).await.unwrap();
+        for opcode in [Opcode::ClusterMap, Opcode::OpenSession, Opcode::Put] {
+            cluster.on(opcode, Act::Silence);
+        }
+        // Each silence is waited for close to half the deadline.
+        assert!(c.put(b"k", b"v").await.is_err());
+        c.put(b"k", b"w").await.unwrap();
     });
 }

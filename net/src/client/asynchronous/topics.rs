@@ -1,5 +1,12 @@
 //! Calls on topics. Topics are named here; their ids are looked up once and remembered.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a client waits for sockets: it reads the clock for deadlines"
+)]
+
+use std::time::Instant;
+
 use ironring_core::{Durability, ErrorCode, PartitionId, WallTime};
 
 use super::Client;
@@ -38,7 +45,16 @@ impl Client {
     /// # Errors
     /// `unknown_topic`, or as every call: [`ClientError`].
     pub async fn topic_describe(&self, name: &str) -> Result<TopicInfo, ClientError> {
-        let topic = self.call(None, Request::TopicDescribe { name }, answers::topic).await?;
+        self.topic_describe_until(self.until(), name).await
+    }
+
+    async fn topic_describe_until(
+        &self,
+        until: Instant,
+        name: &str,
+    ) -> Result<TopicInfo, ClientError> {
+        let request = Request::TopicDescribe { name };
+        let topic = self.call_until(until, None, request, answers::topic).await?;
         self.inner.topics.borrow_mut().insert(name.to_owned(), topic.clone());
         Ok(topic)
     }
@@ -151,28 +167,30 @@ impl Client {
         request: impl Fn(&TopicInfo) -> Request<'a>,
         read: impl Fn(&crate::message::Response<'_>) -> Option<T>,
     ) -> Result<T, ClientError> {
+        let until = self.until();
         let remembered = self.inner.topics.borrow().get(name).cloned();
         if let Some(topic) = remembered {
-            let partition = self.partition_for_topic(&topic, index(&topic)).await?;
-            match self.call(partition, request(&topic), &read).await {
+            let partition = self.partition_for_topic(&topic, index(&topic), until).await?;
+            match self.call_until(until, partition, request(&topic), &read).await {
                 Err(error) if error.code() == Some(ErrorCode::UnknownTopic) => {
                     self.inner.topics.borrow_mut().remove(name);
                 }
                 result => return result,
             }
         }
-        let topic = self.topic_describe(name).await?;
-        let partition = self.partition_for_topic(&topic, index(&topic)).await?;
-        self.call(partition, request(&topic), &read).await
+        let topic = self.topic_describe_until(until, name).await?;
+        let partition = self.partition_for_topic(&topic, index(&topic), until).await?;
+        self.call_until(until, partition, request(&topic), &read).await
     }
 
     async fn partition_for_topic(
         &self,
         topic: &TopicInfo,
         index: u32,
+        until: Instant,
     ) -> Result<Option<PartitionId>, ClientError> {
         if self.uses_partitions() {
-            return Ok(Some(self.routing().await?.partition_of_topic(topic.id, index)));
+            return Ok(Some(self.routing(until).await?.partition_of_topic(topic.id, index)));
         }
         Ok(None)
     }

@@ -34,14 +34,12 @@ impl Client {
         value: &[u8],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
-        let partition = self.partition_for(key)?;
+        let until = self.until();
+        let partition = self.partition_for(key, until)?;
         let options = self.options(settings.durability);
         let (condition, ttl_ms) = (settings.condition, settings.ttl_ms());
-        self.call(
-            partition,
-            Request::Put { options, condition, ttl_ms, key, value },
-            answers::receipt,
-        )
+        let request = Request::Put { options, condition, ttl_ms, key, value };
+        self.call_until(until, partition, request, answers::receipt)
     }
 
     /// Stores a value if the key has exactly this version.
@@ -70,8 +68,9 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Value>, ClientError> {
-        let partition = self.partition_for(key)?;
-        let found = self.call(partition, Request::Get { key }, answers::value);
+        let until = self.until();
+        let partition = self.partition_for(key, until)?;
+        let found = self.call_until(until, partition, Request::Get { key }, answers::value);
         match found {
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
             found => found.map(Some),
@@ -79,18 +78,37 @@ impl Client {
     }
 
     /// Reads a value at the first node that has a replica of it and answers, which may not have the
-    /// newest: also where no majority is left. Each known node is asked once.
+    /// newest: also where no majority is left. Each known node is asked once; while the cluster map
+    /// is not known those of the configuration first, the others only by a shard-aware client.
     ///
     /// # Errors
     /// When none answers: what the last one said.
     pub fn get_stale(&mut self, key: &[u8]) -> Result<Stale<Option<Value>>, ClientError> {
-        let until = Instant::now() + self.config.deadline;
+        let until = self.until();
+        let known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        let found = self.get_stale_among(known.clone(), key, until);
+        if found.is_ok() || self.routing.is_some() || !self.config.shard_aware {
+            return found;
+        }
+        // Others may have a replica. Any node has the map, also one that is cut off.
+        self.ask_for_map(until.min(Instant::now() + self.config.attempt_timeout));
+        let mut others = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        others.retain(|address| !known.contains(address));
+        if others.is_empty() { found } else { self.get_stale_among(others, key, until) }
+    }
+
+    fn get_stale_among(
+        &mut self,
+        mut addresses: Vec<String>,
+        key: &[u8],
+        until: Instant,
+    ) -> Result<Stale<Option<Value>>, ClientError> {
         let mut last = ClientError::Protocol("no address is configured".to_owned());
-        let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
         // Not always the same one, so that reads spread.
-        let first = self.prng.below(known.len().max(1) as u64) as usize;
-        known.rotate_left(first);
-        for address in known {
+        let first = self.prng.below(addresses.len().max(1) as u64) as usize;
+        addresses.rotate_left(first);
+        addresses.sort_by_key(|address| self.candidates.has_failed(address));
+        for address in addresses {
             match self.get_stale_at(&address, key, until) {
                 Ok(found) => return Ok(found),
                 Err(error) => last = error,
@@ -123,9 +141,8 @@ impl Client {
             }
         };
         let result = self.exchange_with(flags::STALE, address, &request, times, read);
-        if let Err(Failure::Lost(_)) = result {
-            // Whatever is left on it belongs to nobody any more.
-            self.connections.remove(address);
+        if let Err(failure @ Failure::Lost(_)) = &result {
+            self.give_up(address, failure);
         }
         result.map_err(Failure::into_error)
     }
@@ -147,10 +164,11 @@ impl Client {
         key: &[u8],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
-        let partition = self.partition_for(key)?;
-        let options = self.options(settings.durability);
-        let condition = settings.condition;
-        self.call(partition, Request::Delete { options, condition, key }, answers::receipt)
+        let until = self.until();
+        let partition = self.partition_for(key, until)?;
+        let (options, condition) = (self.options(settings.durability), settings.condition);
+        let request = Request::Delete { options, condition, key };
+        self.call_until(until, partition, request, answers::receipt)
     }
 
     /// Applies all operations or none. All keys must belong to one partition
@@ -163,12 +181,13 @@ impl Client {
         ops: &[BatchOp<'_>],
         settings: WriteSettings,
     ) -> Result<Receipt, ClientError> {
+        let until = self.until();
         let mut buffer = Vec::new();
         let mut list = BatchListBuilder::new(&mut buffer);
         let mut partition = None;
         for op in ops {
             let (BatchOp::Put { key, .. } | BatchOp::Delete { key, .. }) = *op;
-            let of_key = self.partition_of(key)?;
+            let of_key = self.routing(until)?.partition_of(key);
             if *partition.get_or_insert(of_key) != of_key {
                 let rule = "of a batch must belong to one partition";
                 return Err(BodyError::Invalid { field: "keys", rule }.into());
@@ -181,7 +200,7 @@ impl Client {
         };
         let options = self.options(settings.durability);
         let request = Request::Batch { options, partition, ops: list.finish() };
-        self.call(Some(partition), request, answers::receipt)
+        self.call_until(until, Some(partition), request, answers::receipt)
     }
 
     /// Reads many keys, of any partitions, in the order given. Not a snapshot: each partition is
@@ -193,14 +212,16 @@ impl Client {
         &mut self,
         keys: &[K],
     ) -> Result<Vec<Option<Value>>, ClientError> {
+        let until = self.until();
         let mut by_partition: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
         for (at, key) in keys.iter().enumerate() {
-            by_partition.entry(self.partition_of(key.as_ref())?).or_default().push(at);
+            let partition = self.routing(until)?.partition_of(key.as_ref());
+            by_partition.entry(partition).or_default().push(at);
         }
         let mut found = vec![None; keys.len()];
         for (partition, wanted) in by_partition {
             for part in wanted.chunks(BATCH_OPS_MAX) {
-                self.multi_get_part(partition, keys, part, &mut found)?;
+                self.multi_get_part(until, partition, keys, part, &mut found)?;
             }
         }
         Ok(found)
@@ -210,6 +231,7 @@ impl Client {
     /// answer does not fit a frame.
     fn multi_get_part<K: AsRef<[u8]>>(
         &mut self,
+        until: Instant,
         partition: PartitionId,
         keys: &[K],
         wanted: &[usize],
@@ -221,8 +243,8 @@ impl Client {
             list.push(keys[*at].as_ref())?;
         }
         let request = Request::MultiGet { partition, keys: list.finish() };
-        let answer =
-            self.call(Some(partition), request, |response| answers::values(response, wanted.len()));
+        let read = |response: &Response<'_>| answers::values(response, wanted.len());
+        let answer = self.call_until(until, Some(partition), request, read);
         match answer {
             Ok(values) => {
                 wanted.iter().zip(values).for_each(|(at, value)| found[*at] = value);
@@ -230,8 +252,8 @@ impl Client {
             }
             Err(error) if error.code() == Some(ErrorCode::TooLarge) && wanted.len() > 1 => {
                 let (front, back) = wanted.split_at(wanted.len() / 2);
-                self.multi_get_part(partition, keys, front, found)?;
-                self.multi_get_part(partition, keys, back, found)
+                self.multi_get_part(until, partition, keys, front, found)?;
+                self.multi_get_part(until, partition, keys, back, found)
             }
             Err(error) => Err(error),
         }

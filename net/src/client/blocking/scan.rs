@@ -32,7 +32,7 @@ impl<'c> Scan<'c> {
 
     /// Reads until there is an entry or the end.
     fn read_on(&mut self) -> Result<(), ClientError> {
-        let partitions = self.client.routing()?.map().partitions;
+        let partitions = self.client.routing(self.client.until())?.map().partitions;
         while self.page.is_empty() && !self.done {
             let partition = PartitionId(self.partition);
             let (entries, more) = self.client.scan_page(

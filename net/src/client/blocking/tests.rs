@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::client::fake::{Act, Cluster};
+use crate::client::fake::{Act, Cluster, Silent};
 use crate::client::{Record, WriteSettings};
 use crate::frame::Opcode;
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
-use ironring_core::{ErrorCode, Offset, WallTime};
+use ironring_core::{Offset, WallTime};
 
 fn config(cluster: &Cluster) -> ClientConfig {
     ClientConfig { name: "test".into(), ..ClientConfig::new(cluster.address(0)) }
@@ -339,4 +339,88 @@ fn frames_of_the_callers_own_making_are_answered_by_correlation() {
         assert_eq!(header.correlation, correlation);
         assert_eq!(decode_response(&header, body), Ok(Response::Pong));
     }
+}
+
+#[test]
+fn an_address_that_says_nothing_leaves_time_for_the_next() {
+    let (cluster, silent) = (Cluster::start(), Silent::start());
+    let config = ClientConfig {
+        addrs: vec![silent.address(), cluster.address(0)],
+        connect_timeout: Duration::from_secs(3600),
+        deadline: Duration::from_secs(2),
+        ..config(&cluster)
+    };
+    let mut c = Client::connect(config).unwrap();
+    c.ping().unwrap();
+    c.topic_list().unwrap();
+    c.put(b"k", b"v").unwrap();
+    cluster.on(Opcode::Ping, Act::CloseBefore);
+    c.ping().unwrap();
+    assert_eq!(silent.connections(), 1, "it is tried again only when the others fail as well");
+}
+
+#[test]
+fn a_node_that_fell_silent_is_left_for_another() {
+    let cluster = Cluster::start();
+    let addrs = vec![cluster.address(0), cluster.address(1)];
+    let attempt_timeout = Duration::from_millis(200);
+    let mut c =
+        Client::connect(ClientConfig { addrs, attempt_timeout, ..config(&cluster) }).unwrap();
+    cluster.on(Opcode::Ping, Act::Silence);
+    c.ping().unwrap();
+    assert_eq!(cluster.shards_of(Opcode::Ping), [0, 1]);
+}
+
+#[test]
+fn the_leader_is_found_among_the_addresses_given_when_those_of_the_map_lead_nowhere() {
+    let cluster = Cluster::start();
+    cluster.hide_behind_a_firewall();
+    let addrs = vec![cluster.address(0), cluster.address(1)];
+    let deadline = Duration::from_secs(2);
+    for session in [true, false] {
+        let addrs = addrs.clone();
+        let config = ClientConfig { addrs, deadline, session, ..config(&cluster) };
+        let mut c = Client::connect(config).unwrap();
+        for i in 0..20u32 {
+            c.put(&i.to_le_bytes(), b"v").unwrap();
+            assert!(c.get(&i.to_le_bytes()).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
+fn a_read_that_may_be_old_asks_the_replicas_of_the_map() {
+    let cluster = Cluster::start();
+    client(&cluster).put(b"k", b"v").unwrap();
+    let before = cluster.count(Opcode::ClusterMap);
+    let refusal = Act::Refuse(ErrorCode::NotReady, 0);
+    let mut c = client(&cluster);
+    cluster.on(Opcode::Get, refusal);
+    assert_eq!(c.get_stale(b"k").unwrap().found.unwrap().value, b"v");
+    assert_eq!(cluster.shards_of(Opcode::Get), [0, 1]);
+    c.get_stale(b"k").unwrap();
+    assert_eq!(cluster.count(Opcode::ClusterMap), before + 1, "it is known by then");
+
+    let mut c = client(&cluster);
+    c.get_stale(b"k").unwrap();
+    assert_eq!(cluster.shards_of(Opcode::Get).last(), Some(&0), "those given come first");
+    cluster.on(Opcode::Get, refusal);
+    cluster.on(Opcode::ClusterMap, Act::CloseBefore);
+    let error = c.get_stale(b"k").unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::NotReady), "not that there is no map");
+}
+
+#[test]
+fn all_that_a_call_takes_shares_its_deadline() {
+    let cluster = Cluster::start();
+    let times = (Duration::from_millis(200), Duration::from_secs(1));
+    let (attempt_timeout, deadline) = times;
+    let mut c =
+        Client::connect(ClientConfig { attempt_timeout, deadline, ..config(&cluster) }).unwrap();
+    for opcode in [Opcode::ClusterMap, Opcode::OpenSession, Opcode::Put] {
+        cluster.on(opcode, Act::Silence);
+    }
+    // Each silence is waited for close to half the deadline.
+    assert!(c.put(b"k", b"v").is_err());
+    c.put(b"k", b"w").unwrap();
 }

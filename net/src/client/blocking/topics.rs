@@ -1,5 +1,12 @@
 //! Calls on topics. Topics are named here; their ids are looked up once and remembered.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a client waits for sockets: it reads the clock for deadlines"
+)]
+
+use std::time::Instant;
+
 use ironring_core::{Durability, ErrorCode, WallTime};
 
 use super::Client;
@@ -38,7 +45,16 @@ impl Client {
     /// # Errors
     /// `unknown_topic`, or as every call: [`ClientError`].
     pub fn topic_describe(&mut self, name: &str) -> Result<TopicInfo, ClientError> {
-        let topic = self.call(None, Request::TopicDescribe { name }, answers::topic)?;
+        self.topic_describe_until(self.until(), name)
+    }
+
+    fn topic_describe_until(
+        &mut self,
+        until: Instant,
+        name: &str,
+    ) -> Result<TopicInfo, ClientError> {
+        let request = Request::TopicDescribe { name };
+        let topic = self.call_until(until, None, request, answers::topic)?;
         self.topics.insert(name.to_owned(), topic.clone());
         Ok(topic)
     }
@@ -83,12 +99,12 @@ impl Client {
             return Err(BodyError::Invalid { field: "append", rule }.into());
         }
         let (records, options) = (list.finish(), self.options(durability));
-        self.with_topic(name, |client, topic| {
+        self.with_topic(name, |client, topic, until| {
             let index = append_index(to, topic.partitions);
-            let partition = client.partition_for_topic(topic, index)?;
+            let partition = client.partition_for_topic(topic, index, until)?;
             let topic = topic.id;
             let request = Request::TopicAppend { options, topic, to, records };
-            client.call(partition, request, answers::appended)
+            client.call_until(until, partition, request, answers::appended)
         })
     }
 
@@ -105,12 +121,12 @@ impl Client {
         (max_records, max_bytes): (u32, u32),
         wait_ms: u32,
     ) -> Result<Records, ClientError> {
-        self.with_topic(name, |client, topic| {
-            let owner = client.partition_for_topic(topic, partition)?;
+        self.with_topic(name, |client, topic, until| {
+            let owner = client.partition_for_topic(topic, partition, until)?;
             let topic = topic.id;
             let request =
                 Request::TopicRead { topic, partition, from, max_records, max_bytes, wait_ms };
-            client.call(owner, request, answers::records)
+            client.call_until(until, owner, request, answers::records)
         })
     }
 
@@ -124,10 +140,10 @@ impl Client {
         partition: u32,
         time: WallTime,
     ) -> Result<Offsets, ClientError> {
-        self.with_topic(name, |client, topic| {
-            let owner = client.partition_for_topic(topic, partition)?;
+        self.with_topic(name, |client, topic, until| {
+            let owner = client.partition_for_topic(topic, partition, until)?;
             let request = Request::TopicOffsets { topic: topic.id, partition, time };
-            client.call(owner, request, answers::offsets)
+            client.call_until(until, owner, request, answers::offsets)
         })
     }
 
@@ -142,10 +158,10 @@ impl Client {
         before: u64,
     ) -> Result<Receipt, ClientError> {
         let options = self.options(None);
-        self.with_topic(name, |client, topic| {
-            let owner = client.partition_for_topic(topic, partition)?;
+        self.with_topic(name, |client, topic, until| {
+            let owner = client.partition_for_topic(topic, partition, until)?;
             let request = Request::TopicTrim { options, topic: topic.id, partition, before };
-            client.call(owner, request, answers::receipt)
+            client.call_until(until, owner, request, answers::receipt)
         })
     }
 
@@ -154,17 +170,18 @@ impl Client {
     fn with_topic<T>(
         &mut self,
         name: &str,
-        act: impl Fn(&mut Client, &TopicInfo) -> Result<T, ClientError>,
+        act: impl Fn(&mut Client, &TopicInfo, Instant) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
+        let until = self.until();
         if let Some(topic) = self.topics.get(name).cloned() {
-            match act(self, &topic) {
+            match act(self, &topic, until) {
                 Err(error) if error.code() == Some(ErrorCode::UnknownTopic) => {
                     self.topics.remove(name);
                 }
                 result => return result,
             }
         }
-        let topic = self.topic_describe(name)?;
-        act(self, &topic)
+        let topic = self.topic_describe_until(until, name)?;
+        act(self, &topic, until)
     }
 }

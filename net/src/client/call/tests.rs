@@ -151,3 +151,23 @@ fn a_sequence_is_used_up_by_a_definite_answer_only() {
     assert_eq!(end(&mut sequences, b, Ok(())), Some((9, 3)));
     assert_eq!(end(&mut sequences, b, Err(unknown())), Some((10, 1)));
 }
+
+#[test]
+fn an_attempt_may_take_longer_where_nothing_is_heard() {
+    let first = Duration::from_millis(100);
+    let timed_out =
+        || ClientError::Io { address: String::new(), source: io::ErrorKind::TimedOut.into() };
+    let refused = || ClientError::Io {
+        address: String::new(),
+        source: io::ErrorKind::ConnectionRefused.into(),
+    };
+    let silent = [lost(), Failure::NotSent(ClientError::Timeout), Failure::NotSent(timed_out())];
+    let heard = [0; 3].map(|_| Failure::NotSent(refused()));
+    for (failures, expected) in [(silent, first * 2), (heard, first)] {
+        let (mut call, mut prng) = (Call::new(&READ), Prng::new(1));
+        for failure in failures {
+            call.failed(failure, &mut prng);
+        }
+        assert_eq!(call.patience(first), Some(expected));
+    }
+}
