@@ -1,5 +1,6 @@
 //! A short batch of the simulator with fixed seeds, for every change. `make sim` runs many more.
 
+use ironring_tests::sim::cluster::world::half_filled::half_filled;
 use ironring_tests::sim::cluster::world::kept::kept;
 use ironring_tests::sim::cluster::world::last_copy::{hurt_leader, last_copy};
 use ironring_tests::sim::profile::Trouble;
@@ -174,4 +175,14 @@ fn what_is_overwritten_while_a_state_is_sent_is_kept_for_the_follower() {
     let found: Vec<_> = (0..8).map(|seed| kept(seed, false)).collect();
     assert!(found.iter().all(Result::is_ok), "{found:?}");
     assert!(found.iter().filter(|made| **made == Ok(true)).count() >= 4, "{found:?}");
+}
+
+/// What the copy has is older than what is written from then on, whatever offsets it had where it came from.
+#[test]
+fn a_half_filled_replica_that_an_operator_lets_lead_keeps_what_it_acks() {
+    for (behind, restarts) in [(false, false), (false, true), (true, false), (true, true)] {
+        let found: Vec<_> = (0..8).map(|seed| half_filled(seed, behind, restarts, false)).collect();
+        assert!(found.iter().all(Result::is_ok), "{behind}, {restarts}: {found:?}");
+        assert!(found.iter().filter(|made| **made == Ok(true)).count() >= 4, "{found:?}");
+    }
 }

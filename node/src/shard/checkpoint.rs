@@ -329,6 +329,7 @@ pub fn restore_piece(models: &mut Models, piece: &[u8]) -> Result<(), Malformed>
                 let expires = WallTime(r.u64()?);
                 let flags = r.u8()?;
                 p.keys.insert(key, Entry { location, version, expires, flags });
+                p.note_in_state(version);
                 space.push(Space::Live(location));
             }
             models.space = space;
@@ -482,6 +483,7 @@ pub fn read_sessions(r: &mut Reader<'_>, p: &mut Partition) -> Result<(), Malfor
                 _ => return Err(Malformed),
             };
             p.sessions.restore(session, Remembered { sequence, offset, term, outcome });
+            p.note_in_state(offset);
         }
     }
     p.sessions.set_expired_to(expired_to);
@@ -498,6 +500,7 @@ fn restore_uploads(models: &mut Models, r: &mut Reader<'_>) -> Result<(), Malfor
     let p = models.owned(id)?;
     while !r.is_empty() {
         let (upload, version) = (Offset(r.u64()?), Offset(r.u64()?));
+        p.note_in_state(upload);
         let chunks = r.u32()?;
         for index in 0..chunks {
             let at = read_location(r)?;
@@ -662,6 +665,53 @@ mod tests {
             p.apply(at(3 + index), &Record { key: &key, flags: 0, ..chunk }, &mut space);
         }
         assert_eq!(p.value_places(&entry), Some(&[at(1), at(4), at(5)][..]));
+    }
+
+    /// A replica that begins anew while it is being filled knows what of the state is newer than its log.
+    #[test]
+    fn what_is_ahead_of_the_log_is_known_again() {
+        use crate::shard::names::chunk_key;
+        use crate::shard::partition::MERGED;
+        let at = |n: u32| Location { segment: SegmentId(1), pos: n * 64, len: 64 };
+        let record = |kind, offset, key| Record {
+            kind,
+            flags: MERGED,
+            partition: PartitionId(0),
+            term: Term(1),
+            offset: Offset(offset),
+            session: SessionId::NONE,
+            sequence: 0,
+            time: WallTime(0),
+            expires: WallTime(0),
+            key,
+            body: b"",
+        };
+        let upload = chunk_key(Offset(70), 0);
+        let put = record(RecordKind::Put, 50, b"k");
+        let receipt =
+            Record { session: SessionId(2), sequence: 1, ..record(RecordKind::Put, 90, b"l") };
+        let mut ahead = Vec::new();
+        for merged in [put, record(RecordKind::Chunk, 70, &upload), receipt] {
+            let mut models = Models::new(0, 1, 0);
+            let p = models.partition(PartitionId(0));
+            p.merge(at(1), &merged, &mut Vec::new());
+            if merged.session != SessionId::NONE {
+                // Its key was deleted since; the receipt stays.
+                p.keys.remove(merged.key);
+            }
+            let before = p.ahead();
+            let mut again = Models::new(0, 1, 0);
+            models.begin();
+            let mut piece = Vec::new();
+            while models.next_piece(&mut piece) {
+                restore_piece(&mut again, &piece).unwrap();
+                piece.clear();
+            }
+            let after = again.peek(PartitionId(0)).ahead();
+            assert_eq!(after, before);
+            ahead.push(after);
+        }
+        assert_eq!(ahead, [Some(Offset(51)), Some(Offset(71)), Some(Offset(91))]);
     }
 
     #[test]

@@ -82,6 +82,9 @@ pub struct Partition {
     pub pinned: Option<Offset>,
     /// The newest end of what is committed that the log says.
     pub noted: Offset,
+    /// Behind every offset in the state that came with a checkpoint or another's state: that may be
+    /// behind `log_end`. Those that come with entries are before it.
+    state_end: Offset,
     /// Keys.
     pub keys: KeyIndex,
     /// Where the chunks of large values lie.
@@ -123,6 +126,7 @@ impl Partition {
             entries_max: 0,
             pinned: None,
             noted: Offset::FIRST,
+            state_end: Offset::FIRST,
             keys: KeyIndex::new(),
             large: LargeValues::default(),
             topics: BTreeMap::new(),
@@ -279,9 +283,22 @@ impl Partition {
             && self.keys.get(record.key).is_some_and(|entry| entry.version > record.offset)
     }
 
+    /// Where entries would have to go on to be newer than all that the state has; nothing: they do. Only
+    /// part of a state that another replica sent is newer than the log.
+    #[must_use]
+    pub fn ahead(&self) -> Option<Offset> {
+        (self.state_end > self.log_end).then_some(self.state_end)
+    }
+
+    /// The state has something with this offset that did not come with an entry.
+    pub(super) fn note_in_state(&mut self, offset: Offset) {
+        self.state_end = self.state_end.max(Offset(offset.0.saturating_add(1)));
+    }
+
     /// Takes up part of the state another replica sent.
     pub fn merge(&mut self, at: Location, record: &Record<'_>, space: &mut Vec<Space>) {
         if record.kind != RecordKind::State {
+            self.note_in_state(offset_in_state(record));
             return self.apply(at, record, space);
         }
         space.push(Space::Dead(at));
@@ -697,6 +714,18 @@ impl Partition {
     }
 }
 
+/// The offset that a record leaves in the state: the version of a key, the number of an upload, or that of
+/// a receipt. Batches of topics have numbers of their own.
+fn offset_in_state(record: &Record<'_>) -> Offset {
+    let receipt = receipt_of(record).map_or(Offset::NONE, |receipt| receipt.offset);
+    match record.kind {
+        // What is deleted leaves its version to recovery.
+        RecordKind::Put | RecordKind::PutChunked | RecordKind::Delete => record.offset,
+        RecordKind::Chunk => chunk_name(record.key).map_or(receipt, |(upload, _)| upload),
+        _ => receipt,
+    }
+}
+
 /// True when the entry is a value a reader may get at this time.
 #[must_use]
 pub fn is_live(entry: &Entry, now: WallTime) -> bool {
@@ -707,7 +736,7 @@ pub fn is_live(entry: &Entry, now: WallTime) -> bool {
 mod tests {
     use ironring_core::SegmentId;
 
-    use super::super::names::chunk_key;
+    use super::super::names::{TopicName, chunk_key};
     use super::*;
 
     fn at(n: u32) -> Location {
@@ -728,6 +757,44 @@ mod tests {
             key,
             body,
         }
+    }
+
+    /// What decides is what a new record could be taken for older than, or for the same.
+    #[test]
+    fn part_of_a_state_is_ahead_of_the_log_until_entries_get_there() {
+        let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());
+        p.recovered(&mut space);
+        let merged = |kind, offset, key| Record { flags: MERGED, ..record(kind, offset, key, b"") };
+        let batch = TopicName { topic: TopicId(1), index: 0, first: 0, count: 1 }.encode();
+        p.merge(at(1), &merged(RecordKind::TopicBatch, 900, &batch), &mut space);
+        assert_eq!(p.ahead(), None, "a batch has no offset that anything is compared with");
+        let upload = chunk_key(Offset(5), 0);
+        p.merge(at(3), &merged(RecordKind::Chunk, 6, &upload), &mut space);
+        assert_eq!(p.ahead(), Some(Offset(6)), "an upload has that of its first chunk");
+        p.merge(at(2), &merged(RecordKind::Put, 7, b"k"), &mut space);
+        assert_eq!(p.ahead(), Some(Offset(8)));
+        p.merge(at(4), &merged(RecordKind::Delete, 8, b"k"), &mut space);
+        assert_eq!(p.ahead(), Some(Offset(9)), "a put at 8 would not outlive a recovery");
+        let with_receipt = Record {
+            session: SessionId(3),
+            sequence: 1,
+            ..merged(RecordKind::TopicBatch, 10, &batch)
+        };
+        p.merge(at(5), &with_receipt, &mut space);
+        assert_eq!(p.ahead(), Some(Offset(11)));
+        for offset in 1..=10 {
+            assert!(p.ahead().is_some(), "there is no entry at {offset} yet");
+            p.appended(at(10), &record(RecordKind::Put, offset, b"other", b""));
+        }
+        assert_eq!(p.ahead(), None);
+        p.adopt(7, &mut space);
+        p.merge(at(4), &merged(RecordKind::Put, 8, b"k"), &mut space);
+        assert_eq!(p.ahead(), Some(Offset(9)), "another life, another log");
+        p.jump(Offset(9), Term(1), &mut space);
+        assert_eq!(p.ahead(), None);
+        p.appended(at(6), &record(RecordKind::Put, 9, b"k", b""));
+        p.commit(Offset(10), &mut space, |_, _, _| {});
+        assert_eq!(p.keys.get(b"k").map(|e| (e.version, e.location)), Some((Offset(9), at(6))));
     }
 
     /// A state that is sent names a value that was written meanwhile: its chunks come with the log.

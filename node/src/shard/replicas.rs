@@ -218,6 +218,12 @@ impl Shard {
                 if view.leads != Some(Stage::Starting) || view.term != term {
                     return;
                 }
+                match self.pass_state(now, partition, term) {
+                    Ok(false) => {}
+                    // It begins when that is durable.
+                    Ok(true) => return,
+                    Err(error) => return self.try_again(effect, error),
+                }
                 let note = Note { kind: RecordKind::TermStart, term, offset };
                 match self.append_note(now, partition, note, &[]) {
                     Ok(appended) => {

@@ -6,8 +6,9 @@
 //! into the state it has, newer versions win, and goes on with the log from the offset where the
 //! picture began; entries met again change nothing, as with a checkpoint ([`super::checkpoint`]).
 //! What it merges is committed. So a follower that is interrupted has some of its state from later
-//! than its log says, which nobody can see: it cannot be elected before it has the entries too,
-//! because whoever is has all that are committed. A large value from later may come without its
+//! than its log says. It is not elected before it has the entries too, because whoever is has all that
+//! are committed; but an operator may let it lead as it is. Then its log goes on behind the newest
+//! that it has of the state, so that what it writes is newer. A large value from later may come without its
 //! chunks, which the log brings: a read of it is refused until then. It is taken all the same, because
 //! the one before it is not in the piece any more: without either, a stale read could be answered with
 //! something older than the age that the replica states.

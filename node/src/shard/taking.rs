@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ironring_core::{Instant, NodeId, Now, Offset, PartitionId};
+use ironring_core::{Instant, NodeId, Now, Offset, PartitionId, Term};
 use ironring_log::format::record::decode_wire;
 use ironring_log::{AppendError, Priority, Record, RecordKind};
 use ironring_net::peer::message::{
@@ -186,6 +186,40 @@ impl Shard {
         }
     }
 
+    /// A replica that is to begin a term may have part of a state that is newer than its log, when an operator
+    /// lets it lead: what it writes would be taken for older and be ignored. Its log goes on behind that.
+    /// True: it does from now on.
+    pub(super) fn pass_state(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+        term: Term,
+    ) -> Result<bool, AppendError> {
+        let p = self.models.peek(partition);
+        let (log_end, Some(end)) = (p.log_end, p.ahead()) else { return Ok(false) };
+        let engine = self.engine();
+        if engine.known(partition).voters != [engine.me(partition).replica] {
+            // Whoever several elect has all that is committed, and nothing else is in a state.
+            return Ok(false);
+        }
+        // What it has counts, because nobody else's does.
+        let note = Note { kind: RecordKind::Watermark, term, offset: log_end };
+        self.append_note(now, partition, note, &[])?;
+        self.models.commit(partition, log_end);
+        // Of the term that begins: no other log has an entry of that there.
+        let note = Note { kind: RecordKind::Jump, term, offset: end };
+        let appended = self.append_note(now, partition, note, &term.0.to_le_bytes())?;
+        self.transfers.forget_install(partition);
+        self.chunks.forget(partition);
+        let terms = self.models.peek(partition).terms.clone();
+        self.engine().jumped(partition, end, terms, appended.group);
+        self.comparing.say(format!(
+            "the copy of {partition} had only part of the state it was being sent, and was ordered to lead: \
+             what it has counts, and offsets go on at {end} instead of {log_end}"
+        ));
+        Ok(true)
+    }
+
     /// Appends the records of a piece, and deletes what the piece shows to be gone.
     fn merge_piece(
         &mut self,
@@ -303,7 +337,7 @@ fn is_of_a_state(record: &Record<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ironring_core::{StorageUuid, Term};
+    use ironring_core::StorageUuid;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use ironring_core::{GroupSeq, Instant, NodeId, Offset, PartitionId, Term};
 use super::leader::{Leader, LogEnds, Proposal, Stage};
 use super::message::{AGE_UNKNOWN, Ack, AckState, Replicate, Request};
 use super::replica::Role;
-use super::{Effect, NotServing, ReadTicket, Replicator, Section};
+use super::{Effect, NotServing, ReadTicket, Replicator, Section, TermStarts};
 use crate::metadata::{ReplicaId, Wish};
 
 /// An age as it is sent: milliseconds, rounded up.
@@ -31,17 +31,44 @@ impl Replicator {
         self.start_term(partition);
     }
 
-    /// Begins the term once its promise is durable.
+    /// Begins the term once its promise is durable, and where the log begins.
     pub(super) fn start_term(&mut self, partition: PartitionId) {
         let r = self.replica_mut(partition);
         let (durable, offset) = (r.promised_durable, r.end);
+        let begins = r.flushed_end >= r.start;
         let Role::Leader(leader) = &mut r.role else { return };
-        if leader.stage == Stage::Promising && durable >= leader.term {
+        if leader.stage == Stage::Promising && durable >= leader.term && begins {
             leader.stage = Stage::Starting;
             leader.term_start = offset;
             let term = leader.term;
             self.effects.push(Effect::StartTerm { partition, term, offset });
         }
+    }
+
+    /// Instead of the entry that begins the term a record was appended, in `group`, with which the log goes
+    /// on at `end`: the state has something newer than the log, because an operator let a replica lead that
+    /// was being sent it. [`Effect::StartTerm`] comes again when that is durable; nothing is sent before.
+    /// `terms`: that of the one before `end`.
+    ///
+    /// # Panics
+    /// When this replica has begun its term, or others vote: they may have what would be skipped.
+    pub fn jumped(
+        &mut self,
+        partition: PartitionId,
+        end: Offset,
+        terms: TermStarts,
+        group: GroupSeq,
+    ) {
+        let r = self.replica_mut(partition);
+        assert!(end > r.end, "a log goes on behind its end");
+        let Role::Leader(leader) = &mut r.role else { panic!("{partition} is led elsewhere") };
+        assert_eq!(leader.stage, Stage::Starting, "{partition}: its term is to begin");
+        assert_eq!(leader.voters, [r.me.replica], "{partition}: nobody else has a say");
+        leader.stage = Stage::Promising;
+        leader.peers.iter_mut().for_each(|peer| peer.next = end);
+        (r.start, r.end, r.terms) = (end, end, terms);
+        self.stage_end(partition, end, group);
+        self.note_progress(partition);
     }
 
     /// What metadata have not decided is asked for again: an election when they name this storage

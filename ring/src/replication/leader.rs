@@ -17,7 +17,8 @@ const SNAPSHOT_AGAIN: u32 = 30;
 /// How far a leader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Its promise is on the way to the disk.
+    /// Its promise is on the way to the disk, or where its log goes on: see
+    /// [`super::Replicator::jumped`].
     Promising,
     /// The entry that begins its term is not committed.
     Starting,

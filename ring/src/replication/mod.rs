@@ -447,6 +447,7 @@ impl Replicator {
         self.note_progress(partition);
         let leads = self.replica(partition).leader().is_some();
         if leads {
+            self.start_term(partition);
             self.commit(now, partition);
         } else {
             self.look_at_repair(partition);

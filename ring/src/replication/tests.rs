@@ -578,6 +578,63 @@ fn what_an_operator_gave_up_does_not_come_back_with_who_had_it() {
     assert_eq!(states, [AckState::Mismatch { end: Offset::FIRST, term: Term(0) }]);
 }
 
+/// It was being sent a state and is all that is left. Nothing is sent before it is fsynced where its log goes on.
+#[test]
+fn the_only_voter_begins_its_term_behind_what_it_has_of_a_state() {
+    let mut record = led_with_another(3);
+    record.voters.truncate(1);
+    let (now, term, node) = (Instant(1), Term(3), NodeId(2));
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), end: Offset(5), ..Recovered::empty() });
+    replicas.record(now, P, &record);
+    replicas.promise_staged(P, term, GroupSeq(1));
+    replicas.flushed(now, GroupSeq(1));
+    let starts = |offset| Effect::StartTerm { partition: P, term, offset: Offset(offset) };
+    assert!(replicas.effects().any(|effect| effect == starts(5)));
+    let terms = TermStarts::from_pairs(vec![(term, Offset(99))]);
+    replicas.jumped(P, Offset(100), terms, GroupSeq(2));
+    replicas.tick(now + Duration::from_secs(1));
+    assert_eq!(replicas.next_section(now, node, 10), None);
+    assert_eq!(replicas.effects().collect::<Vec<_>>(), []);
+    let view = replicas.view(P);
+    assert_eq!((view.leads, view.end), (Some(Stage::Promising), Offset(100)));
+    assert_eq!((view.flushed_end, view.high_watermark), (Offset(5), Offset(1)));
+    replicas.flushed(now, GroupSeq(2));
+    assert_eq!(replicas.effects().collect::<Vec<_>>(), [starts(100)]);
+    replicas.appended(P, Offset(101), GroupSeq(3));
+    replicas.flushed(now, GroupSeq(3));
+    let view = replicas.view(P);
+    assert_eq!((view.leads, view.high_watermark), (Some(Stage::Serving), Offset(101)));
+    // Whoever has less needs the state.
+    replicas.tick(now + Duration::from_secs(2));
+    let section = replicas.next_section(now, node, 10).unwrap();
+    assert_eq!((section.message.first, section.message.prev_term), (Offset(100), term));
+    let from = LeaderId { replica: record.replicas[1].id, incarnation: Incarnation(1) };
+    let to = replicas.me(P).replica;
+    let state = AckState::Mismatch { end: Offset(1), term: Term(0) };
+    let probe = section.message.probe;
+    replicas.ack(now, &Ack { partition: P, from, to, term, state, probe });
+    replicas.tick(now + Duration::from_secs(3));
+    while replicas.next_section(now, node, 10).is_some() {}
+    let needs = Effect::NeedsSnapshot { partition: P, node, has: Offset::NONE };
+    assert!(replicas.effects().any(|effect| effect == needs));
+}
+
+/// Others may have what it would skip.
+#[test]
+#[should_panic(expected = "nobody else has a say")]
+fn one_of_several_voters_does_not_skip_anything() {
+    let run = Run { storage: StorageUuid(1), incarnation: Incarnation(2) };
+    let mut replicas = Replicator::new(run, Settings::default(), Instant(0), P, PartitionId(1));
+    replicas.recovered(P, Recovered { life: Some(1), ..Recovered::empty() });
+    replicas.record(Instant(1), P, &led_with_another(3));
+    replicas.promise_staged(P, Term(3), GroupSeq(1));
+    replicas.flushed(Instant(1), GroupSeq(1));
+    let terms = TermStarts::from_pairs(vec![(Term(3), Offset(99))]);
+    replicas.jumped(P, Offset(100), terms, GroupSeq(2));
+}
+
 /// A leader whose voters metadata refuse, whatever the reason, proposes them again and ever less often.
 #[test]
 fn a_proposal_that_is_refused_is_repeated_ever_more_seldom() {

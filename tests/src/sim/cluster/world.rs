@@ -16,6 +16,7 @@ use ironring_ring::controller::{self, Effect, Ticket as Proposal};
 use ironring_ring::metadata::{Command, Metadata, Outcome};
 use ironring_ring::replication::Settings;
 
+pub mod half_filled;
 pub mod kept;
 pub mod last_copy;
 mod rot;
@@ -26,6 +27,7 @@ use super::clients::Clients;
 use super::node::{Making, Message, Node};
 use crate::sim::disk::faults::FaultPlan;
 use crate::sim::disk::{Latency, SimDisk, Ticket};
+use crate::sim::op::{Outcome as Answer, RequestId};
 use crate::sim::profile::Trouble;
 use crate::sim::replicas::metadata::{ControllerNumber, Group, facts, join};
 use crate::sim::replicas::node::Clock;
@@ -109,6 +111,8 @@ struct World {
     durable: Vec<Vec<Offset>>,
     /// The same of all disks it ever had, whatever became of them.
     ever_durable: Vec<Vec<Offset>>,
+    /// Answers that no client waits for.
+    told: BTreeMap<RequestId, Answer>,
     /// Keys to be read at the end, once clients are done.
     audit: Vec<(PartitionId, crate::sim::op::Op)>,
 }
@@ -213,6 +217,7 @@ impl World {
             durable: vec![vec![Offset::NONE; partitions as usize]; n],
             ever_durable: vec![vec![Offset::NONE; partitions as usize]; n],
             acked_before_healing: 0,
+            told: BTreeMap::new(),
             nodes,
             rng,
         }
@@ -299,6 +304,8 @@ impl World {
                         format!("client {client} hears {request:?}: {outcome:?}")
                     });
                     self.clients.hear(client, self.time, &outcome, age_ms)?;
+                } else {
+                    self.told.insert(request, outcome);
                 }
                 Ok(())
             }

@@ -92,7 +92,17 @@ impl World {
         for p in 0..self.partitions {
             self.judge_partition(PartitionId(p))?;
         }
+        self.judge_lines()?;
         self.judge_comparison()
+    }
+
+    /// Only who is ordered to leads with part of a state.
+    fn judge_lines(&mut self) -> Result<(), String> {
+        let shards = self.nodes.iter_mut().filter_map(|n| n.shard.as_mut());
+        match shards.flat_map(Shard::take_lines).find(|line| line.contains("offsets go on at")) {
+            Some(line) => Err(format!("nobody gave anything up: {line}")),
+            None => Ok(()),
+        }
     }
 
     /// Replicas that are equal are never found to differ.
