@@ -106,7 +106,8 @@ fn several_shards_survive() {
 /// Seeds that once failed, with what they found then. A seed is a run only together with the code
 /// that draws from it: every change of what the simulator draws makes another run of it, so most of
 /// these would not find the same again. They stay as a fixed set of seeds.
-const ONCE_FAILED: [(Target, Trouble, u64, &str); 20] = [
+const ONCE_FAILED: [(Target, Trouble, u64, &str); 21] = [
+    (Target::Cluster, Trouble::DiskFaults, 20_072, "a leader that was to leave named no voters"),
     (Target::Cluster, Trouble::DiskFaults, 146, "a new controller deposed the last whole copy"),
     (Target::Cluster, Trouble::Corruption, 2052, "a term could not begin before a state was sent"),
     (Target::Cluster, Trouble::DiskFaults, 10_134, "a leader handed over to a voter without a log"),

@@ -445,9 +445,11 @@ impl Replicator {
                 leader.stage = Stage::Serving;
             }
         }
-        self.leave_if_asked(now, partition);
         self.ask_if_stuck(now, partition);
+        // Before it hands over: that waits for what most voters have, and may be begun anew each time it
+        // has waited in vain. Without those that have lost their logs it comes to an end.
         self.propose(now, partition);
+        self.leave_if_asked(now, partition);
         self.leave_if_hurt(now, partition);
         self.wake(partition);
     }

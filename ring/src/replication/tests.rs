@@ -714,3 +714,49 @@ fn reads_that_were_given_up_are_forgotten_and_who_steps_down_knows_of_no_others(
     let decided = replicas.effects().filter(|e| matches!(e, Effect::ReadDecided { .. })).count();
     assert_eq!(decided, 9);
 }
+
+/// It begins to hand over again and again, and nobody can be handed what cannot be committed.
+#[test]
+fn a_leader_that_is_to_leave_goes_on_without_voters_it_does_not_hear() {
+    let id = |n: u128| ReplicaId { storage: StorageUuid(n), life: 1 };
+    let replica = |n: u128| {
+        let wish = if n == 1 { Wish::Leaving } else { Wish::Voter };
+        Replica { node: NodeId(n as u64), id: id(n), wish, renewal: 0 }
+    };
+    let record = PartitionRecord {
+        replicas: (1..=4).map(replica).collect(),
+        voters: (1..=4).map(id).collect(),
+        ..led_with_another(3)
+    };
+    let mut now = Instant(1);
+    let mut replicas = begun(now, &record);
+    let to = record.leader.unwrap().replica;
+    let ack = |n: u128, probe, end| {
+        let from = LeaderId { replica: id(n), incarnation: Incarnation(1) };
+        Ack { partition: P, to, from, term: Term(3), probe, state: AckState::Flushed { end } }
+    };
+    let send = |replicas: &mut Replicator, now| {
+        for node in [2, 3, 4].map(NodeId) {
+            while let Some(section) = replicas.next_section(now, node, 100) {
+                replicas.sent(node, &section, section.message.count);
+            }
+        }
+    };
+    send(&mut replicas, now);
+    // The term has begun, and there is a write that one voter gets; the others are silent from here on.
+    [2, 3].into_iter().for_each(|n| replicas.ack(now, &ack(n, now, Offset(2))));
+    replicas.appended(P, Offset(3), GroupSeq(3));
+    replicas.flushed(now, GroupSeq(3));
+    for _ in 0..100 {
+        send(&mut replicas, now);
+        replicas.ack(now, &ack(2, now, Offset(3)));
+        now = now + Duration::from_millis(50);
+        replicas.tick(now);
+        for effect in replicas.effects() {
+            if let Effect::Ask(Request::Voters { voters, .. }) = effect {
+                return assert_eq!(voters, [id(1), id(2)]);
+            }
+        }
+    }
+    panic!("it proposes nothing, and is {:?}", replicas.view(P).leads);
+}
