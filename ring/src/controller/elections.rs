@@ -1,6 +1,6 @@
 //! All elections a controller has under way, and which have to begin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ironring_core::{Instant, NodeId, Offset, PartitionId, Term};
 
@@ -57,11 +57,13 @@ impl Controller {
     pub(super) fn begin_elections(&mut self, now: Instant, metadata: &Metadata) {
         // An election that has found no quorum is over; the next one has a new term.
         let patience = self.settings.election_patience;
+        let named = self.being_named();
         self.elections.running.retain(|id, r| {
             let current = metadata
                 .partition(*id)
                 .is_some_and(|record| record.term == r.election.term() && record.leader.is_none());
-            current && now.since(r.began) < patience
+            // Another term would depose whoever is just being named.
+            current && (now.since(r.began) < patience || named.contains(id))
         });
         if self.waits_for(|p| matches!(p, Proposed::Elections(_))) {
             return;
@@ -82,6 +84,15 @@ impl Controller {
         }
     }
 
+    /// Partitions for which a leader is proposed and not decided yet.
+    fn being_named(&self) -> BTreeSet<PartitionId> {
+        let ids = self.proposed.values().filter_map(|p| match p {
+            Proposed::Leaders(ids) => Some(ids),
+            _ => None,
+        });
+        ids.flatten().copied().collect()
+    }
+
     fn needs_election(&self, now: Instant, id: PartitionId, record: &PartitionRecord) -> bool {
         let Some(leader) = record.leader else { return true };
         let Some(replica) = record.replica(leader.replica) else { return true };
@@ -99,8 +110,9 @@ impl Controller {
         let mut leads = Vec::new();
         let mut alone = Vec::new();
         let mut led = self.leaderships(metadata);
+        let named = self.being_named();
         for (id, running) in &self.elections.running {
-            if self.waits_for(|p| matches!(p, Proposed::Leaders(ids) if ids.contains(id))) {
+            if named.contains(id) {
                 continue;
             }
             let Some(record) = metadata.partition(*id) else { continue };

@@ -356,3 +356,32 @@ fn a_winner_that_is_gone_is_not_made_the_only_voter() {
     let leader = room.record(P).leader.unwrap().replica;
     assert_eq!(leader.storage, StorageUuid(u128::from(led_by)));
 }
+
+/// The group is slow: what is decided of a leader comes later than elections are given up.
+#[test]
+fn a_leader_that_is_being_named_is_not_deposed_by_the_next_election() {
+    let mut room = Room::new(3);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3]);
+    let leader = room.record(P).leader.unwrap();
+    let asks = Request::Election { partition: P, term: room.record(P).term, from: leader };
+    room.controller.request(room.now, &room.metadata, &asks);
+    room.pass(20, &[1, 2, 3]);
+    room.answer(&[1, 2, 3]);
+    room.controller.step(room.now, WallTime(0), &room.metadata);
+    let proposed: Vec<Effect> = room.controller.effects().collect();
+    let named = proposed.iter().find_map(|effect| match effect {
+        Effect::Propose(ticket, command) if matches!(**command, Command::Lead { .. }) => {
+            Some((*ticket, command.clone()))
+        }
+        _ => None,
+    });
+    let (ticket, lead) = named.expect("all have answered");
+    let term = room.record(P).term;
+    room.pass(3 * Settings::default().election_patience.as_millis() as u64, &[1, 2, 3]);
+    assert_eq!(room.record(P).term, term, "another election would depose who is named");
+    let outcome = room.metadata.apply(&lead);
+    room.controller.decided(room.now, &room.metadata, ticket, Some(&outcome));
+    room.pass(50, &[1, 2, 3]);
+    assert_eq!((room.record(P).term, room.record(P).leader.is_some()), (term, true));
+}
