@@ -93,12 +93,19 @@ pub fn dry_run(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Pl
     planned(metadata, lost, |_| false)
 }
 
-/// The steps of a plan that may be taken while nodes are short of space. None brings a replica there:
-/// what mends a partition goes where it would if they took nothing, what is for spread or balance waits.
-/// What they hold stays. With such a node in the way this takes twice as long as [`plan()`].
-fn steps(metadata: &Metadata, lost: impl Fn(&Member) -> bool + Copy) -> Option<Vec<Step>> {
+/// The steps of a plan that may be taken while nodes are short of space or dead. None brings a replica
+/// there: what mends a partition goes where it would if they took nothing, what is for spread or balance
+/// waits. What they hold stays. With such a node in the way this takes twice as long as [`plan()`].
+fn steps(
+    metadata: &Metadata,
+    lost: impl Fn(&Member) -> bool + Copy,
+    dead: impl Fn(&Member) -> bool + Copy,
+) -> Option<Vec<Step>> {
     let steps = planned(metadata, lost, |_| false)?.moves;
-    let full = |node| metadata.member(node).is_some_and(lacks_room);
+    let takes_none = |member: &Member| lacks_room(member) || dead(member);
+    let is_lost = |member: &Member| member.state == MemberState::Lost || lost(member);
+    let full = |node| metadata.member(node).is_some_and(takes_none);
+    let keeps = |node| metadata.member(node).is_some_and(|m| takes_none(m) && !is_lost(m));
     let (from, to) = (
         |step: &Step| match step.change {
             Change::Replace { from, .. } | Change::Remove { from } => Some(from),
@@ -116,9 +123,9 @@ fn steps(metadata: &Metadata, lost: impl Fn(&Member) -> bool + Copy) -> Option<V
     let urgent = |step: &&Step| fills(step) && mends(step.reason);
     let elsewhere: BTreeSet<PartitionId> =
         steps.iter().filter(urgent).map(|step| step.partition).collect();
-    let others = planned(metadata, lost, lacks_room)?.moves.into_iter().filter(|step| {
-        let stays = from(step).is_none_or(|node| !full(node));
-        elsewhere.contains(&step.partition) && mends(step.reason) && stays
+    let others = planned(metadata, lost, takes_none)?.moves.into_iter().filter(|step| {
+        let goes = from(step).is_none_or(|node| !keeps(node));
+        elsewhere.contains(&step.partition) && mends(step.reason) && goes
     });
     let kept = steps.iter().filter(|step| !fills(step) && !elsewhere.contains(&step.partition));
     let mut all: Vec<Step> = kept.copied().chain(others).collect();
@@ -257,6 +264,12 @@ impl Controller {
                         return Some(ReplicaChange::Wish { replica: moved.to, wish: Wish::Voter });
                     }
                 }
+            } else if let Some(from) = moved.from.and_then(|from| record.replica(from))
+                && from.wish == Wish::Leaving
+                && !goes(&from)
+            {
+                // What came had its vote for a moment, and is left out again: what was to make room stays.
+                return Some(ReplicaChange::Wish { replica: from.id, wish: Wish::Voter });
             } else if comes.is_some_and(|r| {
                 let full = metadata.is_short_of_space(r.node);
                 self.is_dead(now, r.node) || full && self.has_other_taker(now, metadata, record)
@@ -312,7 +325,10 @@ impl Controller {
             return;
         }
         self.moving_since = None;
-        let Some(steps) = steps(metadata, |m| self.is_given_up(now, m)) else { return };
+        // A move to a dead node would only be given up again, and be in the way of others.
+        let (lost, dead) =
+            (|m: &Member| self.is_given_up(now, m), |m: &Member| self.is_dead(now, m.id));
+        let Some(steps) = steps(metadata, lost, dead) else { return };
         let mut touched = BTreeSet::new();
         let mut changes = Vec::new();
         for step in &steps {

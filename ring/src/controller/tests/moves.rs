@@ -231,3 +231,71 @@ fn of_replicas_that_are_too_many_none_goes_for_the_sake_of_one_that_does_not_vot
         }
     }
 }
+
+/// A move to a dead node would be given up at once and begun again, in the place of others.
+#[test]
+fn nothing_is_moved_to_a_dead_node_and_what_it_would_get_goes_elsewhere() {
+    let mut room = Room::new(5);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3, 4, 5]);
+    let heard = |gone: &[u64]| -> Vec<u64> { (1..=5).filter(|n| !gone.contains(n)).collect() };
+    // One is dead and another given up: what that held is rebuilt, and not on the dead one.
+    let (dead, lost) = (5, 4);
+    room.pass(11_000, &heard(&[dead]));
+    room.answer(&heard(&[dead]));
+    room.rest(&heard(&[dead]));
+    let set = Command::SetMember { node: NodeId(lost), state: MemberState::Lost };
+    room.metadata.apply(&set);
+    let before: Vec<Vec<u64>> = (0..4).map(|i| room.nodes_of(PartitionId(i))).collect();
+    let epoch = room.metadata.epoch();
+    for _ in 0..5 {
+        room.answer(&heard(&[dead, lost]));
+        room.rest(&heard(&[dead, lost]));
+    }
+    for (i, before) in before.iter().enumerate() {
+        let now = room.nodes_of(PartitionId(i as u32));
+        assert!(!now.contains(&lost), "{now:?}");
+        assert_eq!(now.contains(&dead), before.contains(&dead), "{before:?} {now:?}");
+    }
+    assert!(room.metadata.moves().is_empty());
+    let changes = room.metadata.epoch() - epoch;
+    assert!(changes < 200, "{changes} changes for four partitions");
+}
+
+/// What comes votes, its predecessor is to leave, and then it dies before that has left.
+#[test]
+fn what_makes_room_for_a_replica_that_dies_stays() {
+    let mut room = Room::new(4);
+    room.elect(&[1]);
+    room.rest(&[1, 2, 3, 4]);
+    let (to, from) = {
+        let nodes = room.nodes_of(P);
+        let to = (1..=4).find(|n| !nodes.contains(n)).unwrap();
+        let record = room.record(P);
+        let leader = record.leader.unwrap().replica;
+        (to, record.replicas.iter().find(|r| r.id != leader).unwrap().id)
+    };
+    room.metadata.apply(&Command::SetBalancing(false));
+    let add = ReplicaChange::Add { node: NodeId(to), wish: Wish::Voter, replaces: Some(from) };
+    room.metadata.apply(&Command::Replicas { changes: vec![(P, add)] });
+    room.catch_up();
+    room.pass(10, &[1, 2, 3, 4]);
+    let wish = |room: &Room| room.record(P).replica(from).map(|r| r.wish);
+    assert_eq!(wish(&room), Some(Wish::Leaving));
+    // Its leader goes on without both.
+    let record = room.record(P).clone();
+    let comes = record.replicas.iter().find(|r| r.node.0 == to).unwrap().id;
+    let stay = |id: &&ReplicaId| **id != from && **id != comes;
+    let voters: Vec<ReplicaId> = record.voters.iter().filter(stay).copied().collect();
+    let (base, leader) = (record.version, record.leader.unwrap().replica);
+    let change = Command::Voters { partition: P, term: record.term, from: leader, base, voters };
+    room.metadata.apply(&change);
+    assert!(!room.record(P).is_voter(comes), "{:?}", room.record(P));
+    let others: Vec<u64> = (1..=4).filter(|n| *n != to).collect();
+    room.pass(10, &others);
+    assert_eq!(wish(&room), Some(Wish::Voter), "it is whole, and stays");
+    room.pass(11_000, &others);
+    assert!(room.metadata.moves().is_empty(), "the move is given up");
+    room.rest(&others);
+    assert!(room.record(P).is_voter(from) && !room.nodes_of(P).contains(&to));
+}
