@@ -92,7 +92,9 @@ impl Log {
         if self.no_space_until.is_some_and(|until| now.mono >= until) {
             self.no_space_until = None;
         }
-        if self.checkpoint.starved {
+        // What gives way is not to be filled again before its file is gone, though the checkpoint it
+        // gave way to may have got its room elsewhere by now.
+        if self.checkpoint.starved || self.giving_way.is_some() {
             self.make_room_for_checkpoint(io);
             return;
         }
@@ -202,6 +204,8 @@ impl Log {
     fn make_room_for_checkpoint(&mut self, io: &mut IoQueue) {
         if let Some(slot) = self.giving_way {
             if self.segments.slot(slot).settles <= self.superblock.settled() {
+                let state = self.segments.slot(slot).state();
+                assert_eq!(state, SlotState::Absent, "{slot:?} gives way and is in use");
                 self.giving_way = None;
                 self.checkpoint.starved = false;
                 self.remove_file(file_of(slot), io);

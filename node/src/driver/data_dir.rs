@@ -356,15 +356,19 @@ fn aside(shard_dir: &Path) -> PathBuf {
     shard_dir.with_extension("damaged")
 }
 
-/// Puts the files of a shard's log out of the way, for people to look at: an earlier log's there are
-/// deleted. The directory is empty behind it, durably.
+/// Puts the files of a shard's log out of the way, for people to look at until a new log is whole; those
+/// of a new one that was lost before it was are deleted. The directory is empty behind it, durably.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn set_aside(shard_dir: &Path) -> Result<(), DataDirError> {
-    drop_aside(shard_dir)?;
     let aside = aside(shard_dir);
-    fs::rename(shard_dir, &aside).map_err(io("cannot rename", shard_dir))?;
+    // What is there already is of the log that was lost first, and the one since was never whole.
+    if aside.exists() {
+        fs::remove_dir_all(shard_dir).map_err(io("cannot remove", shard_dir))?;
+    } else {
+        fs::rename(shard_dir, &aside).map_err(io("cannot rename", shard_dir))?;
+    }
     fs::create_dir(shard_dir).map_err(io("cannot make", shard_dir))?;
     let Some(dir) = shard_dir.parent() else { return Ok(()) };
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
