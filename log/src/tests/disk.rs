@@ -42,7 +42,7 @@ pub struct Disk {
     pub reads: u64,
 }
 
-fn name_of(op: &IoOp) -> (&'static str, Option<FileName>) {
+pub fn name_of(op: &IoOp) -> (&'static str, Option<FileName>) {
     match op {
         IoOp::List => ("list", None),
         IoOp::Open { file } => ("open", Some(*file)),

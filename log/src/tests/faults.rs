@@ -346,6 +346,51 @@ fn a_full_disk_at_a_checkpoint_is_no_fault() {
     assert_eq!(run.log.status(), &LogStatus::Open);
 }
 
+/// A segment's file gives way to a checkpoint that finds no room; that finds some before the superblock
+/// says so, and the slot is filled again. The next checkpoint without room must not find it given up.
+#[test]
+fn what_gave_way_once_is_not_deleted_when_it_is_in_use_again() {
+    let config = LogConfig { checkpoint_interval_bytes: 1 << 20, ..small() };
+    let mut run = Run::opened(config.clone(), Disk::default(), 21);
+    run.settle();
+    let write = |run: &mut Run, count: u32| {
+        for i in 0..count {
+            run.put_patiently(&[(i % 40) as u8], &vec![i as u8; 10_000]).unwrap();
+            run.turn_ends();
+            run.step();
+        }
+    };
+    fail_next(&mut run, "create", Some(FileName::Checkpoint(1)), IoError::NoSpace);
+    while run.log.counters().no_space == 0 {
+        write(&mut run, 1);
+    }
+    run.held = Some(FileName::Superblock);
+    run.pass(Duration::from_secs(2));
+    while run.step() {}
+    assert!(run.log.counters().checkpoint_bytes > 0, "the checkpoint was written");
+    run.held = None;
+    run.settle();
+    for n in 2..40 {
+        write(&mut run, 100);
+        run.settle();
+        if n % 5 == 0 {
+            let next = run.log.counters().checkpoints as u32 + 2;
+            for number in next..next + 3 {
+                fail_next(
+                    &mut run,
+                    "create",
+                    Some(FileName::Checkpoint(number.into())),
+                    IoError::NoSpace,
+                );
+            }
+        }
+        run.pass(Duration::from_secs(2));
+    }
+    assert!(run.log.counters().no_space > 1);
+    run.check_reads();
+    Run::opened(config, run.crash(), 22).check_reads();
+}
+
 #[test]
 fn a_stopped_log_can_be_looked_into() {
     let mut run = Run::opened(small(), Disk::default(), 10);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ironring_core::io::{HeapAlloc, IoDone, IoQueue, IoRequest};
+use ironring_core::io::{FileName, HeapAlloc, IoDone, IoOp, IoQueue, IoRequest};
 use ironring_core::prng::Prng;
 use ironring_core::{Instant, Now, ShardId, StorageUuid, WallTime};
 
-use super::disk::Disk;
+use super::disk::{Disk, name_of};
 use super::owner::{Owner, record};
 use crate::{
     AppendError, Appended, Identity, Location, Log, LogConfig, LogStatus, Priority, ReadError,
@@ -26,6 +26,8 @@ pub struct Run {
     pub disk: Disk,
     io: IoQueue,
     in_flight: Vec<IoRequest>,
+    /// What is asked of this file is not done yet.
+    pub held: Option<FileName>,
     pub now: Now,
     pub rng: Prng,
     pub next_offset: u64,
@@ -51,6 +53,7 @@ impl Run {
             disk,
             io: IoQueue::default(),
             in_flight: Vec::new(),
+            held: None,
             now: Now { mono: Instant(1), wall: WallTime(1_700_000_000_000) },
             rng: Prng::new(seed),
             next_offset: 1,
@@ -96,11 +99,21 @@ impl Run {
     /// Completes one request, any. False: there is none.
     pub fn step(&mut self) -> bool {
         self.collect();
-        if self.in_flight.is_empty() {
+        let held = self.held;
+        let goes = |r: &&IoRequest| held.is_none() || name_of(&r.op).1 != held;
+        let count = self.in_flight.iter().filter(goes).count();
+        if count == 0 {
             return false;
         }
-        let i = self.rng.below(self.in_flight.len() as u64) as usize;
+        let i = self.rng.below(count as u64) as usize;
+        let mut may = (0..self.in_flight.len()).filter(|i| goes(&&self.in_flight[*i]));
+        let i = may.nth(i).expect("fewer than there are");
         let request = self.in_flight.swap_remove(i);
+        if let IoOp::Remove { file } = &request.op {
+            let mut live = self.owner.index.values().filter_map(|(_, at)| *at);
+            let there = live.find(|at| self.log.file_of(at.segment) == Some(*file));
+            assert_eq!(there, None, "{file:?} is deleted and has live records");
+        }
         let result = self.disk.execute(request.op);
         let done = IoDone { id: request.id, result };
         self.now.mono = self.now.mono + Duration::from_micros(50);

@@ -628,4 +628,27 @@ mod tests {
         let error = DataDir::open(tmp.path(), &wanted(&[], None)).map(|_| ()).unwrap_err();
         assert!(matches!(error, DataDirError::BadIdentity { .. }), "{error}");
     }
+
+    #[test]
+    fn what_was_lost_first_is_kept_until_a_new_log_is_whole() {
+        let tmp = tempfile::tempdir().unwrap();
+        let shard = tmp.path().join("shard-000");
+        fs::create_dir(&shard).unwrap();
+        let files = |dir: &str| -> Vec<String> {
+            let entries = fs::read_dir(tmp.path().join(dir)).into_iter().flatten();
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        for log in ["first", "second"] {
+            fs::write(shard.join(log), b"x").unwrap();
+            set_aside(&shard).unwrap();
+            assert_eq!(
+                (files("shard-000"), files("shard-000.damaged")),
+                (vec![], vec!["first".to_owned()])
+            );
+        }
+        drop_aside(&shard).unwrap();
+        fs::write(shard.join("third"), b"x").unwrap();
+        set_aside(&shard).unwrap();
+        assert_eq!(files("shard-000.damaged"), ["third"]);
+    }
 }
