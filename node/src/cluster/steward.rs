@@ -23,6 +23,8 @@ const LAG_MAX: u64 = 64;
 /// A change of the group's members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// The change of voters that a leader before has left half done goes on to its end.
+    Finish,
     /// A node takes entries from here on.
     Add(u64, String),
     /// Nodes vote from here on.
@@ -47,6 +49,7 @@ pub enum Step {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Step::Finish => write!(f, "the change of voters that was half done is finished"),
             Step::Add(id, address) => {
                 write!(f, "node {id} at {address} takes part, without a vote")
             }
@@ -94,9 +97,13 @@ fn part(metadata: &Metadata, id: u64) -> Part {
 /// number: one more survives no more failures, and a group of two stops with either.
 #[must_use]
 pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
-    if status.changing || metadata.identity().is_none() {
+    if status.changing {
         return None;
     }
+    if status.joint {
+        return Some(Step::Finish);
+    }
+    metadata.identity()?;
     let part = |id: u64| part(metadata, id);
     let at = |id: &u64| status.matched.get(id).copied().flatten();
     let stays = |id: &u64| matches!(part(*id), Part::Voter | Part::Any);
@@ -165,7 +172,7 @@ fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u
 /// comes back takes entries, and may vote again when somebody else does not.
 #[must_use]
 pub fn replace_dead(status: &GroupStatus, metadata: &Metadata, now: WallTime) -> Option<Step> {
-    if status.changing {
+    if status.changing || status.joint {
         return None;
     }
     let status_of =
@@ -217,6 +224,21 @@ mod tests {
         assert_eq!(next_step(&behind, &metadata), promote(&[3, 4]));
         behind.changing = true;
         assert_eq!(next_step(&behind, &metadata), None);
+    }
+
+    #[test]
+    fn a_change_that_was_left_half_done_is_finished_before_any_other() {
+        let mut metadata = metadata(4);
+        let dead = Command::Status { nodes: vec![(NodeId(2), Status::Dead)], at: WallTime(1) };
+        metadata.apply(&dead);
+        let mut half = status(&[1, 2, 3], &[]);
+        half.joint = true;
+        assert_eq!(next_step(&half, &metadata), Some(Step::Finish), "node 4 comes later");
+        half.learners.insert(4);
+        half.matched.insert(4, Some(100));
+        assert_eq!(replace_dead(&half, &metadata, WallTime(1 + DEAD_GRACE_MS)), None);
+        half.changing = true;
+        assert_eq!(next_step(&half, &metadata), None, "it is not committed");
     }
 
     #[test]
