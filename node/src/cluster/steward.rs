@@ -144,14 +144,14 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
 }
 
 /// Who should vote, of those who take part and have caught up. Whoever leads keeps the vote until it
-/// leads no more.
+/// leads no more; one that is to lose it is not counted, or nobody would come in its place.
 fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u64> {
     let last = status.last_log.unwrap_or(0);
     let caught_up = |id: &&u64| {
         let at = status.matched.get(id).copied().flatten();
         at.is_some_and(|at| at + LAG_MAX >= last)
     };
-    let keeps = |id: &&u64| **id == status.id || matches!(part(**id), Part::Voter | Part::Any);
+    let keeps = |id: &&u64| matches!(part(**id), Part::Voter | Part::Any);
     let mut wanted: BTreeSet<u64> = status.voters.iter().filter(keeps).copied().collect();
     let ready = |wished: Part| -> Vec<u64> {
         let ready = status.learners.iter().filter(caught_up);
@@ -164,6 +164,7 @@ fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u
     let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
     let more = odd.saturating_sub(wanted.len());
     wanted.extend(fill.into_iter().take(more));
+    wanted.extend(status.voters.get(&status.id));
     wanted
 }
 
@@ -281,7 +282,7 @@ mod tests {
         metadata.apply(&dead);
         assert_eq!(next_step(&three, &metadata), Some(Step::HandOver(2)));
         // Nobody else votes: somebody has to be given the vote before.
-        assert_eq!(next_step(&status(&[1], &[2, 3, 4]), &metadata), promote(&[2, 3]));
+        assert_eq!(next_step(&status(&[1], &[2, 3, 4]), &metadata), promote(&[2, 3, 4]));
         // Another leads by then.
         let mut led = status(&[1, 2, 3], &[4]);
         (led.id, led.leader) = (2, Some(2));
@@ -293,6 +294,26 @@ mod tests {
             next_step(&status_of(2, &[1, 2, 3], &[]), &metadata_without(4, metadata)),
             voters
         );
+    }
+
+    #[test]
+    fn an_only_voter_that_goes_gives_the_only_other_member_a_vote_first() {
+        let leaving = Command::SetMember { node: NodeId(1), state: MemberState::Leaving };
+        let demoted = Command::SetVote { node: NodeId(1), vote: VoteWish::Learner };
+        for goes in [leaving, demoted] {
+            let mut metadata = metadata(2);
+            assert_eq!(next_step(&status(&[1], &[2]), &metadata), None);
+            metadata.apply(&goes);
+            assert_eq!(next_step(&status(&[1], &[2]), &metadata), promote(&[2]));
+            assert_eq!(next_step(&status(&[1, 2], &[]), &metadata), Some(Step::HandOver(2)));
+            let voters = Some(Step::Voters([2].into()));
+            assert_eq!(next_step(&status_of(2, &[1, 2], &[]), &metadata), voters);
+            assert_eq!(next_step(&status_of(2, &[2], &[1]), &metadata), None);
+            // Nobody is there to take over.
+            let mut behind = status(&[1], &[2]);
+            behind.matched.insert(2, None);
+            assert_eq!(next_step(&behind, &metadata), None);
+        }
     }
 
     #[test]
