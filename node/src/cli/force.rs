@@ -1,6 +1,7 @@
 //! `ironring cluster force-quorum`: one stopped node becomes the only voter of the metadata group, when
 //! the group has lost its majority for good.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -16,6 +17,7 @@ use super::node::failed;
 use super::orders::printed;
 use super::output::{Cell, Output, Report, View};
 use super::settings::SettingsArgs;
+use crate::cluster::identity::Known;
 use crate::cluster::{ClusterIdentity, META_SHARD};
 use crate::config::RuntimeName;
 use crate::driver::data_dir::lock_known;
@@ -113,7 +115,7 @@ pub fn run(args: &ForceArgs, output: Output) -> Result<(), CliError> {
     };
     let me = place.node.0;
     let found = offline.open(None).map_err(io)?;
-    check_unreachable(&found, me)?;
+    check_unreachable(&found, &place.known, me)?;
     let last = found.last.map_or_else(|| "nothing".to_owned(), |at| format!("change {at}"));
     let what = format!(
         "make node {} ({me}) the only voter of cluster `{}`: it has {last}, and what others have beyond \
@@ -134,12 +136,17 @@ pub fn run(args: &ForceArgs, output: Output) -> Result<(), CliError> {
 }
 
 /// Refuses while a majority of the voters could decide without force.
-fn check_unreachable(found: &Remains, me: u64) -> Result<(), CliError> {
+fn check_unreachable(found: &Remains, known: &[Known], me: u64) -> Result<(), CliError> {
+    let answers = |address: &String| {
+        let address = address.parse::<SocketAddr>().ok();
+        address.is_some_and(|address| TcpStream::connect_timeout(&address, REACH_MAX).is_ok())
+    };
     let reach = |id: &&u64| {
-        let address =
-            found.addresses.get(id).and_then(|address| address.parse::<SocketAddr>().ok());
-        let answers = |address| TcpStream::connect_timeout(&address, REACH_MAX).is_ok();
-        **id == me || address.is_some_and(answers)
+        // The group has the address at which a node joined; it may have moved since.
+        let now = known.iter().filter(|known| known.node.0 == **id).map(|known| &known.address);
+        let joined = found.addresses.get(id);
+        let addresses: BTreeSet<&String> = now.chain(joined).collect();
+        **id == me || addresses.into_iter().any(answers)
     };
     let reached = found.voters.iter().filter(reach).count();
     let needed = found.voters.len() / 2 + 1;
@@ -191,5 +198,42 @@ impl Offline {
         };
         R::start(seat, life)?()??;
         hear.recv().map_err(|_| "the metadata group's log was not read".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use ironring_core::{NodeId, StorageUuid};
+
+    use super::*;
+
+    #[test]
+    fn voters_are_looked_for_where_they_are_now_and_where_they_joined() {
+        let listen = || TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let at = |listener: &TcpListener| listener.local_addr().expect("it listens").to_string();
+        let nobody = at(&listen());
+        let (second, third) = (listen(), listen());
+        let known = |node: u64, address: &str| Known {
+            node: NodeId(node),
+            storage: StorageUuid(node.into()),
+            address: address.to_owned(),
+            shards: 1,
+        };
+        let joined = |second: &str, third: &str| Remains {
+            voters: [1, 2, 3].into(),
+            addresses: [(2, second.to_owned()), (3, third.to_owned())].into(),
+            ..Remains::default()
+        };
+        let is_refused =
+            |found: &Remains, known: &[Known]| check_unreachable(found, known, 1).is_err();
+        let moved = joined(&nobody, &nobody);
+        assert!(!is_refused(&moved, &[]));
+        assert!(!is_refused(&moved, &[known(2, &nobody), known(3, &nobody)]));
+        assert!(is_refused(&moved, &[known(2, &at(&second)), known(3, &at(&third))]));
+        assert!(is_refused(&moved, &[known(3, &at(&third))]), "two of three are enough");
+        assert!(!is_refused(&moved, &[known(4, &at(&third))]), "it has no vote");
+        assert!(is_refused(&joined(&at(&second), &nobody), &[known(2, &nobody)]));
     }
 }

@@ -144,8 +144,22 @@ impl Control {
             controller.decided(now.mono, metadata, ticket, outcome.as_ref());
         }
         controller.step(now.mono, now.wall, metadata);
-        controller.effects().collect()
+        let mut effects: Vec<Effect> = controller.effects().collect();
+        effects.retain(|effect| match effect {
+            Effect::Propose(ticket, command) if takes_a_voter(command, status) => {
+                // It is proposed again at the next look.
+                self.decided.borrow_mut().push((*ticket, None));
+                false
+            }
+            _ => true,
+        });
+        effects
     }
+}
+
+/// Whether a command removes a member that votes: it would end, and its vote be missed.
+fn takes_a_voter(command: &Command, status: &GroupStatus) -> bool {
+    matches!(command, Command::Remove { node } if status.voters.contains(&node.0))
 }
 
 /// Terms that a command gives to partitions: by elections, or because a leadership is handed over.
@@ -263,7 +277,7 @@ mod tests {
     use ironring_core::WallTime;
 
     use super::*;
-    use crate::cluster::tests::group_status;
+    use crate::cluster::tests::{cluster_of, group_status};
 
     fn status(role: Role) -> GroupStatus {
         GroupStatus { role, ..group_status(&[1], &[]) }
@@ -280,6 +294,30 @@ mod tests {
         let terms = NewTerms::of(&Command::Transfer { partition, term, from, to }).unwrap();
         assert_eq!((terms.handovers, terms.without(1).handovers), (1, 0));
         assert_eq!(NewTerms::of(&Command::SetBalancing(true)), None);
+    }
+
+    #[test]
+    fn a_member_is_removed_when_it_votes_no_more() {
+        let (control, mut metadata) = (Control::default(), cluster_of(3));
+        let state = ironring_ring::metadata::MemberState::Leaving;
+        metadata.apply(&Command::SetMember { node: NodeId(2), state });
+        let mut mono = 1;
+        let mut removed = |voters: &[u64]| {
+            mono += 1_000_000;
+            let now = Now { mono: Instant(mono), wall: WallTime(1) };
+            let (me, group) = ((NodeId(1), Incarnation(1)), group_status(voters, &[]));
+            let effects = control.step(now, Settings::default(), me, &group, &metadata);
+            effects.iter().find_map(|effect| match effect {
+                Effect::Propose(_, command) => match &**command {
+                    Command::Remove { node } => Some(node.0),
+                    _ => None,
+                },
+                _ => None,
+            })
+        };
+        assert_eq!(removed(&[1, 2, 3]), None);
+        assert_eq!(removed(&[1, 2, 3]), None);
+        assert_eq!(removed(&[1, 3]), Some(2), "what was held back is proposed again");
     }
 
     #[test]

@@ -301,6 +301,7 @@ impl Judge<'_> {
                 member.is_some_and(|m| {
                     m.state == MemberState::Active
                         && m.vote != VoteWish::Learner
+                        && !m.facts.observer
                         && self.is_heard(m.id)
                 })
             };

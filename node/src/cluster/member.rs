@@ -425,6 +425,7 @@ impl<R: Runtime> Member<R> {
         let (me, group) = (Rc::clone(self), group.clone());
         self.spawn(async move {
             let done = match step.clone() {
+                Step::Finish => group.finish_change().await,
                 Step::Add(id, address) => group.add_learner(id, address, false).await,
                 Step::Promote(ids) => group.promote(ids).await,
                 Step::Voters(ids) => group.change_voters(ids, true).await,

@@ -23,6 +23,8 @@ const LAG_MAX: u64 = 64;
 /// A change of the group's members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// The change of voters that a leader before has left half done goes on to its end.
+    Finish,
     /// A node takes entries from here on.
     Add(u64, String),
     /// Nodes vote from here on.
@@ -47,6 +49,7 @@ pub enum Step {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Step::Finish => write!(f, "the change of voters that was half done is finished"),
             Step::Add(id, address) => {
                 write!(f, "node {id} at {address} takes part, without a vote")
             }
@@ -94,9 +97,13 @@ fn part(metadata: &Metadata, id: u64) -> Part {
 /// number: one more survives no more failures, and a group of two stops with either.
 #[must_use]
 pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
-    if status.changing || metadata.identity().is_none() {
+    if status.changing {
         return None;
     }
+    if status.joint {
+        return Some(Step::Finish);
+    }
+    metadata.identity()?;
     let part = |id: u64| part(metadata, id);
     let at = |id: &u64| status.matched.get(id).copied().flatten();
     let stays = |id: &u64| matches!(part(*id), Part::Voter | Part::Any);
@@ -137,14 +144,14 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
 }
 
 /// Who should vote, of those who take part and have caught up. Whoever leads keeps the vote until it
-/// leads no more.
+/// leads no more; one that is to lose it is not counted, or nobody would come in its place.
 fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u64> {
     let last = status.last_log.unwrap_or(0);
     let caught_up = |id: &&u64| {
         let at = status.matched.get(id).copied().flatten();
         at.is_some_and(|at| at + LAG_MAX >= last)
     };
-    let keeps = |id: &&u64| **id == status.id || matches!(part(**id), Part::Voter | Part::Any);
+    let keeps = |id: &&u64| matches!(part(**id), Part::Voter | Part::Any);
     let mut wanted: BTreeSet<u64> = status.voters.iter().filter(keeps).copied().collect();
     let ready = |wished: Part| -> Vec<u64> {
         let ready = status.learners.iter().filter(caught_up);
@@ -157,6 +164,7 @@ fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u
     let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
     let more = odd.saturating_sub(wanted.len());
     wanted.extend(fill.into_iter().take(more));
+    wanted.extend(status.voters.get(&status.id));
     wanted
 }
 
@@ -165,7 +173,7 @@ fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u
 /// comes back takes entries, and may vote again when somebody else does not.
 #[must_use]
 pub fn replace_dead(status: &GroupStatus, metadata: &Metadata, now: WallTime) -> Option<Step> {
-    if status.changing {
+    if status.changing || status.joint {
         return None;
     }
     let status_of =
@@ -220,6 +228,21 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_was_left_half_done_is_finished_before_any_other() {
+        let mut metadata = metadata(4);
+        let dead = Command::Status { nodes: vec![(NodeId(2), Status::Dead)], at: WallTime(1) };
+        metadata.apply(&dead);
+        let mut half = status(&[1, 2, 3], &[]);
+        half.joint = true;
+        assert_eq!(next_step(&half, &metadata), Some(Step::Finish), "node 4 comes later");
+        half.learners.insert(4);
+        half.matched.insert(4, Some(100));
+        assert_eq!(replace_dead(&half, &metadata, WallTime(1 + DEAD_GRACE_MS)), None);
+        half.changing = true;
+        assert_eq!(next_step(&half, &metadata), None, "it is not committed");
+    }
+
+    #[test]
     fn seven_vote_at_the_most() {
         let metadata = metadata(9);
         let status = status(&[1, 2, 3, 4, 5], &[6, 7, 8, 9]);
@@ -259,7 +282,7 @@ mod tests {
         metadata.apply(&dead);
         assert_eq!(next_step(&three, &metadata), Some(Step::HandOver(2)));
         // Nobody else votes: somebody has to be given the vote before.
-        assert_eq!(next_step(&status(&[1], &[2, 3, 4]), &metadata), promote(&[2, 3]));
+        assert_eq!(next_step(&status(&[1], &[2, 3, 4]), &metadata), promote(&[2, 3, 4]));
         // Another leads by then.
         let mut led = status(&[1, 2, 3], &[4]);
         (led.id, led.leader) = (2, Some(2));
@@ -271,6 +294,26 @@ mod tests {
             next_step(&status_of(2, &[1, 2, 3], &[]), &metadata_without(4, metadata)),
             voters
         );
+    }
+
+    #[test]
+    fn an_only_voter_that_goes_gives_the_only_other_member_a_vote_first() {
+        let leaving = Command::SetMember { node: NodeId(1), state: MemberState::Leaving };
+        let demoted = Command::SetVote { node: NodeId(1), vote: VoteWish::Learner };
+        for goes in [leaving, demoted] {
+            let mut metadata = metadata(2);
+            assert_eq!(next_step(&status(&[1], &[2]), &metadata), None);
+            metadata.apply(&goes);
+            assert_eq!(next_step(&status(&[1], &[2]), &metadata), promote(&[2]));
+            assert_eq!(next_step(&status(&[1, 2], &[]), &metadata), Some(Step::HandOver(2)));
+            let voters = Some(Step::Voters([2].into()));
+            assert_eq!(next_step(&status_of(2, &[1, 2], &[]), &metadata), voters);
+            assert_eq!(next_step(&status_of(2, &[2], &[1]), &metadata), None);
+            // Nobody is there to take over.
+            let mut behind = status(&[1], &[2]);
+            behind.matched.insert(2, None);
+            assert_eq!(next_step(&behind, &metadata), None);
+        }
     }
 
     #[test]

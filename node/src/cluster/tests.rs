@@ -81,6 +81,7 @@ pub fn group_status(voters: &[u64], learners: &[u64]) -> GroupStatus {
         learners: learners.iter().copied().collect(),
         addresses: BTreeMap::new(),
         changing: false,
+        joint: false,
         millis_since_quorum_ack: None,
         matched: all.map(|id| (*id, Some(99))).collect(),
         damaged_snapshots: 0,

@@ -267,6 +267,16 @@ impl<M: MetaMachine> MetaGroup<M> {
         self.change(ChangeMembers::ReplaceAllVoters(voters), retain).await
     }
 
+    /// Finishes the change of voters whose first half is committed: a leader that is lost between the
+    /// halves leaves it so. Who has a vote only before the change stays without one.
+    ///
+    /// # Errors
+    /// See [`GroupError`].
+    pub async fn finish_change(&self) -> Result<(), GroupError> {
+        // Nobody is added to the newer of the two configurations, which becomes the only one.
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await
+    }
+
     async fn change(
         &self,
         change: ChangeMembers<u64, BasicNode>,

@@ -57,8 +57,10 @@ pub struct GroupStatus {
     pub learners: BTreeSet<u64>,
     /// Where all of them are.
     pub addresses: BTreeMap<u64, String>,
-    /// Voters are being changed.
+    /// The newest change of members is not committed.
     pub changing: bool,
+    /// A change of voters is half done: two configurations are in force.
+    pub joint: bool,
     /// Of a leader: the time since it asked what a quorum has answered last.
     pub millis_since_quorum_ack: Option<u64>,
     /// Of a leader: the last entry each other member is known to have.
@@ -100,8 +102,8 @@ impl GroupStatus {
             purged: m.purged.map(LogPoint::from),
             learners: membership.learner_ids().collect(),
             addresses: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
-            changing: membership.get_joint_config().len() > 1
-                || m.membership_config != m.committed_membership_config,
+            changing: m.membership_config != m.committed_membership_config,
+            joint: membership.get_joint_config().len() > 1,
             voters,
             millis_since_quorum_ack: m
                 .state

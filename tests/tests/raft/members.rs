@@ -1,8 +1,13 @@
 //! Members come, get votes, lose them and go.
 
+use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
-use ironring_node::raft::{GroupError, RaftConfig, Role};
+use futures_lite::future;
+use ironring_node::cluster::steward::{Step, next_step};
+use ironring_node::raft::{GroupError, GroupStatus, RaftConfig, Role};
+use ironring_ring::metadata::Metadata;
 use ironring_tests::sim::raft::cluster::Cluster;
 
 use super::{SEEDS, ms, with_seeds};
@@ -27,13 +32,49 @@ fn a_group_grows_from_one_to_three_and_survives_the_first() {
         c.group(1).promote([2, 3].into()).await.expect("they have caught up");
         let status = c.group(1).status();
         assert_eq!((status.voters, status.learners), ([1, 2, 3].into(), [].into()));
-        assert!(!status.changing);
+        assert!(!status.changing && !status.joint);
         assert_eq!(status.addresses[&3], "node-3:1");
         commands.push(c.propose(8).await);
         c.crash(1);
         commands.push(c.propose(8).await);
         c.start(1).await;
         c.agree(&commands).await;
+    });
+}
+
+#[test]
+fn a_change_of_voters_whose_leader_is_lost_half_way_is_finished_by_the_next() {
+    with_seeds(SEEDS, RaftConfig::default(), async |c: &Cluster| {
+        c.form(&[1, 2, 3]).await;
+        let mut commands = vec![c.propose(8).await];
+        let lost = c.elected().await;
+        let others: Vec<u64> = (1..=3).filter(|node| *node != lost).collect();
+        c.start(4).await;
+        c.group(lost).add_learner(4, address(4), true).await.expect("it leads");
+        // Who asks for a change proposes its second half: asked once and no more, it never does.
+        let mut wanted = BTreeSet::from([4]);
+        wanted.extend(&others);
+        let group = c.group(lost);
+        let begun = future::poll_once(pin!(group.change_voters(wanted.clone(), true))).await;
+        assert!(begun.is_none(), "{begun:?}");
+        let half = |status: &GroupStatus| status.joint && !status.changing;
+        c.expect("half a change everywhere", |c| c.look().values().all(half)).await;
+        drop(group);
+        c.crash(lost);
+        commands.push(c.propose(8).await);
+        let leader = c.elected().await;
+        let status = c.group(leader).status();
+        assert!(half(&status), "{status:?}");
+        assert_eq!(next_step(&status, &Metadata::default()), Some(Step::Finish));
+        c.group(leader).finish_change().await.expect("it leads");
+        let status = c.group(leader).status();
+        assert_eq!((status.voters, status.learners), (wanted.clone(), [lost].into()));
+        assert!(!status.joint);
+        commands.push(c.propose(8).await);
+        c.start(lost).await;
+        c.agree(&commands).await;
+        let same = |status: &GroupStatus| status.voters == wanted && !status.joint;
+        c.expect("the same voters everywhere", |c| c.look().values().all(same)).await;
     });
 }
 

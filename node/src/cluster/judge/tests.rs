@@ -140,6 +140,13 @@ fn nobody_leaves_or_is_demoted_who_would_take_the_quorum_along() {
     assert!(judge(&demote(3), &metadata, &group).is_ok(), "the silent one may go");
     let alone = group_status(&[1], &[2, 3, 4]);
     assert!(judge(&demote(1), &metadata, &alone).is_ok(), "another gets the vote first");
+    let mut observed = cluster_of(2);
+    let facts = observed.member(NodeId(2)).unwrap().facts.clone();
+    let node = Facts { incarnation: Incarnation(2), observer: true, ..facts };
+    observed.apply(&Command::Join { node, token: None, at: WallTime(2) });
+    assert!(observed.member(NodeId(2)).unwrap().facts.observer);
+    let last = judge(&demote(1), &observed, &group_status(&[1], &[2]));
+    assert_eq!(last, Err(Refusal::LastVoter(NodeId(1))), "an observer never votes");
     let last = judge(&demote(1), &cluster(1), &group_status(&[1], &[]));
     assert_eq!(last, Err(Refusal::LastVoter(NodeId(1))));
 }
