@@ -650,13 +650,7 @@ mod tests {
         let p = models.partition(PartitionId(0));
         p.merge(at(1), &chunk, &mut space);
         p.merge(at(2), &put, &mut space);
-        let mut again = Models::new(0, 1, 0);
-        models.begin();
-        let mut piece = Vec::new();
-        while models.next_piece(&mut piece) {
-            restore_piece(&mut again, &piece).unwrap();
-            piece.clear();
-        }
+        let mut again = restored(&mut models);
         let p = again.partition(PartitionId(0));
         let entry = p.keys.get(b"k").unwrap();
         assert_eq!((entry.flags & CHUNKED, p.value_places(&entry)), (CHUNKED, None));
@@ -667,25 +661,25 @@ mod tests {
         assert_eq!(p.value_places(&entry), Some(&[at(1), at(4), at(5)][..]));
     }
 
+    /// What is known again after a restart, of one partition.
+    fn restored(models: &mut Models) -> Models {
+        let mut again = Models::new(0, 1, 0);
+        models.begin();
+        let mut piece = Vec::new();
+        while models.next_piece(&mut piece) {
+            restore_piece(&mut again, &piece).unwrap();
+            piece.clear();
+        }
+        again
+    }
+
     /// A replica that begins anew while it is being filled knows what of the state is newer than its log.
     #[test]
     fn what_is_ahead_of_the_log_is_known_again() {
         use crate::shard::names::chunk_key;
         use crate::shard::partition::MERGED;
-        let at = |n: u32| Location { segment: SegmentId(1), pos: n * 64, len: 64 };
-        let record = |kind, offset, key| Record {
-            kind,
-            flags: MERGED,
-            partition: PartitionId(0),
-            term: Term(1),
-            offset: Offset(offset),
-            session: SessionId::NONE,
-            sequence: 0,
-            time: WallTime(0),
-            expires: WallTime(0),
-            key,
-            body: b"",
-        };
+        use crate::shard::partition::tests::{at, record};
+        let record = |kind, offset, key| Record { flags: MERGED, ..record(kind, offset, key, b"") };
         let upload = chunk_key(Offset(70), 0);
         let put = record(RecordKind::Put, 50, b"k");
         let receipt =
@@ -700,14 +694,7 @@ mod tests {
                 p.keys.remove(merged.key);
             }
             let before = p.ahead();
-            let mut again = Models::new(0, 1, 0);
-            models.begin();
-            let mut piece = Vec::new();
-            while models.next_piece(&mut piece) {
-                restore_piece(&mut again, &piece).unwrap();
-                piece.clear();
-            }
-            let after = again.peek(PartitionId(0)).ahead();
+            let after = restored(&mut models).peek(PartitionId(0)).ahead();
             assert_eq!(after, before);
             ahead.push(after);
         }
