@@ -381,9 +381,7 @@ impl<R: Runtime> Executor<R> {
             let next = self.shard.borrow().next_deadline();
             let nap = next.map_or(TIMER_NAP, |at| at.since(now.mono).min(TIMER_NAP));
             let nap = nap.max(Duration::from_micros(200));
-            // Not counted from `now`: what this round took is no lateness of the next.
-            let sleeps = clock::mono();
-            self.stalls.borrow_mut().expect(sleeps, sleeps + nap, ThreadUsage::read);
+            self.stalls.borrow_mut().sleep(nap);
             self.runtime.sleep(nap).await;
         }
     }

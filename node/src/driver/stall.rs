@@ -72,7 +72,8 @@ fn ready() -> Option<Duration> {
 pub struct Stall {
     /// How late the timer was.
     pub late: Duration,
-    /// What the thread did since the counters were read last, at most 20 ms before it was due.
+    /// What the thread did since the counters were read last: when the timer went off before, or
+    /// less than 20 ms earlier.
     pub did: ThreadUsage,
 }
 
@@ -90,10 +91,11 @@ impl fmt::Display for Stall {
     }
 }
 
-/// The stalls of one shard.
+/// The stalls of one shard. Its timer goes round: it wakes, works, and sleeps for a nap.
 #[derive(Debug, Default)]
 pub struct Stalls {
-    due: Option<Instant>,
+    woke_at: Option<Instant>,
+    nap: Duration,
     read_at: Option<Instant>,
     usage: ThreadUsage,
     count: u64,
@@ -101,26 +103,27 @@ pub struct Stalls {
 }
 
 impl Stalls {
-    /// The timer is set to go off at `due`.
-    pub fn expect(&mut self, now: Instant, due: Instant, usage: impl FnOnce() -> ThreadUsage) {
-        self.due = Some(due);
-        if self.read_at.is_none_or(|at| now.since(at) >= READ_EVERY) {
-            self.read_at = Some(now);
-            self.usage = usage();
-        }
-    }
-
-    /// The timer has gone off; the stall, when it was very late.
+    /// The timer has gone off; the stall, when that is very late. Counted from when it went off
+    /// before: work of the timer's own that takes long holds the shard's tasks up as well.
     pub fn wake(&mut self, now: Instant, usage: impl FnOnce() -> ThreadUsage) -> Option<Stall> {
-        let late = now.since(self.due.take()?);
-        if late < LATE {
+        let due = self.woke_at.replace(now).map(|at| at + self.nap);
+        let late = due.map_or(Duration::ZERO, |due| now.since(due));
+        let stalled = late >= LATE;
+        if !stalled && self.read_at.is_some_and(|at| now.since(at) < READ_EVERY) {
             return None;
         }
-        self.count += 1;
-        self.longest = self.longest.max(late);
-        let before = std::mem::replace(&mut self.usage, usage());
         self.read_at = Some(now);
-        Some(Stall { late, did: self.usage.since(before) })
+        let before = std::mem::replace(&mut self.usage, usage());
+        stalled.then(|| {
+            self.count += 1;
+            self.longest = self.longest.max(late);
+            Stall { late, did: self.usage.since(before) }
+        })
+    }
+
+    /// The timer is set to go off after `nap`.
+    pub fn sleep(&mut self, nap: Duration) {
+        self.nap = nap;
     }
 
     /// How many there were, and the longest.
@@ -147,12 +150,14 @@ mod tests {
     #[test]
     fn only_a_timer_that_is_very_late_is_a_stall() {
         let mut stalls = Stalls::default();
-        assert_eq!(stalls.wake(at(5_000), || used(0, 0)), None, "none was set");
-        stalls.expect(at(0), at(20), || used(7, 1));
-        assert_eq!(stalls.wake(at(219), || panic!("nobody asks")), None);
+        assert_eq!(stalls.wake(at(5_000), || used(2, 0)), None, "it was never set");
+        stalls.sleep(Duration::from_millis(20));
+        assert_eq!(stalls.wake(at(5_219), || used(7, 1)), None);
         // Read a moment ago: what was read then is what counts.
-        stalls.expect(at(10), at(30), || panic!("too often"));
-        let stall = stalls.wake(at(630), || used(12, 41)).expect("it was late");
+        stalls.sleep(Duration::from_millis(10));
+        assert_eq!(stalls.wake(at(5_229), || panic!("too often")), None);
+        stalls.sleep(Duration::from_millis(20));
+        let stall = stalls.wake(at(5_849), || used(12, 41)).expect("it was late");
         let late = Duration::from_millis(600);
         let did = ThreadUsage {
             cpu: Duration::from_millis(5),
@@ -168,7 +173,16 @@ mod tests {
             "held up for 600 ms: 5 ms of processor time, 15 ms ready without a processor (0 times), \
              40 pages read from a disk, 0 waits in the kernel"
         );
-        assert_eq!(stalls.wake(at(9_000), || used(0, 0)), None, "it is not set");
+    }
+
+    #[test]
+    fn time_that_passes_before_the_timer_is_set_again_counts() {
+        let mut stalls = Stalls::default();
+        assert_eq!(stalls.wake(at(0), || used(0, 0)), None);
+        // The thread stood still here, between its work and this.
+        stalls.sleep(Duration::from_millis(20));
+        let stall = stalls.wake(at(1_020), || used(1, 0)).expect("it was late");
+        assert_eq!(stall.late, Duration::from_secs(1));
     }
 
     #[test]
