@@ -139,7 +139,7 @@ impl DataDir {
     /// # Errors
     /// When it is another process's, another node's, or cannot be written.
     pub fn open(path: &Path, wanted: &Wanted<'_>) -> Result<DataDir, DataDirError> {
-        fs::create_dir_all(path).map_err(io("cannot make the data directory", path))?;
+        make_dirs(path).map_err(io("cannot make the data directory", path))?;
         // glommio opens directories relative to no directory at all: EBADF for a relative path.
         let path = &fs::canonicalize(path).map_err(io("cannot find", path))?;
         let lock = lock(path)?;
@@ -303,6 +303,27 @@ impl DataDir {
             return Ok(());
         }
         fs::write(&path, [0; 4096]).map_err(io("cannot write", &path))
+    }
+}
+
+/// Makes a directory and those above it that are missing, durably: the name of each is synced in the
+/// one above. What a file system forgets at a crash takes with it all that is synced inside.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn make_dirs(path: &Path) -> std::io::Result<()> {
+    // Of `a`, the one above is where the process is.
+    let above =
+        path.parent().map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    match fs::create_dir(path) {
+        Ok(()) => above.map_or(Ok(()), |dir| File::open(dir)?.sync_all()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let Some(above) = above else { return Err(e) };
+            make_dirs(above)?;
+            make_dirs(path)
+        }
+        Err(_) if path.is_dir() => Ok(()),
+        Err(e) => Err(e),
     }
 }
 
@@ -555,6 +576,20 @@ mod tests {
             segment_bytes: 1 << 20,
             explicit,
         }
+    }
+
+    #[test]
+    fn directories_are_made_with_those_above_them() {
+        let tmp = tempfile::tempdir().unwrap();
+        let deep = tmp.path().join("a/b/c");
+        make_dirs(&deep).unwrap();
+        assert!(deep.is_dir());
+        make_dirs(&deep).expect("it is there already");
+        make_dirs(&tmp.path().join("a/../d")).unwrap();
+        fs::write(tmp.path().join("file"), "").unwrap();
+        assert!(make_dirs(&tmp.path().join("file")).is_err());
+        assert!(make_dirs(&tmp.path().join("file/e")).is_err());
+        assert!(make_dirs(Path::new("")).is_err());
     }
 
     #[test]

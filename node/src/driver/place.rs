@@ -10,7 +10,7 @@ use ironring_net::peer::Refusal;
 use ironring_net::peer::hello::ClusterUuid;
 use ironring_ring::metadata::{Addresses as Advertised, COMMAND_FORMAT, Condition, Facts};
 
-use super::data_dir::DataDir;
+use super::data_dir::{self, DataDir};
 use super::node::NodeError;
 use super::peers::{Local, PeerSettings};
 use super::rejoin;
@@ -170,7 +170,7 @@ pub(super) fn meta_dir(config: &Config, dir: &DataDir) -> Result<PathBuf, NodeEr
     if elsewhere.as_os_str().is_empty() {
         return Ok(dir.meta_dir());
     }
-    let made = std::fs::create_dir_all(elsewhere).and_then(|()| elsewhere.canonicalize());
+    let made = data_dir::make_dirs(elsewhere).and_then(|()| elsewhere.canonicalize());
     made.map_err(|error| {
         NodeError::Settings(format!("metadata.dir {}: {error}", elsewhere.display()))
     })

@@ -39,6 +39,9 @@ pub struct Remains {
     pub voters: BTreeSet<u64>,
     /// Where all members are.
     pub addresses: BTreeMap<u64, String>,
+    /// The last entry of a snapshot that has more than the log: the member stopped between keeping
+    /// the snapshot and letting go of the entries that it took the place of.
+    pub ahead: Option<LogPoint>,
 }
 
 impl Remains {
@@ -56,13 +59,15 @@ impl Remains {
             (None, None) => return Ok(Remains::default()),
         };
         let reflected = newest.and_then(|meta| meta.last_log_id).map(LogPoint::from);
-        let last = state.last().max(reflected);
+        let ahead = reflected.filter(|at| state.last() < Some(*at));
+        let last = ahead.or(state.last());
         let heard = state.vote().map_or(0, |ballot| ballot.term);
         Ok(Remains {
             last,
             term: heard.max(last.map_or(0, |at| at.term)),
             voters: membership.voter_ids().collect(),
             addresses: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
+            ahead,
         })
     }
 
@@ -74,10 +79,11 @@ impl Remains {
         let term = self.term + TERMS_AHEAD;
         let at = LogPoint { term, index: last.index + 1 };
         let payload = Payload::Membership(Rc::from(message::encode(&membership)));
-        Some(vec![
-            Change::Vote(Ballot { term, node: me, elected: true }),
-            Change::Entry(StoredEntry { at, payload }),
-        ])
+        // The log has no gap: entries the snapshot took the place of go first.
+        let mut changes = Vec::from_iter(self.ahead.map(Change::Purge));
+        changes.push(Change::Vote(Ballot { term, node: me, elected: true }));
+        changes.push(Change::Entry(StoredEntry { at, payload }));
+        Some(changes)
     }
 }
 
@@ -123,6 +129,7 @@ mod tests {
             term: 7,
             voters: [1, 2, 3].into(),
             addresses: [(1, "a:1".to_owned()), (2, "b:1".to_owned())].into(),
+            ahead: None,
         };
         let changes = remains.alone(2).expect("it is a member");
         let [Change::Vote(ballot), Change::Entry(entry)] = &changes[..] else {
@@ -136,5 +143,22 @@ mod tests {
         assert_eq!(membership.nodes().count(), 1);
         assert_eq!(remains.alone(3), None, "nobody knows where it is");
         assert_eq!(Remains::default().alone(1), None);
+    }
+
+    #[test]
+    fn a_snapshot_that_has_more_than_the_log_leaves_no_gap_in_it() {
+        let mut state = RaftLogState::default();
+        let payload = Payload::Blank;
+        state.apply(Change::Entry(StoredEntry { at: LogPoint { term: 1, index: 3 }, payload }));
+        let remains = Remains {
+            last: Some(LogPoint { term: 2, index: 9 }),
+            term: 2,
+            voters: [1, 2].into(),
+            addresses: [(1, "a:1".to_owned())].into(),
+            ahead: Some(LogPoint { term: 2, index: 9 }),
+        };
+        remains.alone(1).expect("it is a member").into_iter().for_each(|c| state.apply(c));
+        assert_eq!(state.check(), Ok(()));
+        assert_eq!(state.last(), Some(LogPoint { term: 1026, index: 10 }));
     }
 }

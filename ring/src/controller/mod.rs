@@ -146,6 +146,9 @@ pub struct Controller {
     /// The last partition that was asked to be handed over: the next look begins behind it, so that those
     /// that cannot be handed over at present keep no others waiting.
     handed_last: Option<PartitionId>,
+    /// The last member whose removal was proposed: the next look begins behind it, so that one that
+    /// cannot be removed at present, because it still votes, keeps no others waiting.
+    removed_last: NodeId,
     /// How many commands about replicas were refused whole, one after the other, and when the next may
     /// be proposed.
     replicas_refused: u32,
@@ -173,6 +176,7 @@ impl Controller {
             short_seen: 0,
             relief_at: None,
             handed_last: None,
+            removed_last: NodeId(0),
             replicas_refused: 0,
             replicas_at: now,
             effects: Vec::new(),

@@ -214,8 +214,11 @@ impl Controller {
         let gone = |m: &&Member| {
             matches!(m.state, MemberState::Leaving | MemberState::Lost) && !holds(m.id)
         };
-        if let Some(member) = metadata.members().find(gone) {
-            self.propose(Proposed::Member, Command::Remove { node: member.id });
+        let members = metadata.members().filter(gone).map(|m| m.id);
+        let next = members.min_by_key(|id| (*id <= self.removed_last, *id));
+        if let Some(node) = next {
+            self.removed_last = node;
+            self.propose(Proposed::Member, Command::Remove { node });
         }
     }
 

@@ -43,6 +43,8 @@ struct Room {
     refuses: bool,
     /// Commands about replicas that were refused whole.
     refused: usize,
+    /// A member whose removal is held back, because it votes.
+    votes: Option<NodeId>,
 }
 
 const P: PartitionId = PartitionId(0);
@@ -74,7 +76,8 @@ impl Room {
         let controller = Controller::new(Instant(0), Settings::default(), &metadata);
         let (fences, handovers) = (Vec::new(), Vec::new());
         let now = Instant(0);
-        Room { now, metadata, controller, fences, handovers, refuses: false, refused: 0 }
+        let (refuses, refused, votes) = (false, 0, None);
+        Room { now, metadata, controller, fences, handovers, refuses, refused, votes }
     }
 
     /// A cluster of three nodes that all hold everything; node 1 leads it.
@@ -123,9 +126,14 @@ impl Room {
             for effect in effects {
                 match effect {
                     Effect::Propose(ticket, command) => {
-                        let outcome = self.commit(&command);
+                        let removed = match &*command {
+                            Command::Remove { node } => Some(*node),
+                            _ => None,
+                        };
+                        let held_back = removed.is_some() && removed == self.votes;
+                        let outcome = (!held_back).then(|| self.commit(&command));
                         let (now, metadata) = (self.now, &self.metadata);
-                        self.controller.decided(now, metadata, ticket, Some(&outcome));
+                        self.controller.decided(now, metadata, ticket, outcome.as_ref());
                     }
                     Effect::Fence(node, fences) => {
                         self.fences.extend(fences.into_iter().map(|fence| (node, fence)));

@@ -53,6 +53,25 @@ fn a_lost_node_is_removed_when_the_others_have_its_partitions() {
 }
 
 #[test]
+fn a_member_that_cannot_be_removed_keeps_no_other_waiting() {
+    let mut room = Room::at_rest();
+    let token = || Some("t".to_owned());
+    for n in 4..=5 {
+        room.metadata.apply(&Command::Join { node: facts(n, 1), token: token(), at: WallTime(1) });
+    }
+    room.votes = Some(NodeId(4));
+    for n in 4..=5 {
+        room.metadata.apply(&Command::SetMember { node: NodeId(n), state: MemberState::Lost });
+    }
+    room.pass(1000, &[1, 2, 3]);
+    let members: Vec<u64> = room.metadata.members().map(|m| m.id.0).collect();
+    assert_eq!(members, [1, 2, 3, 4]);
+    room.votes = None;
+    room.pass(1000, &[1, 2, 3]);
+    assert!(room.metadata.member(NodeId(4)).is_none());
+}
+
+#[test]
 fn without_balancing_nodes_are_still_emptied_and_nothing_is_evened_out() {
     let mut room = Room::new(4);
     room.metadata.apply(&Command::SetBalancing(false));
