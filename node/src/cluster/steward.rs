@@ -108,15 +108,14 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
     let at = |id: &u64| status.matched.get(id).copied().flatten();
     let stays = |id: &u64| matches!(part(*id), Part::Voter | Part::Any);
     let state = |id: &u64| metadata.member(NodeId(*id)).map(|member| member.state);
+    let is_alive =
+        |id: u64| metadata.member(NodeId(id)).is_some_and(|member| member.status == Status::Alive);
     let drains = state(&status.id) == Some(MemberState::Draining);
     if status.voters.contains(&status.id) && (drains || !stays(&status.id)) {
-        let is_heard = |id: &&u64| {
-            metadata.member(NodeId(**id)).is_some_and(|member| member.status == Status::Alive)
-        };
         // One that drains has its vote, and leads only where nobody else may.
         let fit = |id: &&u64| !drains || state(id) == Some(MemberState::Active);
         let heirs = status.voters.iter().filter(|id| stays(id) && **id != status.id);
-        let heirs = heirs.filter(is_heard).filter(fit);
+        let heirs = heirs.filter(|id| is_alive(**id)).filter(fit);
         let active = |id: &u64| state(id) == Some(MemberState::Active);
         if let Some(heir) = heirs.max_by_key(|id| (active(id), at(id))) {
             return Some(Step::HandOver(*heir));
@@ -132,7 +131,7 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
     if let Some(new) = members.find(|m| !takes_part(m.id.0) && comes(m.state)) {
         return Some(Step::Add(new.id.0, new.facts.addresses.node.clone()));
     }
-    let wanted = wanted_voters(status, part);
+    let wanted = wanted_voters(status, part, is_alive);
     if wanted == status.voters {
         return None;
     }
@@ -144,8 +143,13 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
 }
 
 /// Who should vote, of those who take part and have caught up. Whoever leads keeps the vote until it
-/// leads no more; one that is to lose it is not counted, or nobody would come in its place.
-fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u64> {
+/// leads no more; one that is to lose it is not counted, or nobody would come in its place. Who is not
+/// heard gets a vote only by an operator's wish: it would be one failure the less that the group survives.
+fn wanted_voters(
+    status: &GroupStatus,
+    part: impl Fn(u64) -> Part,
+    is_alive: impl Fn(u64) -> bool,
+) -> BTreeSet<u64> {
     let last = status.last_log.unwrap_or(0);
     let caught_up = |id: &&u64| {
         let at = status.matched.get(id).copied().flatten();
@@ -159,7 +163,8 @@ fn wanted_voters(status: &GroupStatus, part: impl Fn(u64) -> Part) -> BTreeSet<u
     };
     let room = VOTERS_MAX.saturating_sub(wanted.len());
     wanted.extend(ready(Part::Voter).into_iter().take(room));
-    let fill = ready(Part::Any);
+    let mut fill = ready(Part::Any);
+    fill.retain(|id| is_alive(*id));
     let most = (wanted.len() + fill.len()).min(VOTERS_MAX);
     let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
     let more = odd.saturating_sub(wanted.len());
@@ -228,6 +233,18 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_is_not_heard_gets_no_vote_by_itself() {
+        let mut metadata = metadata(5);
+        let say =
+            |node, said| Command::Status { nodes: vec![(NodeId(node), said)], at: WallTime(1) };
+        metadata.apply(&say(4, Status::Dead));
+        let now = status(&[1, 2, 3], &[4, 5]);
+        assert_eq!(next_step(&now, &metadata), None, "an even number with the other alone");
+        metadata.apply(&say(4, Status::Alive));
+        assert_eq!(next_step(&now, &metadata), promote(&[4, 5]));
+    }
+
+    #[test]
     fn a_change_that_was_left_half_done_is_finished_before_any_other() {
         let mut metadata = metadata(4);
         let dead = Command::Status { nodes: vec![(NodeId(2), Status::Dead)], at: WallTime(1) };
@@ -281,8 +298,8 @@ mod tests {
         let dead = Command::Status { nodes: vec![(NodeId(3), Status::Dead)], at: WallTime(2) };
         metadata.apply(&dead);
         assert_eq!(next_step(&three, &metadata), Some(Step::HandOver(2)));
-        // Nobody else votes: somebody has to be given the vote before.
-        assert_eq!(next_step(&status(&[1], &[2, 3, 4]), &metadata), promote(&[2, 3, 4]));
+        // Nobody else votes: somebody who is heard has to be given the vote before.
+        assert_eq!(next_step(&status(&[1], &[2, 3, 4]), &metadata), promote(&[2]));
         // Another leads by then.
         let mut led = status(&[1, 2, 3], &[4]);
         (led.id, led.leader) = (2, Some(2));
