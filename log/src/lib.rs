@@ -41,12 +41,16 @@ pub use status::{
     RecoveryReport, SegmentCounts, TailState,
 };
 
-/// Which data directory and which shard of it a log belongs to. In every header on disk, so that
-/// a file in the wrong place is recognised.
+/// Which data directory and which shard of it a log belongs to, and which log of that shard it is. In
+/// every header on disk, so that a file in the wrong place is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The data directory.
     pub storage: ironring_core::StorageUuid,
     /// The shard.
     pub shard: ironring_core::ShardId,
+    /// Drawn at random for a log that is made; a log that is there goes on with its own. Checksums begin
+    /// from it, and it leaves the log's files nowhere: whoever may store bytes cannot make some that pass
+    /// for the log's own. 0: the log is of format 1, and has none.
+    pub salt: u64,
 }

@@ -143,6 +143,11 @@ impl Staging {
         self.last_run = last_run;
     }
 
+    /// Where checksums of groups begin, of a log that was there already.
+    pub fn set_seed(&mut self, seed: IdentitySeed) {
+        self.seed = seed;
+    }
+
     /// The run that groups carry from here on; durable in the superblock.
     pub fn set_run(&mut self, run: u32) {
         self.run = run;
@@ -406,7 +411,7 @@ mod tests {
     #[test]
     fn a_combined_checksum_is_that_of_the_bytes() {
         let mut staging = Staging::new(
-            IdentitySeed::new(Identity { storage: StorageUuid(7), shard: ShardId(3) }),
+            IdentitySeed::new(Identity { storage: StorageUuid(7), shard: ShardId(3), salt: 5 }),
             4096,
             16 << 20,
         );

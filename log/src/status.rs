@@ -120,6 +120,12 @@ pub enum LogFailure {
         /// What the file says.
         found: ShardId,
     },
+    /// A file belongs to another log of the same shard, made before or after this one.
+    #[error("{} belongs to another log of this shard: put the files back where they belong", file.file_name())]
+    WrongLog {
+        /// The file.
+        file: FileName,
+    },
     /// A file was written by newer code.
     #[error("{} has format version {found}, this version reads up to {supported}: upgrade", file.file_name())]
     Newer {

@@ -37,7 +37,7 @@ impl Solo {
         let slices = Slices::new(PARTITIONS, 1).expect("more partitions than shards");
         let own = ShardAddress { shard: 0, address: "a:1".to_owned(), first: 0, end: PARTITIONS };
         let config = ShardConfig {
-            identity: Identity { storage: StorageUuid(7), shard: ShardId(0) },
+            identity: Identity { storage: StorageUuid(7), shard: ShardId(0), salt: 1 },
             slices,
             log: LogConfig { segment_bytes: 16 << 20, ..LogConfig::default() },
             memory_bytes_max: 2 << 30,

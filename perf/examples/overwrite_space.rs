@@ -96,7 +96,7 @@ struct Node {
 
 impl Node {
     fn new(config: LogConfig, keys: usize) -> Node {
-        let identity = Identity { storage: StorageUuid(7), shard: ShardId(0) };
+        let identity = Identity { storage: StorageUuid(7), shard: ShardId(0), salt: 1 };
         let mut node = Node {
             log: Log::new(config, identity, Box::new(HeapAlloc)),
             owner: Owner { places: vec![(0, None); keys], dead: Vec::new(), cursor: 0 },

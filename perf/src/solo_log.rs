@@ -91,7 +91,7 @@ impl SoloLog {
     /// When it does not open.
     #[must_use]
     pub fn open(config: LogConfig, disk: MemoryDisk) -> SoloLog {
-        let identity = Identity { storage: StorageUuid(7), shard: ShardId(0) };
+        let identity = Identity { storage: StorageUuid(7), shard: ShardId(0), salt: 1 };
         let mut solo = SoloLog {
             log: Log::new(config, identity, Box::new(HeapAlloc)),
             disk,

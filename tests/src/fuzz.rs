@@ -145,7 +145,7 @@ pub fn disk_format(data: &[u8]) {
     let mut block = data.to_vec();
     block.resize(data.len().max(BLOCK_BYTES), 0);
     let data = block.as_slice();
-    let identity = Identity { storage: StorageUuid(0x5EED), shard: ShardId(0) };
+    let identity = Identity { storage: StorageUuid(0x5EED), shard: ShardId(0), salt: 7 };
     let seed = IdentitySeed::new(identity);
     if let Ok((header, _)) = GroupHeader::decode(data, seed) {
         let body = &data[GROUP_HEADER_BYTES.min(data.len())..];

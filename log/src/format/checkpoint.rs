@@ -2,7 +2,7 @@
 //! zeros up to the block.
 //!
 //! Header (64 bytes): magic `IRCHKPT1`, format version u32, crc32c u32 of bytes 0..12 and 16..64,
-//! storage uuid u128, shard u16, 6 zeros, number u64, start group u64, 8 zeros.
+//! storage uuid u128, shard u16, 6 zeros, number u64, start group u64, salt u64 (format 1: zeros).
 //!
 //! Frame: kind u32 (1 piece, 2 end), payload length u32, index u32, crc32c u32 of (header
 //! checksum, kind, length, index, payload), payload. The end's payload: number of pieces u64,
@@ -83,6 +83,7 @@ impl CheckpointHeader {
         put_u16(&mut out, 32, self.identity.shard.0);
         put_u64(&mut out, 40, self.number);
         put_u64(&mut out, 48, self.start.0);
+        put_u64(&mut out, 56, self.identity.salt);
         let crc = header_checksum(&out);
         put_u32(&mut out, 12, crc);
         (out, crc)
@@ -109,6 +110,7 @@ impl CheckpointHeader {
             identity: Identity {
                 storage: StorageUuid(get_u128(bytes, 16)),
                 shard: ShardId(get_u16(bytes, 32)),
+                salt: get_u64(bytes, 56),
             },
             number: get_u64(bytes, 40),
             start: GroupSeq(get_u64(bytes, 48)),

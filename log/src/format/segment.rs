@@ -14,7 +14,8 @@
 //! | 48..56 | prepared_at: the first group sequence this segment can begin with |
 //! | 56..60 | segment size in bytes |
 //! | 60..64 | block size in bytes |
-//! | 64..96 | zeros |
+//! | 64..72 | salt; format 1: zeros |
+//! | 72..96 | zeros |
 //!
 //! A segment is prepared ahead of its use, so its header cannot name its first group, only a lower
 //! bound; the first group itself says which it is and which header checksum it follows.
@@ -88,6 +89,7 @@ impl SegmentHeader {
         put_u64(out, 48, self.prepared_at.0);
         put_u32(out, 56, self.segment_bytes);
         put_u32(out, 60, self.block_bytes);
+        put_u64(out, 64, self.identity.salt);
         let crc = checksum(out);
         put_u32(out, 12, crc);
     }
@@ -116,6 +118,7 @@ impl SegmentHeader {
             identity: Identity {
                 storage: StorageUuid(get_u128(bytes, 16)),
                 shard: ShardId(get_u16(bytes, 32)),
+                salt: get_u64(bytes, 64),
             },
             slot: SlotId(get_u32(bytes, 36)),
             segment: SegmentId(get_u32(bytes, 40)),

@@ -19,7 +19,9 @@
 //! | 72..112 | newest checkpoint |
 //! | 112..152 | older checkpoint |
 //! | 152..156 | number of slots |
-//! | 156..256 | zeros |
+//! | 156..160 | zeros |
+//! | 160..168 | salt; format 1: zeros |
+//! | 168..256 | zeros |
 //! | 256.. | segment table, 24 bytes a slot |
 //!
 //! Checkpoint: number u64 (0: the beginning of the log, there is no file), first group to replay
@@ -193,6 +195,7 @@ impl Superblock {
         put_checkpoint(&mut out, CHECKPOINTS_AT, &self.newest);
         put_checkpoint(&mut out, CHECKPOINTS_AT + CHECKPOINT_BYTES, &self.older);
         put_u32(&mut out, 152, self.slots.len() as u32);
+        put_u64(&mut out, 160, self.identity.salt);
         for (i, slot) in self.slots.iter().enumerate() {
             let at = SUPERBLOCK_HEADER_BYTES + i * SLOT_BYTES;
             put_u32(&mut out, at, slot.segment.0);
@@ -251,6 +254,7 @@ impl Superblock {
             identity: Identity {
                 storage: StorageUuid(get_u128(bytes, 24)),
                 shard: ShardId(get_u16(bytes, 48)),
+                salt: get_u64(bytes, 160),
             },
             segment_bytes: get_u32(bytes, 52),
             block_bytes: get_u32(bytes, 20),

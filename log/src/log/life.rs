@@ -4,6 +4,7 @@ use ironring_core::io::{FileName, HeapAlloc, IoError, IoOk, IoOp, IoQueue};
 use ironring_core::{GroupSeq, Now, SegmentId};
 
 use super::{Log, ProvisionWork};
+use crate::format::IdentitySeed;
 use crate::format::superblock::{SlotState, Superblock};
 use crate::opening::{Cx, Opened};
 use crate::ops::Purpose;
@@ -69,6 +70,8 @@ impl Log {
         self.settled_older = superblock.older.segment;
         self.checkpoint.log_grew(u32::try_from(opened.replayed_bytes).unwrap_or(u32::MAX));
         self.durable_end = end;
+        self.identity = superblock.identity;
+        self.staging.set_seed(IdentitySeed::new(self.identity));
         self.staging.resume(end, opened.next, opened.last_crc, opened.last_run);
         self.superblock.resume(opened.highest, opened.first_round);
         self.superblock.request();

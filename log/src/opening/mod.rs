@@ -297,7 +297,9 @@ impl Opening {
         }
     }
 
-    fn check_superblock(&self, superblock: &Superblock) -> Result<(), LogFailure> {
+    fn check_superblock(&mut self, superblock: &Superblock) -> Result<(), LogFailure> {
+        // The log goes on with the salt it was made with.
+        self.identity.salt = superblock.identity.salt;
         check_identity(FileName::Superblock, self.identity, superblock.identity)?;
         for (what, configured, found) in [
             ("segment_bytes", self.config.segment_bytes, superblock.segment_bytes),
@@ -556,6 +558,9 @@ fn check_identity(file: FileName, expected: Identity, found: Identity) -> Result
     if found.shard != expected.shard {
         let (expected, found) = (expected.shard, found.shard);
         return Err(LogFailure::WrongShard { file, expected, found });
+    }
+    if found.salt != expected.salt {
+        return Err(LogFailure::WrongLog { file });
     }
     Ok(())
 }

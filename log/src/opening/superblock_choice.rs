@@ -161,7 +161,7 @@ mod tests {
         };
         let superblock = Superblock {
             sequence: n,
-            identity: Identity { storage: StorageUuid(1), shard: ShardId(0) },
+            identity: Identity { storage: StorageUuid(1), shard: ShardId(0), salt: 0 },
             segment_bytes: 1 << 20,
             block_bytes: 4096,
             run: variant,

@@ -9,7 +9,7 @@ use super::run::{IDENTITY, Run, small};
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader};
 use crate::format::segment::SegmentHeader;
 use crate::format::superblock::{COPY_EXTENT_BYTES, Superblock};
-use crate::format::{IdentitySeed, record as record_format};
+use crate::format::{FORMAT_VERSION, IdentitySeed, record as record_format};
 use crate::inspect::{SegmentInspector, SegmentItem};
 use crate::{Identity, LogFailure, LogStatus, RecordKind, TailState};
 
@@ -386,6 +386,32 @@ fn a_directory_of_another_node_or_shard_is_refused_by_name() {
 }
 
 #[test]
+fn a_log_goes_on_with_the_salt_it_was_made_with() {
+    let mut disk = log_of(3);
+    for salt in 1..4 {
+        let id = Identity { salt, ..IDENTITY };
+        let mut run = Run::start_as(id, small(), disk, salt, true);
+        run.until_opened();
+        assert_eq!(run.log.status(), &LogStatus::Open);
+        assert_eq!(run.owner.replayed.len(), 2 + salt as usize, "with {salt}");
+        run.put_durable(&[0xF0 + salt as u8], &[7; 100]);
+        run.settle();
+        disk = run.crash();
+    }
+    let superblock = &disk.files[&FileName::Superblock].now;
+    let (read, _) = Superblock::decode(&superblock[..COPY_EXTENT_BYTES]).unwrap();
+    assert_eq!(read.identity, IDENTITY);
+    // A file of a log that was here before.
+    disk.edit(FIRST, |bytes| {
+        let mut header = SegmentHeader::decode(bytes).unwrap();
+        header.identity.salt += 1;
+        header.encode(bytes);
+    });
+    let failure = failure_of(disk);
+    assert!(matches!(failure, LogFailure::WrongLog { file: FIRST }), "{failure}");
+}
+
+#[test]
 fn an_empty_directory_is_formatted_only_when_allowed() {
     assert_eq!(failure_as(IDENTITY, Disk::default(), false), LogFailure::Absent);
 }
@@ -452,8 +478,9 @@ fn damaged_superblock_copies_are_healed_by_the_next_version() {
 
 #[test]
 fn a_newer_format_asks_for_an_upgrade() {
+    const NEWER: u32 = FORMAT_VERSION + 1;
     let newer = |bytes: &mut [u8], length: usize| {
-        bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+        bytes[8..12].copy_from_slice(&NEWER.to_le_bytes());
         let crc = ironring_core::checksum::crc32c(&bytes[..12]);
         let crc = ironring_core::checksum::crc32c_append(crc, &bytes[16..length]);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -466,10 +493,10 @@ fn a_newer_format_asks_for_an_upgrade() {
         }
     });
     let failure = failure_of(disk);
-    assert!(matches!(failure, LogFailure::Newer { file: FileName::Superblock, found: 2, .. }));
+    assert!(matches!(failure, LogFailure::Newer { file: FileName::Superblock, found: NEWER, .. }));
     let mut disk = log_of(1);
     disk.edit(FIRST, |file| newer(file, 96));
-    assert!(matches!(failure_of(disk), LogFailure::Newer { file: FIRST, found: 2, .. }));
+    assert!(matches!(failure_of(disk), LogFailure::Newer { file: FIRST, found: NEWER, .. }));
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::{
     ReadId, RecordKind,
 };
 
-pub const IDENTITY: Identity = Identity { storage: StorageUuid(0xA11CE), shard: ShardId(2) };
+pub const IDENTITY: Identity =
+    Identity { storage: StorageUuid(0xA11CE), shard: ShardId(2), salt: 0x5A17 };
 
 /// Segments of 1 MiB, checkpoints far apart.
 pub fn small() -> LogConfig {

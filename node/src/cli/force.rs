@@ -18,7 +18,7 @@ use super::orders::printed;
 use super::output::{Cell, Output, Report, View};
 use super::settings::SettingsArgs;
 use crate::cluster::identity::Known;
-use crate::cluster::{ClusterIdentity, META_SHARD};
+use crate::cluster::{ClusterIdentity, META_SHARD, log_identity};
 use crate::config::RuntimeName;
 use crate::driver::data_dir::lock_known;
 use crate::driver::glommio::Glommio;
@@ -111,7 +111,7 @@ pub fn run(args: &ForceArgs, output: Output) -> Result<(), CliError> {
         runtime: config.driver.runtime,
         probe: path.join("probe").canonicalize().unwrap_or_else(|_| path.join("probe")),
         meta,
-        identity: LogIdentity { storage: place.storage, shard: META_SHARD },
+        identity: log_identity(place.storage, META_SHARD),
     };
     let me = place.node.0;
     let found = offline.open(None).map_err(io)?;

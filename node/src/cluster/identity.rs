@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ironring_core::{NodeId, StorageUuid};
+use ironring_core::{NodeId, ShardId, StorageUuid};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::data_dir::{self, DataDirError, write_whole};
@@ -205,6 +205,15 @@ pub fn draw_uuid() -> StorageUuid {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     StorageUuid(u128::from_be_bytes(bytes))
+}
+
+/// Whose log it is, with what one that is not there yet is made with.
+#[must_use]
+pub fn log_identity(storage: StorageUuid, shard: ShardId) -> ironring_log::Identity {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    // 0 is that of logs which have none.
+    ironring_log::Identity { storage, shard, salt: u64::from_le_bytes(bytes).max(1) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use futures_lite::future;
 use ironring_core::{Incarnation, Instant, NodeId, ShardId};
-use ironring_log::Identity as LogIdentity;
 use ironring_net::peer::Refusal;
 use ironring_net::peer::message::GoodbyeReason;
 use ironring_ring::controller::Settings;
@@ -22,7 +21,7 @@ use tokio::sync::Notify;
 use super::board::Board;
 use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
-use super::identity::{ClusterIdentity, IdentityError, Stage};
+use super::identity::{ClusterIdentity, IdentityError, Stage, log_identity};
 use super::plane::{self, Letter};
 use super::refused::{self, Fate};
 use super::roster;
@@ -252,7 +251,7 @@ impl<R: Runtime> Member<R> {
 
     async fn start(&self) -> Result<MetaGroup<Catalog>, ClusterError> {
         let identity = &self.place.identity;
-        let log = LogIdentity { storage: identity.storage, shard: META_SHARD };
+        let log = log_identity(identity.storage, META_SHARD);
         let store = StoreConfig::new(log, identity.stage != Stage::Member);
         let around = Surroundings {
             host: Rc::clone(&self.host) as Rc<dyn Host>,

@@ -46,6 +46,6 @@ pub(crate) mod tests;
 
 pub use board::{Board, Order};
 pub use catalog::{Catalog, decode_outcome};
-pub use identity::{ClusterIdentity, IdentityError, Stage};
+pub use identity::{ClusterIdentity, IdentityError, Stage, log_identity};
 pub use member::{ClusterError, META_SHARD, Member, Place};
 pub use shards::{Shards, ToShard};

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ironring_core::{NodeId, PartitionId, ShardId};
-use ironring_log::Identity as LogIdentity;
 use ironring_net::connection::{Identity, Limits, Timeouts};
 use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_net::peer::Hello;
@@ -35,7 +34,9 @@ use super::poller::Poller;
 use super::runtime::{Join, Runtime, Seat};
 use super::sockets::{Addresses, Listeners, advertised, listen};
 use crate::cluster::roster::{self, Moment};
-use crate::cluster::{Board, ClusterIdentity, IdentityError, Member, Place, Shards, ToShard};
+use crate::cluster::{
+    Board, ClusterIdentity, IdentityError, Member, Place, Shards, ToShard, log_identity,
+};
 use crate::config::settle::RING_DEPTH_MAX;
 use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
 use crate::http::NodeView;
@@ -518,7 +519,7 @@ impl Node {
         let shards = u64::from(dir.identity.shards);
         let ms = |n: u32| Duration::from_millis(u64::from(n));
         ShardConfig {
-            identity: LogIdentity { storage: dir.identity.uuid(), shard: ShardId(shard) },
+            identity: log_identity(dir.identity.uuid(), ShardId(shard)),
             slices,
             log,
             memory_bytes_max: (self.settled.memory_max_bytes / shards) as usize,

@@ -209,6 +209,7 @@ fn is_damage(failure: &LogFailure) -> bool {
         | LogFailure::Corruption { .. } => true,
         LogFailure::WrongStorage { .. }
         | LogFailure::WrongShard { .. }
+        | LogFailure::WrongLog { .. }
         | LogFailure::Newer { .. }
         | LogFailure::Setting { .. }
         | LogFailure::SuperblockStale { .. }

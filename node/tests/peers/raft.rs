@@ -122,7 +122,7 @@ async fn group<R: Runtime>(
     dir: &Path,
     link: Rc<RaftCalls<R>>,
 ) -> MetaGroup<Sum> {
-    let identity = Identity { storage: StorageUuid(node.into()), shard: ShardId(0) };
+    let identity = Identity { storage: StorageUuid(node.into()), shard: ShardId(0), salt: 7 };
     let mut store = StoreConfig::new(identity, true);
     store.log.segment_bytes = 1 << 20;
     let around = Surroundings {

@@ -51,7 +51,7 @@ impl Node for LogNode {
     }
 
     fn make(&self, shard: ShardId) -> LogAlone {
-        let identity = Identity { storage: StorageUuid(0x5EED), shard };
+        let identity = Identity { storage: StorageUuid(0x5EED), shard, salt: 7 };
         LogAlone {
             log: Log::new(self.config.clone(), identity, Box::new(HeapAlloc)),
             owner: Owner::default(),

@@ -71,7 +71,7 @@ impl Node for ShardNode {
             shards: addresses.collect(),
         };
         let config = ShardConfig {
-            identity: Identity { storage: StorageUuid(0x5EED), shard },
+            identity: Identity { storage: StorageUuid(0x5EED), shard, salt: 7 },
             slices: self.slices,
             log: self.log.clone(),
             memory_bytes_max: self.memory_bytes_max,

@@ -24,7 +24,7 @@ fn openraft_runs_on_virtual_time() {
 }
 
 fn config() -> StoreConfig {
-    let identity = Identity { storage: StorageUuid(7), shard: ShardId(0) };
+    let identity = Identity { storage: StorageUuid(7), shard: ShardId(0), salt: 7 };
     let mut config = StoreConfig::new(identity, true);
     config.log.segment_bytes = 1 << 20;
     config.log.checkpoint_interval_bytes = 256 << 10;

@@ -139,7 +139,7 @@ async fn start<R: Runtime>(
     dir: &Path,
     may_format: bool,
 ) -> Result<MetaGroup<Sum>, StartError> {
-    let identity = Identity { storage: StorageUuid(3), shard: ShardId(0) };
+    let identity = Identity { storage: StorageUuid(3), shard: ShardId(0), salt: 7 };
     let mut store = StoreConfig::new(identity, may_format);
     store.log.segment_bytes = 1 << 20;
     let disk = DriverDisk::new(Rc::clone(runtime), dir).expect("there are descriptors");

@@ -70,7 +70,12 @@ impl Node {
     pub fn start(&mut self, making: &Making) {
         self.incarnation = Incarnation(self.incarnation.0 + 1);
         let config = ShardConfig {
-            identity: Identity { storage: self.storage, shard: ShardId(0) },
+            // Another at each start, as it is drawn: the log goes on with its own.
+            identity: Identity {
+                storage: self.storage,
+                shard: ShardId(0),
+                salt: self.incarnation.0,
+            },
             slices: making.slices,
             log: making.log.clone(),
             memory_bytes_max: 64 << 20,

@@ -120,7 +120,8 @@ impl Cluster {
     /// # Errors
     /// Why it does not start; `None` when it was killed meanwhile.
     pub async fn try_start(&self, node: u64) -> Result<Group, Option<StartError>> {
-        let identity = Identity { storage: StorageUuid(u128::from(node) + 1), shard: ShardId(0) };
+        let identity =
+            Identity { storage: StorageUuid(u128::from(node) + 1), shard: ShardId(0), salt: 7 };
         let mut store = StoreConfig::new(identity, true);
         store.log.segment_bytes = 1 << 20;
         store.log.checkpoint_interval_bytes = 1 << 20;
