@@ -9,7 +9,7 @@ use crate::format::superblock::{SlotState, Superblock};
 use crate::opening::{Cx, Opened};
 use crate::ops::Purpose;
 use crate::status::OpName;
-use crate::{LogSink, LogStatus, OpenProgress, OpenStep};
+use crate::{Identity, LogSink, LogStatus, OpenProgress, OpenStep};
 
 impl Log {
     pub(super) fn opening_done(
@@ -130,14 +130,14 @@ impl Log {
         self.ops.is_empty()
     }
 
-    /// Becomes a log that was not started, for an owner that has put its files out of the way.
+    /// Becomes another log that was not started, for an owner that has put its files out of the way.
     ///
     /// # Panics
     /// When a request is in flight.
-    pub fn renew(&mut self) {
+    pub fn renew(&mut self, identity: Identity) {
         assert!(self.ops.is_empty(), "the files of a log that is in use stay where they are");
         let alloc = std::mem::replace(&mut self.alloc, Box::new(HeapAlloc));
-        *self = Log::new(self.config.clone(), self.identity, alloc);
+        *self = Log::new(self.config.clone(), identity, alloc);
     }
 
     /// No more appends; what is staged is written, then the status becomes `Stopped`. A log that

@@ -154,7 +154,9 @@ impl Shard {
     pub(super) fn begin_anew(&mut self) {
         let range = self.config.slices.range(self.id());
         let cache = self.config.cache_bytes.min(self.config.memory_bytes_max);
-        self.log.renew();
+        let identity = &mut self.config.identity;
+        identity.salt = identity.salt.wrapping_add(1).max(1);
+        self.log.renew(*identity);
         self.models = Models::new(range.start, range.end, cache);
         self.acks = Acks::new(range.start, range.end);
         self.expiry_cursor = (0, None);
