@@ -293,7 +293,16 @@ impl Judge<'_> {
         if !voters.contains(&without) {
             return Ok(());
         }
-        let left: Vec<NodeId> = voters.into_iter().filter(|voter| *voter != without).collect();
+        // Those of earlier orders may vote still, and will not.
+        let stays = |id: &NodeId| {
+            self.metadata.member(*id).is_some_and(|m| {
+                !matches!(m.state, MemberState::Leaving | MemberState::Lost)
+                    && m.vote != VoteWish::Learner
+                    && !m.facts.observer
+            })
+        };
+        let left: Vec<NodeId> =
+            voters.into_iter().filter(|voter| *voter != without && stays(voter)).collect();
         if left.is_empty() {
             // Before it goes, one that takes part already gets the vote.
             let heir = |id: &u64| {

@@ -121,8 +121,13 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
             return Some(Step::HandOver(*heir));
         }
     }
+    let goes_on = |voters: &BTreeSet<u64>| goes_on(status, voters, is_alive);
     let mut all = status.learners.iter().chain(&status.voters);
-    if let Some(gone) = all.find(|id| part(**id) == Part::None && **id != status.id) {
+    let gone = all.find(|id| {
+        let left = status.voters.iter().copied().filter(|voter| voter != *id).collect();
+        part(**id) == Part::None && **id != status.id && goes_on(&left)
+    });
+    if let Some(gone) = gone {
         return Some(Step::Remove(*gone));
     }
     let takes_part = |id: u64| status.voters.contains(&id) || status.learners.contains(&id);
@@ -132,7 +137,7 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
         return Some(Step::Add(new.id.0, new.facts.addresses.node.clone()));
     }
     let wanted = wanted_voters(status, part, is_alive);
-    if wanted == status.voters {
+    if wanted == status.voters || !goes_on(&wanted) {
         return None;
     }
     let new: BTreeSet<u64> = wanted.difference(&status.voters).copied().collect();
@@ -140,6 +145,13 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
         true => Step::Promote(new),
         false => Step::Voters(wanted),
     })
+}
+
+/// Whether enough of these voters are heard to commit anything: a change to others is not even finished,
+/// nor taken back, until more come back. It is waited for, or for an operator who gives up who is dead.
+fn goes_on(status: &GroupStatus, voters: &BTreeSet<u64>, is_alive: impl Fn(u64) -> bool) -> bool {
+    let heard = voters.iter().filter(|id| **id == status.id || is_alive(**id)).count();
+    heard > voters.len() / 2
 }
 
 /// Who should vote, of those who take part and have caught up. Whoever leads keeps the vote until it
@@ -199,7 +211,8 @@ pub fn replace_dead(status: &GroupStatus, metadata: &Metadata, now: WallTime) ->
     let mut voters = status.voters.clone();
     voters.remove(&dead);
     voters.insert(by);
-    Some(Step::Replace { dead, by, voters })
+    let is_alive = |id| status_of(id).is_some_and(|(status, _)| status == Status::Alive);
+    goes_on(status, &voters, is_alive).then_some(Step::Replace { dead, by, voters })
 }
 
 #[cfg(test)]
@@ -242,6 +255,29 @@ mod tests {
         assert_eq!(next_step(&now, &metadata), None, "an even number with the other alone");
         metadata.apply(&say(4, Status::Alive));
         assert_eq!(next_step(&now, &metadata), promote(&[4, 5]));
+    }
+
+    #[test]
+    fn voters_that_could_commit_nothing_are_not_voted_for() {
+        let mut metadata = metadata(3);
+        let say =
+            |node, said| Command::Status { nodes: vec![(NodeId(node), said)], at: WallTime(1) };
+        metadata.apply(&say(3, Status::Dead));
+        metadata.apply(&Command::SetVote { node: NodeId(2), vote: VoteWish::Learner });
+        let three = status(&[1, 2, 3], &[]);
+        // 1 and 3 would be the voters, and a majority of two is both.
+        assert_eq!(next_step(&three, &metadata), None);
+        metadata.apply(&say(3, Status::Alive));
+        let voters = Some(Step::Voters([1, 3].into()));
+        assert_eq!(next_step(&three, &metadata), voters);
+        // Nor is a voter that is no member any more taken out while the rest is too few.
+        metadata.apply(&say(3, Status::Dead));
+        let gone = metadata_without(2, metadata);
+        assert_eq!(next_step(&three, &gone), None);
+        // Its operator gives the dead one up: what is left can go on alone.
+        let mut lost = gone;
+        lost.apply(&Command::SetMember { node: NodeId(3), state: MemberState::Lost });
+        assert_eq!(next_step(&three, &lost), Some(Step::Voters([1].into())));
     }
 
     #[test]
