@@ -16,6 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ironring_core::io::IoError;
+use tokio::sync::Mutex;
 
 use super::disk::RaftDisk;
 use super::store::{Floor, PurgeFloor, StoreError};
@@ -37,6 +38,9 @@ pub struct Snapshots {
     newest: RefCell<Option<(SnapshotMeta, SnapshotBytes)>>,
     floor: PurgeFloor,
     damaged: Cell<u64>,
+    /// Held while one is saved: one may be built while another is installed, and both are written
+    /// under the same temporary name.
+    saving: Mutex<()>,
 }
 
 fn file_name(at: LogPoint) -> String {
@@ -109,6 +113,7 @@ impl Snapshots {
             newest: RefCell::new(newest),
             floor: Rc::default(),
             damaged: Cell::new(damaged),
+            saving: Mutex::default(),
         };
         snapshots.set_floor();
         Ok(snapshots)
@@ -152,11 +157,20 @@ impl Snapshots {
 
     /// Has a snapshot in memory that could not be saved: the log must keep what it reflects.
     pub(super) fn hold(&self, meta: SnapshotMeta, body: SnapshotBytes) {
+        if self.has_newer(&meta) {
+            return;
+        }
         self.floor.set(Floor { newest_in_memory: true, ..self.floor.get() });
         *self.newest.borrow_mut() = Some((meta, body));
     }
 
-    /// Keeps a snapshot, durably, and removes what is too many.
+    /// Whether one that reflects more has come while this one was made.
+    fn has_newer(&self, meta: &SnapshotMeta) -> bool {
+        let newest = self.newest.borrow();
+        newest.as_ref().is_some_and(|(newest, _)| newest.last_log_id > meta.last_log_id)
+    }
+
+    /// Keeps a snapshot, durably, and removes what is too many. One that has been overtaken is let go.
     ///
     /// # Errors
     /// After [`StoreError::NoSpace`] everything is as before, and it may be tried again.
@@ -169,6 +183,10 @@ impl Snapshots {
         let Some(at) = meta.last_log_id.map(LogPoint::from) else { return Ok(()) };
         let name = file_name(at);
         let failed = |verb| move |error| failed(verb, TEMPORARY, error);
+        let _saving = self.saving.lock().await;
+        if self.has_newer(&meta) {
+            return Ok(());
+        }
         let file = format::encode(&meta, &body);
         if let Err(error) = self.disk.write(TEMPORARY.to_owned(), file).await {
             let full = error == IoError::NoSpace;
@@ -207,7 +225,117 @@ impl Snapshots {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_lite::future::{block_on, yield_now, zip};
+    use ironring_core::io::{BufAlloc, HeapAlloc, IoOk, IoOp};
+
+    use super::super::disk::Done;
+    use super::super::types::LogId;
     use super::*;
+
+    type Inode = Rc<RefCell<Vec<u8>>>;
+
+    /// Files as a kernel has them: whoever has one open writes on into it whatever it is called by then.
+    #[derive(Default)]
+    struct Inodes(RefCell<BTreeMap<String, Inode>>);
+
+    impl RaftDisk for Inodes {
+        fn execute(&self, _: IoOp) -> Done<'_, IoOk> {
+            unreachable!("there is no log")
+        }
+
+        fn names(&self) -> Done<'_, Vec<String>> {
+            Box::pin(async { Ok(self.0.borrow().keys().cloned().collect()) })
+        }
+
+        fn write(&self, name: String, bytes: Vec<u8>) -> Done<'_, ()> {
+            Box::pin(async move {
+                let inode = Rc::clone(self.0.borrow_mut().entry(name).or_default());
+                inode.borrow_mut().clear();
+                for (i, part) in bytes.chunks(bytes.len() / 2).enumerate() {
+                    yield_now().await;
+                    let at = i * bytes.len() / 2;
+                    let mut file = inode.borrow_mut();
+                    let len = file.len().max(at + part.len());
+                    file.resize(len, 0);
+                    file[at..at + part.len()].copy_from_slice(part);
+                }
+                Ok(())
+            })
+        }
+
+        fn read(&self, name: String) -> Done<'_, Vec<u8>> {
+            Box::pin(async move {
+                let file = self.0.borrow().get(&name).map(|inode| inode.borrow().clone());
+                file.ok_or_else(|| gone(&name))
+            })
+        }
+
+        fn rename(&self, from: String, to: String) -> Done<'_, ()> {
+            Box::pin(async move {
+                let inode = self.0.borrow_mut().remove(&from).ok_or_else(|| gone(&from))?;
+                self.0.borrow_mut().insert(to, inode);
+                Ok(())
+            })
+        }
+
+        fn remove(&self, name: String) -> Done<'_, ()> {
+            Box::pin(async move {
+                self.0.borrow_mut().remove(&name).map(drop).ok_or_else(|| gone(&name))
+            })
+        }
+
+        fn sync_dir(&self) -> Done<'_, ()> {
+            Box::pin(async {
+                yield_now().await;
+                Ok(())
+            })
+        }
+
+        fn alloc(&self) -> Box<dyn BufAlloc> {
+            Box::new(HeapAlloc)
+        }
+    }
+
+    fn gone(name: &str) -> IoError {
+        IoError::Os { errno: 2, message: format!("{name} is not there") }
+    }
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let at = LogId::from(LogPoint { term: 1, index });
+        SnapshotMeta { last_log_id: Some(at), ..SnapshotMeta::default() }
+    }
+
+    #[test]
+    fn one_that_is_built_and_one_that_is_installed_meanwhile_do_not_mix() {
+        // Each is longer than the other once: what is written last is whole.
+        for (older_bytes, newer_bytes) in [(50_000, 20_000), (20_000, 50_000)] {
+            let disk: Rc<Inodes> = Rc::default();
+            let open = || block_on(Snapshots::open(Rc::clone(&disk) as Rc<dyn RaftDisk>, 3));
+            let snapshots = open().unwrap();
+            let older = snapshots.save(meta(5), Rc::from(vec![5; older_bytes]));
+            let newer = snapshots.save(meta(9), Rc::from(vec![9; newer_bytes]));
+            assert_eq!(block_on(zip(older, newer)), (Ok(()), Ok(())));
+            assert_eq!(snapshots.newest().map(|(meta, _)| meta), Some(meta(9)));
+            let again = open().unwrap();
+            assert_eq!((again.damaged(), again.kept()), (0, snapshots.kept()));
+            let (newest, body) = again.newest().unwrap();
+            assert_eq!((newest, body.len()), (meta(9), newer_bytes));
+        }
+    }
+
+    #[test]
+    fn one_that_was_overtaken_takes_nobodys_place() {
+        let disk: Rc<Inodes> = Rc::default();
+        let snapshots = block_on(Snapshots::open(disk, 3)).unwrap();
+        let body: SnapshotBytes = Rc::from([1; 10]);
+        block_on(snapshots.save(meta(9), Rc::clone(&body))).unwrap();
+        block_on(snapshots.save(meta(5), Rc::clone(&body))).unwrap();
+        snapshots.hold(meta(5), body);
+        assert!(snapshots.is_kept(&meta(9)));
+        assert_eq!(snapshots.kept(), [LogPoint { term: 1, index: 9 }]);
+    }
 
     #[test]
     fn names_round_trip_and_strangers_are_refused() {

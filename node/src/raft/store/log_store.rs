@@ -154,9 +154,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let since = last.map_or(0, |id| LogPoint::from(id).index + 1);
-        // Durable before anything that follows, as all changes are.
-        let then = Box::new(|_| ());
-        Ok(self.store.append(vec![Change::Truncate(since)], then).await?)
+        // Durable before anything that follows: of the log all changes are, and a snapshot that is
+        // installed next is in a file of its own.
+        Ok(self.store.append_durable(vec![Change::Truncate(since)]).await?)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
