@@ -8,6 +8,9 @@
 //! - A payload is sent only when the other side's credits cover it, and uses them up.
 //! - Bounded: a frame with a payload is begun only while less than `bytes_max` is queued, one without
 //!   while less than [`CONTROL_BYTES_MAX`] more is. So at most one frame goes beyond.
+//! - Messages of the metadata group are queued like those without a payload, and have credits that no
+//!   other payload uses up: a replica that catches up takes all there is, for as long as it lasts, and
+//!   the group's signs of life go by the same connection.
 
 use std::fmt;
 
@@ -28,6 +31,12 @@ use crate::error::BodyError;
 /// what makes the other side take what waits.
 pub const CONTROL_BYTES_MAX: usize = 1 << 20;
 
+/// Credits that are kept for messages of the metadata group, where [`GROUP_SHARE`] times as many are
+/// given: with fewer, one large payload may need them all.
+pub const GROUP_CREDITS: u64 = 256 << 10;
+/// See [`GROUP_CREDITS`].
+pub const GROUP_SHARE: u64 = 8;
+
 /// Bytes to be written, aligned; what [`Output::take`] gives.
 pub type Buffer = AlignedVec<ALIGN>;
 
@@ -44,6 +53,8 @@ pub struct Output {
     sequence: u64,
     /// Payload bytes the other side still takes.
     credits: u64,
+    /// Of them, those for the metadata group.
+    reserved: u64,
     /// Of the frame being built; kept for its memory.
     sections: Vec<v2::Section>,
     arena: Arena,
@@ -71,6 +82,7 @@ impl Output {
             version: HANDSHAKE_VERSION,
             sequence: 0,
             credits: 0,
+            reserved: 0,
             sections: Vec::new(),
             arena: Arena::new(),
         }
@@ -83,6 +95,7 @@ impl Output {
         assert!((super::VERSIONS.0..=super::VERSIONS.1).contains(&version), "version {version}");
         self.version = version;
         self.credits = credits;
+        self.reserved = if credits >= GROUP_SHARE * GROUP_CREDITS { GROUP_CREDITS } else { 0 };
     }
 
     /// The other side sent `Credits` of so many bytes.
@@ -149,7 +162,7 @@ impl Output {
             let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
             return Err(PeerError::TooLarge { kind, part: "payload", len, max }.into());
         }
-        self.covers(payload.len())?;
+        self.covers(kind, payload.len())?;
         let start = self.begin(kind)?;
         self.buffer.extend_from_slice(payload);
         self.seal(start, kind, payload.len(), |output| match output.version {
@@ -169,11 +182,20 @@ impl Output {
         Ok(ReplicateFrame { output: self, start, sealed: false })
     }
 
+    /// Credits for payloads of a kind.
+    fn credits_for(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Raft => self.credits,
+            _ => self.credits.saturating_sub(self.reserved),
+        }
+    }
+
     /// Whether the credits are enough for a payload of `need` bytes.
-    fn covers(&self, need: usize) -> Result<(), OutputError> {
-        match need as u64 <= self.credits {
+    fn covers(&self, kind: Kind, need: usize) -> Result<(), OutputError> {
+        let left = self.credits_for(kind);
+        match need as u64 <= left || need == 0 {
             true => Ok(()),
-            false => Err(OutputError::NoCredit { need, left: self.credits }),
+            false => Err(OutputError::NoCredit { need, left }),
         }
     }
 
@@ -183,8 +205,8 @@ impl Output {
             kind.is_handshake() == (self.version == HANDSHAKE_VERSION),
             "messages follow the handshake"
         );
-        let control = kind.payload_bytes_max() == 0;
-        let max = self.bytes_max + if control { CONTROL_BYTES_MAX } else { 0 };
+        let first = kind.payload_bytes_max() == 0 || kind == Kind::Raft;
+        let max = self.bytes_max + if first { CONTROL_BYTES_MAX } else { 0 };
         let queued = self.queued_bytes();
         if queued >= max {
             return Err(OutputError::Full { queued, max });
@@ -293,10 +315,12 @@ impl Output {
         self.taken + self.buffer.len() - self.sent
     }
 
-    /// Payload bytes it takes now: what the other side's credits cover and the queue has room for.
+    /// Payload bytes of replication it takes now: what the other side's credits cover and the queue has
+    /// room for.
     #[must_use]
     pub fn room(&self) -> usize {
-        let credits = usize::try_from(self.credits).unwrap_or(usize::MAX);
+        let credits = self.credits_for(Kind::Replicate);
+        let credits = usize::try_from(credits).unwrap_or(usize::MAX);
         credits.min(self.bytes_max.saturating_sub(self.queued_bytes()))
     }
 
@@ -333,7 +357,7 @@ impl ReplicateFrame<'_> {
         let before = self.output.buffer.len();
         for records in std::iter::once(section.records).chain(more) {
             let need = self.payload_len() + records.len();
-            let covered = self.output.covers(need);
+            let covered = self.output.covers(Kind::Replicate, need);
             if need > Kind::Replicate.payload_bytes_max() as usize || covered.is_err() {
                 self.output.buffer.resize(before, 0);
                 return covered.and(Err(OutputError::FrameFull { what: "the section's records" }));
@@ -349,7 +373,8 @@ impl ReplicateFrame<'_> {
     /// Payload bytes it still takes: what the frame has room for, or less when credits run out.
     #[must_use]
     pub fn room(&self) -> usize {
-        let max = u64::from(Kind::Replicate.payload_bytes_max()).min(self.output.credits);
+        let credits = self.output.credits_for(Kind::Replicate);
+        let max = u64::from(Kind::Replicate.payload_bytes_max()).min(credits);
         max as usize - self.payload_len()
     }
 

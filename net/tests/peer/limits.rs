@@ -6,7 +6,7 @@ use ironring_net::BodyError;
 use ironring_net::peer::frame::{FORWARD_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use ironring_net::peer::hello::TOKEN_BYTES_MAX;
 use ironring_net::peer::message::*;
-use ironring_net::peer::output::CONTROL_BYTES_MAX;
+use ironring_net::peer::output::{CONTROL_BYTES_MAX, GROUP_CREDITS, GROUP_SHARE};
 use ironring_net::peer::{Frame, Handshake, Hello, Input, Kind, Output, OutputError, PeerError};
 
 use super::examples::{
@@ -196,11 +196,13 @@ fn an_output_is_bounded_and_control_frames_have_room() {
     let mut output = Output::new(1000);
     output.agree(1, u64::MAX);
     let raft = Message::Raft(Raft { call: 1, half: Half::Answer, payload: &[0; 600] });
-    output.send(&raft).unwrap();
-    output.send(&raft).unwrap();
+    let bulk = Message::Replicate(list(vec![section(1, 1, &[0; 600])]));
+    output.send(&bulk).unwrap();
+    output.send(&bulk).unwrap();
     let queued = output.queued_bytes();
-    assert_eq!(output.send(&raft), Err(OutputError::Full { queued, max: 1000 }));
+    assert_eq!(output.send(&bulk), Err(OutputError::Full { queued, max: 1000 }));
     assert!(output.replicate().is_err());
+    output.send(&raft).expect("the metadata group does not wait for replicas that catch up");
     let mut frames = 0;
     while output.send(&Message::Credits { bytes: 1 }).is_ok() {
         frames += 1;
@@ -241,6 +243,34 @@ fn a_hello_has_its_limits() {
         assert!(matches!(send(hello), Err(OutputError::Message(PeerError::Field { .. }))));
     }
     assert!(send(named(&long[1..])).is_ok());
+}
+
+#[test]
+fn replication_leaves_the_metadata_group_credits() {
+    let given = GROUP_SHARE * GROUP_CREDITS;
+    let mut output = Output::new(usize::MAX / 2);
+    output.agree(2, given);
+    let records = vec![0; given as usize];
+    let piece = |len| {
+        let payload = &records[..len];
+        Message::SnapshotPiece(SnapshotPiece { transfer: 1, number: 0, last: false, payload })
+    };
+    let room = output.room();
+    assert_eq!(room as u64, given - GROUP_CREDITS);
+    let refused = output.send(&piece(room + 1));
+    assert_eq!(refused, Err(OutputError::NoCredit { need: room + 1, left: room as u64 }));
+    output.send(&piece(room)).unwrap();
+    let mut frame = output.replicate().unwrap();
+    assert_eq!(frame.room(), 0);
+    assert!(frame.push(&section(1, 1, b"1"), []).is_err());
+    frame.push(&section(2, 0, b""), []).expect("a sign of life has no payload");
+    frame.finish().unwrap();
+    let payload = &records[..GROUP_CREDITS as usize];
+    output.send(&Message::Raft(Raft { call: 1, half: Half::Request, payload })).unwrap();
+    assert_eq!((output.credits(), output.room()), (0, 0));
+    // The group's come first of what is given again.
+    output.credit(GROUP_CREDITS + 1);
+    assert_eq!(output.room(), 1);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub use socket::{SILENT_MAX, listen};
 
 use ironring_net::peer::frame::{FORWARD_BYTES_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX};
 use ironring_net::peer::input::KEEP_BYTES;
-use ironring_net::peer::output::CONTROL_BYTES_MAX;
+use ironring_net::peer::output::{CONTROL_BYTES_MAX, GROUP_CREDITS};
 
 /// Connections of one shard, both ways and attempts included: beyond it none is dialled or accepted.
 pub const LINKS_MAX: usize = 4096;
@@ -73,7 +73,7 @@ pub const LINK_BYTES_MAX: usize =
 
 const _: () = assert!(LINK_BYTES_MAX <= 72 << 20);
 // The largest payload there is can be sent when nothing else is under way.
-const _: () = assert!(WINDOW_BYTES >= FORWARD_BYTES_MAX as u64);
+const _: () = assert!(WINDOW_BYTES - GROUP_CREDITS >= FORWARD_BYTES_MAX as u64);
 // What strangers can make a node hold.
 const _: () = assert!(HANDSHAKES_MAX * KEEP_BYTES <= 8 << 20);
 const _: () = assert!(HANDSHAKE_BYTES_MAX as usize + 32 <= KEEP_BYTES);
