@@ -1,14 +1,20 @@
 //! A request is answered by its deadline, whatever its disk does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use ironring_core::{Durability, ErrorCode, ShardId, Token};
+use ironring_core::{
+    Durability, ErrorCode, Incarnation, SessionId, ShardId, StorageUuid, Token, WallTime,
+};
 use ironring_log::LogConfig;
+use ironring_node::shard::{Event, MetaAsk};
 use ironring_ring::Slices;
+use ironring_ring::metadata::{self, Command, Metadata};
 use ironring_tests::sim::bench::Bench;
 use ironring_tests::sim::disk::faults::FaultPlan;
 use ironring_tests::sim::disk::{Latency, SimDisk};
 use ironring_tests::sim::op::{Change, Condition, Intent, Key, KeyOp, Op, Outcome, WriteId};
+use ironring_tests::sim::replicas::metadata::facts;
 use ironring_tests::sim::shard_node::ShardNode;
 
 fn put(key: &Key) -> Op {
@@ -27,6 +33,7 @@ fn a_read_that_the_disk_never_answers_ends_with_its_deadline() {
         memory_bytes_max: 64 << 20,
         cache_bytes: 0,
         deadline: Duration::from_millis(500),
+        alone: true,
     };
     let disk = SimDisk::new(1, 64 << 20, Latency::default(), FaultPlan::none());
     let mut bench = Bench::open(&node, ShardId(0), disk, true);
@@ -42,4 +49,53 @@ fn a_read_that_the_disk_never_answers_ends_with_its_deadline() {
     // The device comes back; what it was asked for before is lost.
     bench.reads_hang = false;
     assert!(matches!(bench.ask(Op::Get { key }), Some(Outcome::Value(_))));
+}
+
+#[test]
+fn a_change_that_the_group_never_answers_ends_with_its_deadline_and_answers_no_other() {
+    let node = ShardNode {
+        slices: Slices::new(1, 1).expect("one partition for one shard"),
+        log: LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() },
+        memory_bytes_max: 64 << 20,
+        cache_bytes: 0,
+        deadline: Duration::from_millis(500),
+        alone: false,
+    };
+    let disk = SimDisk::new(1, 64 << 20, Latency::default(), FaultPlan::none());
+    let mut bench = Bench::open(&node, ShardId(0), disk, true);
+    let mut group = Metadata::default();
+    group.apply(&Command::Found {
+        name: "c".to_owned(),
+        uuid: StorageUuid(1),
+        partitions: 1,
+        rf: 1,
+        node: facts(0, StorageUuid(0x5EED), Incarnation(1)),
+        at: WallTime(0),
+    });
+    bench.tell(Event::Metadata(Arc::new(group.clone())));
+
+    let create = Op::TopicCreate { name: "first".to_owned(), partitions: 1, retain_bytes: 0 };
+    let error = |code| Outcome::Error { code, detail: 0 };
+    // One is asked of the group, and the other waits for it.
+    let answers = bench.ask_all(vec![create, Op::OpenSession]);
+    let late = [error(ErrorCode::DeadlineExceeded), error(ErrorCode::Unknown)];
+    assert_eq!(answers, late);
+    let asked: Vec<MetaAsk> = bench.subject.asked_group();
+    let [first] = asked.as_slice() else { panic!("{asked:?}") };
+
+    // Whoever asks next gets what was decided about its own.
+    assert_eq!(bench.ask_before_writes(Op::OpenSession), None);
+    let asked = bench.subject.asked_group();
+    let [second] = asked.as_slice() else { panic!("{asked:?}") };
+    let outcome = group.apply(&first.command);
+    assert!(matches!(outcome, metadata::Outcome::Topic { .. }));
+    let ticket = first.ticket;
+    let decided = Event::MetaDecided { ticket, result: Ok(outcome) };
+    assert_eq!(bench.tell(decided), []);
+    assert_eq!(bench.tell(Event::Metadata(Arc::new(group.clone()))), []);
+    let outcome = group.apply(&second.command);
+    let ticket = second.ticket;
+    assert_eq!(bench.tell(Event::MetaDecided { ticket, result: Ok(outcome) }), []);
+    let session = Outcome::Session(SessionId(1));
+    assert_eq!(bench.tell(Event::Metadata(Arc::new(group))), [session]);
 }

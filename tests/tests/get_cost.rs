@@ -33,6 +33,7 @@ fn node(cache_bytes: usize) -> ShardNode {
         memory_bytes_max: 64 << 20,
         cache_bytes,
         deadline: Duration::from_secs(10),
+        alone: true,
     }
 }
 

@@ -19,6 +19,7 @@ fn node() -> ShardNode {
         memory_bytes_max: 64 << 20,
         cache_bytes: 0,
         deadline: Duration::from_secs(10),
+        alone: true,
     }
 }
 

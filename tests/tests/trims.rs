@@ -28,6 +28,7 @@ fn filled() -> (Bench<Simulated>, TopicId) {
         memory_bytes_max: 64 << 20,
         cache_bytes: 1 << 20,
         deadline: Duration::from_secs(10),
+        alone: true,
     };
     let disk = SimDisk::new(1, 64 << 20, Latency::default(), FaultPlan::none());
     let mut bench = Bench::open(&node, ShardId(0), disk, true);

@@ -19,6 +19,8 @@ use super::{Ask, Shard};
 /// Most changes that wait; more are refused as overload.
 pub const META_QUEUE_MAX: usize = 1024;
 
+const NOT_STARTED: &str = "the deadline passed before it was started";
+
 /// A change somebody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wish {
@@ -59,6 +61,12 @@ impl MetaQueue {
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.busy.is_none()
     }
+
+    /// Whatever the group decides about the change under way, nobody waits for it any more.
+    fn forget_change(&mut self) {
+        self.decided = None;
+        self.ticket += 1;
+    }
 }
 
 /// The session numbers of a run begin at the run's own, shifted by this.
@@ -96,8 +104,7 @@ impl Shard {
         while self.meta_queue.busy.is_none() {
             let Some((ask, wish)) = self.meta_queue.waiting.pop_front() else { return };
             if ask.deadline <= now.mono {
-                let why = "the deadline passed before it was started";
-                self.refuse(ask.origin, ErrorCode::DeadlineExceeded, 0, why, fx);
+                self.refuse(ask.origin, ErrorCode::DeadlineExceeded, 0, NOT_STARTED, fx);
                 continue;
             }
             match self.command_for(now, &wish) {
@@ -241,8 +248,28 @@ impl Shard {
         self.tell_log_space();
     }
 
+    /// Answers whose deadline passed. With a metadata group the change under way is one of them: whom it is
+    /// asked of, or what brings the metadata behind it, may be lost for long.
+    pub(super) fn expire_changes(&mut self, now: Now, fx: &mut Effects) {
+        let is_late = |ask: &Ask| ask.deadline <= now.mono;
+        let all = std::mem::take(&mut self.meta_queue.waiting);
+        let (late, waiting) = all.into_iter().partition::<VecDeque<_>, _>(|(ask, _)| is_late(ask));
+        self.meta_queue.waiting = waiting;
+        for (ask, _) in late {
+            self.refuse(ask.origin, ErrorCode::DeadlineExceeded, 0, NOT_STARTED, fx);
+        }
+        if !self.config.alone && self.meta_queue.busy.as_ref().is_some_and(|b| is_late(&b.ask)) {
+            self.meta_queue.forget_change();
+            let why = "the deadline passed while the metadata group was asked";
+            self.end_change(now, fx, |shard, ask, fx| {
+                shard.refuse(ask.origin, ErrorCode::Unknown, 0, why, fx);
+            });
+        }
+    }
+
     /// The log is gone: of the change under way the outcome is unknown, the others were not begun.
     pub(super) fn fail_meta(&mut self, fx: &mut Effects) {
+        self.meta_queue.forget_change();
         if let Some(busy) = self.meta_queue.busy.take() {
             let why = "the disk failed while the change was on its way to it";
             self.refuse(busy.ask.origin, ErrorCode::Unknown, 0, why, fx);

@@ -577,6 +577,7 @@ impl Shard {
             let why = "the deadline passed while the disk was read";
             self.refuse(origin, ErrorCode::DeadlineExceeded, 0, why, fx);
         }
+        self.expire_changes(now, fx);
         self.expire_leases(now, fx);
         // The last news may have come before the shard served.
         let metadata = self.replicas.as_ref().and_then(|r| r.metadata.clone());

@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 
 use ironring_core::io::{FileName, IoOp};
 use ironring_core::{Instant, Now, ShardId, WallTime};
+use ironring_node::shard;
 
 use crate::sim::disk::{SimDisk, Ticket};
 use crate::sim::op::{Op, Outcome, RequestId};
+use crate::sim::shard_node::Simulated;
 use crate::sim::subject::{Conn, Effects, Event, Node, Phase, Subject};
 
 /// Most timers that fire for one answer; an answer that needs more does not come.
@@ -88,9 +90,13 @@ impl<S: Subject> Bench<S> {
         self.now += milliseconds * 1_000_000;
     }
 
-    fn handle(&mut self, event: Event<S::Message>) {
+    fn clock(&self) -> Now {
         let wall = WallTime(1_700_000_000_000 + self.now / 1_000_000);
-        let now = Now { mono: Instant(self.now), wall };
+        Now { mono: Instant(self.now), wall }
+    }
+
+    fn handle(&mut self, event: Event<S::Message>) {
+        let now = self.clock();
         self.subject.handle(now, event, &mut self.fx);
     }
 
@@ -167,5 +173,14 @@ impl<S: Subject> Bench<S> {
     /// The answer to one request, when there was one.
     pub fn ask(&mut self, op: Op) -> Option<Outcome> {
         self.ask_all(vec![op]).pop()
+    }
+}
+
+impl Bench<Simulated> {
+    /// Hands the shipped shard an event of its own, and the answers to requests that came of it.
+    pub fn tell(&mut self, event: shard::Event<'_>) -> Vec<Outcome> {
+        let now = self.clock();
+        self.subject.tell(now, event, &mut self.fx);
+        self.answers()
     }
 }

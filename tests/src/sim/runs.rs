@@ -72,6 +72,7 @@ pub fn run(target: Target, trouble: Trouble, seed: u64, print: bool) -> Report {
                 memory_bytes_max: 64 << 20,
                 cache_bytes: [0, 16 << 10, 1 << 20][rng.below(3) as usize],
                 deadline: Duration::from_secs(10),
+                alone: true,
             };
             World::run(node, profile, rng.next_u64(), print)
         }

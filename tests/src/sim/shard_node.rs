@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ironring_core::io::{HeapAlloc, IoOp};
 use ironring_core::{
-    ErrorCode, Instant, Now, Offset, PartitionId, SessionId, ShardId, StorageUuid,
+    ErrorCode, Incarnation, Instant, Now, Offset, PartitionId, SessionId, ShardId, StorageUuid,
 };
 use ironring_log::{Identity, LogConfig};
 use ironring_net::frame::HEADER_BYTES;
@@ -15,7 +15,7 @@ use ironring_net::message::{
     ShardAddress, WriteOptions,
 };
 use ironring_net::{decode_header, decode_response, encode_request};
-use ironring_node::shard::{self, Phase as ShardPhase, Shard, ShardConfig, ShardMessage};
+use ironring_node::shard::{self, MetaAsk, Phase as ShardPhase, Shard, ShardConfig, ShardMessage};
 use ironring_ring::Slices;
 
 use crate::sim::log_alone::{count_log, is_group, kind_of_failure};
@@ -38,6 +38,8 @@ pub struct ShardNode {
     pub cache_bytes: usize,
     /// Deadline of every request.
     pub deadline: Duration,
+    /// Whether it is in no cluster: one that is in one asks a metadata group for changes.
+    pub alone: bool,
 }
 
 impl Node for ShardNode {
@@ -78,9 +80,9 @@ impl Node for ShardNode {
             cache_bytes: self.cache_bytes,
             deadline_default: self.deadline,
             deadline_max: self.deadline,
-            alone: true,
+            alone: self.alone,
             has_others: false,
-            incarnation: None,
+            incarnation: (!self.alone).then_some(Incarnation(1)),
             replication: ironring_ring::replication::Settings::default(),
             movement: ironring_node::shard::MovementSettings::default(),
             compare: shard::compare::Settings::default(),
@@ -108,23 +110,19 @@ impl Subject for Simulated {
     type Message = ShardMessage;
 
     fn handle(&mut self, now: Now, event: Event<ShardMessage>, fx: &mut Effects<ShardMessage>) {
-        std::mem::swap(&mut self.fx.io, &mut fx.io);
-        match event {
-            Event::Request { conn, request, op } => self.request(now, conn, request, &op),
-            Event::Start { format } => self.event(now, shard::Event::Start { format }),
-            Event::Io(done) => self.event(now, shard::Event::Io(done)),
-            Event::Closed(conn) => self.event(now, shard::Event::Closed(shard::ConnId(conn.0))),
-            Event::Message(message) => self.event(now, shard::Event::Message(message)),
-            Event::TurnEnd => self.event(now, shard::Event::TurnEnd),
-            Event::Timer => self.event(now, shard::Event::Timer),
-            Event::Stop => self.event(now, shard::Event::Stop),
-        }
-        std::mem::swap(&mut self.fx.io, &mut fx.io);
-        fx.messages.append(&mut self.fx.messages);
-        self.fx.take_replies(|conn, frame| {
-            let (request, outcome) = decode(frame);
-            fx.replies.push((Conn(conn.0), request, outcome));
-        });
+        let event = match event {
+            Event::Request { conn, request, op } => {
+                return self.request(now, conn, request, &op, fx);
+            }
+            Event::Start { format } => shard::Event::Start { format },
+            Event::Io(done) => shard::Event::Io(done),
+            Event::Closed(conn) => shard::Event::Closed(shard::ConnId(conn.0)),
+            Event::Message(message) => shard::Event::Message(message),
+            Event::TurnEnd => shard::Event::TurnEnd,
+            Event::Timer => shard::Event::Timer,
+            Event::Stop => shard::Event::Stop,
+        };
+        self.tell(now, event, fx);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -154,16 +152,36 @@ impl Subject for Simulated {
 }
 
 impl Simulated {
-    fn event(&mut self, now: Now, event: shard::Event<'_>) {
+    /// An event of the shipped shard's own.
+    pub fn tell(&mut self, now: Now, event: shard::Event<'_>, fx: &mut Effects<ShardMessage>) {
+        std::mem::swap(&mut self.fx.io, &mut fx.io);
         self.shard.handle(now, event, &mut self.fx);
+        std::mem::swap(&mut self.fx.io, &mut fx.io);
+        fx.messages.append(&mut self.fx.messages);
+        self.fx.take_replies(|conn, frame| {
+            let (request, outcome) = decode(frame);
+            fx.replies.push((Conn(conn.0), request, outcome));
+        });
     }
 
-    fn request(&mut self, now: Now, conn: Conn, request: RequestId, op: &Op) {
+    /// What it has asked the metadata group for since the last time.
+    pub fn asked_group(&mut self) -> Vec<MetaAsk> {
+        std::mem::take(&mut self.fx.metadata)
+    }
+
+    fn request(
+        &mut self,
+        now: Now,
+        conn: Conn,
+        request: RequestId,
+        op: &Op,
+        fx: &mut Effects<ShardMessage>,
+    ) {
         let frame = encode(request, op);
         let header = decode_header(&frame).expect("a frame we encoded has a header");
         let body = &frame[HEADER_BYTES..];
         let conn = shard::ConnId(conn.0);
-        self.event(now, shard::Event::Request { conn, header, body });
+        self.tell(now, shard::Event::Request { conn, header, body }, fx);
     }
 }
 

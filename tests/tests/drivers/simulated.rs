@@ -47,6 +47,7 @@ impl SimulatedNode {
             memory_bytes_max: 64 << 20,
             cache_bytes: 8 << 20,
             deadline: Duration::from_secs(60),
+            alone: true,
         };
         let slots = (0..shards).map(|shard| Slot {
             subject: node.make(ShardId(shard)),
