@@ -41,6 +41,8 @@ const FRAMES_PER_ROUND: usize = 256;
 
 /// Answers made in one round before they are written: more would pile up.
 const ANSWER_BYTES_PER_ROUND: usize = 4 << 20;
+/// Of what a client has sent, so much is taken before its connection is closed.
+const UNREAD_MAX: usize = 1 << 20;
 /// How long to accept nothing after a failure.
 const ACCEPT_NAP: Duration = Duration::from_millis(50);
 
@@ -379,7 +381,7 @@ impl ConnState {
         let reason = reason.unwrap_or(CloseReason::Shutdown);
         tracing::debug!(conn = self.id.0, peer = ?self.peer, %reason, "connection closed");
         executor.poller.remove(&self.socket);
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        hang_up(&self.socket);
         executor.conns.borrow_mut().remove(&self.id);
         let (mut all, mine) = (executor.connection_bytes.get(), self.counted.take());
         (all.input, all.output) = (all.input - mine.input, all.output - mine.output);
@@ -441,6 +443,20 @@ fn refuse(socket: &OwnedFd, connections_max: u64) {
     encode_response(&mut frame, 0, &error);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let _ = send(socket.as_raw_fd(), &frame, flags);
+    hang_up(socket);
+}
+
+/// Ends what is sent, and takes what has come and nobody will read: a socket that is closed over it takes
+/// back answers that it has not sent yet.
+fn hang_up(socket: &OwnedFd) {
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
+    let mut unread = [0; 16 << 10];
+    for _ in 0..UNREAD_MAX / unread.len() {
+        match recv(socket.as_raw_fd(), &mut unread, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
 }
 
 fn open<R: Runtime>(

@@ -654,12 +654,13 @@ async fn run_shard<R: Runtime>(runtime: Rc<R>, start: ShardStart) -> Result<(), 
         executor.shared.stop();
     }
     node.leave();
+    // Others of this node may still hand over what they lead: by commits of the metadata group, which
+    // this node may lead, and they serve meanwhile. What they pass on is refused here, not lost.
+    let by = super::clock::mono() + ALL_LEFT_MAX;
+    while phase != Phase::Failed && !executor.shared.all_left() && super::clock::mono() < by {
+        runtime.sleep(ALL_LEFT_LOOK).await;
+    }
     if let Some((member, ended)) = member {
-        // Other shards hand over by commits of the metadata group, which this node may lead.
-        let by = super::clock::mono() + ALL_LEFT_MAX;
-        while phase != Phase::Failed && !executor.shared.all_left() && super::clock::mono() < by {
-            runtime.sleep(ALL_LEFT_LOOK).await;
-        }
         member.stop();
         // A sender that is gone has ended as well.
         let _ = ended.await;

@@ -15,8 +15,10 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// Most connections at a time; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may go without a byte from the client.
+/// How long a connection may go without a byte from the client, or one that the client takes.
 pub const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How long one may last that sends a little now and then; at a moment at which it sends nothing.
+pub const AGE_MAX: Duration = Duration::from_secs(600);
 /// How long to wait after the system refused to accept (it is out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,8 +46,8 @@ impl axum::serve::Listener for Limited {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    let idle = Box::pin(sleep(IDLE_MAX));
-                    return (Connection { stream, idle, _place: place }, peer);
+                    let (idle, born) = (Box::pin(sleep(IDLE_MAX)), Instant::now());
+                    return (Connection { stream, idle, born, _place: place }, peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "an HTTP connection could not be accepted");
@@ -64,18 +66,21 @@ impl axum::serve::Listener for Limited {
 pub struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    born: Instant,
     _place: OwnedSemaphorePermit,
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+impl Connection {
+    /// What the socket says; that it has waited for too long, when it has nothing to say.
+    fn unless_idle<T>(
+        &mut self,
         cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        moved: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match moved {
             Poll::Ready(result) => {
-                self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+                let until = (Instant::now() + IDLE_MAX).min(self.born + AGE_MAX);
+                self.idle.as_mut().reset(until);
                 Poll::Ready(result)
             }
             Poll::Pending => {
@@ -86,13 +91,25 @@ impl AsyncRead for Connection {
     }
 }
 
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let moved = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.unless_idle(cx, moved)
+    }
+}
+
 impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let moved = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_idle(cx, moved)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

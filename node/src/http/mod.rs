@@ -57,6 +57,9 @@ pub struct Server {
     thread: JoinHandle<()>,
 }
 
+/// One for readiness probes, and one for a plan.
+const BLOCKING_THREADS: usize = 2;
+
 impl Server {
     /// Listens and serves. Call it from a thread that is not pinned: the new thread inherits the
     /// CPUs of the one that makes it.
@@ -69,7 +72,7 @@ impl Server {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(1)
+            .max_blocking_threads(BLOCKING_THREADS)
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread =

@@ -186,9 +186,12 @@ pub(super) async fn rebalance_plan(
 ) -> Result<Json<PlanView>, HttpError> {
     let board = shared.board();
     let (metadata, after_ms) = (board.metadata(), board.given_up_after_ms());
-    // It may take some seconds for many partitions.
-    let plan =
-        tokio::task::spawn_blocking(move || PlanView::of(&metadata, clock::now().wall, after_ms));
+    // It may take some seconds for many partitions, also when who asked has gone.
+    let turn = shared.plans().await;
+    let plan = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        PlanView::of(&metadata, clock::now().wall, after_ms)
+    });
     let plan = plan.await.map_err(|_| HttpError::internal("the plan could not be made"))?;
     plan.map(Json).ok_or_else(|| HttpError::unavailable("there is nothing to plan for yet"))
 }

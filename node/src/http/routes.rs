@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Serialize;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::error::HttpError;
@@ -24,11 +25,18 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct Shared {
     view: Arc<dyn NodeView>,
     prober: Arc<Prober>,
+    /// Held while a plan is made: it takes a thread for some seconds, and there are two.
+    planning: Arc<Mutex<()>>,
 }
 
 impl Shared {
     pub(super) fn board(&self) -> &Board {
         self.view.board()
+    }
+
+    /// One plan at a time.
+    pub(super) async fn plans(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.planning).lock_owned().await
     }
 
     fn snapshot(&self) -> NodeSnapshot {
@@ -78,7 +86,7 @@ pub fn router(view: Arc<dyn NodeView>) -> Router {
             router.route(path, handler.fallback(wrong_method))
         })
         .fallback(no_such_route)
-        .with_state(Shared { view, prober })
+        .with_state(Shared { view, prober, planning: Arc::default() })
 }
 
 /// The process runs and this thread answers; nothing is said about shards.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use ironring_core::{Instant, Now, ShardId};
 use ironring_net::peer::frame::{HANDSHAKE_BYTES_MAX, HEADER_BYTES};
@@ -60,11 +61,26 @@ pub(super) struct Gate {
     guests: BTreeMap<u64, Guest>,
     /// Nothing is accepted until then.
     shut_until: Option<Instant>,
+    /// When the second began in which refusals are counted that are said, and how many there were.
+    refusals: (Instant, u32),
 }
+
+/// Refusals that the log tells of, a second: strangers may come as often as they like.
+const REFUSALS_TOLD: u32 = 10;
 
 impl Gate {
     pub fn new(listener: socket2::Socket, admit: Admit) -> Gate {
-        Gate { listener, admit, guests: BTreeMap::new(), shut_until: None }
+        let refusals = (Instant(0), 0);
+        Gate { listener, admit, guests: BTreeMap::new(), shut_until: None, refusals }
+    }
+
+    /// Whether the log tells of one more refusal.
+    fn tells_refusal(&mut self, now: Instant) -> bool {
+        if now.since(self.refusals.0) >= Duration::from_secs(1) {
+            self.refusals = (now, 0);
+        }
+        self.refusals.1 += 1;
+        self.refusals.1 <= REFUSALS_TOLD
     }
 }
 
@@ -139,6 +155,7 @@ impl Peers {
         };
         let Some(Guest { socket, input, .. }) = gate.guests.remove(&name) else { return };
         let _ = self.epoll.delete(&socket);
+        let tell = matches!(judged, Some(Err(_))) && gate.tells_refusal(now.mono);
         drop(slot);
         match judged {
             Some(Ok((to, remote))) => {
@@ -147,7 +164,7 @@ impl Peers {
                     tracing::warn!(shard = to.0, "a shard takes no more connections of nodes");
                 }
             }
-            Some(Err(refused)) => refuse(&socket, refused),
+            Some(Err(refused)) => refuse(&socket, refused, tell),
             None => {}
         }
     }
@@ -236,11 +253,12 @@ impl Peers {
 }
 
 /// Tells a guest why it is not let in, as far as its socket takes it at once.
-fn refuse(socket: &OwnedFd, refused: Refused<'_>) {
+fn refuse(socket: &OwnedFd, refused: Refused<'_>, tell: bool) {
     let (refusal, message) = (refused.refusal.name(), &refused.message);
     // What is no node may come as often as it likes.
     match refused.refusal {
         Refusal::Malformed => tracing::debug!(%message, "a stranger was refused"),
+        _ if !tell => tracing::debug!(refusal, %message, "a node was refused"),
         _ => tracing::info!(refusal, %message, "a node was refused"),
     }
     let mut output = Output::new(GUEST_BYTES);
