@@ -5,10 +5,13 @@ use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use ironring_core::{Incarnation, Instant, NodeId, Now, Offset, PartitionId, Term};
-use ironring_ring::controller::{Controller, Effect, Settings, Ticket};
+use ironring_ring::controller::{Controller, Effect, Planned, Planning, Settings, Ticket};
 use ironring_ring::metadata::{Command, Metadata, Outcome, ReplicaId};
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::catalog::{Catalog, decode_outcome};
 use super::member::{Member, WITHIN};
@@ -43,9 +46,48 @@ pub(super) struct Control {
     /// Who led before this node did: the others listen for it.
     predecessor: Cell<Option<NodeId>>,
     decided: RefCell<Vec<Decided>>,
+    /// The plan that is being made, and for which office.
+    plan: RefCell<Option<(u64, Receiver<Planned>)>>,
 }
 
 impl Control {
+    /// Has a plan made on a thread of its own; `made` is called there when it is.
+    fn plan(
+        &self,
+        office: u64,
+        planning: Planning,
+        metadata: Arc<Metadata>,
+        made: impl Fn() + Send + 'static,
+    ) {
+        let (done, plan) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("ironring-plan".to_owned());
+        let begun = thread.spawn(move || {
+            leave_core();
+            // Whoever wanted it may have ended.
+            let _ = done.send(planning.make(&metadata));
+            made();
+        });
+        if let Err(error) = begun {
+            // What waits for the plan finds that nobody makes it.
+            tracing::warn!(%error, "no thread can be made for a plan of moves");
+        }
+        *self.plan.borrow_mut() = Some((office, plan));
+    }
+
+    /// The plan that was made for an office: an empty one when nobody makes it any more.
+    fn planned(&self, office: u64) -> Option<Planned> {
+        let mut slot = self.plan.borrow_mut();
+        let (of, plan) = slot.as_ref()?;
+        let made = match plan.try_recv() {
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => Planned::default(),
+            Ok(plan) => plan,
+        };
+        let is_ours = *of == office;
+        *slot = None;
+        is_ours.then_some(made)
+    }
+
     /// A node was heard.
     pub fn heard(&self, node: NodeId, incarnation: Incarnation) {
         self.gone.borrow_mut().remove(&node);
@@ -138,10 +180,13 @@ impl Control {
             *office = Some(Office { number, term: status.term, controller });
             self.decided.borrow_mut().clear();
         }
-        let Some(Office { controller, .. }) = &mut *office else { return Vec::new() };
+        let Some(Office { controller, number, .. }) = &mut *office else { return Vec::new() };
         controller.heard(now.mono, me, incarnation);
         for (ticket, outcome) in self.decided.borrow_mut().drain(..) {
             controller.decided(now.mono, metadata, ticket, outcome.as_ref());
+        }
+        if let Some(plan) = self.planned(*number) {
+            controller.planned(now.mono, metadata, &plan);
         }
         controller.step(now.mono, now.wall, metadata);
         let mut effects: Vec<Effect> = controller.effects().collect();
@@ -154,6 +199,15 @@ impl Control {
             _ => true,
         });
         effects
+    }
+}
+
+/// Lets this thread run wherever the process may: it was made on core 0, which has a shard to run.
+fn leave_core() {
+    // The process's first thread is pinned to none.
+    let anywhere = sched_getaffinity(Pid::this());
+    if let Err(error) = anywhere.and_then(|cpus| sched_setaffinity(Pid::from_raw(0), &cpus)) {
+        tracing::debug!(%error, "a plan of moves is made on core 0");
     }
 }
 
@@ -205,6 +259,7 @@ fn described(effect: &Effect) -> String {
         Effect::HandOver { node, partition, to } => {
             format!("node {node} is to hand over partition {partition} to {to:?}")
         }
+        Effect::Plan(_) => "has moves planned".to_owned(),
     }
 }
 
@@ -234,6 +289,10 @@ impl<R: Runtime> Member<R> {
                 }
                 Effect::HandOver { node, partition, to } => {
                     self.have_handed_over(node, partition, to);
+                }
+                Effect::Plan(planning) => {
+                    let board = Arc::clone(&self.place.board);
+                    self.control.plan(office, planning, Arc::clone(metadata), move || board.call());
                 }
             }
         }

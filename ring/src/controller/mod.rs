@@ -21,7 +21,7 @@ use std::time::Duration;
 use ironring_core::{Incarnation, Instant, NodeId, Offset, PartitionId, Term, WallTime};
 
 pub use election::{Decision, Election};
-pub use moves::{dry_run, observes, places_beside, takes_replicas};
+pub use moves::{Planned, Planning, dry_run, observes, places_beside, takes_replicas};
 
 use crate::metadata::{
     Command, Metadata, Outcome, PartitionRecord, ReplicaChange, ReplicaId, Wish,
@@ -104,6 +104,9 @@ pub enum Effect {
         /// To whom.
         to: ReplicaId,
     },
+    /// Make a plan of moves from the metadata of that step, on a thread that serves nobody: it may take
+    /// seconds. Then call [`Controller::planned`].
+    Plan(Planning),
 }
 
 /// What a proposal was about, while its outcome is not known.
@@ -139,6 +142,10 @@ pub struct Controller {
     balance_at: Instant,
     /// Since moves were begun last, while there may be more to begin.
     moving_since: Option<Instant>,
+    /// A plan of moves is being made.
+    planning: bool,
+    /// Copies that only follow are looked at once moves have been begun.
+    observers_due: bool,
     /// How many nodes were short of space at the last step.
     short_seen: usize,
     /// When leaders are looked at before balance is due: nodes short of space lead what others may.
@@ -173,6 +180,8 @@ impl Controller {
             last_ticket: 0,
             balance_at: now + settings.balance_every,
             moving_since: None,
+            planning: false,
+            observers_due: false,
             short_seen: 0,
             relief_at: None,
             handed_last: None,
@@ -378,13 +387,16 @@ impl Controller {
         self.look_for_shortage(now, metadata);
         if now >= self.balance_at {
             self.balance_at = now + self.settings.balance_every;
-            self.balance_replicas(now, metadata);
-            self.add_observers(now, metadata);
+            self.observers_due = true;
+            self.plan_moves(now, metadata);
+            if !self.planning {
+                self.add_observers(now, metadata);
+            }
             self.balance_leaders(now, metadata);
             return;
         }
         if self.has_room_to_move(now, metadata) {
-            self.balance_replicas(now, metadata);
+            self.plan_moves(now, metadata);
         }
         if self.relief_at.is_some_and(|at| now >= at) {
             self.balance_leaders(now, metadata);

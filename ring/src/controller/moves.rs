@@ -93,6 +93,37 @@ pub fn dry_run(metadata: &Metadata, lost: impl Fn(&Member) -> bool) -> Option<Pl
     planned(metadata, lost, |_| false)
 }
 
+/// What a plan of moves is made with, beside the metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planning {
+    /// Nodes that are given up.
+    lost: BTreeSet<NodeId>,
+    /// Nodes to which nothing can be moved at present.
+    dead: BTreeSet<NodeId>,
+}
+
+/// A plan of moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Planned(Vec<Step>);
+
+impl Planning {
+    /// Makes the plan. Takes as long as [`plan()`], and twice as long with full or dead nodes in its way.
+    #[must_use]
+    pub fn make(&self, metadata: &Metadata) -> Planned {
+        let lost = |m: &Member| self.lost.contains(&m.id);
+        let dead = |m: &Member| self.dead.contains(&m.id);
+        Planned(steps(metadata, lost, dead).unwrap_or_default())
+    }
+}
+
+/// Where a step brings a replica.
+fn to(step: &Step) -> Option<NodeId> {
+    match step.change {
+        Change::Replace { to, .. } | Change::Add { to } => Some(to),
+        Change::Remove { .. } => None,
+    }
+}
+
 /// The steps of a plan that may be taken while nodes are short of space or dead. None brings a replica
 /// there: what mends a partition goes where it would if they took nothing, what is for spread or balance
 /// waits. What they hold stays. With such a node in the way this takes twice as long as [`plan()`].
@@ -106,16 +137,10 @@ fn steps(
     let is_lost = |member: &Member| member.state == MemberState::Lost || lost(member);
     let full = |node| metadata.member(node).is_some_and(takes_none);
     let keeps = |node| metadata.member(node).is_some_and(|m| takes_none(m) && !is_lost(m));
-    let (from, to) = (
-        |step: &Step| match step.change {
-            Change::Replace { from, .. } | Change::Remove { from } => Some(from),
-            Change::Add { .. } => None,
-        },
-        |step: &Step| match step.change {
-            Change::Replace { to, .. } | Change::Add { to } => Some(to),
-            Change::Remove { .. } => None,
-        },
-    );
+    let from = |step: &Step| match step.change {
+        Change::Replace { from, .. } | Change::Remove { from } => Some(from),
+        Change::Add { .. } => None,
+    };
     let fills = |step: &Step| to(step).is_some_and(full);
     if !steps.iter().any(fills) {
         return Some(steps);
@@ -319,22 +344,52 @@ impl Controller {
         metadata.moves().iter().filter(|moved| !waits(moved)).count()
     }
 
-    /// Begins moves, as many as may be under way. Those that mend and those off nodes that are to be
-    /// empty are begun also while the operator wants no balance.
-    pub(super) fn balance_replicas(&mut self, now: Instant, metadata: &Metadata) {
-        let under_way = Self::moves_under_way(metadata);
+    /// Whether moves may be begun: not while others are decided about, or as many as may be are under way.
+    fn may_move(&self, now: Instant, metadata: &Metadata) -> bool {
         let busy = self.waits_for(|p| matches!(p, Proposed::Replicas(_)));
-        if busy || now < self.replicas_at || under_way >= self.settings.moves_max {
+        !busy
+            && now >= self.replicas_at
+            && Self::moves_under_way(metadata) < self.settings.moves_max
+    }
+
+    /// Has a plan of moves made, when some may be begun.
+    pub(super) fn plan_moves(&mut self, now: Instant, metadata: &Metadata) {
+        if self.planning || !self.may_move(now, metadata) {
             return;
         }
         self.moving_since = None;
+        self.planning = true;
+        let those = |is: &dyn Fn(&Member) -> bool| {
+            metadata.members().filter(|m| is(m)).map(|m| m.id).collect()
+        };
         // A move to a dead node would only be given up again, and be in the way of others.
-        let (lost, dead) =
-            (|m: &Member| self.is_given_up(now, m), |m: &Member| self.is_dead(now, m.id));
-        let Some(steps) = steps(metadata, lost, dead) else { return };
+        self.effects.push(Effect::Plan(Planning {
+            lost: those(&|m| self.is_given_up(now, m)),
+            dead: those(&|m| self.is_dead(now, m.id)),
+        }));
+    }
+
+    /// A plan was made. The metadata may have changed since: what does not fit them any more is left out,
+    /// and found again by the next plan.
+    pub fn planned(&mut self, now: Instant, metadata: &Metadata, plan: &Planned) {
+        self.planning = false;
+        if self.may_move(now, metadata) {
+            self.begin_moves(now, metadata, plan);
+        }
+        self.add_observers(now, metadata);
+    }
+
+    /// Begins moves, as many as may be under way. Those that mend and those off nodes that are to be
+    /// empty are begun also while the operator wants no balance.
+    fn begin_moves(&mut self, now: Instant, metadata: &Metadata, plan: &Planned) {
+        let under_way = Self::moves_under_way(metadata);
+        let takes = |node: NodeId| {
+            let takes = |m: &Member| takes_replicas(m) && !lacks_room(m);
+            metadata.member(node).is_some_and(takes) && !self.is_dead(now, node)
+        };
         let mut touched = BTreeSet::new();
         let mut changes = Vec::new();
-        for step in &steps {
+        for step in &plan.0 {
             if under_way + changes.len() >= self.settings.moves_max {
                 break;
             }
@@ -348,6 +403,10 @@ impl Controller {
             }
             // A partition nobody leads goes on when somebody does.
             if record.leader.is_none() || !touched.insert(step.partition) {
+                continue;
+            }
+            let moves = metadata.moves().contains_key(&step.partition);
+            if moves || to(step).is_some_and(|node| !takes(node)) {
                 continue;
             }
             let on = |node| record.replicas.iter().find(|r| r.node == node);
@@ -391,9 +450,11 @@ impl Controller {
         self.moving_since = None;
     }
 
-    /// Adds copies on nodes that observe, a few at a time.
+    /// Adds copies on nodes that observe, a few at a time, when that is due.
     pub(super) fn add_observers(&mut self, now: Instant, metadata: &Metadata) {
-        if self.waits_for(|p| matches!(p, Proposed::Replicas(_))) || now < self.replicas_at {
+        let due = std::mem::take(&mut self.observers_due);
+        let busy = self.waits_for(|p| matches!(p, Proposed::Replicas(_)));
+        if !due || busy || now < self.replicas_at {
             return;
         }
         let heard = |m: &&Member| {

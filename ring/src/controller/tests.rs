@@ -45,6 +45,8 @@ struct Room {
     refused: usize,
     /// A member whose removal is held back, because it votes.
     votes: Option<NodeId>,
+    /// Plans that are being made, and from which metadata.
+    plans: Vec<(Planning, Metadata)>,
 }
 
 const P: PartitionId = PartitionId(0);
@@ -77,7 +79,8 @@ impl Room {
         let (fences, handovers) = (Vec::new(), Vec::new());
         let now = Instant(0);
         let (refuses, refused, votes) = (false, 0, None);
-        Room { now, metadata, controller, fences, handovers, refuses, refused, votes }
+        let plans = Vec::new();
+        Room { now, metadata, controller, fences, handovers, refuses, refused, votes, plans }
     }
 
     /// A cluster of three nodes that all hold everything; node 1 leads it.
@@ -96,6 +99,11 @@ impl Room {
             for n in heard {
                 let Some(member) = self.metadata.member(NodeId(*n)) else { continue };
                 self.controller.heard(self.now, member.id, member.facts.incarnation);
+            }
+            // One that was begun in an earlier round.
+            for (planning, metadata) in std::mem::take(&mut self.plans) {
+                let plan = planning.make(&metadata);
+                self.controller.planned(self.now, &self.metadata, &plan);
             }
             self.controller.step(self.now, WallTime(0), &self.metadata);
             self.settle();
@@ -141,6 +149,7 @@ impl Room {
                     Effect::HandOver { node, partition, to } => {
                         self.handovers.push((node, partition, to));
                     }
+                    Effect::Plan(planning) => self.plans.push((planning, self.metadata.clone())),
                 }
             }
         }

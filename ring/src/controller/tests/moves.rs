@@ -53,6 +53,30 @@ fn a_lost_node_is_removed_when_the_others_have_its_partitions() {
 }
 
 #[test]
+fn what_fits_no_more_is_left_out_of_a_plan() {
+    for (state, begins) in [(MemberState::Active, true), (MemberState::Draining, false)] {
+        let mut room = Room::at_rest();
+        let token = Some("t".to_owned());
+        room.metadata.apply(&Command::Join { node: facts(4, 1), token, at: WallTime(1) });
+        while room.plans.is_empty() {
+            room.now = room.now + Duration::from_millis(10);
+            for n in 1..=4 {
+                room.controller.heard(room.now, NodeId(n), Incarnation(1));
+            }
+            room.controller.step(room.now, WallTime(0), &room.metadata);
+            room.settle();
+        }
+        let plans = std::mem::take(&mut room.plans);
+        let [(planning, before)] = plans.as_slice() else { panic!("one at a time: {plans:?}") };
+        let plan = planning.make(before);
+        room.metadata.apply(&Command::SetMember { node: NodeId(4), state });
+        room.controller.planned(room.now, &room.metadata, &plan);
+        room.settle();
+        assert_eq!(!room.metadata.moves().is_empty(), begins, "{state:?}: {plan:?}");
+    }
+}
+
+#[test]
 fn a_member_that_cannot_be_removed_keeps_no_other_waiting() {
     let mut room = Room::at_rest();
     let token = || Some("t".to_owned());

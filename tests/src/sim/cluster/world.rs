@@ -538,6 +538,7 @@ impl World {
                 Effect::HandOver { node, partition, to } => {
                     self.order_to(node, Message::HandOver(partition, to));
                 }
+                Effect::Plan(_) => unreachable!("the group has them made"),
             }
         }
     }

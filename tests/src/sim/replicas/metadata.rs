@@ -3,7 +3,7 @@
 
 use ironring_core::prng::Prng;
 use ironring_core::{Incarnation, Instant, NodeId, PartitionId, StorageUuid, WallTime};
-use ironring_ring::controller::{Controller, Effect, Settings, Ticket};
+use ironring_ring::controller::{Controller, Effect, Planned, Settings, Ticket};
 use ironring_ring::metadata::{
     Addresses, COMMAND_FORMAT, Command, Condition, Facts, JoinToken, Lineage, Metadata, Outcome,
     PartitionRecord,
@@ -25,6 +25,8 @@ pub struct Group {
     /// What is committed.
     pub state: Metadata,
     controllers: Vec<(ControllerNumber, Controller)>,
+    /// Plans that were made, and come back at the next step, when the metadata may be others.
+    plans: Vec<(ControllerNumber, Planned)>,
     settings: Settings,
     last: ControllerNumber,
 }
@@ -67,7 +69,7 @@ impl Group {
             single_use: false,
             used_by: None,
         }));
-        Group { state, controllers: Vec::new(), settings, last: 0 }
+        Group { state, controllers: Vec::new(), plans: Vec::new(), settings, last: 0 }
     }
 
     /// Another controller takes over; the one before it may go on for a while.
@@ -86,12 +88,23 @@ impl Group {
         self.controllers.drain(..old);
     }
 
-    /// Every controller works out what is to be done.
+    /// Every controller works out what is to be done. Plans are made here, and are not among it.
     pub fn step(&mut self, now: Instant) -> Vec<(ControllerNumber, Effect)> {
         let mut effects = Vec::new();
+        let plans = std::mem::take(&mut self.plans);
         for (number, controller) in &mut self.controllers {
+            for (_, plan) in plans.iter().filter(|(of, _)| of == number) {
+                controller.planned(now, &self.state, plan);
+            }
             controller.step(now, WallTime(0), &self.state);
-            effects.extend(controller.effects().map(|effect| (*number, effect)));
+            for effect in controller.effects() {
+                match effect {
+                    Effect::Plan(planning) => {
+                        self.plans.push((*number, planning.make(&self.state)));
+                    }
+                    effect => effects.push((*number, effect)),
+                }
+            }
         }
         effects
     }

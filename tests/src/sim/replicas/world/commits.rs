@@ -100,6 +100,7 @@ impl World {
                     let message = Message::HandOver(partition, to);
                     self.send(To::Metadata, To::Node(node), message);
                 }
+                Effect::Plan(_) => unreachable!("the group has them made"),
             }
         }
     }
