@@ -69,7 +69,8 @@ fn a_change_that_the_group_never_answers_ends_with_its_deadline_and_answers_no_o
         uuid: StorageUuid(1),
         partitions: 1,
         rf: 1,
-        node: facts(0, StorageUuid(0x5EED), Incarnation(1)),
+        // Another node's: this one leads nothing and has no other office than to ask.
+        node: facts(0, StorageUuid(1), Incarnation(1)),
         at: WallTime(0),
     });
     bench.tell(Event::Metadata(Arc::new(group.clone())));
