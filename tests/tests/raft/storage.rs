@@ -6,11 +6,14 @@ use std::time::Duration;
 use ironring_core::{ShardId, StorageUuid};
 use ironring_log::Identity;
 use ironring_node::raft::host::{self, Host};
-use ironring_node::raft::store::{Change, Payload, Store, StoreConfig, StoreError, StoredEntry};
+use ironring_node::raft::store::{
+    Change, LogStore, Payload, PurgeFloor, Store, StoreConfig, StoreError, StoredEntry,
+};
 use ironring_node::raft::{Ballot, GroupError, LogPoint, RaftConfig, RaftDisk, RaftRuntime, Role};
 use ironring_tests::sim::raft::cluster::Cluster;
 use ironring_tests::sim::raft::disk::{DiskHandle, NodeDisk};
 use ironring_tests::sim::raft::virtual_time::VirtualTime;
+use openraft::storage::RaftLogStorage;
 
 use super::{ms, with_seeds};
 
@@ -190,6 +193,34 @@ fn power_may_fail_at_any_effect() {
         }
         // Rare: a write in flight counts only when every sector of it reached the disk.
         assert!(untold > 0, "no change was ever there that was not told");
+    });
+}
+
+/// A snapshot may be installed next, in a file of its own: with entries behind it that conflict the log
+/// would not be opened again.
+#[test]
+fn what_is_cut_off_is_gone_when_that_is_told() {
+    let time = VirtualTime::new(7);
+    host::install(Rc::new(time.clone()));
+    time.run(async {
+        for seed in 0..20 {
+            let disk = NodeDisk::new(time.clone(), seed);
+            let opened = async || open(&time, &disk).await.expect("power is there");
+            let store = opened().await.expect("nothing is damaged");
+            for index in 1..=5 {
+                let change = Change::Entry(entry(1, index, 100));
+                step(&time, &disk, &store, change).await.expect("power is there");
+            }
+            let mut log = LogStore::new(store, PurgeFloor::default(), 64);
+            let last = LogPoint { term: 1, index: 2 };
+            let cut = async move { log.truncate_after(Some(last.into())).await.expect("it works") };
+            time.run_in(1, cut).await;
+            time.kill(1);
+            disk.power_loss();
+            let store = opened().await.expect("a crash damages nothing");
+            assert_eq!(store.with(|state| state.last()), Some(last), "seed {seed}");
+            time.kill(1);
+        }
     });
 }
 
