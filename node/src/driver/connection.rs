@@ -487,3 +487,37 @@ fn open<R: Runtime>(
     executor.conns.borrow_mut().insert(id, conn);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn answers_reach_a_client_that_has_sent_more_than_was_read() {
+        const UNREAD: usize = 10_000;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(&[1; UNREAD]).unwrap();
+        while server.peek(&mut [0; UNREAD]).unwrap() < UNREAD {}
+        // More than is on its way at once: the rest waits in this side's socket.
+        server.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        loop {
+            match server.write(&[2; 64 << 10]) {
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let server = OwnedFd::from(server);
+        hang_up(&server);
+        drop(server);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).expect("it is not reset");
+        assert_eq!(received.len(), sent);
+    }
+}
