@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ironring_core::{
-    Durability, ErrorCode, Incarnation, SessionId, ShardId, StorageUuid, Token, WallTime,
-};
+use ironring_core::{Durability, ErrorCode, Incarnation, SessionId, ShardId, StorageUuid, Token};
 use ironring_log::LogConfig;
 use ironring_node::shard::{Event, MetaAsk};
 use ironring_ring::Slices;
-use ironring_ring::metadata::{self, Command, Metadata};
+use ironring_ring::controller::Settings;
+use ironring_ring::metadata;
 use ironring_tests::sim::bench::Bench;
 use ironring_tests::sim::disk::faults::FaultPlan;
 use ironring_tests::sim::disk::{Latency, SimDisk};
 use ironring_tests::sim::op::{Change, Condition, Intent, Key, KeyOp, Op, Outcome, WriteId};
-use ironring_tests::sim::replicas::metadata::facts;
-use ironring_tests::sim::shard_node::ShardNode;
+use ironring_tests::sim::replicas::metadata::{Group, facts};
+use ironring_tests::sim::shard_node::{ShardNode, Simulated};
 
 fn put(key: &Key) -> Op {
     let partition = Token::of_key(key).partition(1);
@@ -25,18 +24,23 @@ fn put(key: &Key) -> Op {
     Op::Write { intent, ops: vec![op], batch: false }
 }
 
-#[test]
-fn a_read_that_the_disk_never_answers_ends_with_its_deadline() {
+/// A shard with one partition, in no cluster or in one.
+fn open(alone: bool) -> Bench<Simulated> {
     let node = ShardNode {
         slices: Slices::new(1, 1).expect("one partition for one shard"),
         log: LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() },
         memory_bytes_max: 64 << 20,
         cache_bytes: 0,
         deadline: Duration::from_millis(500),
-        alone: true,
+        alone,
     };
     let disk = SimDisk::new(1, 64 << 20, Latency::default(), FaultPlan::none());
-    let mut bench = Bench::open(&node, ShardId(0), disk, true);
+    Bench::open(&node, ShardId(0), disk, true)
+}
+
+#[test]
+fn a_read_that_the_disk_never_answers_ends_with_its_deadline() {
+    let mut bench = open(true);
     let key = Key::from(b"key".as_slice());
     assert!(matches!(bench.ask(put(&key)), Some(Outcome::Receipt(_))));
     bench.reads_hang = true;
@@ -53,26 +57,10 @@ fn a_read_that_the_disk_never_answers_ends_with_its_deadline() {
 
 #[test]
 fn a_change_that_the_group_never_answers_ends_with_its_deadline_and_answers_no_other() {
-    let node = ShardNode {
-        slices: Slices::new(1, 1).expect("one partition for one shard"),
-        log: LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() },
-        memory_bytes_max: 64 << 20,
-        cache_bytes: 0,
-        deadline: Duration::from_millis(500),
-        alone: false,
-    };
-    let disk = SimDisk::new(1, 64 << 20, Latency::default(), FaultPlan::none());
-    let mut bench = Bench::open(&node, ShardId(0), disk, true);
-    let mut group = Metadata::default();
-    group.apply(&Command::Found {
-        name: "c".to_owned(),
-        uuid: StorageUuid(1),
-        partitions: 1,
-        rf: 1,
-        // Another node's: this one leads nothing and has no other office than to ask.
-        node: facts(0, StorageUuid(1), Incarnation(1)),
-        at: WallTime(0),
-    });
+    let mut bench = open(false);
+    // Another node's: this one leads nothing and has no other office than to ask.
+    let other = facts(0, StorageUuid(1), Incarnation(1));
+    let mut group = Group::new(1, 1, other, Settings::default()).state;
     bench.tell(Event::Metadata(Arc::new(group.clone())));
 
     let create = Op::TopicCreate { name: "first".to_owned(), partitions: 1, retain_bytes: 0 };

@@ -17,7 +17,7 @@ use ironring_ring::replication::quorum::{commit_quorum, fence_quorum};
 use serde::{Deserialize, Serialize};
 
 use super::operation::{Operation, PaceWish, Refusal};
-use super::steward::VOTERS_MAX;
+use super::steward::{VOTERS_MAX, may_vote};
 use crate::raft::GroupStatus;
 
 /// Changes of replicas in one command.
@@ -294,13 +294,7 @@ impl Judge<'_> {
             return Ok(());
         }
         // Those of earlier orders may vote still, and will not.
-        let stays = |id: &NodeId| {
-            self.metadata.member(*id).is_some_and(|m| {
-                !matches!(m.state, MemberState::Leaving | MemberState::Lost)
-                    && m.vote != VoteWish::Learner
-                    && !m.facts.observer
-            })
-        };
+        let stays = |id: &NodeId| may_vote(self.metadata, id.0);
         let left: Vec<NodeId> =
             voters.into_iter().filter(|voter| *voter != without && stays(voter)).collect();
         if left.is_empty() {

@@ -83,6 +83,15 @@ enum Part {
     Any,
 }
 
+/// Whether a member may have a vote, or keep one.
+pub(super) fn may_vote(metadata: &Metadata, id: u64) -> bool {
+    matches!(part(metadata, id), Part::Voter | Part::Any)
+}
+
+fn is_alive(metadata: &Metadata, id: u64) -> bool {
+    metadata.member(NodeId(id)).is_some_and(|member| member.status == Status::Alive)
+}
+
 fn part(metadata: &Metadata, id: u64) -> Part {
     let Some(member) = metadata.member(NodeId(id)) else { return Part::None };
     match (member.state, member.vote) {
@@ -106,22 +115,20 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
     metadata.identity()?;
     let part = |id: u64| part(metadata, id);
     let at = |id: &u64| status.matched.get(id).copied().flatten();
-    let stays = |id: &u64| matches!(part(*id), Part::Voter | Part::Any);
+    let stays = |id: &u64| may_vote(metadata, *id);
     let state = |id: &u64| metadata.member(NodeId(*id)).map(|member| member.state);
-    let is_alive =
-        |id: u64| metadata.member(NodeId(id)).is_some_and(|member| member.status == Status::Alive);
     let drains = state(&status.id) == Some(MemberState::Draining);
     if status.voters.contains(&status.id) && (drains || !stays(&status.id)) {
         // One that drains has its vote, and leads only where nobody else may.
         let fit = |id: &&u64| !drains || state(id) == Some(MemberState::Active);
         let heirs = status.voters.iter().filter(|id| stays(id) && **id != status.id);
-        let heirs = heirs.filter(|id| is_alive(**id)).filter(fit);
+        let heirs = heirs.filter(|id| is_alive(metadata, **id)).filter(fit);
         let active = |id: &u64| state(id) == Some(MemberState::Active);
         if let Some(heir) = heirs.max_by_key(|id| (active(id), at(id))) {
             return Some(Step::HandOver(*heir));
         }
     }
-    let goes_on = |voters: &BTreeSet<u64>| goes_on(status, voters, is_alive);
+    let goes_on = |voters: &BTreeSet<u64>| goes_on(status, metadata, voters);
     let mut all = status.learners.iter().chain(&status.voters);
     let gone = all.find(|id| {
         let left = status.voters.iter().copied().filter(|voter| voter != *id).collect();
@@ -136,7 +143,7 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
     if let Some(new) = members.find(|m| !takes_part(m.id.0) && comes(m.state)) {
         return Some(Step::Add(new.id.0, new.facts.addresses.node.clone()));
     }
-    let wanted = wanted_voters(status, part, is_alive);
+    let wanted = wanted_voters(status, metadata);
     if wanted == status.voters || !goes_on(&wanted) {
         return None;
     }
@@ -149,34 +156,30 @@ pub fn next_step(status: &GroupStatus, metadata: &Metadata) -> Option<Step> {
 
 /// Whether enough of these voters are heard to commit anything: a change to others is not even finished,
 /// nor taken back, until more come back. It is waited for, or for an operator who gives up who is dead.
-fn goes_on(status: &GroupStatus, voters: &BTreeSet<u64>, is_alive: impl Fn(u64) -> bool) -> bool {
-    let heard = voters.iter().filter(|id| **id == status.id || is_alive(**id)).count();
+fn goes_on(status: &GroupStatus, metadata: &Metadata, voters: &BTreeSet<u64>) -> bool {
+    let heard = voters.iter().filter(|id| **id == status.id || is_alive(metadata, **id)).count();
     heard > voters.len() / 2
 }
 
 /// Who should vote, of those who take part and have caught up. Whoever leads keeps the vote until it
 /// leads no more; one that is to lose it is not counted, or nobody would come in its place. Who is not
 /// heard gets a vote only by an operator's wish: it would be one failure the less that the group survives.
-fn wanted_voters(
-    status: &GroupStatus,
-    part: impl Fn(u64) -> Part,
-    is_alive: impl Fn(u64) -> bool,
-) -> BTreeSet<u64> {
+fn wanted_voters(status: &GroupStatus, metadata: &Metadata) -> BTreeSet<u64> {
     let last = status.last_log.unwrap_or(0);
     let caught_up = |id: &&u64| {
         let at = status.matched.get(id).copied().flatten();
         at.is_some_and(|at| at + LAG_MAX >= last)
     };
-    let keeps = |id: &&u64| matches!(part(**id), Part::Voter | Part::Any);
+    let keeps = |id: &&u64| may_vote(metadata, **id);
     let mut wanted: BTreeSet<u64> = status.voters.iter().filter(keeps).copied().collect();
     let ready = |wished: Part| -> Vec<u64> {
         let ready = status.learners.iter().filter(caught_up);
-        ready.copied().filter(|id| part(*id) == wished).collect()
+        ready.copied().filter(|id| part(metadata, *id) == wished).collect()
     };
     let room = VOTERS_MAX.saturating_sub(wanted.len());
     wanted.extend(ready(Part::Voter).into_iter().take(room));
     let mut fill = ready(Part::Any);
-    fill.retain(|id| is_alive(*id));
+    fill.retain(|id| is_alive(metadata, *id));
     let most = (wanted.len() + fill.len()).min(VOTERS_MAX);
     let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
     let more = odd.saturating_sub(wanted.len());
@@ -203,16 +206,14 @@ pub fn replace_dead(status: &GroupStatus, metadata: &Metadata, now: WallTime) ->
     let last = status.last_log.unwrap_or(0);
     let fit = |id: &&u64| {
         let at = status.matched.get(id).copied().flatten();
-        let alive = status_of(**id).is_some_and(|(status, _)| status == Status::Alive);
-        let may_vote = matches!(part(metadata, **id), Part::Voter | Part::Any);
-        alive && may_vote && at.is_some_and(|at| at + LAG_MAX >= last)
+        let may = is_alive(metadata, **id) && may_vote(metadata, **id);
+        may && at.is_some_and(|at| at + LAG_MAX >= last)
     };
     let by = *status.learners.iter().find(fit)?;
     let mut voters = status.voters.clone();
     voters.remove(&dead);
     voters.insert(by);
-    let is_alive = |id| status_of(id).is_some_and(|(status, _)| status == Status::Alive);
-    goes_on(status, &voters, is_alive).then_some(Step::Replace { dead, by, voters })
+    goes_on(status, metadata, &voters).then_some(Step::Replace { dead, by, voters })
 }
 
 #[cfg(test)]
@@ -221,6 +222,10 @@ mod tests {
 
     use super::*;
     use crate::cluster::tests::{cluster_of as metadata, group_status as status};
+
+    fn say(node: u64, said: Status) -> Command {
+        Command::Status { nodes: vec![(NodeId(node), said)], at: WallTime(1) }
+    }
 
     fn promote(ids: &[u64]) -> Option<Step> {
         Some(Step::Promote(ids.iter().copied().collect()))
@@ -248,8 +253,6 @@ mod tests {
     #[test]
     fn a_member_that_is_not_heard_gets_no_vote_by_itself() {
         let mut metadata = metadata(5);
-        let say =
-            |node, said| Command::Status { nodes: vec![(NodeId(node), said)], at: WallTime(1) };
         metadata.apply(&say(4, Status::Dead));
         let now = status(&[1, 2, 3], &[4, 5]);
         assert_eq!(next_step(&now, &metadata), None, "an even number with the other alone");
@@ -260,8 +263,6 @@ mod tests {
     #[test]
     fn voters_that_could_commit_nothing_are_not_voted_for() {
         let mut metadata = metadata(3);
-        let say =
-            |node, said| Command::Status { nodes: vec![(NodeId(node), said)], at: WallTime(1) };
         metadata.apply(&say(3, Status::Dead));
         metadata.apply(&Command::SetVote { node: NodeId(2), vote: VoteWish::Learner });
         let three = status(&[1, 2, 3], &[]);
