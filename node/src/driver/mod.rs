@@ -23,6 +23,7 @@ pub mod poller;
 pub mod receive;
 pub mod rejoin;
 pub mod runtime;
+mod shard_life;
 pub mod signals;
 mod sockets;
 mod stall;
