@@ -159,7 +159,7 @@ impl Shard {
         self.log.renew(*identity);
         self.models = Models::new(range.start, range.end, cache);
         self.acks = Acks::new(range.start, range.end);
-        self.expiry_cursor = (0, None);
+        self.expiry = super::expiry::Expiry::default();
         (self.rebuild.aside, self.rebuild.filling) = (false, true);
         self.phase = Phase::Opening;
     }

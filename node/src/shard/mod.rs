@@ -17,6 +17,7 @@ pub mod counters;
 mod damage;
 pub mod entries;
 pub mod event;
+mod expiry;
 mod fetch;
 pub mod fields;
 pub mod gather;
@@ -70,6 +71,7 @@ use acks::{Ack, Acks, Answer, Level};
 use comparing::Comparing;
 use counters::Counters;
 use damage::Rebuild;
+use expiry::Expiry;
 use fetch::Fetches;
 use gather::Gathers;
 use memory::Memory;
@@ -87,8 +89,6 @@ use uploads::Uploads;
 
 /// How often deadlines, retention and expiry are looked after.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
-/// Keys looked at for expiry in one sweep.
-const EXPIRY_KEYS_PER_SWEEP: usize = 512;
 /// How long a shard that is to stop waits for others to lead what it leads.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// How often retention is looked after.
@@ -125,7 +125,7 @@ pub struct Shard {
     phase: Phase,
     sweep_at: Instant,
     retention_at: Instant,
-    expiry_cursor: (usize, Option<Vec<u8>>),
+    expiry: Expiry,
     stop_wanted: bool,
     /// Until when other replicas may take over what this shard leads, before it stops.
     leave_until: Option<Instant>,
@@ -188,7 +188,7 @@ impl Shard {
             phase: Phase::Opening,
             sweep_at: Instant(0),
             retention_at: Instant(0),
-            expiry_cursor: (0, None),
+            expiry: Expiry::default(),
             stop_wanted: false,
             leave_until: None,
             again: Again::default(),
@@ -600,45 +600,10 @@ impl Shard {
         self.tell_log_space();
     }
 
-    /// Removes keys whose time has come, a few at a time. Needs no record: an expired value is
-    /// invisible whether it is in the index or not.
     fn sweep_expired(&mut self, now: Now) {
-        if self.phase != Phase::Serving {
-            return;
+        if self.phase == Phase::Serving {
+            self.counters.expired += self.expiry.sweep(&mut self.models, now.wall);
         }
-        let (at, after) = std::mem::take(&mut self.expiry_cursor);
-        let mut space = std::mem::take(&mut self.models.space);
-        let mut next = (at + 1, None);
-        if let Some(p) = self.models.nth(at) {
-            let mut expired = Vec::new();
-            // An older value of the key may be on its way, which has no such time.
-            let kept = p.is_repairing();
-            for (i, (key, entry)) in p.keys.range_after(after.as_deref()).enumerate() {
-                if i + 1 == EXPIRY_KEYS_PER_SWEEP {
-                    next = (at, Some(key.to_vec()));
-                }
-                if i == EXPIRY_KEYS_PER_SWEEP {
-                    break;
-                }
-                let due = entry.expires.0 != 0 && entry.expires <= now.wall;
-                if due && !kept {
-                    expired.push(key.to_vec());
-                }
-            }
-            for key in &expired {
-                if let Some(old) = p.keys.remove(key) {
-                    p.superseded(&old, &mut space);
-                }
-            }
-            self.counters.expired += expired.len() as u64;
-            if !expired.is_empty() {
-                self.models.note_key_memory();
-            }
-        } else {
-            next = (0, None);
-        }
-        self.models.space = space;
-        self.expiry_cursor = next;
     }
 
     /// Records of the queue the driver executes; exposed for tests that inspect the order.

@@ -5,13 +5,14 @@
 
 use std::collections::VecDeque;
 
-use ironring_core::{GroupSeq, Offset, PartitionId, TopicId};
+use ironring_core::{GroupSeq, Offset, PartitionId, TopicId, WallTime};
 use ironring_log::cache::RecordCache;
 use ironring_log::format::record::encode_wire;
 use ironring_log::{Keep, Location, LogSink, ReadError, ReadId, Record, RecordKind, RestoreError};
 
 use super::checkpoint::{Cursor, restore_piece};
 use super::entries::entries_max;
+use super::expiry::Found;
 use super::fields::Malformed;
 use super::meta::{Command, Meta};
 use super::names::topic_name;
@@ -155,6 +156,12 @@ impl Models {
             return self.meta_partition.as_mut();
         }
         self.partitions.get_mut(at)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.partitions.len() + usize::from(self.meta_partition.is_some())
     }
 
     /// All partitions, to look at.
@@ -314,6 +321,44 @@ impl Models {
     /// Counts the key memory anew, after changes that did not go through [`Models::commit`].
     pub fn note_key_memory(&mut self) {
         self.key_bytes = self.partitions.iter().map(|p| p.keys.memory_bytes()).sum();
+    }
+
+    /// Looks at up to `most` keys behind `after` of the partition at a position, and removes those that have
+    /// expired. A partition that is being repaired keeps them: an older value of the key may be on its way,
+    /// which has no such time.
+    pub(super) fn expire(
+        &mut self,
+        at: usize,
+        after: Option<&[u8]>,
+        most: usize,
+        now: WallTime,
+    ) -> Found {
+        let mut found = Found::default();
+        let mut space = std::mem::take(&mut self.space);
+        if let Some(p) = self.nth(at) {
+            let before = p.keys.memory_bytes();
+            let kept = p.is_repairing();
+            let mut expired = Vec::new();
+            for (key, entry) in p.keys.range_after(after).take(most) {
+                found.looked += 1;
+                if entry.expires.0 != 0 && entry.expires <= now && !kept {
+                    expired.push(key.to_vec());
+                }
+                if found.looked == most {
+                    found.last = Some(key.to_vec());
+                }
+            }
+            for key in &expired {
+                if let Some(old) = p.keys.remove(key) {
+                    p.superseded(&old, &mut space);
+                }
+            }
+            found.expired = expired.len();
+            let after = p.keys.memory_bytes();
+            self.key_bytes = self.key_bytes + after - before;
+        }
+        self.space = space;
+        found
     }
 
     /// Forgets the records of topics that metadata say are dropped.
@@ -499,7 +544,7 @@ fn dropped_topic(meta: Option<&Meta>, record: &Record<'_>) -> Option<(TopicId, u
 
 #[cfg(test)]
 mod tests {
-    use ironring_core::{SegmentId, SessionId, Term, Token, WallTime};
+    use ironring_core::{SegmentId, SessionId, Term, Token};
 
     use super::*;
 
