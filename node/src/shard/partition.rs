@@ -158,6 +158,14 @@ impl Partition {
         self.large.whole(entry.version)
     }
 
+    /// Whether what is missing of a value may still come: with the state that another replica sends, or
+    /// with the entries behind it. Otherwise it is lost, as when an order lets a copy lead that has only part
+    /// of a state.
+    #[must_use]
+    pub fn may_be_completed(&self, entry: &Entry) -> bool {
+        self.repairing || self.ahead().is_some() || !self.is_applied(entry.version)
+    }
+
     /// Whether the record with this offset is applied, and readers see it.
     #[must_use]
     pub fn is_applied(&self, offset: Offset) -> bool {
@@ -691,10 +699,17 @@ pub(super) mod tests {
         let keys = [0, 1].map(|index| chunk_key(Offset(7), index));
         p.apply(at(3), &record(RecordKind::Chunk, 7, &keys[0], b"a"), &mut space);
         assert_eq!(places(&p), None, "the end of it is missing");
+        let entry = p.live_entry(b"k", WallTime(0)).unwrap();
+        assert!(p.may_be_completed(&entry), "the entry that made it a value is not here yet");
         let mut other = Partition::new(PartitionId(0));
         other.merge(at(1), &Record { flags: MERGED, ..put }, &mut space);
         other.apply(at(4), &record(RecordKind::Chunk, 8, &keys[1], b"b"), &mut space);
         assert_eq!(places(&other), None, "the beginning of it is missing");
+        let entry = other.live_entry(b"k", WallTime(0)).unwrap();
+        assert!(other.may_be_completed(&entry), "the log is behind the state");
+        other.jump(Offset(12), Term(1), &mut space);
+        assert_eq!(places(&other), None);
+        assert!(!other.may_be_completed(&entry), "it goes on behind the state, without the rest");
         p.apply(at(4), &record(RecordKind::Chunk, 8, &keys[1], b"b"), &mut space);
         assert_eq!(places(&p), Some(vec![at(3), at(4)]));
         p.apply(at(5), &put, &mut space);

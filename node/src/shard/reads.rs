@@ -409,8 +409,8 @@ impl Shard {
             let first = parts.len();
             if let (Some(entry), true) = (entry, wants_values) {
                 let Some(places) = p.value_places(entry) else {
-                    let why = "this replica is being filled and has not all of the value yet";
-                    return self.refuse(ask.origin, ErrorCode::NotReady, 0, why, fx);
+                    let (code, why) = missing(p.may_be_completed(entry));
+                    return self.refuse(ask.origin, code, 0, why, fx);
                 };
                 let offset = (entry.flags & CHUNKED == 0).then_some(entry.version);
                 parts.extend(places.iter().map(|at| Part::new(*at, offset)));
@@ -655,6 +655,21 @@ impl Gather {
                 let bodies: Vec<&[u8]> = many.iter().map(|s| s.body.as_slice()).collect();
                 (time, Cow::Owned(bodies.concat()))
             }
+        }
+    }
+}
+
+/// What a reader of a value is told of which not everything is here.
+fn missing(may_come: bool) -> (ErrorCode, &'static str) {
+    match may_come {
+        true => {
+            let why = "this replica is being filled and has not all of the value yet";
+            (ErrorCode::NotReady, why)
+        }
+        false => {
+            let why = "part of the value was lost, and this replica can get it from nowhere; \
+                       writing it again heals it";
+            (ErrorCode::Corrupt, why)
         }
     }
 }
