@@ -37,18 +37,15 @@ impl Limited {
 }
 
 impl axum::serve::Listener for Limited {
-    type Io = Connection;
+    type Io = Connection<TcpStream>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (Connection<TcpStream>, SocketAddr) {
         let place =
             Arc::clone(&self.places).acquire_owned().await.expect("nobody closes the semaphore");
         loop {
             match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    let (idle, born) = (Box::pin(sleep(IDLE_MAX)), Instant::now());
-                    return (Connection { stream, idle, born, _place: place }, peer);
-                }
+                Ok((stream, peer)) => return (Connection::new(stream, place), peer),
                 Err(error) => {
                     tracing::warn!(%error, "an HTTP connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -63,14 +60,18 @@ impl axum::serve::Listener for Limited {
 }
 
 /// One connection, and its place among those allowed.
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<S> {
+    stream: S,
     idle: Pin<Box<Sleep>>,
     born: Instant,
     _place: OwnedSemaphorePermit,
 }
 
-impl Connection {
+impl<S> Connection<S> {
+    fn new(stream: S, place: OwnedSemaphorePermit) -> Connection<S> {
+        Connection { stream, idle: Box::pin(sleep(IDLE_MAX)), born: Instant::now(), _place: place }
+    }
+
     /// What the socket says; that it has waited for too long, when it has nothing to say.
     fn unless_idle<T>(
         &mut self,
@@ -91,7 +92,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -102,7 +103,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -118,5 +119,77 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Runs a connection and its client in a time that passes when both wait.
+    fn in_made_time<F>(test: impl FnOnce(Connection<DuplexStream>, DuplexStream) -> F)
+    where
+        F: Future<Output = ()>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+            let (ours, client) = duplex(16);
+            test(Connection::new(ours, place), client).await;
+        });
+    }
+
+    fn timed_out<T>(result: io::Result<T>) -> bool {
+        result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_is_dropped() {
+        in_made_time(|mut connection, client| async move {
+            let begin = Instant::now();
+            assert!(timed_out(connection.read(&mut [0; 8]).await));
+            assert_eq!(begin.elapsed().as_secs(), IDLE_MAX.as_secs());
+            drop(client);
+        });
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_dropped() {
+        in_made_time(|mut connection, client| async move {
+            let begin = Instant::now();
+            assert!(timed_out(connection.write_all(&[7; 64]).await));
+            assert_eq!(begin.elapsed().as_secs(), IDLE_MAX.as_secs());
+            drop(client);
+        });
+    }
+
+    #[test]
+    fn a_client_that_says_a_little_now_and_then_is_kept_for_so_long() {
+        in_made_time(|mut connection, mut client| async move {
+            let begin = Instant::now();
+            let drips = tokio::spawn(async move {
+                while client.write_all(b"x").await.is_ok() {
+                    sleep(IDLE_MAX / 2).await;
+                }
+            });
+            let mut bytes = 0;
+            let end = loop {
+                match connection.read(&mut [0; 8]).await {
+                    Ok(n) => bytes += n,
+                    Err(error) => break error.kind(),
+                }
+            };
+            assert_eq!(end, io::ErrorKind::TimedOut);
+            assert_eq!(begin.elapsed().as_secs(), AGE_MAX.as_secs());
+            assert!(bytes as u64 >= 2 * AGE_MAX.as_secs() / IDLE_MAX.as_secs());
+            drop(connection);
+            drips.await.unwrap();
+        });
     }
 }
