@@ -21,6 +21,9 @@ pub const EXIT_DOCTOR_FATAL: u8 = 11;
 
 /// Exit status: a shard's log cannot be opened, or its disk failed.
 pub const EXIT_DISK_FAILED: u8 = 74;
+/// Exit status: a node does not start before an operator has done something. The number is that of
+/// `EX_CONFIG` in sysexits.
+pub const EXIT_OPERATOR_NEEDED: u8 = 78;
 
 /// A failure that begins in the program itself and not in a server's answer.
 pub struct LocalCode {
@@ -61,6 +64,7 @@ local_codes! {
     PROTOCOL_ERROR = "protocol_error", "What answered does not speak the client protocol.", retriable: false, exit: EXIT_FAILED, hint: "check that --addr is the client port of an ironring node (7411 by default)";
     QUORUM_REACHABLE = "quorum_reachable", "A majority of the metadata group's voters can be reached: nothing has to be forced.", retriable: false, exit: EXIT_FAILED, hint: "start the node as it is; see `ironring cluster status`";
     START_FAILED = "start_failed", "The node could not start, or stopped because of a failure.", retriable: false, exit: EXIT_FAILED, hint: "see the message; `ironring doctor` checks the machine";
+    TAKEN_BACK = "taken_back", "What was waited for will not come: the order was taken back by another.", retriable: false, exit: EXIT_FAILED, hint: "see `ironring cluster status`; give the order again if it is meant";
     USAGE = "usage", "The command line is wrong.", retriable: false, exit: EXIT_USAGE, hint: "run the command with --help";
 }
 
@@ -82,6 +86,8 @@ pub struct CliError {
     pub retriable: bool,
     /// Exit status.
     pub exit: u8,
+    /// Of an order that is refused: the stable name of why.
+    pub reason: Option<String>,
     /// At least one.
     pub faults: Vec<Fault>,
 }
@@ -105,8 +111,15 @@ impl CliError {
             code: code.name,
             retriable: code.retriable,
             exit: code.exit,
+            reason: None,
             faults: vec![fault],
         }
+    }
+
+    /// The same failure, of a node that does not start before an operator has done something.
+    #[must_use]
+    pub fn needing_operator(self) -> CliError {
+        CliError { exit: EXIT_OPERATOR_NEEDED, ..self }
     }
 
     /// A server's refusal.
@@ -116,6 +129,7 @@ impl CliError {
             code: code.name(),
             retriable: code.retriable(),
             exit: EXIT_FAILED,
+            reason: None,
             faults: vec![Fault { message: message.into(), hint: code.hint().to_owned() }],
         }
     }
@@ -150,6 +164,9 @@ impl CliError {
             "hint": self.faults.first().map_or("", |fault| fault.hint.as_str()),
             "retriable": self.retriable,
         });
+        if let Some(reason) = &self.reason {
+            object["reason"] = serde_json::json!(reason);
+        }
         if self.faults.len() > 1 {
             object["faults"] = serde_json::json!(self.faults);
         }
@@ -182,6 +199,7 @@ impl From<ConfigError> for CliError {
             code: code.name,
             retriable: code.retriable,
             exit: code.exit,
+            reason: None,
             faults: faults.collect(),
         }
     }

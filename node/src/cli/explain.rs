@@ -6,13 +6,42 @@ use serde::Serialize;
 use super::error::{CliError, LOCAL_CODES, USAGE};
 use super::output::{Column, Output, Report, View, each};
 use crate::config::load::closest;
+use crate::http::error::CODES;
+use crate::http::reason::REASONS;
 
-/// A code and what to do about it.
+/// Where a code is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// In the client protocol.
+    Protocol,
+    /// In the tool itself.
+    CommandLine,
+    /// In answers over HTTP.
+    Http,
+    /// It is no code, but the reason of an order that is refused.
+    Reason,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Protocol => "protocol",
+            Kind::CommandLine => "command line",
+            Kind::Http => "HTTP",
+            Kind::Reason => "reason",
+        }
+    }
+}
+
+/// A code or a reason, and what to do about it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explained {
     /// Its name.
     pub code: &'static str,
-    /// Its number in the protocol; codes of the command line have none.
+    /// Where it is met.
+    pub kind: Kind,
+    /// Its number in the protocol; others have none.
     pub number: Option<u16>,
     /// What it means.
     pub meaning: String,
@@ -22,11 +51,12 @@ pub struct Explained {
     pub hint: &'static str,
 }
 
-/// Every code: the protocol's by number, then the command line's by name.
+/// The protocol's codes by number, then the command line's by name.
 #[must_use]
 pub fn all() -> Vec<Explained> {
     let protocol = ErrorCode::ALL.iter().map(|code| Explained {
         code: code.name(),
+        kind: Kind::Protocol,
         number: Some(*code as u16),
         meaning: meaning(*code).to_owned(),
         retriable: code.retriable(),
@@ -34,12 +64,45 @@ pub fn all() -> Vec<Explained> {
     });
     let local = LOCAL_CODES.iter().map(|code| Explained {
         code: code.name,
+        kind: Kind::CommandLine,
         number: None,
         meaning: code.meaning.to_owned(),
         retriable: code.retriable,
         hint: code.hint,
     });
     protocol.chain(local).collect()
+}
+
+/// The codes of answers over HTTP, then the reasons of refused orders.
+#[must_use]
+pub fn over_http() -> Vec<Explained> {
+    let codes = CODES.iter().map(|code| Explained {
+        code: code.name,
+        kind: Kind::Http,
+        number: None,
+        meaning: code.meaning.to_owned(),
+        retriable: code.retriable,
+        hint: code.hint,
+    });
+    let reasons = REASONS.iter().map(|reason| Explained {
+        code: reason.name,
+        kind: Kind::Reason,
+        number: None,
+        meaning: reason.meaning.to_owned(),
+        // As the code `refused`, with which they come: something has to change first.
+        retriable: false,
+        hint: reason.hint,
+    });
+    codes.chain(reasons).collect()
+}
+
+/// What a name or a number stands for. Whether words are joined by `-` or by `_` does not matter.
+fn find<'a>(codes: &'a [Explained], wanted: &str) -> Option<&'a Explained> {
+    let name = wanted.replace('-', "_");
+    codes.iter().find(|explained| {
+        explained.code.replace('-', "_") == name
+            || explained.number.is_some_and(|number| number.to_string() == wanted)
+    })
 }
 
 /// What happened when a server answers with the code.
@@ -96,20 +159,17 @@ fn meaning(code: ErrorCode) -> &'static str {
     }
 }
 
-/// Explains one code, by name or number, or lists all.
+/// Explains one code or reason, by name or number, or lists all.
 ///
 /// # Errors
 /// When there is no such code.
 pub fn run(code: Option<&str>, output: Output) -> Result<(), CliError> {
-    let codes = all();
+    let mut codes = all();
+    codes.extend(over_http());
     let printed = match code {
         None => output.print(&List(codes)),
         Some(wanted) => {
-            let found = codes.iter().find(|explained| {
-                explained.code == wanted
-                    || explained.number.is_some_and(|number| number.to_string() == wanted)
-            });
-            let Some(found) = found else {
+            let Some(found) = find(&codes, wanted) else {
                 let near = closest(wanted, codes.iter().map(|explained| explained.code));
                 let hint = match near {
                     Some(near) => format!("did you mean {near}?"),
@@ -125,8 +185,10 @@ pub fn run(code: Option<&str>, output: Output) -> Result<(), CliError> {
 
 impl Report for Explained {
     fn view(&self) -> View {
-        let number =
-            self.number.map_or_else(|| "none (command line)".to_owned(), |n| n.to_string());
+        let number = match self.number {
+            Some(number) => number.to_string(),
+            None => format!("none ({})", self.kind.name()),
+        };
         View::new().pairs([
             ("code", self.code.to_owned()),
             ("number", number),
@@ -151,6 +213,7 @@ impl Report for List {
             vec![
                 code.number.map_or_else(|| "-".to_owned(), |number| number.to_string()).into(),
                 code.code.into(),
+                code.kind.name().into(),
                 retry(code.retriable).into(),
                 code.meaning.as_str().into(),
             ]
@@ -159,6 +222,7 @@ impl Report for List {
             &[
                 Column::Right("NUMBER"),
                 Column::Left("CODE"),
+                Column::Left("KIND"),
                 Column::Left("RETRY"),
                 Column::Left("MEANING"),
             ],
@@ -168,5 +232,49 @@ impl Report for List {
 
     fn items(&self) -> serde_json::Result<Vec<serde_json::Value>> {
         each(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything() -> Vec<Explained> {
+        let mut codes = all();
+        codes.extend(over_http());
+        codes
+    }
+
+    #[test]
+    fn every_code_and_reason_that_is_answered_is_explained() {
+        let codes = everything();
+        let http = CODES.iter().map(|code| (code.name, Kind::Http));
+        let reasons = REASONS.iter().map(|reason| (reason.name, Kind::Reason));
+        for (name, kind) in http.chain(reasons) {
+            let found = find(&codes, name).expect(name);
+            assert_eq!((found.code, found.kind), (name, kind));
+            assert!(!found.meaning.is_empty() && !found.hint.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_two_of_them_have_the_same_name() {
+        let codes = everything();
+        for explained in &codes {
+            let found = find(&codes, explained.code).expect(explained.code);
+            assert_eq!((found.kind, found.code), (explained.kind, explained.code));
+            let same = codes.iter().filter(|other| other.code == explained.code).count();
+            assert_eq!(same, 1, "{}", explained.code);
+        }
+    }
+
+    #[test]
+    fn a_number_and_either_way_to_join_words_find_it() {
+        let codes = everything();
+        let named = |wanted| find(&codes, wanted).map(|found| found.code);
+        assert_eq!(named("24"), Some("no_space"));
+        assert_eq!(named("outcome-unknown"), Some("outcome_unknown"));
+        assert_eq!(named("last_node"), Some("last-node"));
+        assert_eq!(named("nospace"), None);
     }
 }

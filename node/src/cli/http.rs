@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::arguments;
 use super::error::{CONNECT_FAILED, CliError, EXIT_FAILED, Fault, PROTOCOL_ERROR};
+use crate::http::error::{CODES, INTERNAL, OUTCOME_UNKNOWN};
+use crate::http::reason::REASONS;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
@@ -91,8 +93,7 @@ fn exchange<T: DeserializeOwned>(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: \
          application/json\r\nContent-Length: {length}\r\n\r\n"
     );
-    let lost =
-        |error: std::io::Error| CliError::local(&CONNECT_FAILED, format!("{address}: {error}"));
+    let lost = |error: std::io::Error| lost(method, format!("{address}: {error}"));
     stream
         .set_read_timeout(Some(patience))
         .and_then(|()| stream.set_write_timeout(Some(patience)))
@@ -108,6 +109,21 @@ fn exchange<T: DeserializeOwned>(
             .map_err(|error| strange(address, &format!("its answer does not parse: {error}")));
     }
     Err(refusal(address, status, body))
+}
+
+/// The failure of a request that was begun and has no answer. What only looks may be asked again; what changes
+/// something may have been carried out.
+fn lost(method: &str, message: String) -> CliError {
+    if method == "GET" {
+        return CliError::local(&CONNECT_FAILED, message);
+    }
+    CliError {
+        code: OUTCOME_UNKNOWN.name,
+        retriable: OUTCOME_UNKNOWN.retriable,
+        exit: EXIT_FAILED,
+        reason: None,
+        faults: vec![Fault { message, hint: OUTCOME_UNKNOWN.hint.to_owned() }],
+    }
 }
 
 /// Status and body of an answer whose body is as long as the connection lasts.
@@ -128,12 +144,17 @@ fn refusal(address: &str, status: u16, body: &[u8]) -> CliError {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| json[name].as_str().map(str::to_owned);
     let message = text("message").unwrap_or_else(|| format!("{address} answers with {status}"));
-    let fault = Fault { message, hint: text("hint").unwrap_or_default() };
-    let code = crate::http::error::CODES.iter().find(|code| json["code"] == **code);
+    let mut hint = text("hint").unwrap_or_default();
+    if let Some(reason) = REASONS.iter().find(|reason| json["reason"] == reason.name) {
+        hint.push_str(&format!(", or `ironring explain {}`", reason.name));
+    }
+    let fault = Fault { message, hint };
+    let code = CODES.iter().find(|code| json["code"] == code.name);
     CliError {
-        code: code.copied().unwrap_or("internal"),
+        code: code.map_or(INTERNAL.name, |code| code.name),
         retriable: json["retriable"].as_bool().unwrap_or(false),
         exit: EXIT_FAILED,
+        reason: text("reason"),
         faults: vec![fault],
     }
 }
@@ -150,11 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn an_order_without_an_answer_may_have_been_carried_out() {
+        let of = |method| lost(method, "h:1: timed out".to_owned());
+        assert_eq!((of("GET").code, of("GET").retriable), (CONNECT_FAILED.name, true));
+        assert_eq!((of("POST").code, of("POST").retriable), ("outcome_unknown", false));
+    }
+
+    #[test]
     fn a_refusal_keeps_the_nodes_words() {
         let body = br#"{"code":"refused","message":"no","hint":"do","retriable":false}"#;
         let error = refusal("h:1", 400, body);
         assert_eq!((error.code, error.retriable), ("refused", false));
         assert_eq!(error.text(false), "error: no\n  hint: do\n");
+        let body = br#"{"code":"refused","message":"no","hint":"do","reason":"last-node"}"#;
+        let error = refusal("h:1", 400, body);
+        assert_eq!(error.text(false), "error: no\n  hint: do, or `ironring explain last-node`\n");
+        assert_eq!(error.json()["reason"], "last-node");
         assert_eq!(refusal("h:1", 502, b"<html>").faults[0].message, "h:1 answers with 502");
     }
 }

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use ironring_core::WallTime;
 use ironring_ring::metadata::{Command, JoinToken, Outcome, TOKEN_VALID_MS};
 use serde::{Deserialize, Serialize};
 
 use super::error::HttpError;
+use super::request::{Body, Query};
 use super::routes::Shared;
 use crate::cluster::plane::{Answer, Ask, Failure};
 use crate::cluster::status::{ClusterStatus, MemberView};
@@ -80,7 +81,7 @@ pub struct TokenWish {
 
 pub(super) async fn create_token(
     State(shared): State<Shared>,
-    Json(wish): Json<TokenWish>,
+    Body(wish): Body<TokenWish>,
 ) -> Result<Json<TokenView>, HttpError> {
     let valid_s = wish.valid_s.unwrap_or(TOKEN_VALID_MS / 1000);
     if valid_s == 0 || valid_s > VALID_MAX_S {

@@ -6,7 +6,7 @@
 //! reaches it may let nodes into the cluster.
 //!
 //! - [`routes`]: what is served; [`ready`]: readiness; [`cluster`]: the cluster; [`orders`]: what
-//!   operators order; [`error`]: refusals.
+//!   operators order; [`request`]: what requests bring; [`error`], [`reason`]: refusals.
 //! - [`listener`]: connections, how many and how long.
 
 pub mod cluster;
@@ -14,6 +14,8 @@ pub mod error;
 pub mod listener;
 pub mod orders;
 pub mod ready;
+pub mod reason;
+pub mod request;
 pub mod routes;
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //! leader of the metadata group, which judges them ([`crate::cluster::judge`]).
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use ironring_core::{NodeId, PartitionId};
 use ironring_ring::metadata::{Metadata, VoteWish};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::ask;
 use super::error::HttpError;
+use super::request::{Body, Path, Query};
 use super::routes::Shared;
 use crate::cluster::operation::{Operation, PaceWish, Refusal};
 use crate::cluster::overview::{
@@ -75,7 +76,7 @@ pub struct LeaveWish {
 
 pub(super) async fn leave(
     State(shared): State<Shared>,
-    Json(wish): Json<LeaveWish>,
+    Body(wish): Body<LeaveWish>,
 ) -> Result<Json<Operated>, HttpError> {
     let node = match &wish.node {
         Some(node) => named(&shared, node)?,
@@ -103,14 +104,14 @@ pub struct VoteOrder {
 
 pub(super) async fn promote(
     State(shared): State<Shared>,
-    Json(order): Json<VoteOrder>,
+    Body(order): Body<VoteOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     vote(&shared, &order, VoteWish::Voter).await
 }
 
 pub(super) async fn demote(
     State(shared): State<Shared>,
-    Json(order): Json<VoteOrder>,
+    Body(order): Body<VoteOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     vote(&shared, &order, VoteWish::Learner).await
 }
@@ -135,7 +136,7 @@ pub struct TransferWish {
 
 pub(super) async fn transfer(
     State(shared): State<Shared>,
-    Json(wish): Json<TransferWish>,
+    Body(wish): Body<TransferWish>,
 ) -> Result<Json<Operated>, HttpError> {
     let node = wish.to.as_ref().map(|to| named(&shared, to)).transpose()?;
     operate(&shared, Operation::LeadGroup { node }).await
@@ -162,7 +163,7 @@ pub struct ConfigureWish {
 
 pub(super) async fn configure(
     State(shared): State<Shared>,
-    Json(wish): Json<ConfigureWish>,
+    Body(wish): Body<ConfigureWish>,
 ) -> Result<Json<Operated>, HttpError> {
     let ConfigureWish { replication_factor: rf, min_voters, force } = wish;
     if rf.or(min_voters).is_none() {
@@ -224,7 +225,7 @@ pub enum RebalanceAction {
 
 pub(super) async fn set_rebalance(
     State(shared): State<Shared>,
-    Json(order): Json<RebalanceOrder>,
+    Body(order): Body<RebalanceOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     let operation = match order.action {
         RebalanceAction::Start => Operation::Balance { on: true, pace: order.pace },
@@ -263,7 +264,7 @@ pub struct DrainWish {
 pub(super) async fn drain(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-    Json(wish): Json<DrainWish>,
+    Body(wish): Body<DrainWish>,
 ) -> Result<Json<Operated>, HttpError> {
     let node = named(&shared, &NodeName::Name(id))?;
     operate(&shared, Operation::Drain { node, force: wish.force }).await
@@ -309,7 +310,7 @@ pub struct MoveOrder {
 pub(super) async fn move_partition(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-    Json(order): Json<MoveOrder>,
+    Body(order): Body<MoveOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     let partition = partition(&id)?;
     let (from, to) = (named(&shared, &order.from)?, named(&shared, &order.to)?);
@@ -338,7 +339,7 @@ pub struct UncleanOrder {
 pub(super) async fn transfer_partition(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-    Json(order): Json<LeadOrder>,
+    Body(order): Body<LeadOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     let (partition, node) = (partition(&id)?, named(&shared, &order.to)?);
     operate(&shared, Operation::Lead { partition, node }).await
@@ -347,7 +348,7 @@ pub(super) async fn transfer_partition(
 pub(super) async fn elect_unclean(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-    Json(order): Json<UncleanOrder>,
+    Body(order): Body<UncleanOrder>,
 ) -> Result<Json<Operated>, HttpError> {
     let (partition, node) = (partition(&id)?, named(&shared, &order.to)?);
     operate(&shared, Operation::LeadUnclean { partition, node, force: order.force }).await

@@ -6,8 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::FromRequest;
 use serde_json::Value;
 
+use super::error::CODES;
+use super::reason::REASONS;
+use super::request::Body;
 use super::routes::{OPENAPI, routes};
 use super::{NodeView, Server};
 use crate::cluster::Board;
@@ -75,8 +79,27 @@ impl Answer {
 }
 
 fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
+    exchange(
+        address,
+        &format!("{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+/// A request with a body.
+fn post(address: SocketAddr, path: &str, content_type: &str, body: &str) -> Answer {
+    let length = body.len();
+    exchange(
+        address,
+        &format!(
+            "POST {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Type: \
+             {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+        ),
+    )
+}
+
+fn exchange(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("there is a head");
@@ -145,6 +168,91 @@ fn refusals_are_json_with_code_and_hint() {
     assert_eq!(method.json()["code"], "method_not_allowed");
     assert_eq!(method.json()["retriable"], false);
     server.stop();
+}
+
+fn expect_bad(answer: &Answer, status: u16, tried: &str) {
+    assert_eq!(answer.status, status, "{tried}: {}", answer.body);
+    assert!(answer.head.contains("content-type: application/json"), "{tried}: {}", answer.head);
+    let said = answer.json();
+    assert_eq!(said["code"], "bad_request", "{tried}: {said}");
+    assert_eq!(said["retriable"], false, "{tried}");
+    assert!(said["message"].as_str().is_some_and(|message| !message.is_empty()), "{tried}");
+}
+
+#[test]
+fn a_body_that_is_not_what_a_route_takes_is_refused_as_json() {
+    let document: Value = serde_json::from_str(OPENAPI).expect("it is JSON");
+    let server = serve(&MadeUp::new(ShardState::Ready));
+    let mut routes = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        if !methods["post"]["requestBody"].is_object() {
+            continue;
+        }
+        routes += 1;
+        let asked = path.replace("{id}", "1");
+        for (content_type, body, status) in [
+            ("text/plain", "{}", 415),
+            ("application/json", "{", 400),
+            ("application/json", "", 400),
+            ("application/json", "{\"nonsense\":1}", 422),
+        ] {
+            let answer = post(server.address(), &asked, content_type, body);
+            expect_bad(&answer, status, &format!("{path} with {content_type} {body:?}"));
+            let listed = &methods["post"]["responses"][status.to_string()];
+            assert!(listed.is_object(), "{path} gave {status}");
+        }
+        expect_bad(&request(server.address(), "POST", &asked), 415, path);
+    }
+    assert!(routes > 5, "{routes}");
+
+    let unknown = post(server.address(), "/v1/cluster/leave", "application/json", "{\"n\":1}");
+    let message = unknown.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("the body is not what is taken here: "), "{message}");
+    assert!(message.contains("unknown field `n`"), "{message}");
+    server.stop();
+}
+
+#[test]
+fn a_query_and_a_path_that_do_not_parse_are_refused_as_json() {
+    let server = serve(&MadeUp::new(ShardState::Ready));
+    for (method, path) in [
+        ("GET", "/v1/partitions?leaderless=maybe"),
+        ("GET", "/v1/partitions?nonsense=1"),
+        ("DELETE", "/v1/cluster/tokens"),
+        ("GET", "/v1/nodes/%ff"),
+    ] {
+        expect_bad(&request(server.address(), method, path), 400, path);
+    }
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused() {
+    let request = axum::http::Request::post("/")
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(vec![b' '; 3 << 20]))
+        .unwrap();
+    let refused = Body::<Value>::from_request(request, &()).await.err().unwrap();
+    assert_eq!((refused.status.as_u16(), refused.code), (413, "bad_request"));
+}
+
+/// `docs/errors.md` lists reasons in a table that is made from [`REASONS`].
+#[test]
+fn every_code_and_reason_is_documented() {
+    let document: Value = serde_json::from_str(OPENAPI).expect("it is JSON");
+    let listed = &document["components"]["schemas"]["Error"]["properties"]["code"]["enum"];
+    let codes: Vec<&str> = CODES.iter().map(|code| code.name).collect();
+    assert_eq!(*listed, serde_json::json!(codes));
+
+    let errors = include_str!("../../../docs/errors.md");
+    for code in codes {
+        assert!(errors.contains(&format!("`{code}`")), "docs/errors.md lacks {code}");
+    }
+    let mut table = "| reason | meaning | what to do |\n|---|---|---|\n".to_owned();
+    for reason in REASONS {
+        table += &format!("| `{}` | {} | {} |\n", reason.name, reason.meaning, reason.hint);
+    }
+    assert!(errors.contains(&table), "docs/errors.md should have:\n{table}");
 }
 
 #[test]
