@@ -88,9 +88,9 @@ cases! {
         "the peer stalled", "the connection is closed after 30 s; a bounded part of the answers is held for it, no processor is busy with it, and others are served";
     TOO_MANY: "More connections than `limits.connections_max`", Code(E::TooManyConnections),
         "the node serves 8 connections already", "those that are open go on; room comes back when one closes";
-    UNKNOWN_KEY: "A key of the configuration file that does not exist", Exit(1),
+    UNKNOWN_KEY: "A key of the configuration file that does not exist", Exit(78),
         "….toml:2:1: unknown key \"segmnt_bytes\" in [log]…hint: did you mean \"segment_bytes\"?", "nothing is started";
-    OUT_OF_RANGE: "A value of the configuration file that is out of bounds", Exit(1),
+    OUT_OF_RANGE: "A value of the configuration file that is out of bounds", Exit(78),
         "….toml:2:19: limits.connections_max is 0; the smallest allowed is 1", "nothing is started";
     PORT_IN_USE: "A client port in use", Exit(1),
         "cannot listen on …: Address already in use (os error 98)", "tried for 2 s, then given up; who has the port goes on";
@@ -98,9 +98,9 @@ cases! {
         "data directory … is in use by process …", "the running node goes on";
     NOT_WRITABLE: "A data directory that may not be written", Exit(1),
         "cannot make the data directory …: Permission denied (os error 13)", "nothing is changed";
-    OTHER_NODE: "The data directory of another node", Exit(1),
+    OTHER_NODE: "The data directory of another node", Exit(78),
         "data directory … belongs to node `node-1`, not `other`: correct node.name or the directory", "nothing is changed";
-    SHARD_COUNT: "Another number of shards than the data directory was made with", Exit(1),
+    SHARD_COUNT: "Another number of shards than the data directory was made with", Exit(78),
         "data directory … was made with 2 shards, not 3: start it with --shards 2", "nothing is changed";
     TMPFS: "A data directory in memory (tmpfs)", Log("info"),
         "O_DIRECT …", "works; the line says `yes`, or `NO` where the kernel's tmpfs has no direct I/O";

@@ -170,6 +170,11 @@ fn a_node_that_may_not_join_is_told_why() {
     let said = with("mine", &secret);
     assert!(said.contains("the join token has expired"), "{said}");
 
+    // Nobody elsewhere finds a node that says it is on their own machine. An address for documentation.
+    let said =
+        stranger.refused(&["--cluster", "mine", "--seeds", "192.0.2.1:7412", "--token", "ir1-x"]);
+    assert!(said.contains("find it at 127.") && said.contains("set listen.peers"), "{said}");
+
     // A name belongs to one data directory.
     let secret = token(&a, &["--single-use"]);
     let twin = Place::new("a");
@@ -193,6 +198,9 @@ fn a_directory_keeps_its_place_in_its_cluster() {
     node.kill();
     let said = place.refused(&["--cluster", "other"]);
     assert!(said.contains("belongs to cluster `mine`, not `other`"), "{said}");
+    // Seeds that were forgotten at first are of no use any more, and that is said.
+    let said = place.refused(&["--seeds", "127.0.0.1:1"]);
+    assert!(said.contains("founded cluster `mine`") && said.contains("by itself"), "{said}");
     remove_meta(&place.dir);
     let said = place.refused(&[]);
     assert!(said.contains("the metadata group's log"), "{said}");

@@ -121,7 +121,10 @@ pub fn run(args: &ClusterArgs, output: Output) -> Result<ExitCode, CliError> {
         ClusterVerb::Token { verb: TokenVerb::Create { valid, single_use } } => {
             let wish = TokenWish { valid_s: Some(valid.as_secs()), single_use: *single_use };
             let wish = serde_json::to_value(wish).expect("plain fields always serialise");
-            printed(output.print(&Made(http.ask("POST", "/v1/cluster/tokens", Some(&wish))?)))?;
+            // Asked first: a failure behind the making of the token would lose its secret.
+            let status: ClusterStatus = http.ask("GET", "/v1/cluster/status", None)?;
+            let token: TokenView = http.ask("POST", "/v1/cluster/tokens", Some(&wish))?;
+            printed(output.print(&Made { token, cluster: status.cluster }))?;
         }
         ClusterVerb::Token { verb: TokenVerb::List } => {
             printed(output.print(&Tokens(http.ask("GET", "/v1/cluster/tokens", None)?)))?;
@@ -220,25 +223,32 @@ fn row(member: &MemberView) -> Vec<Cell> {
     ]
 }
 
-/// A token that was just made.
+/// A token that was just made, and the name of the cluster it is for: a node that joins must give both.
 #[derive(Serialize)]
-#[serde(transparent)]
-struct Made(TokenView);
+struct Made {
+    #[serde(flatten)]
+    token: TokenView,
+    cluster: String,
+}
 
 impl Report for Made {
     fn view(&self) -> View {
-        let (token, left) = (self.0.token.as_deref().unwrap_or("-"), left(&self.0));
-        let uses = if self.0.single_use { "one node" } else { "any number of nodes" };
+        let Made { token: made, cluster } = self;
+        let (token, left) = (made.token.as_deref().unwrap_or("-"), left(made));
+        let uses = if made.single_use { "one node" } else { "any number of nodes" };
+        // The defaults of both addresses are loopback, where no other host finds the node.
         View::new()
             .pairs([
                 ("token", Cell::from(token)),
-                ("id", Cell::from(self.0.id.as_str())),
+                ("id", Cell::from(made.id.as_str())),
+                ("cluster", Cell::from(cluster.as_str())),
                 ("valid", Cell::from(left)),
                 ("lets in", Cell::from(uses)),
             ])
             .text(format!(
-                "Not shown again. A node joins with:\n  ironring start --node NAME --seeds \
-                 HOST:7412 --token {token}"
+                "Not shown again. A node joins with (IP is its own, HOST a member's):\n  ironring start \
+                 --cluster {cluster} --node NAME --data-dir DIR --peers IP:7412 --listen IP:7411 \
+                 --seeds HOST:7412 --token {token}"
             ))
     }
 }

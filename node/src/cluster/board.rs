@@ -13,6 +13,7 @@ use ironring_ring::placement::PaceMode;
 use tokio::sync::oneshot;
 
 use super::plane::{Answer, Ask, Failure};
+use super::refused::Advice;
 use super::status::ClusterStatus;
 use crate::metrics::ClusterCounters;
 use crate::raft::{GroupStatus, Role};
@@ -58,7 +59,7 @@ pub struct Board {
     caller: OnceLock<Caller>,
     metadata: Mutex<Arc<Metadata>>,
     group: Mutex<Option<GroupStatus>>,
-    failure: Mutex<Option<(String, &'static str)>>,
+    failure: Mutex<Option<(String, Advice)>>,
     /// 0: nobody is known to lead.
     leader: AtomicU64,
     /// Terms of the metadata group since the node's start, the first left out.
@@ -159,13 +160,13 @@ impl Board {
 
     /// Why the node is no member any more, when that ended it, and what can be done.
     #[must_use]
-    pub fn failure(&self) -> Option<(String, &'static str)> {
+    pub fn failure(&self) -> Option<(String, Advice)> {
         locked(&self.failure).clone()
     }
 
     /// The node is no member any more.
-    pub fn fail(&self, why: String, hint: &'static str) {
-        *locked(&self.failure) = Some((why, hint));
+    pub fn fail(&self, why: String, advice: Advice) {
+        *locked(&self.failure) = Some((why, advice));
     }
 
     /// How the thread of the group is made to look, once it can be.

@@ -16,7 +16,7 @@ use ironring_net::peer::{
 use ironring_ring::metadata::{Facts, Outcome, Rejected};
 
 use super::plane::{self, Admitted, Answer, Ask, Letter};
-use super::refused;
+use super::refused::{self, Advice};
 use crate::driver::clock;
 use crate::driver::peers::Local;
 
@@ -45,8 +45,8 @@ pub enum JoinError {
         seed: String,
         /// Why.
         message: String,
-        /// What the operator can do; empty: nothing is known that would help.
-        hint: &'static str,
+        /// What can be done about it.
+        advice: Advice,
     },
     /// No member could be asked, or none had a leader, for as long as one is tried.
     #[error("no seed lets this node join; last tried {seed}: {message}")]
@@ -64,12 +64,13 @@ pub enum JoinError {
 }
 
 impl JoinError {
-    /// What the operator can do; empty: nothing is known that would help.
+    /// What can be done about it.
     #[must_use]
-    pub fn hint(&self) -> &'static str {
+    pub fn advice(&self) -> Advice {
         match self {
-            JoinError::Refused { hint, .. } | JoinError::NobodyAnswers { hint, .. } => hint,
-            JoinError::Stopped => "",
+            JoinError::Refused { advice, .. } => *advice,
+            JoinError::NobodyAnswers { hint, .. } => Advice::passing(hint),
+            JoinError::Stopped => Advice::default(),
         }
     }
 }
@@ -79,7 +80,7 @@ impl JoinError {
 struct Failed {
     message: String,
     then: Then,
-    hint: &'static str,
+    advice: Advice,
 }
 
 /// What may come of asking once more.
@@ -96,19 +97,23 @@ enum Then {
 impl Failed {
     fn later(message: impl std::fmt::Display) -> Failed {
         let hint = "check cluster.seeds (listen.peers of other nodes), and that those nodes run";
-        Failed { message: message.to_string(), then: Then::Later(JOIN_MAX), hint }
+        Failed {
+            message: message.to_string(),
+            then: Then::Later(JOIN_MAX),
+            advice: Advice::passing(hint),
+        }
     }
 
     fn elsewhere(message: impl std::fmt::Display) -> Failed {
-        Failed { message: message.to_string(), then: Then::Elsewhere, hint: "" }
+        Failed { message: message.to_string(), then: Then::Elsewhere, advice: Advice::default() }
     }
 
     fn never(message: impl std::fmt::Display) -> Failed {
-        Failed { message: message.to_string(), then: Then::Never, hint: "" }
+        Failed { message: message.to_string(), then: Then::Never, advice: Advice::default() }
     }
 
-    fn hinted(self, hint: &'static str) -> Failed {
-        Failed { hint, ..self }
+    fn advised(self, advice: Advice) -> Failed {
+        Failed { advice, ..self }
     }
 }
 
@@ -116,13 +121,13 @@ impl Failed {
 struct Said {
     seed: String,
     message: String,
-    hint: &'static str,
+    advice: Advice,
 }
 
 impl Said {
     fn refused(self) -> JoinError {
-        let Said { seed, message, hint } = self;
-        JoinError::Refused { seed, message, hint }
+        let Said { seed, message, advice } = self;
+        JoinError::Refused { seed, message, advice }
     }
 }
 
@@ -139,7 +144,7 @@ struct Round {
 impl Round {
     /// Takes note of a failure; an error ends the join.
     fn failed(&mut self, seed: &str, failed: Failed) -> Result<(), JoinError> {
-        let said = Said { seed: seed.to_owned(), message: failed.message, hint: failed.hint };
+        let said = Said { seed: seed.to_owned(), message: failed.message, advice: failed.advice };
         match failed.then {
             Then::Never => return Err(said.refused()),
             Then::Elsewhere => drop(self.refused.get_or_insert(said)),
@@ -162,8 +167,8 @@ impl Round {
         let over = since >= patience;
         match (self.refused, self.later) {
             (Some(said), _) if over => Err(said.refused()),
-            (None, Some(Said { seed, message, hint })) if over => {
-                Err(JoinError::NobodyAnswers { seed, message, hint })
+            (None, Some(Said { seed, message, advice })) if over => {
+                Err(JoinError::NobodyAnswers { seed, message, hint: advice.hint })
             }
             (_, Some(said)) | (Some(said), None) => Ok(format!("{}: {}", said.seed, said.message)),
             (None, None) => {
@@ -200,7 +205,8 @@ pub fn join(
                 }
             };
             // A name may be that of all nodes, this one too.
-            let others = addresses.filter(|address| !is_own(*address, listens, facts));
+            let told = facts.addresses.node.parse().unwrap_or(listens);
+            let others = addresses.filter(|address| !is_own(*address, listens, told));
             let others: Vec<SocketAddr> = others.collect();
             if others.is_empty() {
                 round.failed(seed, Failed::later("it has no address but this node's own"))?;
@@ -227,9 +233,9 @@ pub fn join(
     }
 }
 
-/// Whether an address is where this node listens itself, which answers nobody yet.
-fn is_own(address: SocketAddr, listens: SocketAddr, facts: &Facts) -> bool {
-    if address == listens || facts.addresses.node.parse() == Ok(address) {
+/// Whether an address is that of this node, which listens at one and tells others another.
+pub(crate) fn is_own(address: SocketAddr, listens: SocketAddr, told: SocketAddr) -> bool {
+    if address == listens || address == told {
         return true;
     }
     // Whoever listens everywhere listens on every address of this machine, and on no other.
@@ -257,10 +263,10 @@ fn ask(
         Answer::Joined(admitted) => Ok(admitted),
         // It is dead for the others a little later.
         Answer::Applied(Outcome::Rejected(why @ Rejected::NotDead { .. })) => {
-            Err(Failed::later(why).hinted(""))
+            Err(Failed::later(why).advised(Advice::default()))
         }
         Answer::Applied(Outcome::Rejected(why)) => {
-            Err(Failed::never(&why).hinted(refused::hint_of(&why)))
+            Err(Failed::never(&why).advised(refused::advice_of(&why)))
         }
         other @ (Answer::Applied(_)
         | Answer::PassedOn
@@ -272,7 +278,7 @@ fn ask(
         Answer::Failed(failure) if failure.retriable() => Err(Failed::later(failure)),
         // Of a join only its token can be refused there.
         Answer::Failed(failure @ plane::Failure::Refused(_)) => {
-            Err(Failed::never(failure).hinted(refused::hint(Refusal::BadToken)))
+            Err(Failed::never(failure).advised(refused::advice(Refusal::BadToken)))
         }
         Answer::Failed(failure) => Err(Failed::never(failure)),
     }
@@ -286,7 +292,7 @@ fn refusal(refused: &Refused<'_>, token: &[u8]) -> Failed {
         _ => Then::Elsewhere,
     };
     let message = format!("{} ({})", refused.message, refused.refusal.name());
-    Failed { message, then, hint: super::refused::hint(refused.refusal) }
+    Failed { message, then, advice: super::refused::advice(refused.refusal) }
 }
 
 struct Wire {
@@ -373,7 +379,6 @@ impl Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::tests::facts;
 
     const LATER: Duration = Duration::from_secs(5);
 
@@ -386,7 +391,8 @@ mod tests {
     }
 
     fn refused(seed: &str, message: &str) -> JoinError {
-        JoinError::Refused { seed: seed.to_owned(), message: message.to_owned(), hint: "" }
+        let (seed, message) = (seed.to_owned(), message.to_owned());
+        JoinError::Refused { seed, message, advice: Advice::default() }
     }
 
     #[test]
@@ -426,9 +432,8 @@ mod tests {
     #[test]
     fn a_node_does_not_ask_itself() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let mut facts = facts("a", 1);
-        facts.addresses.node = "10.9.9.9:7412".to_owned();
-        let own = |seed, listens| is_own(address(seed), address(listens), &facts);
+        let told = address("10.9.9.9:7412");
+        let own = |seed, listens| is_own(address(seed), address(listens), told);
         assert!(own("127.0.0.1:7412", "127.0.0.1:7412"));
         assert!(own("10.9.9.9:7412", "0.0.0.0:7412"), "it is advertised");
         assert!(own("127.0.0.1:7412", "0.0.0.0:7412"));

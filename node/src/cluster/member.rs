@@ -23,7 +23,7 @@ use super::catalog::{Catalog, decode_outcome};
 use super::control::Control;
 use super::identity::{ClusterIdentity, IdentityError, Stage, log_identity};
 use super::plane::{self, Letter};
-use super::refused::{self, Fate};
+use super::refused::{self, Advice, Fate};
 use super::roster;
 use super::saver::{Note, Saver};
 use super::shards::Shards;
@@ -107,13 +107,13 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
-    /// What the operator can do; empty: the words say it, or nothing helps.
+    /// What can be done about it.
     #[must_use]
-    pub fn hint(&self) -> &'static str {
+    pub fn advice(&self) -> Advice {
         match self {
-            ClusterError::Rejected(why) => refused::hint_of(why),
-            ClusterError::NotLetIn { refusal, .. } => refused::hint(*refusal),
-            _ => "",
+            ClusterError::Rejected(why) => refused::advice_of(why),
+            ClusterError::NotLetIn { refusal, .. } => refused::advice(*refusal),
+            _ => Advice::default(),
         }
     }
 }

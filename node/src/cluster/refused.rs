@@ -26,6 +26,40 @@ pub fn fate(refusal: Refusal) -> Fate {
     }
 }
 
+/// What can be done about the failure of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// What the operator can do; empty: the words say it, or nothing is known that would help.
+    pub hint: &'static str,
+    /// Another start fails as well, unless somebody does something first. What may pass by itself counts as
+    /// passing: a node that is started in vain costs less than one that stays down.
+    pub lasts: bool,
+}
+
+impl Advice {
+    /// About what may pass by itself.
+    #[must_use]
+    pub const fn passing(hint: &'static str) -> Advice {
+        Advice { hint, lasts: false }
+    }
+}
+
+/// What can be done about a refusal in the handshake. Those that may pass: clocks are set, members are
+/// upgraded one after the other, and who answers at an address changes.
+#[must_use]
+pub fn advice(refusal: Refusal) -> Advice {
+    let lasts = matches!(
+        refusal,
+        Refusal::WrongCluster
+            | Refusal::UnknownNode
+            | Refusal::BadToken
+            | Refusal::Removed
+            | Refusal::DuplicateNode
+            | Refusal::OldRun
+    );
+    Advice { hint: hint(refusal), lasts }
+}
+
 /// What the operator of a refused node can do; empty where waiting is all.
 #[must_use]
 pub fn hint(refusal: Refusal) -> &'static str {
@@ -60,18 +94,19 @@ pub fn hint(refusal: Refusal) -> &'static str {
     }
 }
 
-/// The same where the leader of the metadata group refused; empty where its words say it.
+/// The same where the leader of the metadata group refused; without a hint where its words say it.
 #[must_use]
-pub fn hint_of(rejected: &Rejected) -> &'static str {
+pub fn advice_of(rejected: &Rejected) -> Advice {
     match rejected {
-        Rejected::Token(_) | Rejected::NeedsToken => hint(Refusal::BadToken),
-        Rejected::OldRun { .. } | Rejected::OtherCopy { .. } => hint(Refusal::OldRun),
-        Rejected::Removed(_) => hint(Refusal::Removed),
-        Rejected::NameTaken { .. } => {
-            "choose another name (--node); if that node is lost for good, `ironring node reinit` of its \
-             directory puts an empty one in its place"
-        }
-        _ => "",
+        Rejected::Token(_) | Rejected::NeedsToken => advice(Refusal::BadToken),
+        Rejected::OldRun { .. } | Rejected::OtherCopy { .. } => advice(Refusal::OldRun),
+        Rejected::Removed(_) => advice(Refusal::Removed),
+        Rejected::NameTaken { .. } => Advice {
+            hint: "choose another name (--node); if that node is lost for good, `ironring node reinit` of \
+                   its directory puts an empty one in its place",
+            lasts: true,
+        },
+        _ => Advice::default(),
     }
 }
 
@@ -94,6 +129,17 @@ mod tests {
         for refusal in Refusal::ALL {
             let waits = *refusal == Refusal::Stopping;
             assert_eq!(hint(*refusal).is_empty(), waits, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_worth_another_start() {
+        for refusal in [Refusal::ClockSkew, Refusal::NoCommonVersion, Refusal::Stopping] {
+            assert!(!advice(refusal).lasts, "{refusal:?}");
+        }
+        for refusal in Refusal::ALL {
+            let over = fate(*refusal) != Fate::Again;
+            assert!(!over || advice(*refusal).lasts, "{refusal:?} ends a member");
         }
     }
 }

@@ -21,7 +21,7 @@ use ironring_ring::metadata::Lineage;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::rejoin;
+use super::rejoin::{self, Rejoin};
 use crate::cluster::identity as cluster;
 
 /// Version of the directory's layout.
@@ -52,6 +52,51 @@ impl Identity {
     #[must_use]
     pub fn uuid(&self) -> StorageUuid {
         StorageUuid(u128::from_str_radix(&self.storage_uuid, 16).unwrap_or(0))
+    }
+
+    /// What is fixed when a directory is made must not differ later.
+    pub(super) fn compare(&self, path: &Path, wanted: &Wanted<'_>) -> Result<(), DataDirError> {
+        let mismatch = |why: String| Err(DataDirError::Mismatch { path: path.to_owned(), why });
+        if self.format != FORMAT {
+            return mismatch(format!(
+                "has layout version {}, this program knows {FORMAT}: use the ironring that made it",
+                self.format
+            ));
+        }
+        let explicit = |key: &str| wanted.explicit.contains(&key);
+        if explicit("cluster") && self.cluster != wanted.cluster {
+            return mismatch(format!(
+                "belongs to cluster `{}`, not `{}`: correct cluster.name or the directory",
+                self.cluster, wanted.cluster
+            ));
+        }
+        if explicit("node") && self.node != wanted.node {
+            return mismatch(format!(
+                "belongs to node `{}`, not `{}`: correct node.name or the directory",
+                self.node, wanted.node
+            ));
+        }
+        if explicit("partitions") && self.partitions != wanted.partitions {
+            return mismatch(format!(
+                "was made with {} partitions, not {}: leave cluster.partitions out",
+                self.partitions, wanted.partitions
+            ));
+        }
+        if explicit("segment_bytes") && self.segment_bytes != wanted.segment_bytes {
+            return mismatch(format!(
+                "was made with segments of {} bytes, not {}: leave log.segment_bytes out",
+                self.segment_bytes, wanted.segment_bytes
+            ));
+        }
+        if let Some(shards) = wanted.shards
+            && shards != self.shards
+        {
+            return mismatch(format!(
+                "was made with {n} shards, not {shards}: start it with --shards {n}",
+                n = self.shards
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -114,6 +159,42 @@ pub struct DataDir {
     _lock: Flock<File>,
 }
 
+/// What a directory holds before anything in it is made or changed.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Whose it was made.
+    pub identity: Option<Identity>,
+    /// It was emptied to join its cluster again.
+    pub rejoin: Option<Rejoin>,
+    /// It belongs to that node. One that never got into a cluster may be started with other settings.
+    pub bound: bool,
+}
+
+impl Held {
+    /// Reads it.
+    pub fn read(path: &Path) -> Result<Held, DataDirError> {
+        let file = path.join("node.toml");
+        let identity = match fs::read_to_string(&file) {
+            Ok(text) => Some(read_identity(&file, &text)?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(io("cannot read", &file)(e)),
+        };
+        let unused = is_first_start(path);
+        if identity.is_none() && path.join("shard-000").exists() && !unused {
+            return Err(DataDirError::NoIdentity(path.to_owned()));
+        }
+        let rejoin = if identity.is_some() { rejoin::load(path)? } else { None };
+        let bound = rejoin.is_some() || !unused || path.join(cluster::FILE).exists();
+        Ok(Held { bound: identity.is_some() && bound, identity, rejoin })
+    }
+
+    /// What it holds is of a storage that was given up: the next start deletes it.
+    pub fn goes(&self) -> bool {
+        let (Some(identity), Some(rejoin)) = (&self.identity, &self.rejoin) else { return false };
+        identity.storage_uuid != rejoin.storage_uuid
+    }
+}
+
 /// What a start wants of a data directory.
 #[derive(Clone, Debug)]
 pub struct Wanted<'a> {
@@ -130,7 +211,7 @@ pub struct Wanted<'a> {
     /// Bytes of a segment file.
     pub segment_bytes: u64,
     /// What the operator set himself: `node`, `cluster`, `partitions`, `segment_bytes`.
-    pub explicit: &'a [&'a str],
+    pub explicit: Vec<&'static str>,
 }
 
 impl DataDir {
@@ -143,32 +224,20 @@ impl DataDir {
         // glommio opens directories relative to no directory at all: EBADF for a relative path.
         let path = &fs::canonicalize(path).map_err(io("cannot find", path))?;
         let lock = lock(path)?;
-        let file = path.join("node.toml");
-        let (identity, fresh) = match fs::read_to_string(&file) {
-            Ok(text) => {
-                let identity = read_identity(&file, &text)?;
-                // A node that never got into a cluster may be started with other settings.
-                if let Some(rejoin) = rejoin::load(path)? {
-                    (rejoin::go_on(path, &rejoin, identity)?, false)
-                } else if is_first_start(path) && !path.join(cluster::FILE).exists() {
-                    let storage_uuid = identity.storage_uuid;
-                    let identity = Identity { storage_uuid, ..draw_identity(wanted) };
-                    write_identity(path, &identity)?;
-                    (identity, true)
-                } else {
-                    (identity, false)
+        let Held { identity, rejoin, bound } = Held::read(path)?;
+        let (identity, fresh) = match (identity, rejoin) {
+            (Some(identity), Some(rejoin)) => (rejoin::go_on(path, &rejoin, identity)?, false),
+            (Some(identity), None) if bound => (identity, false),
+            (identity, _) => {
+                let mut drawn = draw_identity(wanted);
+                if let Some(made) = identity {
+                    drawn.storage_uuid = made.storage_uuid;
                 }
+                write_identity(path, &drawn)?;
+                (drawn, true)
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                if path.join("shard-000").exists() && !is_first_start(path) {
-                    return Err(DataDirError::NoIdentity(path.to_owned()));
-                }
-                let identity = draw_identity(wanted);
-                write_identity(path, &identity)?;
-                (identity, true)
-            }
-            Err(e) => return Err(io("cannot read", &file)(e)),
         };
+        identity.compare(path, wanted)?;
         let mut dir = DataDir {
             path: path.to_owned(),
             identity,
@@ -177,7 +246,6 @@ impl DataDir {
             lineage: Lineage::default(),
             _lock: lock,
         };
-        dir.compare(wanted)?;
         dir.make_probe()?;
         for shard in 0..dir.identity.shards {
             let sub = dir.shard_dir(shard);
@@ -248,52 +316,6 @@ impl DataDir {
     #[must_use]
     pub fn probe(&self) -> PathBuf {
         self.path.join("probe")
-    }
-
-    /// What is fixed when a directory is made must not differ later.
-    fn compare(&self, wanted: &Wanted<'_>) -> Result<(), DataDirError> {
-        let have = &self.identity;
-        let mismatch = |why: String| Err(DataDirError::Mismatch { path: self.path.clone(), why });
-        if have.format != FORMAT {
-            return mismatch(format!(
-                "has layout version {}, this program knows {FORMAT}: use the ironring that made it",
-                have.format
-            ));
-        }
-        let explicit = |key: &str| wanted.explicit.contains(&key);
-        if explicit("cluster") && have.cluster != wanted.cluster {
-            return mismatch(format!(
-                "belongs to cluster `{}`, not `{}`: correct cluster.name or the directory",
-                have.cluster, wanted.cluster
-            ));
-        }
-        if explicit("node") && have.node != wanted.node {
-            return mismatch(format!(
-                "belongs to node `{}`, not `{}`: correct node.name or the directory",
-                have.node, wanted.node
-            ));
-        }
-        if explicit("partitions") && have.partitions != wanted.partitions {
-            return mismatch(format!(
-                "was made with {} partitions, not {}: leave cluster.partitions out",
-                have.partitions, wanted.partitions
-            ));
-        }
-        if explicit("segment_bytes") && have.segment_bytes != wanted.segment_bytes {
-            return mismatch(format!(
-                "was made with segments of {} bytes, not {}: leave log.segment_bytes out",
-                have.segment_bytes, wanted.segment_bytes
-            ));
-        }
-        if let Some(shards) = wanted.shards
-            && shards != have.shards
-        {
-            return mismatch(format!(
-                "was made with {n} shards, not {shards}: start it with --shards {n}",
-                n = have.shards
-            ));
-        }
-        Ok(())
     }
 
     /// See [`super::glommio`], which must read a file of at least 4 KiB before any other.
@@ -426,8 +448,11 @@ pub(super) fn io<'a>(
 }
 
 /// True when no shard directory holds anything: a first start that was cut short.
-fn is_first_start(path: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(path) else { return false };
+pub(super) fn is_first_start(path: &Path) -> bool {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return error.kind() == std::io::ErrorKind::NotFound,
+    };
     entries
         .flatten()
         .filter(|e| e.file_name().to_string_lossy().starts_with("shard-"))
@@ -469,7 +494,7 @@ pub(super) fn draw_storage() -> String {
     format!("{:032x}", cluster::draw_uuid().0)
 }
 
-fn draw_identity(wanted: &Wanted<'_>) -> Identity {
+pub(super) fn draw_identity(wanted: &Wanted<'_>) -> Identity {
     Identity {
         format: FORMAT,
         storage_uuid: draw_storage(),
@@ -566,7 +591,7 @@ fn read_run(text: &str) -> Result<(u64, Lineage), String> {
 mod tests {
     use super::*;
 
-    fn wanted<'a>(explicit: &'a [&'a str], shards: Option<u16>) -> Wanted<'a> {
+    fn wanted(explicit: &[&'static str], shards: Option<u16>) -> Wanted<'static> {
         Wanted {
             cluster: "c",
             node: "n",
@@ -574,7 +599,7 @@ mod tests {
             shards,
             shards_default: 2,
             segment_bytes: 1 << 20,
-            explicit,
+            explicit: explicit.to_vec(),
         }
     }
 

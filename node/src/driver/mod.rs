@@ -13,6 +13,7 @@ pub mod executor;
 pub mod files;
 pub mod glommio;
 pub mod idle;
+pub mod intent;
 pub mod mesh;
 pub mod monoio;
 pub mod node;

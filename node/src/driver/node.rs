@@ -11,9 +11,10 @@ use ironring_net::message::{ClusterMap, ShardAddress};
 use ironring_ring::Slices;
 
 use super::connection::Terms;
-use super::data_dir::{DataDir, DataDirError, Wanted};
+use super::data_dir::{DataDir, DataDirError};
 use super::device;
 use super::glommio::Glommio;
+use super::intent;
 use super::mesh::Mesh;
 use super::monoio::Monoio;
 use super::peers::Handover;
@@ -21,9 +22,10 @@ use super::place;
 use super::runtime::{Join, Runtime, Seat};
 use super::shard_life::{NodeEndsToo, ShardStart, run_shard};
 use super::sockets::{Addresses, Listeners, advertised, listen};
+use crate::cluster::refused::Advice;
 use crate::cluster::{Board, IdentityError, Place, log_identity};
 use crate::config::settle::RING_DEPTH_MAX;
-use crate::config::{Config, Loaded, Origin, RuntimeName, Settled};
+use crate::config::{Config, Loaded, RuntimeName, Settled};
 use crate::http::NodeView;
 use crate::metrics::{ClientCounters, NodeSnapshot, ShardSnapshot, ShardState, resident_bytes};
 use crate::raft::{self, RaftConfig};
@@ -51,12 +53,16 @@ pub enum NodeError {
     Cluster {
         /// Why.
         why: String,
-        /// What the operator can do; empty: the words say it, or nothing helps.
-        hint: &'static str,
+        /// What can be done about it.
+        advice: Advice,
     },
-    /// The settings contradict each other.
+    /// The settings contradict each other, or the data directory.
     #[error("{0}")]
     Settings(String),
+    /// The settings name something outside of them that does not work: a name that cannot be looked up, a file
+    /// system that is not there yet.
+    #[error("{0}")]
+    Around(String),
     /// The system refuses something a node needs.
     #[error("{what}: {source}")]
     System {
@@ -251,7 +257,8 @@ impl Node {
         let config = &self.loaded.config;
         // Whoever needs it waits until it is done, so nobody has to wait here.
         std::thread::spawn(raft::warm_up);
-        let mut dir = self.open_data_dir()?;
+        let mut dir =
+            DataDir::open(&config.node.data_dir, &intent::wanted(&self.loaded, &self.settled))?;
         let shards = dir.identity.shards;
         let log = self.log_config(&dir)?;
         raise_descriptor_limit();
@@ -349,37 +356,8 @@ impl Node {
             shared
                 .board
                 .failure()
-                .map_or(Ok(()), |(why, hint)| Err(NodeError::Cluster { why, hint }))
+                .map_or(Ok(()), |(why, advice)| Err(NodeError::Cluster { why, advice }))
         })
-    }
-
-    fn open_data_dir(&self) -> Result<DataDir, NodeError> {
-        let config = &self.loaded.config;
-        let set = |section: &str, name: &str| {
-            let key = crate::config::find_key(section, name).expect("a key of the schema");
-            !matches!(self.loaded.origin(key), Origin::Default)
-        };
-        let explicit: Vec<&str> = [
-            ("cluster", "name", "cluster"),
-            ("node", "name", "node"),
-            ("cluster", "partitions", "partitions"),
-            ("log", "segment_bytes", "segment_bytes"),
-        ]
-        .into_iter()
-        .filter(|(section, name, _)| set(section, name))
-        .map(|(_, _, what)| what)
-        .collect();
-        let default = u16::try_from(self.settled.cpus.len()).unwrap_or(u16::MAX);
-        let wanted = Wanted {
-            cluster: &config.cluster.name,
-            node: &config.node.name,
-            partitions: config.cluster.partitions,
-            shards: (config.node.shards > 0).then_some(config.node.shards),
-            shards_default: default,
-            segment_bytes: config.log.segment_bytes,
-            explicit: &explicit,
-        };
-        Ok(DataDir::open(&config.node.data_dir, &wanted)?)
     }
 
     fn shared(&self, dir: &DataDir, addresses: &Addresses) -> Shared {
@@ -433,7 +411,11 @@ impl Node {
         };
         let depth = self.settled.ring_depth;
         let aside = self.settled.runtime == RuntimeName::Glommio && device::flushes(&dir.probe());
-        let aside = if aside { " (submitted aside: the disk has a cache to flush)" } else { "" };
+        let aside = if aside {
+            " (submitted aside while there are other nodes: the disk has a cache to flush)"
+        } else {
+            ""
+        };
         let least = if depth < RING_DEPTH_MAX { " (ulimit -l allows no more)" } else { "" };
         tracing::info!(
             "node {} of cluster {} (storage {}): clients on {}, nodes on {}, {} shards, {} partitions; runtime \

@@ -145,7 +145,7 @@ mod tests {
             shards: None,
             shards_default: 2,
             segment_bytes: 1 << 20,
-            explicit: &[],
+            explicit: Vec::new(),
         };
         DataDir::open(path, &wanted).unwrap()
     }
@@ -161,7 +161,7 @@ mod tests {
             shards: Some(2),
             shards_default: 2,
             segment_bytes: 1 << 20,
-            explicit: &[],
+            explicit: Vec::new(),
         };
         let dir = DataDir::open(&path, &wanted).unwrap();
         fs::create_dir(path.join("shard-001.damaged")).unwrap();

@@ -218,7 +218,7 @@ fn run_member<R: Runtime>(
             Ok(()) => {}
             Err(error) => {
                 tracing::error!("{error}");
-                board.fail(error.to_string(), error.hint());
+                board.fail(error.to_string(), error.advice());
                 shared.stop();
             }
         }

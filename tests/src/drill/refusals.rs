@@ -56,13 +56,15 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 impl Row {
-    /// Whether a node that ended has said this, to people, and ended with status 1.
+    /// Whether a node that ended has said this, to people, and ended with a status of failure: 78, or
+    /// 1 where the refusal may pass.
     fn is_said_by(&self, ended: &Ended) -> bool {
         let mut lines = ended.said.lines();
         let says = lines
             .any(|line| line.strip_prefix("error: ").is_some_and(|line| matches(&self.says, line)));
         let hint = lines.next().and_then(|line| line.trim().strip_prefix("hint: "));
-        says && hint == Some(&self.hint) && ended.status == Some(1) && ended.in_time
+        let refused = matches!(ended.status, Some(1 | 78));
+        says && hint == Some(&self.hint) && refused && ended.in_time
     }
 }
 
@@ -293,6 +295,7 @@ mod tests {
         };
         let said = "a line\nerror: node a: it is 5 ms late, not `x` (Late)\n  hint: wait\n";
         assert!(row.is_said_by(&ended(said, 1)));
+        assert!(row.is_said_by(&ended(said, 78)));
         assert!(!row.is_said_by(&ended(said, 0)), "it has to fail");
         assert!(!row.is_said_by(&ended(&said.replace("late,", "early,"), 1)));
         assert!(!row.is_said_by(&ended(&said.replace("wait", "run"), 1)));
