@@ -2,15 +2,16 @@
 //! rebalance`. How nodes and partitions are ordered about is in [`super::node`] and
 //! [`super::partition`].
 
-use std::time::Duration;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args, Subcommand, value_parser};
 use ironring_core::NodeId;
-use ironring_ring::metadata::RF_MAX;
+use ironring_ring::metadata::{MemberState, RF_MAX};
 use serde_json::{Value, json};
 
 use super::arguments;
-use super::error::{CONNECT_FAILED, CliError};
+use super::error::{CONNECT_FAILED, CliError, TAKEN_BACK, USAGE};
 use super::http::HttpArgs;
 use super::output::{Cell, Column, Output, Report, Tone, View};
 use super::units;
@@ -21,6 +22,8 @@ use crate::cluster::status::{ClusterStatus, MemberView};
 
 /// Pause between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long what is waited for may be asked about in vain.
+const UNHEARD_MAX: Duration = Duration::from_secs(60);
 
 /// Arguments of `leave`.
 #[derive(Args, Debug)]
@@ -37,7 +40,7 @@ pub struct LeaveArgs {
     /// Wait until it is no member any more
     #[arg(long)]
     pub wait: bool,
-    /// Do not ask before what may lose data
+    /// Do not ask before what may lose data, or when no node is named
     #[arg(long)]
     pub yes: bool,
 }
@@ -115,15 +118,22 @@ pub fn order(http: &HttpArgs, path: &str, body: &Value, output: Output) -> Resul
 /// # Errors
 /// When no node can be asked, or it is refused.
 pub fn leave(http: &HttpArgs, args: &LeaveArgs, output: Output) -> Result<(), CliError> {
-    if args.lost || args.force {
-        let node = args.node.as_deref().unwrap_or("this node");
-        let what = match args.lost {
-            true => format!("give up node {node} and every replica it holds"),
-            false => format!("let node {node} leave although partitions keep too few replicas"),
-        };
-        arguments::confirm(args.yes, &what)?;
+    if args.node.is_none() && http.http.len() > 1 {
+        let why =
+            "which node? Without NODE the one that is asked leaves: name it, or give one --http";
+        return Err(CliError::local(&USAGE, why.to_owned()));
     }
     let member = going(http, args.node.as_deref())?;
+    let named = format!("node {} ({})", member.name, member.id);
+    let what = match (args.lost, args.force) {
+        (true, _) => Some(format!("give up {named} and every replica it holds")),
+        (_, true) => Some(format!("let {named} leave although partitions keep too few replicas")),
+        _ if args.node.is_none() => Some(format!("let {named}, which was asked, leave")),
+        _ => None,
+    };
+    if let Some(what) = what {
+        arguments::confirm(args.yes, &what)?;
+    }
     let body = json!({ "node": member.id.0, "lost": args.lost, "force": args.force });
     let mut operated: Operated = http.ask("POST", "/v1/cluster/leave", Some(&body))?;
     if args.wait {
@@ -151,16 +161,27 @@ fn asked(http: &HttpArgs) -> Result<NodeId, CliError> {
     Ok(http.ask::<ClusterStatus>("GET", "/v1/cluster/status", None)?.node)
 }
 
-/// A name as a part of a path: what no name has is left out.
+/// A name as a part of a path or of a query, whatever is in it.
 #[must_use]
 pub fn segment(name: &str) -> String {
-    name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-~".contains(*c)).collect()
+    let mut text = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' => {
+                text.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+    }
+    text
 }
 
 /// Waits until a node is no member any more, or as `enough` wants it, and says how it goes on.
 ///
 /// # Errors
-/// When no node can be asked.
+/// When no node can be asked for a minute, or the order was taken back.
 pub fn wait(
     http: &HttpArgs,
     member: &GoingView,
@@ -170,6 +191,7 @@ pub fn wait(
     let asked = asked(http)?;
     let mut told = String::new();
     let mut empty = false;
+    let mut heard = Instant::now();
     loop {
         let look = || -> Result<Option<GoingView>, CliError> {
             let members: Vec<MemberView> = http.ask("GET", "/v1/cluster/members", None)?;
@@ -181,7 +203,12 @@ pub fn wait(
         match look() {
             Ok(None) => return Ok(()),
             Ok(Some(now)) if enough(&now) => return Ok(()),
+            Ok(Some(now)) if now.state == MemberState::Active.name() => {
+                let why = format!("node {} takes part again: the order was taken back", now.name);
+                return Err(CliError::local(&TAKEN_BACK, why));
+            }
             Ok(Some(now)) => {
+                heard = Instant::now();
                 let remaining = now.remaining;
                 empty = remaining.replicas == 0;
                 let text = format!(
@@ -197,7 +224,14 @@ pub fn wait(
             Err(error) if error.code == CONNECT_FAILED.name && empty && asked == member.id => {
                 return Ok(());
             }
-            Err(error) if error.retriable => {}
+            Err(error) if error.retriable && heard.elapsed() < UNHEARD_MAX => {
+                let faults = error.faults.iter().map(|fault| fault.message.as_str());
+                let text = format!("asking again: {}", faults.collect::<Vec<_>>().join("; "));
+                if text != told {
+                    output.note(&text);
+                    told = text;
+                }
+            }
             Err(error) => return Err(error),
         }
         std::thread::sleep(LOOK_EVERY);
@@ -441,4 +475,17 @@ fn share_row(node: &crate::cluster::overview::NodeShare) -> Vec<Cell> {
         node.leaders.to_string().into(),
         node.leaders_after.to_string().into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_path_is_that_name_and_no_other() {
+        assert_eq!(segment("node-1.b_c~2"), "node-1.b_c~2");
+        assert_eq!(segment("1,2"), "1%2C2");
+        assert_eq!(segment("a b/c?d&e%"), "a%20b%2Fc%3Fd%26e%25");
+        assert_eq!(segment("\u{e9}"), "%C3%A9");
+    }
 }

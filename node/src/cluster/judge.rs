@@ -223,7 +223,7 @@ impl Judge<'_> {
             MemberState::Active => {}
             state => return Err(Refusal::State { node, state }),
         }
-        let left = takers(self.metadata, node).count();
+        let left = takers(self.metadata, node).filter(|m| m.status != Status::Dead).count();
         if left == 0 {
             return Err(Refusal::LastNode(node));
         }

@@ -101,6 +101,14 @@ fn a_node_drains_where_others_take_replicas_and_says_what_stays() {
     let group = group_status(&[1], &[]);
     assert_eq!(judge(&drain(1), &alone, &group), Err(Refusal::LastNode(NodeId(1))));
     assert_eq!(judge(&drain(9), &alone, &group), Err(Refusal::NoNode(NodeId(9))));
+
+    // A dead node takes over nothing.
+    let mut two = cluster(2);
+    let group = group_status(&[1, 2], &[]);
+    assert!(judge(&drain(2), &two, &group).is_ok());
+    let nodes = vec![(NodeId(1), Status::Dead)];
+    two.apply(&Command::Status { nodes, at: WallTime(9) });
+    assert_eq!(judge(&drain(2), &two, &group), Err(Refusal::LastNode(NodeId(2))));
 }
 
 #[test]
