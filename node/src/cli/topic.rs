@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use ironring_core::{Durability, Token, WallTime};
 use ironring_net::client::Record;
 use ironring_net::client::blocking::Client;
@@ -52,9 +52,17 @@ pub struct RetentionArgs {
 
 impl From<RetentionArgs> for Retention {
     fn from(args: RetentionArgs) -> Retention {
-        let age_ms = u64::try_from(args.keep_time.as_millis()).unwrap_or(u64::MAX);
-        Retention { age_ms, bytes: args.keep_bytes }
+        Retention { age_ms: age_ms(args.keep_time), bytes: args.keep_bytes }
     }
+}
+
+fn age_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether a limit keeps less than the one before; 0 is none.
+fn is_tighter(wanted: u64, now: u64) -> bool {
+    wanted != 0 && (now == 0 || wanted < now)
 }
 
 /// What to do with topics.
@@ -86,13 +94,21 @@ pub enum TopicCommand {
     },
     /// Show all topics
     List,
-    /// Change what a topic keeps
+    /// Change what a topic keeps; what is not named stays as it is
+    #[command(group(ArgGroup::new("limit").required(true).multiple(true)
+        .args(["keep_time", "keep_bytes"])))]
     Alter {
         /// Its name
         name: String,
-        /// What it keeps from now on.
-        #[command(flatten)]
-        retention: RetentionArgs,
+        /// Records older than this may be dropped, e.g. 7d; 0: age does not matter
+        #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
+        keep_time: Option<Duration>,
+        /// The oldest records are dropped when a partition holds more than this; 0: size does not matter
+        #[arg(long, value_name = "SIZE", value_parser = arguments::bytes)]
+        keep_bytes: Option<u64>,
+        /// Do not ask before a limit is lowered, which drops records
+        #[arg(long)]
+        yes: bool,
     },
     /// Append records: the values given, or every line of a file
     Append {
@@ -186,9 +202,18 @@ pub fn run(args: &TopicArgs, output: Output) -> Result<(), CliError> {
             let topics = connect.connect()?.topic_list()?;
             print(output, &TopicRows(topics.into_iter().map(TopicRow::from).collect()))
         }
-        TopicCommand::Alter { name, retention } => {
-            let topic = connect.connect()?.topic_alter(name, (*retention).into())?;
-            print(output, &TopicRow::from(topic))
+        TopicCommand::Alter { name, keep_time, keep_bytes, yes } => {
+            let mut client = connect.connect()?;
+            let now = client.topic_describe(name)?.retention;
+            let wanted = Retention {
+                age_ms: keep_time.map_or(now.age_ms, age_ms),
+                bytes: keep_bytes.unwrap_or(now.bytes),
+            };
+            if is_tighter(wanted.age_ms, now.age_ms) || is_tighter(wanted.bytes, now.bytes) {
+                let what = format!("dropping the records of {name} that are beyond the new limits");
+                arguments::confirm(*yes, &what)?;
+            }
+            print(output, &TopicRow::from(client.topic_alter(name, wanted)?))
         }
         TopicCommand::Append { name, values, key, partition, from_file, keyed, write } => {
             let durability = write.durability;
@@ -381,6 +406,15 @@ impl Reading<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_tighter_that_lets_something_go() {
+        for (wanted, now, tighter) in
+            [(0, 0, false), (0, 5, false), (5, 0, true), (4, 5, true), (5, 5, false), (6, 5, false)]
+        {
+            assert_eq!(is_tighter(wanted, now), tighter, "{wanted} after {now}");
+        }
+    }
 
     #[test]
     fn lines_go_to_the_partition_named_or_their_keys_or_all_in_turn() {
