@@ -58,7 +58,7 @@ pub fn run(command: &ConfigCommand, output: Output) -> Result<(), CliError> {
 #[derive(Serialize)]
 struct KeyInfo {
     key: String,
-    default: String,
+    default: serde_json::Value,
     allowed: String,
     variable: String,
     doc: String,
@@ -73,7 +73,7 @@ impl Defaults {
         let config = crate::config::Config::default();
         let info = |key: &crate::config::schema::Key| KeyInfo {
             key: key.path(),
-            default: key.value(&config),
+            default: key.json(&config),
             allowed: key.allowed(),
             variable: key.variable(),
             doc: key.doc.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -120,7 +120,7 @@ struct Shown {
 #[derive(Serialize)]
 struct Effective {
     key: String,
-    value: String,
+    value: serde_json::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
 }
@@ -129,7 +129,7 @@ impl Shown {
     fn effective(&self) -> Vec<Effective> {
         let show = |key: &crate::config::schema::Key| Effective {
             key: key.path(),
-            value: key.value(&self.loaded.config),
+            value: key.json(&self.loaded.config),
             origin: self.origin.then(|| self.loaded.origin(key).to_string()),
         };
         KEYS.iter().map(show).collect()

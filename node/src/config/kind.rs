@@ -57,6 +57,13 @@ pub trait Kind {
     /// The value as TOML.
     fn render(&self, value: &Self::Value) -> String;
 
+    /// The value as JSON: what TOML has too as it is there.
+    fn json(&self, value: &Self::Value) -> serde_json::Value {
+        let toml = format!("value = {}", self.render(value));
+        let read = toml::from_str::<serde_json::Value>(&toml);
+        read.ok().and_then(|mut read| Some(read.get_mut("value")?.take())).unwrap_or_default()
+    }
+
     /// What is allowed, for people: `a size from 4MiB to 1GiB`.
     fn allowed(&self) -> String;
 }
@@ -179,6 +186,11 @@ impl Kind for Size {
             text if text.ends_with('B') => format!("\"{text}\""),
             number => number,
         }
+    }
+
+    /// In bytes.
+    fn json(&self, value: &u64) -> serde_json::Value {
+        (*value).into()
     }
 
     fn allowed(&self) -> String {

@@ -27,6 +27,8 @@ pub struct Key {
     pub(super) set: fn(&mut Config, Input<'_>) -> Result<(), String>,
     /// The value as TOML.
     pub(super) show: fn(&Config) -> String,
+    /// The value as JSON.
+    pub(super) json: fn(&Config) -> serde_json::Value,
     /// What is allowed, for people.
     pub(super) allowed: fn() -> String,
 }
@@ -48,6 +50,12 @@ impl Key {
     #[must_use]
     pub fn value(&self, config: &Config) -> String {
         (self.show)(config)
+    }
+
+    /// The value `config` holds, as JSON; sizes in bytes.
+    #[must_use]
+    pub fn json(&self, config: &Config) -> serde_json::Value {
+        (self.json)(config)
     }
 
     /// What values are allowed, for people.
@@ -103,6 +111,7 @@ macro_rules! schema {
                 Ok(())
             },
             show: |config| $kind.render(&config.$section.$name),
+            json: |config| $kind.json(&config.$section.$name),
             allowed: || $kind.allowed(),
         }, )*)*];
     };
