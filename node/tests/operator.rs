@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json as value};
+use support::cluster::{Place, agreed, cluster, token, until};
 use support::{NodeProcess, SMALL, data_dir};
 
 fn ironring(args: &[&str]) -> Output {
@@ -129,8 +130,9 @@ fn a_running_node_is_watched_and_a_stopped_one_is_inspected() {
         json(&["kv", "put", key, "v", "--addr", &address]);
     }
     let stats = json(&["stats", "--addr", &address]);
-    let shards = stats["shards"].as_array().expect("a list");
-    assert_eq!(shards.len(), 2);
+    let shards = stats.as_array().expect("a list");
+    let numbers: Vec<&Value> = shards.iter().map(|shard| &shard["shard"]).collect();
+    assert_eq!(numbers, [&value!(0), &value!(1)], "in order");
     let puts: u64 = shards.iter().filter_map(|s| s["clients"]["requests"]["Put"].as_u64()).sum();
     // A shard that was not ready yet was asked again, and both requests count.
     assert!(puts >= 3, "{stats:#}");
@@ -173,6 +175,141 @@ fn a_running_node_is_watched_and_a_stopped_one_is_inspected() {
     assert_eq!(output.status.code(), Some(10));
     let found: Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
     assert_eq!(found["damages"], 1);
+}
+
+#[test]
+fn every_shard_of_a_cluster_is_counted_once_and_a_silent_one_is_named() {
+    let mut places = ["a", "b", "c"].map(Place::new);
+    let [a, b, c] = &mut places;
+    let a = a.start(&["--cluster", "trio", "--set", "cluster.partitions=16"]);
+    let (secret, seed) = (token(&a, &[]), a.peers.to_string());
+    let joins = ["--cluster", "trio", "--token", &secret, "--seeds", &seed];
+    let (b, c) = (b.start(&joins), c.start(&joins));
+    agreed(&[&a, &b, &c], 3, None);
+    until("every node leads something", || {
+        let status = cluster(&a, &["status"])?;
+        let leads = |member: &Value| member["leads"].as_u64() > Some(0);
+        let rests = status["healthy"] == true && status["partitions"]["moves"] == 0;
+        (rests && status["members"].as_array()?.iter().all(leads)).then_some(())
+    });
+
+    let address = a.clients.to_string();
+    let args = ["stats", "--addr", &address, "-o", "json"];
+    let asked = || -> (Option<i32>, Vec<Value>, Vec<u8>) {
+        let output = ironring(&args);
+        let rows = serde_json::from_slice(&output.stdout).expect("the output is a list");
+        (output.status.code(), rows, output.stderr)
+    };
+    let names = |rows: &[Value]| rows.iter().map(|row| row["node"].clone()).collect::<Vec<_>>();
+    // A map may be a moment older than the status.
+    let rows = until("every shard is counted once", || {
+        let (status, rows, _) = asked();
+        assert_eq!(status, Some(0));
+        assert!(rows.len() <= 3, "three shards, however their partitions lie: {rows:?}");
+        (rows.len() == 3).then_some(rows)
+    });
+    assert_eq!(names(&rows), ["a", "b", "c"]);
+    assert!(rows.iter().all(|row| row["shard"] == 0 && row.get("error").is_none()));
+
+    // A node that gives everything away leads nothing, and is counted where members are asked for.
+    let http = a.http.to_string();
+    json(&["node", "drain", "c", "--wait", "--force", "--http", &http]);
+    let all = json(&["stats", "--addr", &address, "--http", &http]);
+    assert_eq!(names(all.as_array().expect("a list")), ["a", "b", "c"]);
+    json(&["node", "resume", "c", "--http", &http]);
+    let rows = until("it leads again", || Some(asked().1).filter(|rows| rows.len() == 3));
+
+    // Without a majority the metadata stay as they are, and so does the map. Both go at once: what is
+    // left of three would have time to change them.
+    let silent = [&rows[1]["address"], &rows[2]["address"]];
+    for node in [&b, &c] {
+        nix::sys::signal::kill(node.pid(), nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    }
+    b.kill();
+    c.kill();
+    let (status, rows, said) = asked();
+    assert_eq!(status, Some(10));
+    assert_eq!(names(&rows), [value!("a"), Value::Null, Value::Null]);
+    for row in &rows[1..] {
+        assert!(silent.contains(&&row["address"]), "{row}");
+        assert_eq!((&row["shard"], &row["error"]["code"]), (&0.into(), &"connect_failed".into()));
+    }
+    let said: Value = serde_json::from_slice(&said).expect("the error is JSON");
+    assert_eq!(said["faults"].as_array().map(Vec::len), Some(2), "{said}");
+}
+
+#[test]
+fn what_is_said_of_a_token_lets_a_node_of_another_host_in() {
+    let (_place, node) = Place::new("a").start_alone("trio");
+    let http = node.http.to_string();
+    let create = ["cluster", "token", "create", "--http", &http];
+    let output = until("a token is made", || {
+        Some(ironring(&create)).filter(|output| output.status.success())
+    });
+    let said = String::from_utf8(output.stdout).expect("it is text");
+    let line = said.lines().find(|line| line.contains("ironring start")).expect("it says how");
+    for flag in ["--cluster trio", "--data-dir", "--peers", "--listen", "--seeds", "--token"] {
+        assert!(line.contains(flag), "{line}");
+    }
+    let made = json(&create);
+    assert!(made["cluster"] == "trio" && made["token"].is_string(), "{made}");
+}
+
+#[test]
+fn a_dry_run_says_what_a_start_makes_of_the_directory() {
+    let mut place = Place::new("a");
+    let path = place.dir.clone();
+    let dir = path.to_str().expect("the path is UTF-8");
+    let dry = ["start", "--dry-run", "--data-dir", dir];
+    let plan = |more: &[&str]| json(&[&dry[..], more].concat());
+
+    let new = plan(&["--node", "b", "--peers", "127.0.0.1:7002"]);
+    assert_eq!((&new["will"], &new["node"]), (&"found".into(), &"b".into()));
+    assert_eq!(new["peers"], "127.0.0.1:7002");
+    let joins = plan(&["--seeds", "127.0.0.1:7001", "--token", "t"]);
+    assert_eq!(
+        (&joins["will"], &joins["seeds"], &joins["partitions"]),
+        (&"join".into(), &value!(["127.0.0.1:7001"]), &Value::Null)
+    );
+    assert!(!path.exists(), "nothing is made");
+
+    let node = place.start(&["--cluster", "trio", "--set", "cluster.partitions=16"]);
+    let run = || std::fs::read(path.join("run")).expect("it counts its runs");
+    let runs = run();
+    let member = plan(&[]);
+    assert_eq!((&member["will"], &member["id"]), (&"resume".into(), &1.into()));
+    assert_eq!((&member["node"], &member["cluster"]), (&"a".into(), &"trio".into()));
+    assert_eq!(member["partitions"], 16);
+    assert_eq!(member["cpus"].as_array().map(Vec::len), Some(1), "one shard: {member}");
+    assert_eq!(run(), runs, "it is no run");
+    assert_eq!(node.stop().0, 0);
+
+    // What a start refuses is refused, in its words and with its status.
+    let refused = |more: &[&str]| {
+        let output = ironring(&[&dry[..], more, &["-o", "json"]].concat());
+        let error: Value = serde_json::from_slice(&output.stderr).expect("the error is JSON");
+        let message = error["message"].as_str().expect("it says why").to_owned();
+        (output.status.code(), message)
+    };
+    for flags in [["--shards", "2"], ["--node", "b"], ["--cluster", "other"]] {
+        let (status, why) = refused(&flags);
+        let (started, said) = NodeProcess::run(&path, &flags);
+        assert_eq!(status, Some(started), "{why}: {said}");
+        // The start names the directory by its whole path.
+        let same = why.split_once("/data ").is_some_and(|(_, why)| said.contains(why));
+        assert!(same, "{why}: {said}");
+    }
+
+    let emptied = ["node", "reinit", "--data-dir", dir, "--seeds", "127.0.0.1:7001", "--yes"];
+    json(&emptied);
+    let again = plan(&[]);
+    assert_eq!((&again["will"], &again["node"]), (&"join".into(), &"a".into()));
+    assert_eq!(again["seeds"], value!(["127.0.0.1:7001"]));
+
+    std::fs::write(path.join("node.toml"), "nonsense").expect("it is written");
+    let (_, why) = refused(&[]);
+    assert!(why.contains("node.toml does not parse"), "{why}");
+    assert_eq!(std::fs::read(path.join("node.toml")).expect("it is there"), b"nonsense");
 }
 
 /// A segment, or the refusal of a file that never had a header.

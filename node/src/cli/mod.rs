@@ -2,7 +2,7 @@
 //!
 //! Every command has one typed result, printed in the form `-o` asks for ([`output`]); every failure
 //! is one [`error::CliError`] with a code, a hint and an exit status: 0 done, 1 failed, 2 used
-//! wrongly, 10 not healthy, 11 `doctor` found something fatal.
+//! wrongly, 10 not healthy, 11 `doctor` found something fatal, 74 and 78 of `start`: see [`error`].
 
 pub mod arguments;
 pub mod cluster;
@@ -75,8 +75,8 @@ pub enum Command {
     Kv(kv::KvArgs),
     /// Define, fill and read topics
     Topic(topic::TopicArgs),
-    /// Show what a node counts
-    Stats(connect::ConnectArgs),
+    /// Show what the shards of a cluster count; exit status 10 when one does not answer
+    Stats(stats::StatsArgs),
     /// Look into the files of a stopped node and verify them
     Inspect(inspect::InspectArgs),
     /// Show or check the configuration
@@ -125,7 +125,7 @@ fn dispatch(command: &Command, output: Output) -> Result<ExitCode, CliError> {
         Command::Partition(args) => partition::run(args, output)?,
         Command::Kv(args) => kv::run(args, output)?,
         Command::Topic(args) => topic::run(args, output)?,
-        Command::Stats(connect) => stats::run(connect, output)?,
+        Command::Stats(args) => stats::run(args, output)?,
         Command::Inspect(args) => return inspect::run(args, output),
         Command::Config(command) => config::run(command, output)?,
         Command::Explain { code } => explain::run(code.as_deref(), output)?,
