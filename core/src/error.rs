@@ -69,7 +69,7 @@ error_codes! {
     /// The disk is full.
     NoSpace = 24, "no_space", retriable: true, hint: "delete data or add disk: reads and deletes go on";
     /// The memory ceiling is reached.
-    MemoryFull = 25, "memory_full", retriable: true, hint: "raise memory.max or delete keys: reads, overwrites and deletes go on";
+    MemoryFull = 25, "memory_full", retriable: true, hint: "raise memory.max_bytes or delete keys: reads, overwrites and deletes go on";
     /// The shard stopped after a disk fault.
     ShardFenced = 26, "shard_fenced", retriable: true, hint: "the disk failed under this shard: see the node's log, replace the disk, restart";
     /// Stored bytes did not match their checksum, and no good copy is at hand.
