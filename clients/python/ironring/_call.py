@@ -1,11 +1,13 @@
 """What to do after a failed attempt, and how writes are numbered. No clock, no sockets.
 
 A write is *in doubt* when one of its attempts may have been applied. Only a definite answer to a
-later attempt ends that.
+later attempt ends that. A change that can be made twice without harm goes like a write in a session:
+it may be repeated, and it is not reported as not made when it may have been.
 """
 
 from __future__ import annotations
 
+import enum
 import random
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -30,6 +32,16 @@ _FOLLOW_CLOSELY = 50
 #: After so many attempts without an answer the next ones may take twice as long.
 _SILENT_ATTEMPTS = 3
 _FOLLOW_LATER_PAUSE_MAX = 0.1
+#: Refusals that hint that the cluster map is old: another node may serve the partition by now.
+ANOTHER_MAY_SERVE = frozenset(
+    {
+        ErrorCode.WRONG_PARTITION,
+        ErrorCode.NOT_LEADER,
+        ErrorCode.NOT_READY,
+        ErrorCode.SHARD_FENCED,
+        ErrorCode.TOO_FEW_REPLICAS,
+    }
+)
 
 
 class Again(NamedTuple):
@@ -44,13 +56,24 @@ class Again(NamedTuple):
     route: bool = False
 
 
-class Call:
-    """One call and its attempts. `freely`: doing it twice is doing it once. `numbered`: the server
-    applies it once by its session and sequence."""
+class Repeat(enum.Enum):
+    """How often a request may take effect."""
 
-    def __init__(self, freely: bool, numbered: bool) -> None:
-        self._freely = freely
-        self._numbered = numbered
+    #: It changes nothing that anybody sees.
+    FREELY = enum.auto()
+    #: Doing it twice is doing it once.
+    ALIKE = enum.auto()
+    #: The server applies it once by its session and sequence.
+    IN_SESSION = enum.auto()
+    #: Only when it is certain that it was not applied.
+    WHEN_REFUSED = enum.auto()
+
+
+class Call:
+    """One call and its attempts."""
+
+    def __init__(self, repeat: Repeat) -> None:
+        self._repeat = repeat
         self._in_doubt = False
         self._attempts = 0
         self._silent = 0
@@ -60,7 +83,7 @@ class Call:
         """How long the next attempt may take, when it can be repeated after that."""
         # A silent node is asked a few times: its successor is elected meanwhile.
         patience = first * 2 ** min(self._silent // _SILENT_ATTEMPTS, 16)
-        return patience if self._freely or self._numbered else None
+        return None if self._repeat is Repeat.WHEN_REFUSED else patience
 
     def failed(self, error: IronringError, sent: bool, rng: random.Random) -> Again:
         """An attempt failed. Raises when there is nothing more to try. `sent`: some of the request
@@ -72,27 +95,21 @@ class Call:
         close = self._attempts < _FOLLOW_CLOSELY
         follow = _FOLLOW_PAUSE_FIRST, _FOLLOW_PAUSE_MAX if close else _FOLLOW_LATER_PAUSE_MAX
         if isinstance(error, ServerError):
-            code = error.code
+            code, numbered = error.code, self._repeat is Repeat.IN_SESSION
             if isinstance(error, ConditionFailed):
                 raise error
             if code == ErrorCode.UNKNOWN:
                 self._doubt(error)
-            elif code == ErrorCode.SEQUENCE_GAP and self._numbered:
+            elif code == ErrorCode.SEQUENCE_GAP and numbered:
                 # What lies beyond a gap was not applied.
                 new_session, self._in_doubt = True, False
-            elif code == ErrorCode.SESSION_EXPIRED and self._numbered and not self._in_doubt:
+            elif code == ErrorCode.SESSION_EXPIRED and numbered and not self._in_doubt:
                 new_session = True
             elif not error.retriable or code == ErrorCode.SEQUENCE_GAP:
                 raise self._settled(error)
             elif code == ErrorCode.OVERLOADED:
                 pause_min = min(error.detail / 1000, _PAUSE_MAX)
-            new_map = code in (
-                ErrorCode.WRONG_PARTITION,
-                ErrorCode.NOT_LEADER,
-                ErrorCode.NOT_READY,
-                ErrorCode.SHARD_FENCED,
-                ErrorCode.TOO_FEW_REPLICAS,
-            )
+            new_map = code in ANOTHER_MAY_SERVE
             if code == ErrorCode.NOT_LEADER:
                 route = True
                 pause_first, pause_max = follow
@@ -108,16 +125,23 @@ class Call:
         self._attempts += 1
         return Again(max(rng.uniform(full / 2, full), pause_min), new_map, new_session, route)
 
+    def answered(self, duplicate: bool) -> None:
+        """An attempt was answered. A `duplicate` is the first answer to a write that was applied
+        before: to an earlier attempt of this call if one may have been, else to the write of
+        somebody who counts in the same session."""
+        if duplicate and not self._in_doubt:
+            reason = "the server had another write of this session and sequence"
+            raise UnknownOutcome(f"the outcome is unknown: {reason}")
+
     def out_of_time(self) -> IronringError:
         """There is no time for another attempt."""
         return self._settled(self._last)
 
     def _doubt(self, error: IronringError) -> None:
         """The attempt may have been applied."""
-        if not self._freely:
-            self._in_doubt = True
-            if not self._numbered:
-                raise self._settled(error)
+        self._in_doubt |= self._repeat is not Repeat.FREELY
+        if self._repeat is Repeat.WHEN_REFUSED:
+            raise self._settled(error)
 
     def _settled(self, error: IronringError) -> IronringError:
         """A refusal tells of its own attempt only."""

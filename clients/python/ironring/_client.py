@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import random
+import threading
 import time
+from contextlib import contextmanager
 from types import TracebackType
 from typing import (
     Any,
@@ -19,10 +23,11 @@ from typing import (
     Type,
     TypeVar,
     Union,
+    cast,
 )
 
 from . import _messages as m
-from ._call import Call, Sequences
+from ._call import ANOTHER_MAY_SERVE, Call, Repeat, Sequences
 from ._candidates import Candidates, share
 from ._connection import Connection
 from ._errors import (
@@ -44,11 +49,35 @@ _OLDER_MAPS_MAX = 8
 _PAGE_ENTRIES = 1000
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 _Encode = Callable[[m.WriteOptions], bytes]
+# Where a request goes: to a partition, or to that of a key.
+_Where = Union[None, int, bytes]
+
+
+class _Use:
+    """The use of a client in one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        #: The thread that has it.
+        self.thread: Optional[int] = None
+
+
+def _alone(method: _F) -> _F:
+    """A call, beside which the client does no other."""
+
+    @functools.wraps(method)
+    def call(self: "Client", *args: Any, **options: Any) -> Any:
+        with self._used_alone(self.deadline):
+            return method(self, *args, **options)
+
+    return cast(_F, call)
 
 
 class Client:
-    """A client of one cluster, for one thread.
+    """A client of one cluster. It does one call at a time: threads wait for each other, so each
+    should have its own. After a fork the child goes on with connections and a session of its own.
 
     `addrs`: `host:port`, one or several, tried in this order; those that did not answer last time
     come after the others. `cluster`: refuse servers of any other. `deadline`: seconds a call takes
@@ -85,6 +114,12 @@ class Client:
         self._shard_aware = shard_aware
         self._hello = m.hello(m.FEATURE_SHARD_AWARE if shard_aware else 0, cluster, name)
         self._rng = rng or random.Random()
+        self._rng_is_own = rng is None
+        # One for each process that used the client: when a process is forked, one of its threads may
+        # be in a call that the child will never see the end of.
+        self._uses: Dict[int, _Use] = {}
+        self._pid = os.getpid()
+        self._begun = time.monotonic()
         self._connections: Dict[str, Connection] = {}
         self._map: Optional[m.ClusterMap] = None
         self._map_is_old = False
@@ -94,7 +129,7 @@ class Client:
         self._unreachable: Set[str] = set()
         self._sequences = Sequences()
         self._topics: Dict[str, m.TopicInfo] = {}
-        self._any_connection(time.monotonic() + deadline)
+        self._any_connection(self._until())
 
     def __enter__(self) -> "Client":
         return self
@@ -108,24 +143,69 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections. The client opens new ones when it is used again."""
-        for connection in self._connections.values():
+        """Closes the connections, after the call that another thread may be in. The client opens
+        new ones when it is used again."""
+        use = self._uses.get(os.getpid())
+        if use is not None and use.thread == threading.get_ident():
+            # A signal handler. To the call it interrupted this is a lost connection like any other.
+            self._close_all()
+            return
+        with self._used_alone(threading.TIMEOUT_MAX):
+            self._close_all()
+
+    def _close_all(self) -> None:
+        for connection in list(self._connections.values()):
             connection.close()
         self._connections.clear()
+
+    @contextmanager
+    def _used_alone(self, patience: float) -> Iterator[None]:
+        """What is done in this is done by one thread, with nothing that another process uses."""
+        begun, pid, thread = time.monotonic(), os.getpid(), threading.get_ident()
+        use = self._uses.get(pid) or self._uses.setdefault(pid, _Use())
+        if use.thread == thread:
+            # A signal handler, or a finalizer. Two writes of one number would be taken for one.
+            raise InvalidRequest("the client is used by what interrupted a call of it")
+        if not use.lock.acquire(timeout=max(0.0, min(patience, threading.TIMEOUT_MAX))):
+            raise DeadlineExceeded("another thread used the client all the time")
+        try:
+            use.thread = thread
+            if self._pid != pid:
+                self._leave_to_parent()
+                self._pid = pid
+            self._begun = begun
+            yield
+        finally:
+            use.thread = None
+            use.lock.release()
+
+    def _leave_to_parent(self) -> None:
+        """Gives up what the parent process goes on with."""
+        # Closed in this process only: the parent's descriptors keep the connections open.
+        self._close_all()
+        # Its next write to a partition and one from here would have the same number, and the server
+        # would answer the second one as it did the first.
+        self._sequences = Sequences()
+        if self._rng_is_own:
+            # Processes forked together would pause for the same times.
+            self._rng = random.Random()
 
     # Node
 
     @property
     def servers(self) -> Dict[str, m.ServerInfo]:
         """What the servers connected to said of themselves, by address."""
-        return {address: c.server for address, c in self._connections.items()}
+        with self._used_alone(self.deadline):
+            return {address: c.server for address, c in self._connections.items()}
 
+    @_alone
     def ping(self) -> float:
         """Seconds until the answer to a ping came."""
         begin = time.monotonic()
         self._read(m.Op.PING, b"", m.Op.PONG)
         return time.monotonic() - begin
 
+    @_alone
     def stats(self) -> Dict[str, Any]:
         """Counters of the node."""
         stats = json.loads(self._read(m.Op.STATS, b"", m.Op.STATS_TEXT))
@@ -133,18 +213,21 @@ class Client:
             raise ProtocolError("the statistics are no JSON object")
         return stats
 
+    @_alone
     def cluster_map(self) -> m.ClusterMap:
         """Asks for the cluster map, and uses it from here on."""
         cluster_map: m.ClusterMap = self._read(m.Op.CLUSTER_MAP, b"", m.Op.MAP)
         self._use_map(cluster_map)
         return cluster_map
 
+    @_alone
     def partition_of(self, key: bytes) -> int:
         """The partition a key belongs to: a batch holds keys of one."""
         return self._known_map(self._until()).partition_of(key)
 
     # Keys
 
+    @_alone
     def put(
         self,
         key: bytes,
@@ -159,7 +242,7 @@ class Client:
         return self._write(
             m.Op.PUT,
             m.Op.RECEIPT,
-            self._partition_for(key, until),
+            key,
             durability,
             lambda options: m.put(options, condition, ttl_ms, key, value),
             until,
@@ -175,18 +258,19 @@ class Client:
         """Stores a value if the key has exactly this version; `ConditionFailed` if not."""
         return self.put(key, value, condition=version, ttl=ttl)
 
+    @_alone
     def get(self, key: bytes) -> Optional[m.Value]:
         """Reads a value; `None` when the key does not exist."""
         until = self._until()
         try:
-            partition = self._partition_for(key, until)
-            value: m.Value = self._read(m.Op.GET, m.get(key), m.Op.VALUE, partition, until)
+            value: m.Value = self._read(m.Op.GET, m.get(key), m.Op.VALUE, key, until)
             return value
         except ServerError as error:
             if error.code == ErrorCode.NOT_FOUND:
                 return None
             raise
 
+    @_alone
     def get_stale(self, key: bytes) -> m.Stale:
         """Reads a value at the first node that has a replica of it and answers, which may not have the
         newest: also where no majority is left. Each known node is asked once; while the cluster map
@@ -238,6 +322,7 @@ class Client:
         assert last is not None, "there is an address"
         raise last
 
+    @_alone
     def delete(
         self,
         key: bytes,
@@ -250,12 +335,13 @@ class Client:
         return self._write(
             m.Op.DELETE,
             m.Op.RECEIPT,
-            self._partition_for(key, until),
+            key,
             durability,
             lambda options: m.delete(options, condition, key),
             until,
         )
 
+    @_alone
     def batch(
         self,
         operations: Sequence[Union[m.Put, m.Delete]],
@@ -277,6 +363,7 @@ class Client:
             until,
         )
 
+    @_alone
     def multi_get(self, keys: Sequence[bytes]) -> List[Optional[m.Value]]:
         """Reads many keys, of any partitions, in the order given. Not a snapshot."""
         until = self._until()
@@ -310,32 +397,51 @@ class Client:
     def scan(self, prefix: bytes = b"", *, values: bool = True) -> Iterator[m.Entry]:
         """Walks all keys that begin with `prefix`: partition after partition, in byte order within
         each. Not a snapshot. Reads page by page as the iterator is driven."""
-        for partition in range(self._known_map(self._until()).partitions):
+        for partition in range(self._partitions()):
             after, more = b"", True
             while more:
-                body = m.scan(partition, prefix, after, _PAGE_ENTRIES, values)
-                entries, more = self._read(m.Op.SCAN, body, m.Op.PAGE, partition)
+                entries, more = self._scan_page(partition, prefix, after, values)
                 yield from entries
                 if more:
                     after = entries[-1].key
 
+    @_alone
+    def _partitions(self) -> int:
+        return self._known_map(self._until()).partitions
+
+    @_alone
+    def _scan_page(
+        self, partition: int, prefix: bytes, after: bytes, values: bool
+    ) -> Tuple[List[m.Entry], bool]:
+        body = m.scan(partition, prefix, after, _PAGE_ENTRIES, values)
+        page: Tuple[List[m.Entry], bool] = self._read(m.Op.SCAN, body, m.Op.PAGE, partition)
+        return page
+
     # Topics
 
+    @_alone
     def topic_create(
         self, name: str, partitions: int = 1, *, retention_ms: int = 0, retention_bytes: int = 0
     ) -> m.TopicInfo:
         """Makes a topic. Retention of 0 is without limit."""
         body = m.topic_create(name, partitions, retention_ms, retention_bytes)
-        topic: m.TopicInfo = self._call(m.Op.TOPIC_CREATE, body, m.Op.TOPIC, freely=False)
+        # A second attempt would find its own first and report it as somebody else's.
+        topic: m.TopicInfo = self._call(
+            m.Op.TOPIC_CREATE, body, m.Op.TOPIC, repeat=Repeat.WHEN_REFUSED
+        )
         return topic
 
+    @_alone
     def topic_delete(self, name: str) -> m.TopicInfo:
         """Drops a topic and its records."""
         self._topics.pop(name, None)
         body = m.topic_name(name)
-        topic: m.TopicInfo = self._call(m.Op.TOPIC_DELETE, body, m.Op.TOPIC, freely=False)
+        topic: m.TopicInfo = self._call(
+            m.Op.TOPIC_DELETE, body, m.Op.TOPIC, repeat=Repeat.WHEN_REFUSED
+        )
         return topic
 
+    @_alone
     def topic_describe(self, name: str) -> m.TopicInfo:
         """Describes a topic."""
         return self._describe(name, self._until())
@@ -346,19 +452,24 @@ class Client:
         self._topics[name] = topic
         return topic
 
+    @_alone
     def topic_list(self) -> List[m.TopicInfo]:
         """Describes all topics."""
         topics: List[m.TopicInfo] = self._read(m.Op.TOPIC_LIST, b"", m.Op.TOPICS)
         return topics
 
+    @_alone
     def topic_alter(
         self, name: str, *, retention_ms: int = 0, retention_bytes: int = 0
     ) -> m.TopicInfo:
         """Changes what a topic keeps."""
         body = m.topic_alter(name, retention_ms, retention_bytes)
-        topic: m.TopicInfo = self._read(m.Op.TOPIC_ALTER, body, m.Op.TOPIC)
+        topic: m.TopicInfo = self._call(
+            m.Op.TOPIC_ALTER, body, m.Op.TOPIC, repeat=Repeat.ALIKE
+        )
         return topic
 
+    @_alone
     def topic_append(
         self,
         name: str,
@@ -379,7 +490,7 @@ class Client:
             answer: m.Appended = self._write(
                 m.Op.TOPIC_APPEND,
                 m.Op.APPENDED,
-                self._partition_for_topic(topic, index, until),
+                m.topic_key(topic.id, index),
                 durability,
                 lambda options: m.topic_append(options, topic.id, partition, key, pairs),
                 until,
@@ -388,6 +499,7 @@ class Client:
 
         return self._on_topic(name, append)
 
+    @_alone
     def topic_read(
         self,
         name: str,
@@ -405,25 +517,27 @@ class Client:
             body = m.topic_read(
                 topic.id, partition, start, max_records, max_bytes, round(wait * 1000)
             )
-            owner = self._partition_for_topic(topic, partition, until)
+            where = m.topic_key(topic.id, partition)
             records: m.Records = self._call(
-                m.Op.TOPIC_READ, body, m.Op.RECORDS, owner, until, freely=True, wait=wait
+                m.Op.TOPIC_READ, body, m.Op.RECORDS, where, until, repeat=Repeat.FREELY, wait=wait
             )
             return records
 
         return self._on_topic(name, read)
 
+    @_alone
     def topic_offsets(self, name: str, partition: int, time_ms: int = 0) -> m.Offsets:
         """Start and end of a topic partition, and the first offset at or after a time (0: none)."""
 
         def ask(topic: m.TopicInfo, until: float) -> m.Offsets:
             body = m.topic_offsets(topic.id, partition, time_ms)
-            owner = self._partition_for_topic(topic, partition, until)
-            offsets: m.Offsets = self._read(m.Op.TOPIC_OFFSETS, body, m.Op.OFFSETS, owner, until)
+            where = m.topic_key(topic.id, partition)
+            offsets: m.Offsets = self._read(m.Op.TOPIC_OFFSETS, body, m.Op.OFFSETS, where, until)
             return offsets
 
         return self._on_topic(name, ask)
 
+    @_alone
     def topic_trim(
         self,
         name: str,
@@ -438,7 +552,7 @@ class Client:
             receipt: m.Receipt = self._write(
                 m.Op.TOPIC_TRIM,
                 m.Op.RECEIPT,
-                self._partition_for_topic(topic, partition, until),
+                m.topic_key(topic.id, partition),
                 durability,
                 lambda options: m.topic_trim(options, topic.id, partition, before),
                 until,
@@ -474,15 +588,12 @@ class Client:
         self._map_is_old = False
         self._unreachable.clear()
 
-    def _partition_for(self, key: bytes, until: float) -> Optional[int]:
-        """The partition of a key when the configuration makes use of it."""
+    def _partition_for(self, where: _Where, until: float) -> Optional[int]:
+        """The partition of a request. That of a key only when the configuration makes use of it."""
+        if where is None or isinstance(where, int):
+            return where
         if self._session or self._shard_aware:
-            return self._known_map(until).partition_of(key)
-        return None
-
-    def _partition_for_topic(self, topic: m.TopicInfo, index: int, until: float) -> Optional[int]:
-        if self._session or self._shard_aware:
-            return self._known_map(until).partition_of_topic(topic.id, index)
+            return self._known_map(until).partition_of(where)
         return None
 
     def _connection_for(self, partition: Optional[int], until: float) -> Connection:
@@ -564,15 +675,10 @@ class Client:
 
     def _ask_for_map(self, until: float) -> None:
         """Asks once for a new map. Without an answer the old one serves on."""
-        # Another one each time: a node that is cut off from the others does not know that.
-        known = self._known_addresses()
-        turn = self._asks_for_map % len(known)
-        self._asks_for_map += 1
-        # Those that answered lately first: one that says nothing costs its share of the attempt.
-        known = sorted(
-            known[turn:] + known[:turn],
-            key=lambda a: (self._candidates.has_failed(a), a not in self._connections),
+        known = self._candidates.order_for_map(
+            self._known_addresses(), self._asks_for_map, self._connections
         )
+        self._asks_for_map += 1
         for at, address in enumerate(known):
             share_end = self._share(until, len(known) - at)
             try:
@@ -584,8 +690,12 @@ class Client:
                 except IronringError as error:
                     self._give_up(connection, error)
                     raise
+                except BaseException:
+                    self._drop(connection)
+                    raise
             except IronringError:
                 continue
+            self._candidates.gave_map(address)
             # A node may be behind; after several of those it is another cluster than before.
             if self._map and found.epoch < self._map.epoch and self._older_maps < _OLDER_MAPS_MAX:
                 self._older_maps += 1
@@ -597,34 +707,36 @@ class Client:
     # Calls
 
     def _until(self) -> float:
-        """When a call that begins is over. Everything it takes shares that."""
-        return time.monotonic() + self.deadline
+        """When the call that began is over. Everything it takes shares that."""
+        return self._begun + self.deadline
 
     def _read(
         self,
         op: m.Op,
         body: bytes,
         expected: m.Op,
-        partition: Optional[int] = None,
+        where: _Where = None,
         until: Optional[float] = None,
     ) -> Any:
-        return self._call(op, body, expected, partition, until, freely=True)
+        return self._call(op, body, expected, where, until, repeat=Repeat.FREELY)
 
     def _call(
         self,
         op: m.Op,
         body: bytes,
         expected: m.Op,
-        partition: Optional[int] = None,
+        where: _Where = None,
         until: Optional[float] = None,
         *,
-        freely: bool,
+        repeat: Repeat,
         wait: float = 0.0,
     ) -> Any:
         """Sends a request without a place in a session until it is answered, refused for good, or
         out of time."""
-        until = (self._until() if until is None else until) + wait
-        call = Call(freely, numbered=False)
+        until = self._until() if until is None else until
+        partition = self._partition_for(where, until)
+        until += wait
+        call = Call(repeat)
         while True:
             try:
                 turn = self._turn(call, until, wait)
@@ -635,23 +747,29 @@ class Client:
                 raise call.out_of_time()
             time.sleep(again.pause)
             self._map_is_old |= again.new_map
-            self._shard_aware |= again.route
+            if again.route:
+                self._shard_aware = True
+                try:
+                    partition = self._partition_for(where, until)
+                except IronringError:
+                    pass  # without a map any address that is known may do
 
     def _write(
         self,
         op: m.Op,
         expected: m.Op,
-        partition: Optional[int],
+        where: _Where,
         durability: Optional[m.Durability],
         encode: _Encode,
         until: float,
     ) -> Any:
         """Sends a write, numbered if the configuration says so."""
         level = self.durability if durability is None else durability
+        partition = self._partition_for(where, until)
         if not self._session or partition is None:
             body = encode(m.WriteOptions(level))
-            return self._call(op, body, expected, partition, until, freely=False)
-        call = Call(freely=False, numbered=True)
+            return self._call(op, body, expected, where, until, repeat=Repeat.WHEN_REFUSED)
+        call = Call(Repeat.IN_SESSION)
         encode(m.WriteOptions(level))  # what breaks a rule opens no session
         session, sequence = self._place(partition, until)
         definite = True
@@ -661,6 +779,8 @@ class Client:
                 try:
                     turn = self._turn(call, until)
                     answer = self._attempt(op, body, expected, partition, turn, until)
+                    receipt = answer.receipt if isinstance(answer, m.Appended) else answer
+                    call.answered(receipt.duplicate)
                     self._sequences.used(partition, session, sequence)
                     return answer
                 except _AttemptFailed as failure:
@@ -722,8 +842,11 @@ class Client:
         try:
             return connection.exchange(op, body, expected, turn + _GRACE, until)
         except ServerError as error:
-            if error.code == ErrorCode.NOT_LEADER:
-                owner = self._owner(partition)
+            if error.code in ANOTHER_MAY_SERVE:
+                self._candidates.refuses(connection.address)
+            if error.code in (ErrorCode.NOT_LEADER, ErrorCode.TOO_FEW_REPLICAS):
+                # Too few: others may have elected another leader meanwhile.
+                owner = self._owner(partition) if self._shard_aware else None
                 self._candidates.does_not_lead(connection.address, owner, self.addrs)
             raise _AttemptFailed(error, sent=True) from error
         except IronringError as error:

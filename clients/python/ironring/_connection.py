@@ -37,11 +37,16 @@ class Connection:
         except OSError as error:
             raise ConnectionFailed(f"{address}: {error}") from error
         self._correlation = 0
+        #: The one agreed on, once it is.
+        self._version: Optional[int] = None
         self._last_used = time.monotonic()
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             welcome = self.exchange(m.Op.HELLO, hello, m.Op.WELCOME, until, None)
             self.server: m.ServerInfo = welcome
+            if welcome.version != m.VERSION:
+                raise ProtocolError(f"the server agreed on version {welcome.version}, not offered")
+            self._version = welcome.version
         except BaseException:
             self.close()
             raise
@@ -96,6 +101,8 @@ class Connection:
                             raise
                         raise ConnectionFailed(f"{self.address}: {error}") from error
                     raise ProtocolError("an answer to nothing")
+                # To a request that was left alone. What is damaged tells nothing of what follows.
+                m.check_body(header, answer)
         except socket.timeout as error:
             raise DeadlineExceeded("no answer in time") from error
         except OSError as error:
@@ -109,6 +116,9 @@ class Connection:
 
     def _receive(self, until: float) -> Tuple[m.Header, bytes]:
         header = m.decode_header(self._read(m.HEADER_BYTES, until))
+        # The handshake looks the same in every version.
+        if self._version is not None and header.version != self._version:
+            raise ProtocolError(f"an answer in version {header.version}, not {self._version}")
         return header, self._read(header.body_len, until)
 
     def _read(self, length: int, until: float) -> bytes:

@@ -269,7 +269,7 @@ class ClusterMap:
 
     def partition_of_topic(self, topic: int, index: int) -> int:
         """The partition a topic partition lives in."""
-        return self.partition_of(b"t" + struct.pack(">II", topic, index))
+        return self.partition_of(topic_key(topic, index))
 
     def address_of(self, partition: int) -> Optional[str]:
         """The address of the shard that owns a partition."""
@@ -294,6 +294,11 @@ class ServerInfo:
     in_flight_max: int
     key_bytes_max: int
     value_bytes_max: int
+
+
+def topic_key(topic: int, index: int) -> bytes:
+    """What has the place on the ring that a topic partition has."""
+    return b"t" + struct.pack(">II", topic, _u32(index, "partition"))
 
 
 def token(key: bytes) -> int:
@@ -784,10 +789,15 @@ _ANSWERS = {
 }
 
 
-def decode_answer(header: Header, body: bytes) -> Any:
-    """What an answer says. Raises the `ServerError` that an `Error` frame carries."""
+def check_body(header: Header, body: bytes) -> None:
+    """Raises when a body is not the one that the header was made for."""
     if crc32c(body) != header.body_crc:
         raise ProtocolError("an answer does not match its checksum")
+
+
+def decode_answer(header: Header, body: bytes) -> Any:
+    """What an answer says. Raises the `ServerError` that an `Error` frame carries."""
+    check_body(header, body)
     reader = _Reader(body)
     if header.opcode == Op.ERROR:
         detail, length = reader.fields(_ERROR)

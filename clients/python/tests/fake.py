@@ -1,5 +1,7 @@
 """A server in a thread: keys, topics and sessions in memory, and faults on demand."""
 
+import dataclasses
+import os
 import socket
 import socketserver
 import struct
@@ -12,10 +14,28 @@ from ironring import ErrorCode
 PARTITIONS = 16
 PAGE_ENTRIES = 5
 
-# Faults: the next request of a kind is refused with a code, or meets one of these.
+# Faults: the next request of a kind is refused with a code, meets one of these, or is applied and
+# what a function makes of the answer's bytes is sent.
 CLOSE_BEFORE = "closed before it is applied"
 CLOSE_AFTER = "applied, then closed"
 SILENCE = "applied and not answered"
+
+
+def with_header(frame, at, data):
+    head = frame[:at] + data + frame[at + len(data) : 28]
+    return head + struct.pack("<I", m.crc32c(head)) + frame[m.HEADER_BYTES :]
+
+
+def other_version(frame):
+    return with_header(frame, 4, b"\2")
+
+
+def other_code(frame):
+    return with_header(frame, 6, struct.pack("<H", 999))
+
+
+def bad_body(frame):
+    return frame[:-1] + bytes([frame[-1] ^ 1])
 
 
 class Refused(Exception):
@@ -31,7 +51,7 @@ class Server:
         self.applied = self.sessions = self.topics_made = 0
         self.faults, self.seen, self.sequences = [], [], []
         # Of the shards in the map, which lead the same number of partitions each.
-        self.map_addresses = None
+        self.map_addresses, self.map_epoch = None, 1
         # Op to the code it is refused with always.
         self.refused = {}
         fake = self
@@ -80,8 +100,9 @@ class Server:
                 if answer is CLOSE_BEFORE:
                     return
                 if answer is not SILENCE:
-                    op, body, status = answer
-                    sock.sendall(m.encode_frame(op, header.correlation, 0, body, status))
+                    op, body, status, *spoil = answer
+                    frame = m.encode_frame(op, header.correlation, 0, body, status)
+                    sock.sendall(spoil[0](frame) if spoil else frame)
         except OSError:
             return
         finally:
@@ -104,6 +125,8 @@ class Server:
             said = self.handle(op, body)
         except Refused as refused:
             said = self.error(refused.code, refused.detail)
+        if fault is not None and callable(fault[1]):
+            return (*said, fault[1])
         if fault is not None:
             return SILENCE if fault[1] is SILENCE else CLOSE_BEFORE
         return said
@@ -129,7 +152,8 @@ class Server:
             for i, address in enumerate(addresses):
                 shard = struct.pack("<HBBII", i, len(address), 0, i * each, (i + 1) * each)
                 shards += shard + address.encode()
-            return m.Op.MAP, struct.pack("<QII", 1, PARTITIONS, len(addresses)) + shards, 0
+            head = struct.pack("<QII", self.map_epoch, PARTITIONS, len(addresses))
+            return m.Op.MAP, head + shards, 0
         if op == m.Op.GET:
             key = body[2:]
             if key not in self.keys:
@@ -215,6 +239,14 @@ class Server:
             info = self.topics[name][0]
             if op == m.Op.TOPIC_DELETE:
                 del self.topics[name]
+            return m.Op.TOPIC, self.topic_bytes(info), 0
+        if op == m.Op.TOPIC_ALTER:
+            age, size, name = *struct.unpack_from("<QQ", body), body[17:].decode()
+            if name not in self.topics:
+                raise Refused(ErrorCode.UNKNOWN_TOPIC)
+            info, records = self.topics[name]
+            info = dataclasses.replace(info, retention_ms=age, retention_bytes=size)
+            self.topics[name] = (info, records)
             return m.Op.TOPIC, self.topic_bytes(info), 0
         topic, partition = struct.unpack_from("<II", body)
         start, records = self.by_id(topic)[1][partition]
@@ -315,6 +347,18 @@ class Server:
             kept[1].append((key, value))
             at += 8 + key_len + value_len
         return struct.pack("<IQI", index, first, count)
+
+
+def in_child(act):
+    """Whether `act` gives true in a child process."""
+    child = os.fork()
+    if child == 0:
+        done = False
+        try:
+            done = act()
+        finally:
+            os._exit(0 if done else 1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def free_address():

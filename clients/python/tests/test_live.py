@@ -11,6 +11,7 @@ import tempfile
 import time
 import unittest
 
+import fake
 from ironring import (
     ABSENT,
     EARLIEST,
@@ -324,6 +325,16 @@ class Live(unittest.TestCase):
         third = put(3, b"three")
         self.assertFalse(third.duplicate)
         self.assertEqual(self.client.get(key).value, b"three")
+
+    @unittest.skipUnless(hasattr(os, "fork"), "no fork")
+    def test_forked_processes_do_not_answer_for_each_other(self):
+        c, key = self.client, self.key(b"k")
+        c.put(key, b"parent")
+        for value in (b"1", b"2"):
+            self.assertTrue(fake.in_child(lambda: not c.put(key, value).duplicate))
+            self.assertEqual(c.get(key).value, value)
+        self.assertFalse(c.put(key, b"parent again").duplicate)
+        self.assertEqual(c.get(key).value, b"parent again")
 
     def test_an_unopened_session_is_refused(self):
         options = m.WriteOptions(Durability.QUORUM, 0xDEAD_BEEF_DEAD_BEEF, 9)
