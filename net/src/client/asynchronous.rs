@@ -317,11 +317,28 @@ impl Client {
         (turn, until): (Instant, Instant),
         read: &impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
+        Self::exchange_with(0, pipeline, request, (turn, until), |_, response| {
+            let response = accepted(response)?;
+            read(&response).ok_or_else(|| Failure::Lost(unexpected(&response)))
+        })
+        .await
+    }
+
+    /// Sends a request with flags, and reads its answer and the age of that.
+    async fn exchange_with<T>(
+        flags: u16,
+        pipeline: &Pipeline,
+        request: &Request<'_>,
+        (turn, until): (Instant, Instant),
+        read: impl FnOnce(u32, Response<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let now = Instant::now();
         let patience = turn.saturating_duration_since(now) + GRACE;
-        let left = until.saturating_duration_since(now);
-        let answer = timeout(patience, pipeline.call(deadline_ms(left), request)).await;
-        let answer = match answer {
+        let deadline_ms = deadline_ms(until.saturating_duration_since(now));
+        let sent = Cell::new(false);
+        let asking = pipeline.call_noting(flags, deadline_ms, request, &sent);
+        let answer = match timeout(patience, asking).await {
+            Err(_elapsed) if !sent.get() => return Err(Failure::NotSent(ClientError::Timeout)),
             Err(_elapsed) => return Err(Failure::Lost(ClientError::Timeout)),
             Ok(Err(Unanswered::Invalid(error))) => return Err(Failure::Invalid(error)),
             Ok(Err(Unanswered::NotSent(error))) => return Err(Failure::NotSent(error)),
@@ -329,8 +346,12 @@ impl Client {
             Ok(Ok(answer)) => answer,
         };
         let response = answer.response().map_err(|error| Failure::Lost(error.into()))?;
-        let response = accepted(response)?;
-        read(&response).ok_or_else(|| Failure::Lost(unexpected(&response)))
+        let result = read(answer.age_ms(), response);
+        if let Err(Failure::Lost(error)) = &result {
+            // Who answers something else than was asked may be mistaken about the others as well.
+            pipeline.break_down(error);
+        }
+        result
     }
 
     /// Whether requests go where the map says.

@@ -19,6 +19,14 @@ use crate::frame::Opcode;
 use crate::list::{RecordListBuilder, ScanListBuilder, ValueListBuilder};
 use crate::message::*;
 
+#[cfg(feature = "monoio")]
+mod frozen;
+mod silent;
+
+#[cfg(feature = "monoio")]
+pub(crate) use frozen::Frozen;
+pub(crate) use silent::Silent;
+
 /// Partitions of the cluster; the first half belongs to shard 0.
 const PARTITIONS: u32 = 16;
 /// Entries of a page: few, so that scans have many.
@@ -190,7 +198,8 @@ fn accept(shard: usize, listener: &TcpListener, state: &Arc<Mutex<State>>) {
     }
 }
 
-fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
+/// A connection to a shard, as it begins.
+fn connection_of(shard: usize) -> Connection {
     let identity = Identity {
         cluster: "test".into(),
         node: "fake".into(),
@@ -199,7 +208,11 @@ fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
         shard: shard as u16,
         features: crate::features::KNOWN,
     };
-    let mut connection = Connection::new(Arc::new(identity), Limits::default(), Instant(0));
+    Connection::new(Arc::new(identity), Limits::default(), Instant(0))
+}
+
+fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
+    let mut connection = connection_of(shard);
     loop {
         while let Ok(Some((frame, output))) = connection.next_frame_and_output() {
             let correlation = frame.header.correlation;
@@ -572,23 +585,4 @@ fn connection_to_nowhere() -> Connection {
     connection.feed(Instant(0), &frames);
     assert!(connection.next_frame().unwrap().is_some());
     connection
-}
-
-/// Where connections are taken and nothing is ever said, until it is dropped.
-pub(crate) struct Silent(TcpListener);
-
-impl Silent {
-    pub fn start() -> Silent {
-        Silent(TcpListener::bind("127.0.0.1:0").unwrap())
-    }
-
-    pub fn address(&self) -> String {
-        self.0.local_addr().unwrap().to_string()
-    }
-
-    /// Connections made, as of the last time this was asked.
-    pub fn connections(&self) -> usize {
-        self.0.set_nonblocking(true).unwrap();
-        std::iter::from_fn(|| self.0.accept().ok()).count()
-    }
 }

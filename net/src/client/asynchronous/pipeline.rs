@@ -3,16 +3,20 @@
 //! A request is encoded straight into the buffer that the writer task sends next; a slot waits for
 //! its answer. The reader task puts each answer into its slot, in memory that is used again. So
 //! requests that become ready in one turn of the executor leave in one write.
+//!
+//! Neither task outlives the last handle, or the first thing that goes wrong, by more than one turn of
+//! the executor, whatever the peer does. What a connection holds has limits: requests in flight (the
+//! server's), and bytes that wait to be written. Who waits for either is served in order of arrival.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::halves::{Broken, Receiver, Sender};
-use super::waiters::Waiters;
+use super::waiters::Permits;
 use crate::client::call::unexpected;
 use crate::client::{ClientError, ServerInfo};
 use crate::codec::{decode_response, encode_request};
@@ -24,9 +28,12 @@ use crate::wire::within;
 /// Buffers of answers kept to be used again, and the largest kept.
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 64 << 10;
+/// Requests are not encoded while so much waits to be written: what a peer that takes nothing can make
+/// a connection hold is this and one frame, beside what is being written.
+const OUT_BYTES_MAX: usize = 4 << 20;
 
 /// A connection many tasks of one thread send requests on. Cloning gives another handle; the
-/// connection closes when the last is dropped.
+/// connection closes when the last is dropped, and what is not written by then never is.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     handle: Rc<Handle>,
@@ -40,31 +47,35 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.dropped.set(true);
-        wake(&self.shared.writer);
+        self.shared.end();
     }
 }
 
 #[derive(Debug)]
 struct Shared {
+    address: String,
     out: RefCell<Vec<u8>>,
     slots: RefCell<Slots>,
-    /// Tasks that wait for a request to end because too many are in flight.
-    room: Waiters,
+    /// One for each request that may be in flight. The slot of a request keeps it until it ends.
+    room: Permits,
+    /// One for who waits until there is less in `out`, each time it is.
+    drained: Permits,
     /// The writer task, while it waits for something to write.
     writer: RefCell<Option<Waker>>,
+    /// The two tasks, to be woken from waiting for the peer.
+    writing: RefCell<Option<Waker>>,
+    reading: RefCell<Option<Waker>>,
     broken: RefCell<Option<Broken>>,
     /// When something came last; before that, when the connection was made.
     heard: Cell<Instant>,
-    /// No handle is left.
-    dropped: Cell<bool>,
+    /// It is broken, or no handle is left.
+    over: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    in_flight: u32,
     spare: Vec<Vec<u8>>,
 }
 
@@ -95,13 +106,17 @@ impl Pipeline {
     #[must_use]
     pub fn new(sender: Sender, receiver: Receiver, server: ServerInfo) -> Pipeline {
         let shared = Rc::new(Shared {
+            address: sender.address().to_owned(),
             out: RefCell::default(),
             slots: RefCell::default(),
-            room: Waiters::default(),
+            room: Permits::new(server.in_flight_max),
+            drained: Permits::new(0),
             writer: RefCell::default(),
+            writing: RefCell::default(),
+            reading: RefCell::default(),
             broken: RefCell::default(),
             heard: Cell::new(Instant::now()),
-            dropped: Cell::new(false),
+            over: Cell::new(false),
         });
         monoio::spawn(write(sender, Rc::clone(&shared)));
         monoio::spawn(read(receiver, Rc::clone(&shared)));
@@ -149,14 +164,38 @@ impl Pipeline {
         deadline_ms: u32,
         request: &Request<'_>,
     ) -> Result<Answer, Unanswered> {
+        self.call_noting(flags, deadline_ms, request, &Cell::new(false)).await
+    }
+
+    /// The same. Sets `sent` once the request is on its way: who stops waiting before that knows that
+    /// it was not applied.
+    pub(super) async fn call_noting(
+        &self,
+        flags: u16,
+        deadline_ms: u32,
+        request: &Request<'_>,
+        sent: &Cell<bool>,
+    ) -> Result<Answer, Unanswered> {
         let shared = &self.handle.shared;
-        let has_room = || {
-            let in_flight = shared.slots.borrow().in_flight;
-            in_flight < self.handle.server.in_flight_max || shared.broken.borrow().is_some()
-        };
-        shared.room.wait_until(has_room).await;
-        let index = self.send(flags, deadline_ms, request)?;
+        let room = shared.room.take().await;
+        let waits = shared.is_full() || shared.drained.is_awaited();
+        if waits {
+            shared.drained.take().await.keep();
+        }
+        let index = self.send(flags, deadline_ms, request);
+        if waits && !shared.is_full() {
+            shared.drained.hand_over();
+        }
+        let index = index?;
+        room.keep();
+        sent.set(true);
         Reply { shared, index, done: false }.await
+    }
+
+    /// Gives the connection up: what came on it is not what should have.
+    pub(super) fn break_down(&self, error: &ClientError) {
+        let shared = &self.handle.shared;
+        shared.break_down(Broken::new(&shared.address, error));
     }
 
     /// Encodes a request for the writer task and returns the slot of its answer.
@@ -176,8 +215,6 @@ impl Pipeline {
         if let Err(error) = fits {
             out.truncate(at);
             slots.put_back(index);
-            // It was given room that it does not need.
-            shared.room.wake_one();
             return Err(Unanswered::Invalid(error.into()));
         }
         if flags != 0 {
@@ -219,9 +256,17 @@ impl Answer {
     /// The response in it.
     ///
     /// # Errors
-    /// When the answer does not parse.
+    /// When the answer does not parse. The connection is of no more use then, except after an error
+    /// code this build does not know: that came in a sound frame.
     pub fn response(&self) -> Result<Response<'_>, ResponseError> {
-        decode_response(&self.header, &self.body)
+        let response = decode_response(&self.header, &self.body);
+        if let Err(error) = &response
+            && !matches!(error, ResponseError::UnknownCode { .. })
+        {
+            let broken = Broken::new(&self.shared.address, &error.clone().into());
+            self.shared.break_down(broken);
+        }
+        response
     }
 
     /// Milliseconds old it may be, as [`STALE`](crate::frame::flags::STALE) says.
@@ -256,14 +301,13 @@ impl Future for Reply<'_> {
         let slot = &mut slots.slots[self.index as usize];
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Answered(header, body) => {
-                slots.put_back(self.index);
-                shared.room.wake_one();
+                slots.end(self.index, &shared.room);
                 self.done = true;
                 Poll::Ready(Ok(Answer { header, body, shared: Rc::clone(shared) }))
             }
             State::Sent(_) => {
                 if let Some(broken) = &*shared.broken.borrow() {
-                    slots.put_back(self.index);
+                    slots.end(self.index, &shared.room);
                     self.done = true;
                     return Poll::Ready(Err(Unanswered::Lost(broken.error())));
                 }
@@ -286,7 +330,7 @@ impl Drop for Reply<'_> {
             State::Sent(_) if self.shared.broken.borrow().is_none() => {
                 slots.slots[self.index as usize].state = State::Abandoned;
             }
-            _ => slots.put_back(self.index),
+            _ => slots.end(self.index, &self.shared.room),
         }
     }
 }
@@ -301,18 +345,22 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         slot.generation = slot.generation.wrapping_add(1).max(1);
         slot.state = State::Sent(None);
-        self.in_flight += 1;
         (index, u64::from(slot.generation) << 32 | u64::from(index))
     }
 
     fn put_back(&mut self, index: u32) {
         self.slots[index as usize].state = State::Free;
         self.free.push(index);
-        self.in_flight -= 1;
     }
 
-    /// Stores an answer. False: nobody asked for it.
-    fn answer(&mut self, header: Header, body: &[u8]) -> bool {
+    /// A request is in flight no more: another one may be.
+    fn end(&mut self, index: u32, room: &Permits) {
+        self.put_back(index);
+        room.give();
+    }
+
+    /// Stores an answer, or drops it when nobody waits for it. False: nobody asked for it.
+    fn answer(&mut self, header: Header, body: &[u8], room: &Permits) -> bool {
         let (index, generation) = (header.correlation as u32, (header.correlation >> 32) as u32);
         let Some(slot) = self.slots.get_mut(index as usize) else { return false };
         match &mut slot.state {
@@ -327,7 +375,7 @@ impl Slots {
                 true
             }
             State::Abandoned if slot.generation == generation => {
-                self.put_back(index);
+                self.end(index, room);
                 true
             }
             _ => false,
@@ -342,12 +390,52 @@ fn wake(waiting: &RefCell<Option<Waker>>) {
 }
 
 impl Shared {
+    /// Whether the writer has to take something before more is encoded.
+    fn is_full(&self) -> bool {
+        self.out.borrow().len() >= OUT_BYTES_MAX
+    }
+
+    /// Sends the two tasks home. What is not written is forgotten: a peer that takes nothing any more
+    /// must not do it long after those who asked were told that the outcome is unknown.
+    fn end(&self) {
+        self.over.set(true);
+        self.out.take();
+        wake(&self.writer);
+        wake(&self.writing);
+        wake(&self.reading);
+    }
+
+    /// What `io` gives, or nothing when the connection is over before: the peer may stay silent for
+    /// ever. `task` wakes the task that waits.
+    async fn unless_over<T>(
+        &self,
+        task: &RefCell<Option<Waker>>,
+        io: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut io = pin!(io);
+        let wait = poll_fn(|context| {
+            if self.over.get() {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(done) = io.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            match &mut *task.borrow_mut() {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+            Poll::Pending
+        });
+        wait.await
+    }
+
     /// Tells everybody that waits. The first reason counts.
     fn break_down(&self, broken: Broken) {
         self.broken.borrow_mut().get_or_insert(broken);
-        wake(&self.writer);
+        self.end();
+        self.room.close();
+        self.drained.close();
         let mut slots = self.slots.borrow_mut();
-        self.room.wake_all();
         for slot in &mut slots.slots {
             if let State::Sent(Some(waker)) = &slot.state {
                 waker.wake_by_ref();
@@ -360,26 +448,27 @@ async fn write(mut sender: Sender, shared: Rc<Shared>) {
     let mut spare = Vec::new();
     loop {
         let go_on = poll_fn(|context| {
-            if shared.broken.borrow().is_some() {
+            if shared.over.get() {
                 return Poll::Ready(false);
             }
             if !shared.out.borrow().is_empty() {
                 return Poll::Ready(true);
             }
-            if shared.dropped.get() {
-                return Poll::Ready(false);
-            }
             shared.writer.replace(Some(context.waker().clone()));
             Poll::Pending
         });
         if !go_on.await {
-            // Dropping the sender ends the stream; the server answers what it has and closes.
+            // Without its two halves the connection closes.
             return;
         }
         let full = std::mem::replace(&mut *shared.out.borrow_mut(), spare);
-        match sender.write(full).await {
-            Ok(empty) => spare = empty,
-            Err(error) => return shared.break_down(Broken::new(sender.address(), &error)),
+        // One that was given to a task which was dropped is of no more use.
+        shared.drained.withdraw();
+        shared.drained.hand_over();
+        match shared.unless_over(&shared.writing, sender.write(full)).await {
+            Some(Ok(empty)) => spare = empty,
+            Some(Err(error)) => return shared.break_down(Broken::new(sender.address(), &error)),
+            None => return,
         }
     }
 }
@@ -390,10 +479,11 @@ async fn read(mut receiver: Receiver, shared: Rc<Shared>) {
             Ok(()) => {}
             Err(error) => break error,
         }
-        if let Err(error) = receiver.fill().await {
-            break error;
+        match shared.unless_over(&shared.reading, receiver.fill()).await {
+            Some(Ok(())) => shared.heard.set(Instant::now()),
+            Some(Err(error)) => break error,
+            None => return,
         }
-        shared.heard.set(Instant::now());
     };
     shared.break_down(Broken::new(receiver.address(), &error));
 }
@@ -402,15 +492,13 @@ async fn read(mut receiver: Receiver, shared: Rc<Shared>) {
 fn take_answers(receiver: &mut Receiver, shared: &Shared) -> Result<(), ClientError> {
     let mut slots = shared.slots.borrow_mut();
     while let Some((header, body)) = receiver.next_frame()? {
-        let before = slots.in_flight;
-        let asked = slots.answer(header, body);
-        if slots.in_flight < before {
-            shared.room.wake_one();
-        }
-        if !asked {
+        if !slots.answer(header, body, &shared.room) {
             // An error of the connection itself, just before it closes.
             return Err(unexpected(&decode_response(&header, body)?));
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

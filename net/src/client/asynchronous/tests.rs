@@ -10,7 +10,7 @@ use crate::frame::{Opcode, set_correlation};
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
 use monoio::{FusionDriver, RuntimeBuilder};
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
     let mut runtime = RuntimeBuilder::<FusionDriver>::new().enable_timer().build().unwrap();
     runtime.block_on(future)
 }
@@ -392,4 +392,51 @@ fn all_that_a_call_takes_shares_its_deadline() {
         assert!(c.put(b"k", b"v").await.is_err());
         c.put(b"k", b"w").await.unwrap();
     });
+}
+
+#[test]
+fn a_task_that_writes_without_pause_lets_others_have_their_turn() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        c.put(b"k", b"0").await.unwrap();
+        let over = Rc::new(Cell::new(false));
+        let writes = monoio::spawn({
+            let (c, over) = (c.clone(), Rc::clone(&over));
+            async move {
+                while !over.get() {
+                    c.put(b"k", b"1").await.unwrap();
+                }
+            }
+        });
+        // Whenever another task runs, that one is inside.
+        while cluster.count(Opcode::Put) < 3 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let written = c.put(b"k", b"2").await;
+        over.set(true);
+        writes.await;
+        written.unwrap();
+    });
+}
+
+#[test]
+fn a_write_that_never_left_is_not_in_doubt() {
+    let cluster = Cluster::start();
+    run(async {
+        let config = ClientConfig { session: false, shard_aware: false, ..config(&cluster) };
+        let mut c = Client::connect(config.clone()).await.unwrap();
+        Rc::get_mut(&mut c.inner).unwrap().config.deadline = Duration::from_millis(20);
+        let address = cluster.address(0);
+        let (sender, receiver, mut server) = connect(&address, &config).await.unwrap();
+        server.in_flight_max = 1;
+        let narrow = Pipeline::new(sender, receiver, server);
+        c.inner.pipelines.borrow_mut().insert(address, narrow.clone());
+        cluster.on(Opcode::Get, Act::Silence);
+        let get = Request::Get { key: b"k" };
+        assert!(timeout(Duration::from_millis(10), narrow.call(0, &get)).await.is_err());
+        let error = c.put(b"k", b"v").await.unwrap_err();
+        assert!(matches!(error, ClientError::Timeout), "{error}");
+    });
+    assert_eq!(cluster.count(Opcode::Put), 0);
 }

@@ -1,111 +1,178 @@
-//! Tasks of one thread that wait for a condition, woken one at a time.
+//! Tasks of one thread that wait for their turn: first come, first served.
+//!
+//! What is given back while somebody waits goes to who waits longest. It is never left where a task
+//! that asks again at once, before the one that waits has run, could take it every time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Who waits, in order of arrival.
-#[derive(Debug, Default)]
-pub(super) struct Waiters {
+/// Permits that tasks take and give back.
+#[derive(Debug)]
+pub(super) struct Permits {
+    free: Cell<u32>,
+    closed: Cell<bool>,
     next: Cell<u64>,
+    /// Who waits, in order of arrival. Nobody does while a permit is free.
     queue: RefCell<VecDeque<(u64, Waker)>>,
 }
 
-impl Waiters {
-    /// Waits until `ready` says so. `ready` is asked again each time this task is woken.
-    pub fn wait_until<F: FnMut() -> bool>(&self, ready: F) -> Wait<'_, F> {
-        Wait { waiters: self, ready, place: None, done: false }
-    }
-
-    /// The condition may hold for one of them.
-    pub fn wake_one(&self) {
-        if let Some((_, waker)) = self.queue.borrow_mut().pop_front() {
-            waker.wake();
+impl Permits {
+    /// So many are free.
+    pub fn new(free: u32) -> Permits {
+        Permits {
+            free: Cell::new(free),
+            closed: Cell::new(false),
+            next: Cell::new(0),
+            queue: RefCell::default(),
         }
     }
 
-    /// The condition may hold for all of them.
-    pub fn wake_all(&self) {
+    /// Waits for a permit. Once closed there is one for everybody.
+    pub fn take(&self) -> Take<'_> {
+        Take { permits: self, place: None, done: false }
+    }
+
+    /// Gives one back.
+    pub fn give(&self) {
+        if !self.closed.get() && !self.hand_over() {
+            self.free.set(self.free.get() + 1);
+        }
+    }
+
+    /// Gives one to who waits longest. False: nobody waits, and nobody has it.
+    pub fn hand_over(&self) -> bool {
+        let first = self.queue.borrow_mut().pop_front();
+        if let Some((_, waker)) = first {
+            waker.wake();
+            return true;
+        }
+        false
+    }
+
+    /// Takes back those that are free.
+    pub fn withdraw(&self) {
+        self.free.set(0);
+    }
+
+    /// Whether somebody waits.
+    pub fn is_awaited(&self) -> bool {
+        !self.queue.borrow().is_empty()
+    }
+
+    /// Lets everybody through, from here on.
+    pub fn close(&self) {
+        self.closed.set(true);
         self.queue.borrow_mut().drain(..).for_each(|(_, waker)| waker.wake());
+    }
+
+    fn take_free(&self) -> bool {
+        let free = self.free.get();
+        self.free.set(free.saturating_sub(1));
+        free > 0 || self.closed.get()
+    }
+
+    /// Whether the task of this place still waits. It is woken by `waker` from here on.
+    fn still_waits(&self, place: u64, waker: &Waker) -> bool {
+        let mut queue = self.queue.borrow_mut();
+        let at = queue.binary_search_by_key(&place, |(place, _)| *place);
+        if let Ok(at) = at {
+            queue[at].1.clone_from(waker);
+        }
+        at.is_ok()
+    }
+
+    fn wait(&self, waker: &Waker) -> u64 {
+        let place = self.next.get();
+        self.next.set(place + 1);
+        self.queue.borrow_mut().push_back((place, waker.clone()));
+        place
+    }
+
+    /// False: it was not there any more, so it was given a permit.
+    fn leave(&self, place: u64) -> bool {
+        let mut queue = self.queue.borrow_mut();
+        let at = queue.binary_search_by_key(&place, |(place, _)| *place);
+        at.map(|at| queue.remove(at)).is_ok()
     }
 }
 
-pub(super) struct Wait<'a, F> {
-    waiters: &'a Waiters,
-    ready: F,
-    /// Names this task's entry in the queue, which is gone once it was woken.
+/// Made by [`Permits::take`].
+#[derive(Debug)]
+pub(super) struct Take<'a> {
+    permits: &'a Permits,
+    /// This task's entry in the queue, which is gone once it was given a permit.
     place: Option<u64>,
     done: bool,
 }
 
-impl<F> Wait<'_, F> {
-    /// Leaves the queue. False: the entry was gone, so this task has been woken.
-    fn leave(&mut self) -> bool {
-        let Some(place) = self.place.take() else { return true };
-        let mut queue = self.waiters.queue.borrow_mut();
-        let before = queue.len();
-        queue.retain(|(entry, _)| *entry != place);
-        queue.len() < before
-    }
-}
+impl<'a> Future for Take<'a> {
+    type Output = Permit<'a>;
 
-impl<F: FnMut() -> bool + Unpin> Future for Wait<'_, F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.leave();
-        if (self.ready)() {
-            self.done = true;
-            return Poll::Ready(());
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Permit<'a>> {
+        let permits = self.permits;
+        self.done = match self.place {
+            Some(place) => !permits.still_waits(place, context.waker()),
+            None => permits.take_free(),
+        };
+        if self.done {
+            return Poll::Ready(Permit(permits));
         }
-        let place = self.waiters.next.get();
-        self.waiters.next.set(place + 1);
-        self.waiters.queue.borrow_mut().push_back((place, context.waker().clone()));
-        self.place = Some(place);
+        if self.place.is_none() {
+            self.place = Some(permits.wait(context.waker()));
+        }
         Poll::Pending
     }
 }
 
-impl<F> Drop for Wait<'_, F> {
+impl Drop for Take<'_> {
     fn drop(&mut self) {
-        // Woken, but gone before it could make use of it: the next one may.
-        if !self.done && !self.leave() {
-            self.waiters.wake_one();
+        let Some(place) = self.place.filter(|_| !self.done) else { return };
+        // It was given one, but is gone before it could make use of it: the next one may.
+        if !self.permits.leave(place) {
+            self.permits.give();
         }
     }
 }
 
-/// A lock that tasks wait for.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
-    held: Cell<bool>,
-    waiters: Waiters,
-}
+/// Given back when dropped.
+#[derive(Debug)]
+pub(super) struct Permit<'a>(&'a Permits);
 
-impl Gate {
-    /// Waits until nobody else is inside.
-    pub async fn enter(&self) -> Pass<'_> {
-        self.waiters.wait_until(|| !self.held.replace(true)).await;
-        Pass(self)
+impl Permit<'_> {
+    /// Leaves it to the caller to give it back.
+    pub fn keep(self) {
+        std::mem::forget(self);
     }
 }
 
-/// Inside a [`Gate`] until dropped.
-#[derive(Debug)]
-pub(super) struct Pass<'a>(&'a Gate);
-
-impl Drop for Pass<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.0.held.set(false);
-        self.0.waiters.wake_one();
+        self.0.give();
+    }
+}
+
+/// A lock that tasks wait for.
+#[derive(Debug)]
+pub(super) struct Gate(Permits);
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate(Permits::new(1))
+    }
+}
+
+impl Gate {
+    /// Waits until nobody else is inside. Who enters is inside until the permit is dropped.
+    pub fn enter(&self) -> Take<'_> {
+        self.0.take()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::rc::Rc;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::task::Wake;
@@ -170,17 +237,53 @@ mod tests {
     }
 
     #[test]
-    fn polled_twice_is_queued_once() {
-        let (waiters, open) = (Waiters::default(), Rc::new(Cell::new(false)));
-        let wait = || waiters.wait_until(|| open.get());
-        let (mut a, mut b) = (Task::new(wait()), Task::new(wait()));
+    fn who_asks_again_at_once_waits_behind_those_that_wait() {
+        let gate = Gate::default();
+        let (mut a, mut b) = (Task::new(gate.enter()), Task::new(gate.enter()));
+        let pass = a.poll().unwrap();
+        assert!(b.poll().is_none());
+        drop(pass);
+        let mut again = Task::new(gate.enter());
+        assert!(again.poll().is_none(), "b was woken and has not run yet");
+        let pass = b.poll().unwrap();
+        drop(pass);
+        assert_eq!(again.woken(), 1);
+        drop(again.poll().unwrap());
+        assert!(Task::new(gate.enter()).poll().is_some(), "nobody waits any more");
+    }
+
+    #[test]
+    fn polled_twice_is_queued_once_and_keeps_its_place() {
+        let permits = Permits::new(0);
+        let (mut a, mut b) = (Task::new(permits.take()), Task::new(permits.take()));
         assert!(a.poll().is_none() && b.poll().is_none() && a.poll().is_none());
-        open.set(true);
-        waiters.wake_one();
-        assert_eq!((a.woken(), b.woken()), (0, 1));
-        waiters.wake_one();
-        waiters.wake_one();
+        permits.give();
+        assert_eq!((a.woken(), b.woken()), (1, 0));
+        permits.give();
+        permits.give();
         assert_eq!((a.woken(), b.woken()), (1, 1));
+        let taken = (a.poll().unwrap(), b.poll().unwrap());
+        assert!(Task::new(permits.take()).poll().is_some(), "the third was free");
+        drop(taken);
+    }
+
+    #[test]
+    fn one_that_is_kept_is_given_back_by_other_means() {
+        let permits = Permits::new(1);
+        Task::new(permits.take()).poll().unwrap().keep();
+        let mut next = Task::new(permits.take());
+        assert!(next.poll().is_none() && permits.is_awaited());
+        assert!(permits.hand_over() && !permits.hand_over());
+        assert!(next.poll().is_some());
+    }
+
+    #[test]
+    fn nobody_waits_where_it_is_closed() {
+        let permits = Permits::new(0);
+        let (mut a, mut b) = (Task::new(permits.take()), Task::new(permits.take()));
+        assert!(a.poll().is_none());
+        permits.close();
+        assert_eq!(a.woken(), 1);
         assert!(a.poll().is_some() && b.poll().is_some());
     }
 }
