@@ -34,6 +34,7 @@ use crate::message::{ClusterMap, Request, Response, TopicInfo, WriteOptions};
 
 mod halves;
 mod keys;
+mod names;
 mod pipeline;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ mod waiters;
 
 use halves::Broken;
 pub use halves::{Receiver, Sender, connect};
+use names::Lookup;
 pub use pipeline::{Answer, Pipeline, Unanswered};
 use waiters::Gate;
 
@@ -435,7 +437,7 @@ impl Client {
         if limit.is_zero() {
             return Err(ClientError::Timeout);
         }
-        match halves::connect_within(address, &self.inner.config, limit).await {
+        match halves::connect_within(address, &self.inner.config, limit, &dial.lookup).await {
             Ok((sender, receiver, server)) => {
                 self.inner.candidates.borrow_mut().reached(address);
                 let pipeline = Pipeline::new(sender, receiver, server);
@@ -499,6 +501,7 @@ impl Client {
 #[derive(Debug, Default)]
 struct Dial {
     gate: Gate,
+    lookup: Lookup,
     failures: Cell<u64>,
     failed: RefCell<Option<Broken>>,
 }

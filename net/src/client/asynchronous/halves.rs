@@ -4,7 +4,8 @@
 //! yields every frame in it in place. Nothing is allocated per request.
 
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use ironring_core::limits::FRAME_BODY_BYTES_MAX;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, Splitable};
@@ -12,6 +13,7 @@ use monoio::net::TcpStream;
 use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 use monoio::time::timeout;
 
+use super::names::Lookup;
 use crate::client::call::{closed, unexpected};
 use crate::client::{ClientConfig, ClientError, ServerInfo};
 use crate::codec::{decode_response, encode_request};
@@ -46,17 +48,20 @@ pub async fn connect(
     address: &str,
     config: &ClientConfig,
 ) -> Result<(Sender, Receiver, ServerInfo), ClientError> {
-    connect_within(address, config, config.connect_timeout).await
+    connect_within(address, config, config.connect_timeout, &Lookup::default()).await
 }
 
 pub(super) async fn connect_within(
     address: &str,
     config: &ClientConfig,
     limit: Duration,
+    lookup: &Lookup,
 ) -> Result<(Sender, Receiver, ServerInfo), ClientError> {
+    let until = Instant::now() + limit;
     let shaking_hands = async {
         let io = |source| ClientError::Io { address: address.to_owned(), source };
-        let stream = TcpStream::connect(address).await.map_err(io)?;
+        let addresses = lookup.addresses(address).await.map_err(io)?;
+        let stream = connect_tcp(&addresses, until).await.map_err(io)?;
         stream.set_nodelay(true).map_err(io)?;
         let (read, write) = stream.into_split();
         let mut sender = Sender { address: address.to_owned(), stream: write, out: Vec::new() };
@@ -79,6 +84,22 @@ pub(super) async fn connect_within(
         Ok((sender, receiver, server))
     };
     timeout(limit, shaking_hands).await.unwrap_or(Err(ClientError::Timeout))
+}
+
+/// Connects to the first of a name's addresses that lets it.
+async fn connect_tcp(addresses: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for (at, address) in addresses.iter().enumerate() {
+        // One that swallows packets must leave time for the others.
+        let remaining = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+        let share = until.saturating_duration_since(Instant::now()) / remaining;
+        match timeout(share, TcpStream::connect_addr(*address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_elapsed) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
 }
 
 impl Sender {
@@ -188,5 +209,40 @@ impl Broken {
     pub fn error(&self) -> ClientError {
         let source = io::Error::new(self.kind, self.reason.clone());
         ClientError::Io { address: self.address.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::asynchronous::tests::run;
+    use crate::client::fake::Cluster;
+    use std::net::TcpListener;
+
+    #[test]
+    fn every_address_of_a_name_is_tried() {
+        let cluster = Cluster::start();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let live = cluster.address(0).parse().unwrap();
+        run(async {
+            let until = Instant::now() + Duration::from_secs(60);
+            let stream = connect_tcp(&[closed, closed, live], until).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), live);
+            let error = connect_tcp(&[closed], until).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            let error = connect_tcp(&[], until).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        });
+    }
+
+    /// The fake listens on 127.0.0.1 only, and the name may have `::1` first.
+    #[test]
+    fn a_name_is_as_good_as_an_address() {
+        let cluster = Cluster::start();
+        let local: SocketAddr = cluster.address(0).parse().unwrap();
+        let address = format!("localhost:{}", local.port());
+        run(async {
+            connect(&address, &ClientConfig::new(&address)).await.unwrap();
+        });
     }
 }
