@@ -26,7 +26,8 @@ use ironring_core::{ErrorCode, PartitionId, SessionId};
 use monoio::time::{sleep, timeout};
 
 use super::call::{
-    Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
+    Call, Failure, Next, Sequences, accepted, another_may_serve, numbered, options_of, unexpected,
+    with_options,
 };
 use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, answers, deadline_ms};
@@ -284,32 +285,44 @@ impl Client {
         let pipeline = self.pipeline_for(partition, turn).await.map_err(Failure::of_connecting)?;
         let asked = Instant::now();
         let result = Self::exchange(&pipeline, request, (turn, until), read).await;
-        // A server that answers others takes its time over this request, and would on any connection.
-        // One that fell silent just after it was sent had answered others a moment before.
-        let silent = pipeline.silent_for() >= asked.elapsed() / 2;
-        if let (Err(Failure::Lost(ClientError::Timeout)), true) = (&result, silent) {
-            // Others may still hear on it; who comes next had better not count on it.
-            self.inner.pipelines.borrow_mut().retain(|address, known| {
-                let same = known.is(&pipeline);
-                if same {
-                    self.inner.candidates.borrow_mut().failed(address);
-                }
-                !same
-            });
-        }
-        if let Err(Failure::Refused { code: ErrorCode::NotLeader, .. }) = &result {
-            self.does_not_lead(&pipeline, partition);
+        match &result {
+            Err(Failure::Refused { code, .. }) if another_may_serve(*code) => {
+                self.refuses(&pipeline, partition, *code);
+            }
+            Err(failure) => self.leave_if_silent(&pipeline, asked, failure),
+            Ok(_) => {}
         }
         result
     }
 
-    fn does_not_lead(&self, pipeline: &Pipeline, partition: Option<PartitionId>) {
+    /// A server that answers others takes its time over this request, and would on any connection.
+    /// One that fell silent just after it was sent had answered others a moment before.
+    fn leave_if_silent(&self, pipeline: &Pipeline, asked: Instant, failure: &Failure) {
+        if !failure.is_silence() || pipeline.silent_for() < asked.elapsed() / 2 {
+            return;
+        }
+        // Others may still hear on it; who comes next had better not count on it.
+        self.inner.pipelines.borrow_mut().retain(|address, known| {
+            let same = known.is(pipeline);
+            if same {
+                self.inner.candidates.borrow_mut().failed(address);
+            }
+            !same
+        });
+    }
+
+    /// The server said that another may serve what it was asked for.
+    fn refuses(&self, pipeline: &Pipeline, partition: Option<PartitionId>, code: ErrorCode) {
         let pipelines = self.inner.pipelines.borrow();
-        let routing = self.inner.routing.borrow();
-        let owner = routing.as_ref().zip(partition).and_then(|(map, of)| map.address_of(of));
-        if let Some((address, _)) = pipelines.iter().find(|(_, known)| known.is(pipeline)) {
-            let configured = &self.inner.config.addrs;
-            self.inner.candidates.borrow_mut().does_not_lead(address, owner, configured);
+        let Some((address, _)) = pipelines.iter().find(|(_, known)| known.is(pipeline)) else {
+            return;
+        };
+        let mut candidates = self.inner.candidates.borrow_mut();
+        candidates.refuses(address);
+        if code == ErrorCode::NotLeader {
+            let routing = self.inner.routing.borrow();
+            let owner = routing.as_ref().zip(partition).and_then(|(map, of)| map.address_of(of));
+            candidates.does_not_lead(address, owner, &self.inner.config.addrs);
         }
     }
 
@@ -462,23 +475,20 @@ impl Client {
 
     /// Asks once for a new map. Without an answer the old one serves on.
     async fn ask_for_map(&self, until: Instant) {
-        // Another one each time: a node that is cut off from the others does not know that.
-        let mut known = self.known_addresses();
         let turn = self.inner.asks_for_map.get();
-        self.inner.asks_for_map.set(turn + 1);
-        let turn = turn % known.len();
-        known.rotate_left(turn);
-        // Those that answered lately first: one that says nothing costs its share of the attempt.
-        known.sort_by_key(|address| {
-            (self.inner.candidates.borrow().has_failed(address), self.opened(address).is_none())
-        });
+        self.inner.asks_for_map.set(turn.wrapping_add(1));
+        let is_open = |address: &str| self.opened(address).is_some();
+        let known = self.known_addresses();
+        let known = self.inner.candidates.borrow().order_for_map(known, turn, is_open);
         for (at, address) in known.iter().enumerate() {
             let turn = self.turn(until, known.len() - at);
             let Ok(pipeline) = self.open(address, turn).await else { continue };
-            let asked =
+            let asked = Instant::now();
+            let answer =
                 Self::exchange(&pipeline, &Request::ClusterMap, (turn, turn), &answers::map).await;
-            match asked {
+            match answer {
                 Ok(map) => {
+                    self.inner.candidates.borrow_mut().gave_map(address);
                     let routing = &mut *self.inner.routing.borrow_mut();
                     match routing {
                         Some(routing) => Rc::make_mut(routing).renew(map),
@@ -486,10 +496,7 @@ impl Client {
                     }
                     return;
                 }
-                Err(failure) if failure.is_silence() => {
-                    self.inner.candidates.borrow_mut().failed(address);
-                }
-                Err(_) => {}
+                Err(failure) => self.leave_if_silent(&pipeline, asked, &failure),
             }
         }
     }

@@ -17,7 +17,8 @@ use ironring_core::{ErrorCode, PartitionId, SessionId, Token};
 
 use super::answers;
 use super::call::{
-    Call, Failure, Next, Sequences, accepted, numbered, options_of, unexpected, with_options,
+    Call, Failure, Next, Sequences, accepted, another_may_serve, numbered, options_of, unexpected,
+    with_options,
 };
 use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
@@ -267,14 +268,22 @@ impl Client {
         let result = self.exchange(&address, request, (turn, until), read);
         match &result {
             Err(failure @ Failure::Lost(_)) => self.give_up(&address, failure),
-            Err(Failure::Refused { code: ErrorCode::NotLeader, .. }) => {
-                let routing = self.routing.as_ref();
-                let owner = routing.zip(partition).and_then(|(map, of)| map.address_of(of));
-                self.candidates.does_not_lead(&address, owner, &self.config.addrs);
+            Err(Failure::Refused { code, .. }) if another_may_serve(*code) => {
+                self.refuses(&address, partition, *code);
             }
             _ => {}
         }
         result
+    }
+
+    /// The server said that another may serve what it was asked for.
+    fn refuses(&mut self, address: &str, partition: Option<PartitionId>, code: ErrorCode) {
+        self.candidates.refuses(address);
+        if code == ErrorCode::NotLeader {
+            let routing = self.routing.as_ref();
+            let owner = routing.zip(partition).and_then(|(map, of)| map.address_of(of));
+            self.candidates.does_not_lead(address, owner, &self.config.addrs);
+        }
     }
 
     /// Closes a connection: whatever is left on it belongs to nobody any more.
@@ -414,15 +423,11 @@ impl Client {
 
     /// Asks once for a new map. Without an answer the old one serves on.
     fn ask_for_map(&mut self, until: Instant) {
-        // Another one each time: a node that is cut off from the others does not know that.
-        let mut known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
-        let turn = self.asks_for_map % known.len();
-        known.rotate_left(turn);
-        // Those that answered lately first: one that says nothing costs its share of the attempt.
-        known.sort_by_key(|address| {
-            (self.candidates.has_failed(address), !self.connections.contains_key(address))
-        });
-        self.asks_for_map += 1;
+        let turn = self.asks_for_map;
+        self.asks_for_map = turn.wrapping_add(1);
+        let is_open = |address: &str| self.connections.contains_key(address);
+        let known = Routing::addresses(&self.config.addrs, self.routing.as_ref());
+        let known = self.candidates.order_for_map(known, turn, is_open);
         let count = known.len();
         for (at, address) in known.into_iter().enumerate() {
             let turn = self.turn(until, count - at);
@@ -430,10 +435,13 @@ impl Client {
                 continue;
             }
             match self.exchange(&address, &Request::ClusterMap, (turn, turn), &answers::map) {
-                Ok(map) => match &mut self.routing {
-                    Some(routing) => return routing.renew(map),
-                    None => return self.routing = Some(Routing::new(map)),
-                },
+                Ok(map) => {
+                    self.candidates.gave_map(&address);
+                    match &mut self.routing {
+                        Some(routing) => return routing.renew(map),
+                        None => return self.routing = Some(Routing::new(map)),
+                    }
+                }
                 Err(failure) => self.give_up(&address, &failure),
             }
         }

@@ -177,6 +177,7 @@ impl Call {
             }
             Failure::Refused { code, detail, message } => {
                 let error = ClientError::Server { code, detail, message };
+                first.map = another_may_serve(code);
                 match code {
                     ErrorCode::Unknown => {
                         if let Some(stop) = self.doubt(&error) {
@@ -198,14 +199,8 @@ impl Call {
                     }
                     ErrorCode::Overloaded => pause_min = Duration::from_millis(detail),
                     ErrorCode::NotLeader => {
-                        (first.map, first.route) = (true, true);
+                        first.route = true;
                         (pause_first, pause_max) = self.follow_pauses();
-                    }
-                    ErrorCode::WrongPartition
-                    | ErrorCode::NotReady
-                    | ErrorCode::ShardFenced
-                    | ErrorCode::TooFewReplicas => {
-                        first.map = true;
                     }
                     _ => {}
                 }
@@ -250,6 +245,18 @@ fn pause(attempt: u32, (first, max): (Duration, Duration), prng: &mut Prng) -> D
     let full = first.saturating_mul(1 << attempt.min(16)).min(max);
     let half_us = full.as_micros() as u64 / 2;
     Duration::from_micros(half_us + prng.below(half_us + 1))
+}
+
+/// Whether a refusal hints that the cluster map is old: another node may serve the partition by now.
+pub(super) fn another_may_serve(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NotLeader
+            | ErrorCode::WrongPartition
+            | ErrorCode::NotReady
+            | ErrorCode::ShardFenced
+            | ErrorCode::TooFewReplicas
+    )
 }
 
 /// The options of a request that is numbered in sessions.

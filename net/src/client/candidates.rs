@@ -7,6 +7,10 @@ use std::time::Duration;
 /// time. Addresses that no time is left for come first in the next attempt.
 const SHARES_MAX: u32 = 4;
 
+/// While somebody refuses, every so many rounds of asking for a map go through all addresses alike. One
+/// that seems worse than the others may be the only one that knows the new leader.
+const PLAIN_ROUND: usize = 4;
+
 /// What came of the addresses that were tried.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
@@ -14,6 +18,9 @@ pub(super) struct Candidates {
     failed: BTreeSet<String>,
     /// The one that said last that it does not lead, asked in place of the one that does.
     passed: Option<String>,
+    /// Those that said that another may serve what they were asked for. What they know is no help then:
+    /// a node that is cut off from the others does not hear of its successor.
+    refusing: BTreeSet<String>,
 }
 
 impl Candidates {
@@ -24,6 +31,40 @@ impl Candidates {
         known.rotate_left(first);
         known.sort_by_key(|address| self.has_failed(address));
         known
+    }
+
+    /// In which order to ask `known` for a map, the `turn`th time: another one first each time. `is_open`
+    /// says whether there is a connection.
+    pub fn order_for_map(
+        &self,
+        mut known: Vec<String>,
+        turn: usize,
+        is_open: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let count = known.len().max(1);
+        known.rotate_left(turn % count);
+        if self.refusing.is_empty() {
+            // Those that answered lately first: one that says nothing costs its share of the attempt.
+            known.sort_by_key(|address| (self.has_failed(address), !is_open(address)));
+        } else if turn / count % PLAIN_ROUND != PLAIN_ROUND - 1 {
+            // Whoever has a connection is who refuses, or a shard of the same node.
+            known
+                .sort_by_key(|address| (self.refusing.contains(address), self.has_failed(address)));
+        }
+        known
+    }
+
+    /// `address` said that another may serve what it was asked for.
+    pub fn refuses(&mut self, address: &str) {
+        self.refusing.insert(address.to_owned());
+    }
+
+    /// `address` gave its map. When it is none of those that refuse, their successors are known, or
+    /// they refuse again.
+    pub fn gave_map(&mut self, address: &str) {
+        if !self.refusing.contains(address) {
+            self.refusing.clear();
+        }
     }
 
     /// Whether to try others before.
@@ -95,6 +136,29 @@ mod tests {
         assert_eq!(order(&candidates), "abc");
         candidates.does_not_lead("c", None, &configured);
         assert_eq!(order(&candidates), "abc", "it begins again");
+    }
+
+    #[test]
+    fn another_one_is_asked_for_a_map_than_the_one_that_refuses() {
+        let known = || ["a", "b", "c"].map(str::to_owned).to_vec();
+        let order = |candidates: &Candidates, turn| {
+            candidates.order_for_map(known(), turn, |address| address == "a").concat()
+        };
+        let mut candidates = Candidates::default();
+        let turns = |candidates: &Candidates| [0, 1, 2].map(|turn| order(candidates, turn));
+        assert_eq!(turns(&candidates), ["abc", "abc", "acb"], "it has a connection");
+        candidates.refuses("a");
+        assert_eq!(turns(&candidates), ["bca", "bca", "cba"]);
+        candidates.failed("b");
+        assert_eq!(turns(&candidates), ["cba", "cba", "cba"]);
+        let plain = (PLAIN_ROUND - 1) * 3;
+        let turns_then = [0, 1, 2].map(|turn| order(&candidates, plain + turn));
+        assert_eq!(turns_then, ["abc", "bca", "cab"]);
+        candidates.gave_map("a");
+        assert_eq!(order(&candidates, 0), "cba", "it knows nothing new");
+        candidates.gave_map("c");
+        assert_eq!(order(&candidates, 0), "acb");
+        assert!(candidates.order_for_map(vec![], 7, |_| true).is_empty());
     }
 
     #[test]

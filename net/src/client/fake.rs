@@ -80,6 +80,8 @@ struct State {
     stopped: Vec<bool>,
     /// Shards refuse what another one leads.
     refuses_others: bool,
+    /// This one is a node that no other hears.
+    cut_off: Option<usize>,
 }
 
 pub(crate) struct Cluster {
@@ -124,6 +126,12 @@ impl Cluster {
         state.refuses_others = true;
     }
 
+    /// From here on this shard is a node that no other hears: it takes no writes and has the map as it
+    /// was. The other one leads everything.
+    pub fn cut_off(&self, shard: usize) {
+        self.state.lock().unwrap().cut_off = Some(shard);
+    }
+
     pub fn count(&self, opcode: Opcode) -> usize {
         self.state.lock().unwrap().seen.iter().filter(|(seen, _)| *seen == opcode).count()
     }
@@ -145,7 +153,6 @@ impl Cluster {
     }
 
     /// Connections accepted so far.
-    #[cfg(feature = "monoio")]
     pub fn connections(&self) -> usize {
         self.state.lock().unwrap().connections.len()
     }
@@ -229,8 +236,10 @@ fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
             let misplaced =
                 state.refuses_others && leader_of(&request).is_some_and(|at| at != shard);
             let refusal = misplaced.then_some(Act::Refuse(ErrorCode::NotLeader, 0));
+            let alone = state.cut_off == Some(shard) && options_of(&request).is_some();
+            let refusal = refusal.or(alone.then_some(Act::Refuse(ErrorCode::TooFewReplicas, 0)));
             let act = state.take_fault(opcode).or(refusal);
-            if !state.handle(&request, act, correlation, output) {
+            if !state.handle(shard, &request, act, correlation, output) {
                 drop(state);
                 let _gone = stream.write_all(connection.output().bytes());
                 return;
@@ -279,6 +288,7 @@ impl State {
     /// False: close the connection.
     fn handle(
         &mut self,
+        shard: usize,
         request: &Request<'_>,
         act: Option<Act>,
         correlation: u64,
@@ -299,16 +309,34 @@ impl State {
             }
             Some(Act::CloseAfter | Act::Silence) => {
                 let mut nowhere = connection_to_nowhere();
-                self.answer(request, correlation, nowhere.output());
+                self.answer(shard, request, correlation, nowhere.output());
                 return act == Some(Act::Silence);
             }
             None => {}
         }
-        self.answer(request, correlation, output);
+        self.answer(shard, request, correlation, output);
         true
     }
 
-    fn answer(&mut self, request: &Request<'_>, correlation: u64, output: &mut Output) {
+    /// The map as the shard that is asked knows it.
+    fn map(&self, asked: usize) -> ClusterMap {
+        let successor = self.cut_off.filter(|cut_off| *cut_off != asked).is_some();
+        let half = PARTITIONS / 2;
+        let shard = |shard: u16, first, end| {
+            let leads = if successor { asked } else { shard.into() };
+            ShardAddress { shard, address: self.addresses[leads].clone(), first, end }
+        };
+        let shards = vec![shard(0, 0, half), shard(1, half, PARTITIONS)];
+        ClusterMap { epoch: 1 + u64::from(successor), partitions: PARTITIONS, shards }
+    }
+
+    fn answer(
+        &mut self,
+        shard: usize,
+        request: &Request<'_>,
+        correlation: u64,
+        output: &mut Output,
+    ) {
         match *request {
             Request::Ping => ok(output, correlation, &Response::Pong),
             Request::Stats => ok(output, correlation, &Response::Stats("{}")),
@@ -318,16 +346,7 @@ impl State {
                 ok(output, correlation, &Response::Session(session));
             }
             Request::ClusterMap => {
-                let half = PARTITIONS / 2;
-                let shards = (0..2u16).map(|shard| ShardAddress {
-                    shard,
-                    address: self.addresses[shard as usize].clone(),
-                    first: u32::from(shard) * half,
-                    end: (u32::from(shard) + 1) * half,
-                });
-                let shards = shards.collect();
-                let map = ClusterMap { epoch: 1, partitions: PARTITIONS, shards };
-                ok(output, correlation, &Response::ClusterMap(map));
+                ok(output, correlation, &Response::ClusterMap(self.map(shard)));
             }
             Request::Get { key } => match self.keys.get(key) {
                 Some((version, value)) => {

@@ -11,11 +11,9 @@ use std::time::Instant;
 use ironring_core::limits::BATCH_OPS_MAX;
 use ironring_core::{ErrorCode, Offset, PartitionId};
 
-use monoio::time::timeout;
-
 use super::Client;
-use crate::client::call::unexpected;
-use crate::client::{ClientError, Entry, GRACE, Stale, Value, WriteSettings, answers, deadline_ms};
+use crate::client::call::{Failure, accepted, unexpected};
+use crate::client::{ClientError, Entry, Stale, Value, WriteSettings, answers};
 use crate::error::BodyError;
 use crate::frame::flags;
 use crate::list::{BatchListBuilder, KeyListBuilder};
@@ -134,28 +132,22 @@ impl Client {
         key: &[u8],
         until: Instant,
     ) -> Result<Stale<Option<Value>>, ClientError> {
-        let left = || until.saturating_duration_since(Instant::now());
-        let limit = left().min(self.inner.config.attempt_timeout);
-        let pipeline = self.open(address, Instant::now() + limit).await?;
-        let request = Request::Get { key };
-        let asked = pipeline.call_with(flags::STALE, deadline_ms(limit), &request);
-        let answer = match timeout(left().min(limit + GRACE), asked).await {
-            Err(_elapsed) => return Err(ClientError::Timeout),
-            Ok(Err(error)) => return Err(error.into()),
-            Ok(Ok(answer)) => answer,
-        };
-        match answer.response()? {
-            Response::Error { code: ErrorCode::NotFound, .. } => {
-                Ok(Stale::new(None, answer.age_ms()))
-            }
-            Response::Error { code, detail, message } => {
-                Err(ClientError::Server { code, detail, message: message.to_owned() })
-            }
-            response => match answers::value(&response) {
-                Some(value) => Ok(Stale::new(Some(value), answer.age_ms())),
-                None => Err(unexpected(&response)),
+        let turn = until.min(Instant::now() + self.inner.config.attempt_timeout);
+        let pipeline = self.open(address, turn).await?;
+        let read = |age_ms, response: Response<'_>| match accepted(response) {
+            Err(Failure::Refused { code: ErrorCode::NotFound, .. }) => Ok(Stale::new(None, age_ms)),
+            Err(failure) => Err(failure),
+            Ok(response) => match answers::value(&response) {
+                Some(value) => Ok(Stale::new(Some(value), age_ms)),
+                None => Err(Failure::Lost(unexpected(&response))),
             },
-        }
+        };
+        let (asked, request) = (Instant::now(), Request::Get { key });
+        let asking = Self::exchange_with(flags::STALE, &pipeline, &request, (turn, turn), read);
+        asking.await.map_err(|failure| {
+            self.leave_if_silent(&pipeline, asked, &failure);
+            failure.into_error()
+        })
     }
 
     /// Removes a key, whether or not it exists unless the settings ask.

@@ -8,6 +8,7 @@ use crate::client::fake::{Act, Cluster, Silent};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::{Opcode, set_correlation};
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
+use ironring_core::Token;
 use monoio::{FusionDriver, RuntimeBuilder};
 
 pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
@@ -395,6 +396,22 @@ fn all_that_a_call_takes_shares_its_deadline() {
 }
 
 #[test]
+fn a_leader_that_is_cut_off_is_left_for_its_successor() {
+    let cluster = Cluster::start();
+    run(async {
+        let addrs = vec![cluster.address(0), cluster.address(1)];
+        let c = Client::connect(ClientConfig { addrs, ..config(&cluster) }).await.unwrap();
+        let mut keys = (0u32..).map(u32::to_le_bytes);
+        let key = keys.find(|key| Token::of_key(key).partition(16).0 < 8).unwrap();
+        c.put(&key, b"v").await.unwrap();
+        assert_eq!((cluster.last_shard(), cluster.connections()), (0, 1));
+        cluster.cut_off(0);
+        c.put(&key, b"w").await.unwrap();
+        assert_eq!(cluster.last_shard(), 1);
+    });
+}
+
+#[test]
 fn a_task_that_writes_without_pause_lets_others_have_their_turn() {
     let cluster = Cluster::start();
     run(async {
@@ -439,4 +456,33 @@ fn a_write_that_never_left_is_not_in_doubt() {
         assert!(matches!(error, ClientError::Timeout), "{error}");
     });
     assert_eq!(cluster.count(Opcode::Put), 0);
+}
+
+#[test]
+fn a_node_whose_silence_is_noticed_by_the_way_loses_its_connection_as_well() {
+    let cluster = Cluster::start();
+    run(async {
+        let addrs = vec![cluster.address(0), cluster.address(1)];
+        let config = ClientConfig { addrs, ..config(&cluster) };
+        let left = |c: &Client, shard: usize| {
+            let address = cluster.address(shard);
+            let failed = c.inner.candidates.borrow().has_failed(&address);
+            failed && c.opened(&address).is_none()
+        };
+        let c = Client::connect(config.clone()).await.unwrap();
+        c.put(b"k", b"v").await.unwrap();
+        cluster.on(Opcode::Get, Act::Silence);
+        assert_eq!(c.get_stale(b"k").await.unwrap().found.unwrap().value, b"v");
+        let asked = cluster.shards_of(Opcode::Get);
+        assert_eq!(asked.len(), 2);
+        assert!(left(&c, asked[0]) && !left(&c, asked[1]));
+
+        let c = Client::connect(config).await.unwrap();
+        let until = || Instant::now() + Duration::from_secs(1);
+        c.open(&cluster.address(1), until()).await.unwrap();
+        cluster.on(Opcode::ClusterMap, Act::Silence);
+        c.ask_for_map(until()).await;
+        let asked = cluster.shards_of(Opcode::ClusterMap);
+        assert!(left(&c, asked[asked.len() - 2]) && !left(&c, asked[asked.len() - 1]));
+    });
 }
