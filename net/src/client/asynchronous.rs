@@ -26,8 +26,8 @@ use ironring_core::{ErrorCode, PartitionId, SessionId};
 use monoio::time::{sleep, timeout};
 
 use super::call::{
-    Call, Failure, Next, Sequences, accepted, another_may_serve, numbered, options_of, unexpected,
-    with_options,
+    Call, Failure, Next, Sequences, accepted, another_may_serve, is_duplicate, numbered,
+    options_of, unexpected, with_options,
 };
 use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, answers, deadline_ms};
@@ -236,12 +236,17 @@ impl Client {
     ) -> Result<T, ClientError> {
         let mut call = Call::new(&request);
         let mut doubt = Doubt { client: self, place: None };
+        let duplicate = Cell::new(false);
+        let read = |response: &Response<'_>| {
+            duplicate.set(is_duplicate(response));
+            read(response)
+        };
         let result = loop {
             doubt.place = partition.zip(numbered(&request));
             let patience = call.patience(self.inner.config.attempt_timeout);
             let turn = patience.map_or(until, |p| until.min(Instant::now() + p + wait));
             let failure = match self.attempt(partition, &request, (turn, until), &read).await {
-                Ok(answer) => break Ok(answer),
+                Ok(answer) => break call.answered(answer, duplicate.get()),
                 Err(failure) => failure,
             };
             let next = call.failed(failure, &mut self.inner.prng.borrow_mut());
@@ -360,7 +365,7 @@ impl Client {
             Ok(Err(Unanswered::Lost(error))) => return Err(Failure::Lost(error)),
             Ok(Ok(answer)) => answer,
         };
-        let response = answer.response().map_err(|error| Failure::Lost(error.into()))?;
+        let response = answer.response().map_err(Failure::of_answer)?;
         let result = read(answer.age_ms(), response);
         if let Err(Failure::Lost(error)) = &result {
             // Who answers something else than was asked may be mistaken about the others as well.

@@ -9,6 +9,7 @@
     reason = "a client waits for sockets: it reads the clock and sleeps"
 )]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,8 @@ use ironring_core::{ErrorCode, PartitionId, SessionId, Token};
 
 use super::answers;
 use super::call::{
-    Call, Failure, Next, Sequences, accepted, another_may_serve, numbered, options_of, unexpected,
-    with_options,
+    Call, Failure, Next, Sequences, accepted, another_may_serve, is_duplicate, numbered,
+    options_of, unexpected, with_options,
 };
 use super::candidates::{Candidates, share};
 use super::{ClientConfig, ClientError, GRACE, Routing, ServerInfo, deadline_ms};
@@ -222,11 +223,16 @@ impl Client {
         read: impl Fn(&Response<'_>) -> Option<T>,
     ) -> Result<T, ClientError> {
         let mut call = Call::new(&request);
+        let duplicate = Cell::new(false);
+        let read = |response: &Response<'_>| {
+            duplicate.set(is_duplicate(response));
+            read(response)
+        };
         let result = loop {
             let patience = call.patience(self.config.attempt_timeout);
             let turn = patience.map_or(until, |p| until.min(Instant::now() + p + wait));
             let failure = match self.attempt(partition, &request, (turn, until), &read) {
-                Ok(answer) => break Ok(answer),
+                Ok(answer) => break call.answered(answer, duplicate.get()),
                 Err(failure) => failure,
             };
             match call.failed(failure, &mut self.prng) {
@@ -334,13 +340,13 @@ impl Client {
             if header.correlation != self.correlation && header.correlation != 0 {
                 continue;
             }
-            let response =
-                decode_response(&header, body).map_err(|error| Failure::Lost(error.into()))?;
+            let response = decode_response(&header, body);
             if header.correlation == 0 {
                 // Not about a request: the connection is about to close.
-                return Err(Failure::Lost(unexpected(&response)));
+                let error = response.map_or_else(ClientError::from, |other| unexpected(&other));
+                return Err(Failure::Lost(error));
             }
-            return read(&header, response);
+            return read(&header, response.map_err(Failure::of_answer)?);
         }
     }
 

@@ -1,7 +1,9 @@
 //! What to do after a failed attempt. Pure: the clients bring clock, sockets and sleep.
 //!
-//! | failure | a read, or a write in a session | a write without session |
+//! | what came | a read, or a write in a session | a write without session |
 //! |---|---|---|
+//! | an answer | done | done |
+//! | an answer that is a duplicate | done if in doubt, else unknown: it answers another write | unknown |
 //! | not sent | again | again |
 //! | lost after it was sent, `unknown` | again, in doubt from here on | unknown |
 //! | a retriable refusal | again | again |
@@ -12,7 +14,10 @@
 //! | the deadline passed | what failed last, unless a write is in doubt: unknown | the same |
 //!
 //! A write is *in doubt* when one of its attempts may have been applied. Only a definite answer to
-//! a later attempt ends that. A request that breaks a rule of the protocol is never sent.
+//! a later attempt ends that. A request that breaks a rule of the protocol is never sent. A change that
+//! can be made twice without harm (`TopicAlter`) goes like a write in a session: it may be repeated,
+//! and it is not reported as not made when it may have been. An error code that this build does not know
+//! is a refusal like any other.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +27,9 @@ use ironring_core::prng::Prng;
 use ironring_core::{ErrorCode, PartitionId, SessionId};
 
 use super::ClientError;
-use crate::message::{Request, Response, WriteOptions};
+use crate::error::ResponseError;
+use crate::frame::Header;
+use crate::message::{Receipt, Request, Response, WriteOptions};
 
 /// First pause between two attempts; each next one is twice as long.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -42,8 +49,10 @@ const FOLLOW_CLOSELY: u32 = 50;
 /// How often a request may take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repeat {
-    /// It changes nothing, or doing it twice is doing it once.
+    /// It changes nothing that anybody sees.
     Freely,
+    /// Doing it twice is doing it once.
+    Alike,
     /// The server applies it once by its session and sequence.
     InSession,
     /// Only when it is certain that it was not applied.
@@ -53,7 +62,7 @@ enum Repeat {
 /// An attempt that gave no answer that was asked for.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No attempt can succeed.
+    /// No attempt can succeed. This one was not applied.
     Invalid(ClientError),
     /// No byte of it was sent.
     NotSent(ClientError),
@@ -74,9 +83,16 @@ impl Failure {
             error => Failure::NotSent(error),
         }
     }
-}
 
-impl Failure {
+    /// What an answer that cannot be read means for its request.
+    pub fn of_answer(error: ResponseError) -> Failure {
+        match error {
+            // A newer server refused. Nothing is wrong with the connection.
+            ResponseError::UnknownCode { .. } => Failure::Invalid(error.into()),
+            _ => Failure::Lost(error.into()),
+        }
+    }
+
     /// Whether nothing came in time, to the request or to the attempt to connect.
     pub fn is_silence(&self) -> bool {
         match self {
@@ -140,6 +156,7 @@ impl Call {
             None => match request {
                 // A second attempt would find its own first and report it as somebody else's.
                 Request::TopicCreate { .. } | Request::TopicDelete { .. } => Repeat::WhenRefused,
+                Request::TopicAlter { .. } => Repeat::Alike,
                 _ => Repeat::Freely,
             },
         };
@@ -152,6 +169,17 @@ impl Call {
         // of how long an answer takes.
         let patience = first.saturating_mul(1 << (self.silent / SILENT_ATTEMPTS).min(16));
         (self.repeat != Repeat::WhenRefused).then_some(patience)
+    }
+
+    /// An attempt was answered. A `duplicate` is the first answer to a write that was applied before:
+    /// to an earlier attempt of this call if one may have been, else to the write of somebody who counts
+    /// in the same session, as a copy of this program does that shares its state.
+    pub fn answered<T>(&self, answer: T, duplicate: bool) -> Result<T, ClientError> {
+        if duplicate && !self.in_doubt {
+            let reason = "the server had another write of this session and sequence".to_owned();
+            return Err(ClientError::Unknown { reason });
+        }
+        Ok(answer)
     }
 
     /// An attempt failed.
@@ -297,6 +325,24 @@ pub(super) fn accepted(response: Response<'_>) -> Result<Response<'_>, Failure> 
         }
         response => Ok(response),
     }
+}
+
+/// Whether the server says that it had applied the write before.
+pub(super) fn is_duplicate(response: &Response<'_>) -> bool {
+    matches!(
+        response,
+        Response::Receipt(Receipt { duplicate: true, .. })
+            | Response::Appended { receipt: Receipt { duplicate: true, .. }, .. }
+    )
+}
+
+/// Refuses a frame of another version than the one agreed on.
+pub(super) fn check_version(header: &Header, agreed: u8) -> Result<(), ClientError> {
+    if header.version == agreed {
+        return Ok(());
+    }
+    let text = format!("a frame of version {} where {agreed} was agreed on", header.version);
+    Err(ClientError::Protocol(text))
 }
 
 /// The server answered something else than the protocol lets it.

@@ -39,7 +39,8 @@ pub enum ClientError {
         /// What kept the answer away.
         reason: String,
     },
-    /// The server's bytes are not this protocol, or not the answer to what was asked.
+    /// The server's bytes are not this protocol, or not the answer to what was asked; or it refused
+    /// with an error code that this build does not know.
     #[error("protocol error: {0}")]
     Protocol(String),
     /// The request breaks a limit or a rule; it was not sent.
@@ -78,7 +79,9 @@ impl ClientError {
             ClientError::Unknown { .. } => {
                 "read back whether the write was applied before repeating it"
             }
-            ClientError::Protocol(_) => "check that the address is an ironring client port",
+            ClientError::Protocol(_) => {
+                "check that it is an ironring client port, and the client as new as the server"
+            }
             ClientError::Request(_) => "correct the request as the message says",
         }
     }

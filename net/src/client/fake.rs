@@ -15,7 +15,7 @@ use ironring_core::{
 
 use super::call::options_of;
 use crate::connection::{Connection, Identity, Limits, Output};
-use crate::frame::Opcode;
+use crate::frame::{HEADER_BYTES, Opcode, decode_header};
 use crate::list::{RecordListBuilder, ScanListBuilder, ValueListBuilder};
 use crate::message::*;
 
@@ -45,6 +45,31 @@ pub(crate) enum Act {
     Silence,
     /// Not applied, an answer that is none.
     Garbage,
+    /// A put that is not applied, answered with the receipt of another.
+    Duplicate,
+    /// Answered in a frame that is wrong.
+    Wrong(Wrong),
+}
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// Not applied: an error with a code that no build knows yet.
+    Code,
+    BodyChecksum,
+    Version,
+}
+
+impl Wrong {
+    fn apply(self, frame: &mut [u8]) {
+        let mut header = decode_header(frame).unwrap();
+        match self {
+            Wrong::Code => header.status = 999,
+            Wrong::BodyChecksum => header.body_crc ^= 1,
+            Wrong::Version => header.version += 1,
+        }
+        frame[..HEADER_BYTES].copy_from_slice(&header.encode());
+    }
 }
 
 /// The first answer to a numbered write.
@@ -220,6 +245,7 @@ fn connection_of(shard: usize) -> Connection {
 
 fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
     let mut connection = connection_of(shard);
+    let mut wrong = Vec::new();
     loop {
         while let Ok(Some((frame, output))) = connection.next_frame_and_output() {
             let correlation = frame.header.correlation;
@@ -239,6 +265,9 @@ fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
             let alone = state.cut_off == Some(shard) && options_of(&request).is_some();
             let refusal = refusal.or(alone.then_some(Act::Refuse(ErrorCode::TooFewReplicas, 0)));
             let act = state.take_fault(opcode).or(refusal);
+            if let Some(Act::Wrong(how)) = act {
+                wrong.push((output.bytes().len(), how));
+            }
             if !state.handle(shard, &request, act, correlation, output) {
                 drop(state);
                 let _gone = stream.write_all(connection.output().bytes());
@@ -246,8 +275,10 @@ fn serve(shard: usize, mut stream: &TcpStream, state: &Mutex<State>) {
             }
         }
         let output = connection.output();
-        let len = output.bytes().len();
-        if stream.write_all(output.bytes()).is_err() {
+        let mut bytes = output.bytes().to_vec();
+        wrong.drain(..).for_each(|(at, how): (usize, Wrong)| how.apply(&mut bytes[at..]));
+        let len = bytes.len();
+        if stream.write_all(&bytes).is_err() {
             return;
         }
         output.sent(Instant(0), len);
@@ -312,7 +343,18 @@ impl State {
                 self.answer(shard, request, correlation, nowhere.output());
                 return act == Some(Act::Silence);
             }
-            None => {}
+            Some(Act::Duplicate) => {
+                let (durability, partition) = (Durability::Quorum, PartitionId(0));
+                let (term, offset) = (Term(1), Offset(1));
+                let receipt = Receipt { durability, partition, term, offset, duplicate: true };
+                ok(output, correlation, &Response::Receipt(receipt));
+                return true;
+            }
+            Some(Act::Wrong(Wrong::Code)) => {
+                refuse(output, correlation, ErrorCode::Malformed, 0);
+                return true;
+            }
+            Some(Act::Wrong(_)) | None => {}
         }
         self.answer(shard, request, correlation, output);
         true

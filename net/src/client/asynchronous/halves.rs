@@ -14,7 +14,7 @@ use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 use monoio::time::timeout;
 
 use super::names::Lookup;
-use crate::client::call::{closed, unexpected};
+use crate::client::call::{check_version, closed, unexpected};
 use crate::client::{ClientConfig, ClientError, ServerInfo};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::Header;
@@ -37,6 +37,8 @@ pub struct Receiver {
     input: Input,
     /// What the kernel reads into.
     read: Vec<u8>,
+    /// The protocol version agreed on; nothing before that.
+    version: Option<u8>,
 }
 
 /// Connects and says hello. The runtime must have its timer enabled.
@@ -70,17 +72,19 @@ pub(super) async fn connect_within(
             stream: read,
             input: Input::default(),
             read: Vec::with_capacity(RECEIVE_BYTES_MAX),
+            version: None,
         };
         encode_request(sender.buffer(), 1, 0, &config.hello())?;
         sender.flush().await?;
         let (header, body) = receiver.receive().await?;
-        let server = match decode_response(&header, body)? {
+        let server: ServerInfo = match decode_response(&header, body)? {
             Response::Welcome(welcome) => welcome.into(),
             Response::Error { code, detail, message } => {
                 return Err(ClientError::Server { code, detail, message: message.to_owned() });
             }
             other => return Err(unexpected(&other)),
         };
+        receiver.version = Some(server.version);
         Ok((sender, receiver, server))
     };
     timeout(limit, shaking_hands).await.unwrap_or(Err(ClientError::Timeout))
@@ -137,10 +141,18 @@ impl Receiver {
     /// [`decode_response`] does.
     ///
     /// # Errors
-    /// [`ClientError::Protocol`] when the bytes are no frame.
+    /// [`ClientError::Protocol`] when the bytes are no frame, or one of another version.
     pub fn next_frame(&mut self) -> Result<Option<(Header, &[u8])>, ClientError> {
-        let Some(header) = self.input.peek(FRAME_BODY_BYTES_MAX as u32)? else { return Ok(None) };
+        let Some(header) = self.peek()? else { return Ok(None) };
         Ok(Some((header, self.input.take_body(&header))))
+    }
+
+    fn peek(&mut self) -> Result<Option<Header>, ClientError> {
+        let header = self.input.peek(FRAME_BODY_BYTES_MAX as u32)?;
+        if let Some((header, version)) = header.as_ref().zip(self.version) {
+            check_version(header, version)?;
+        }
+        Ok(header)
     }
 
     /// Waits for bytes and reads what there is, up to 64 KiB. Call [`Receiver::next_frame`] until
@@ -170,7 +182,7 @@ impl Receiver {
     /// As [`Receiver::fill`] and [`Receiver::next_frame`].
     pub async fn receive(&mut self) -> Result<(Header, &[u8]), ClientError> {
         let header = loop {
-            if let Some(header) = self.input.peek(FRAME_BODY_BYTES_MAX as u32)? {
+            if let Some(header) = self.peek()? {
                 break header;
             }
             self.fill().await?;

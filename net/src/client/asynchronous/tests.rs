@@ -4,7 +4,7 @@ use std::future::Future;
 
 use super::*;
 use crate::client::WriteSettings;
-use crate::client::fake::{Act, Cluster, Silent};
+use crate::client::fake::{Act, Cluster, Silent, Wrong};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::{Opcode, set_correlation};
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
@@ -456,6 +456,51 @@ fn a_write_that_never_left_is_not_in_doubt() {
         assert!(matches!(error, ClientError::Timeout), "{error}");
     });
     assert_eq!(cluster.count(Opcode::Put), 0);
+}
+
+#[test]
+fn the_receipt_of_another_write_is_not_taken_for_ones_own() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        c.put(b"k", b"1").await.unwrap();
+        cluster.on(Opcode::Put, Act::Duplicate);
+        let error = c.put(b"k", b"2").await.unwrap_err();
+        assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+        assert!(!c.put(b"k", b"3").await.unwrap().duplicate);
+    });
+    assert_eq!(cluster.count(Opcode::OpenSession), 2, "the session is shared with somebody");
+}
+
+#[test]
+fn an_error_code_of_a_newer_server_is_a_refusal() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        c.put(b"k", b"1").await.unwrap();
+        let before = cluster.connections();
+        cluster.on(Opcode::Put, Act::Wrong(Wrong::Code));
+        let error = c.put(b"k", b"2").await.unwrap_err();
+        assert!(matches!(error, ClientError::Protocol(_)) && error.to_string().contains("999"));
+        assert_eq!(cluster.count(Opcode::Put), 2, "it was not repeated");
+        c.put(b"k", b"3").await.unwrap();
+        assert_eq!((cluster.count(Opcode::OpenSession), cluster.connections()), (1, before));
+    });
+}
+
+#[test]
+fn a_connection_is_given_up_when_an_answer_on_it_is_wrong() {
+    let cluster = Cluster::start();
+    run(async {
+        let c = client(&cluster).await;
+        c.put(b"k", b"v").await.unwrap();
+        for act in [Act::Garbage, Act::Wrong(Wrong::BodyChecksum), Act::Wrong(Wrong::Version)] {
+            let before = cluster.connections();
+            cluster.on(Opcode::Get, act);
+            assert_eq!(c.get(b"k").await.unwrap().unwrap().value, b"v");
+            assert_eq!(cluster.connections(), before + 1, "{act:?}");
+        }
+    });
 }
 
 #[test]

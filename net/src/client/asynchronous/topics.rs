@@ -70,7 +70,7 @@ impl Client {
     /// Changes what a topic keeps.
     ///
     /// # Errors
-    /// `unknown_topic`, or as every call: [`ClientError`].
+    /// `unknown_topic`; [`ClientError::Unknown`] when it may have been changed.
     pub async fn topic_alter(
         &self,
         name: &str,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ironring_core::limits::FRAME_BODY_BYTES_MAX;
 
-use crate::client::call::{closed, unexpected};
+use crate::client::call::{check_version, closed, unexpected};
 use crate::client::{ClientError, ServerInfo};
 use crate::codec::{decode_response, encode_request};
 use crate::frame::Header;
@@ -26,6 +26,8 @@ pub struct RawConnection {
     stream: TcpStream,
     input: Input,
     server: ServerInfo,
+    /// The protocol version agreed on; nothing before that.
+    version: Option<u8>,
     last_used: Instant,
 }
 
@@ -54,7 +56,8 @@ impl RawConnection {
         };
         let (input, last_used) = (Input::default(), Instant::now());
         let address = address.to_owned();
-        let mut raw = RawConnection { address, stream, input, server, last_used };
+        let version = None;
+        let mut raw = RawConnection { address, stream, input, server, version, last_used };
         let mut frame = Vec::new();
         encode_request(&mut frame, 1, 0, hello)?;
         raw.send(&frame, until)?;
@@ -66,6 +69,7 @@ impl RawConnection {
             }
             other => return Err(unexpected(&other)),
         };
+        raw.version = Some(raw.server.version);
         Ok(raw)
     }
 
@@ -101,7 +105,7 @@ impl RawConnection {
     ///
     /// # Errors
     /// When no whole frame comes in time or the server closes; [`ClientError::Protocol`] when what
-    /// comes is no frame.
+    /// comes is no frame, or one of another version.
     pub fn receive(&mut self, until: Instant) -> Result<(Header, &[u8]), ClientError> {
         let body_max = FRAME_BODY_BYTES_MAX as u32;
         let header = loop {
@@ -119,6 +123,9 @@ impl RawConnection {
                 Err(error) => return Err(self.io(error)),
             }
         };
+        if let Some(version) = self.version {
+            check_version(&header, version)?;
+        }
         self.last_used = Instant::now();
         Ok((header, self.input.take_body(&header)))
     }

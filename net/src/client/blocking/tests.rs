@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::client::fake::{Act, Cluster, Silent};
+use crate::client::fake::{Act, Cluster, Silent, Wrong};
 use crate::client::{Record, WriteSettings};
 use crate::frame::Opcode;
 use crate::message::{AppendRecord, AppendTo, BatchOp, Condition, ReadFrom, Retention};
@@ -437,4 +437,43 @@ fn a_leader_that_is_cut_off_is_left_for_its_successor() {
     cluster.cut_off(0);
     c.put(&key, b"w").unwrap();
     assert_eq!(cluster.last_shard(), 1);
+}
+
+#[test]
+fn the_receipt_of_another_write_is_not_taken_for_ones_own() {
+    let cluster = Cluster::start();
+    let mut c = client(&cluster);
+    c.put(b"k", b"1").unwrap();
+    cluster.on(Opcode::Put, Act::Duplicate);
+    let error = c.put(b"k", b"2").unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+    assert!(!c.put(b"k", b"3").unwrap().duplicate);
+    assert_eq!(cluster.count(Opcode::OpenSession), 2, "the session is shared with somebody");
+}
+
+#[test]
+fn an_error_code_of_a_newer_server_is_a_refusal() {
+    let cluster = Cluster::start();
+    let mut c = client(&cluster);
+    c.put(b"k", b"1").unwrap();
+    let before = cluster.connections();
+    cluster.on(Opcode::Put, Act::Wrong(Wrong::Code));
+    let error = c.put(b"k", b"2").unwrap_err();
+    assert!(matches!(error, ClientError::Protocol(_)) && error.to_string().contains("999"));
+    assert_eq!(cluster.count(Opcode::Put), 2, "it was not repeated");
+    c.put(b"k", b"3").unwrap();
+    assert_eq!((cluster.count(Opcode::OpenSession), cluster.connections()), (1, before));
+}
+
+#[test]
+fn a_connection_is_given_up_when_an_answer_on_it_is_wrong() {
+    let cluster = Cluster::start();
+    let mut c = client(&cluster);
+    c.put(b"k", b"v").unwrap();
+    for act in [Act::Garbage, Act::Wrong(Wrong::BodyChecksum), Act::Wrong(Wrong::Version)] {
+        let before = cluster.connections();
+        cluster.on(Opcode::Get, act);
+        assert_eq!(c.get(b"k").unwrap().unwrap().value, b"v");
+        assert_eq!(cluster.connections(), before + 1, "{act:?}");
+    }
 }

@@ -70,7 +70,7 @@ impl Client {
     /// Changes what a topic keeps.
     ///
     /// # Errors
-    /// `unknown_topic`, or as every call: [`ClientError`].
+    /// `unknown_topic`; [`ClientError::Unknown`] when it may have been changed.
     pub fn topic_alter(
         &mut self,
         name: &str,

@@ -73,8 +73,50 @@ fn what_cannot_be_told_apart_from_its_own_echo_is_not_repeated() {
     let create = Request::TopicCreate { name: "t", partitions: 1, retention: Retention::default() };
     assert_eq!(after(create, [lost()]), "unknown");
     assert_eq!(after(Request::TopicDelete { name: "t" }, [lost()]), "unknown");
+}
+
+#[test]
+fn a_change_that_may_be_made_twice_is_repeated_and_stays_in_doubt() {
     let alter = Request::TopicAlter { name: "t", retention: Retention::default() };
     assert_eq!(after(alter, [lost()]), "again");
+    assert_eq!(after(alter, [refused(ErrorCode::Unknown)]), "again");
+    assert_eq!(after(alter, [lost(), refused(ErrorCode::UnknownTopic)]), "unknown");
+    assert_eq!(after(alter, [refused(ErrorCode::UnknownTopic)]), "unknown_topic");
+    let mut call = Call::new(&alter);
+    call.failed(lost(), &mut Prng::new(1));
+    assert!(matches!(call.out_of_time(), ClientError::Unknown { .. }));
+}
+
+#[test]
+fn a_duplicate_answers_this_write_only_when_it_was_sent_before() {
+    let answered = |request: Request<'_>, failures: Vec<Failure>, duplicate| {
+        let (mut call, mut prng) = (Call::new(&request), Prng::new(1));
+        for failure in failures {
+            call.failed(failure, &mut prng);
+        }
+        call.answered((), duplicate)
+    };
+    let sure = || vec![refused(ErrorCode::Overloaded), Failure::NotSent(ClientError::Timeout)];
+    for before in [vec![], sure(), vec![lost(), refused(ErrorCode::SequenceGap)]] {
+        assert!(matches!(answered(put(7), before, true), Err(ClientError::Unknown { .. })));
+    }
+    assert!(matches!(answered(put(0), vec![], true), Err(ClientError::Unknown { .. })));
+    assert!(answered(put(7), vec![lost()], true).is_ok());
+    assert!(answered(put(7), vec![refused(ErrorCode::Unknown)], true).is_ok());
+    assert!(answered(put(7), vec![], false).is_ok());
+}
+
+#[test]
+fn an_error_code_of_a_newer_server_is_a_refusal() {
+    let newer =
+        || Failure::of_answer(ResponseError::UnknownCode { code: 999, message: "new".to_owned() });
+    for request in [READ, put(7), put(0)] {
+        assert!(after(request, [newer()]).starts_with("Protocol"));
+    }
+    assert_eq!(after(put(7), [lost(), newer()]), "unknown");
+    let damaged = || Failure::of_answer(ResponseError::BodyChecksum { stored: 1, computed: 2 });
+    assert_eq!(after(READ, [damaged()]), "again");
+    assert_eq!(after(put(0), [damaged()]), "unknown");
 }
 
 #[test]
