@@ -324,7 +324,8 @@ impl Client {
         };
         let mut candidates = self.inner.candidates.borrow_mut();
         candidates.refuses(address);
-        if code == ErrorCode::NotLeader {
+        // A leader that is cut off says the latter.
+        if matches!(code, ErrorCode::NotLeader | ErrorCode::TooFewReplicas) {
             let routing = self.inner.routing.borrow();
             let owner = routing.as_ref().zip(partition).and_then(|(map, of)| map.address_of(of));
             candidates.does_not_lead(address, owner, &self.inner.config.addrs);

@@ -285,7 +285,8 @@ impl Client {
     /// The server said that another may serve what it was asked for.
     fn refuses(&mut self, address: &str, partition: Option<PartitionId>, code: ErrorCode) {
         self.candidates.refuses(address);
-        if code == ErrorCode::NotLeader {
+        // A leader that is cut off says the latter.
+        if matches!(code, ErrorCode::NotLeader | ErrorCode::TooFewReplicas) {
             let routing = self.routing.as_ref();
             let owner = routing.zip(partition).and_then(|(map, of)| map.address_of(of));
             self.candidates.does_not_lead(address, owner, &self.config.addrs);

@@ -397,18 +397,22 @@ fn all_that_a_call_takes_shares_its_deadline() {
 
 #[test]
 fn a_leader_that_is_cut_off_is_left_for_its_successor() {
-    let cluster = Cluster::start();
-    run(async {
-        let addrs = vec![cluster.address(0), cluster.address(1)];
-        let c = Client::connect(ClientConfig { addrs, ..config(&cluster) }).await.unwrap();
-        let mut keys = (0u32..).map(u32::to_le_bytes);
-        let key = keys.find(|key| Token::of_key(key).partition(16).0 < 8).unwrap();
-        c.put(&key, b"v").await.unwrap();
-        assert_eq!((cluster.last_shard(), cluster.connections()), (0, 1));
-        cluster.cut_off(0);
-        c.put(&key, b"w").await.unwrap();
-        assert_eq!(cluster.last_shard(), 1);
-    });
+    for routes in [true, false] {
+        let cluster = Cluster::start();
+        run(async {
+            let addrs = vec![cluster.address(0), cluster.address(1)];
+            let config =
+                ClientConfig { addrs, session: routes, shard_aware: routes, ..config(&cluster) };
+            let c = Client::connect(config).await.unwrap();
+            let mut keys = (0u32..).map(u32::to_le_bytes);
+            let key = keys.find(|key| Token::of_key(key).partition(16).0 < 8).unwrap();
+            c.put(&key, b"v").await.unwrap();
+            assert_eq!((cluster.last_shard(), cluster.connections()), (0, 1));
+            cluster.cut_off(0);
+            c.put(&key, b"w").await.unwrap();
+            assert_eq!(cluster.last_shard(), 1);
+        });
+    }
 }
 
 #[test]
