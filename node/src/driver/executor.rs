@@ -153,6 +153,7 @@ impl<R: Runtime> Executor<R> {
     pub fn take_news(self: &Rc<Self>) {
         if let Some(metadata) = self.mesh.take_metadata() {
             self.nodes.follow(&metadata);
+            self.runtime.others_wait(metadata.members().count() > 1);
             self.handle(Event::Metadata(metadata));
         }
         for message in self.mesh.take_told() {

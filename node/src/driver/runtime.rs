@@ -29,8 +29,8 @@ pub struct Seat {
     pub memlock_tight_bytes: Option<usize>,
     /// Entries of each of the runtime's rings.
     pub ring_depth: u32,
-    /// Durable writes may wait for a flush of the disk's cache: a runtime that can has them submitted by
-    /// another thread of the kernel's.
+    /// Durable writes may wait for a flush of the disk's cache: while other nodes wait for this one, a runtime
+    /// that can has them submitted by another thread of the kernel's.
     pub flushes: bool,
     /// A file of 4 KiB for a runtime that must read one before any other: glommio does.
     pub probe: PathBuf,
@@ -102,6 +102,12 @@ pub trait Runtime: Sized + 'static {
 
     /// Submits file operations and notices their ends, where the reactor does not do that.
     fn drive(&self);
+
+    /// Whether other nodes wait for this one's heartbeats: its executors are not to wait for a disk then,
+    /// where a runtime has the choice, though it costs throughput.
+    fn others_wait(&self, wait: bool) {
+        let _ = wait;
+    }
 
     /// A descriptor that is readable while [`Runtime::drive`] has something to notice.
     fn completions(&self) -> Option<BorrowedFd<'_>>;

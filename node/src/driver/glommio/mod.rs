@@ -143,6 +143,10 @@ impl Runtime for Glommio {
         self.ring.drive();
     }
 
+    fn others_wait(&self, wait: bool) {
+        self.ring.others_wait(wait);
+    }
+
     async fn submit(&self) {
         self.ring.drive();
     }

@@ -64,10 +64,13 @@ pub struct Ring(RefCell<Inner>);
 
 struct Inner {
     ring: IoUring,
-    /// A thread of the kernel's submits durable writes. When the disk has written before the thread that
-    /// submits is back, the kernel lets that one wait for the flush of the disk's cache: all of a shard
-    /// waits then, and 242 ms were seen.
+    /// A durable write may end in a flush of the disk's cache. When the disk has written before the thread
+    /// that submits is back, the kernel lets that one wait for the flush: all of a shard waits then, and
+    /// 242 ms were seen.
     flushes: bool,
+    /// Other nodes wait for this one: a thread of the kernel's submits such writes. A node alone does without:
+    /// its clients wait for the disk anyway, and the thread takes a twentieth of a processor.
+    others_wait: bool,
     /// Such a write is among those the kernel was not told of.
     has_aside: bool,
     slots: Vec<Slot>,
@@ -103,6 +106,7 @@ impl Ring {
         Ok(Ring(RefCell::new(Inner {
             ring,
             flushes,
+            others_wait: false,
             has_aside: false,
             slots: Vec::new(),
             free: Vec::new(),
@@ -128,6 +132,11 @@ impl Ring {
     /// Submits what was asked for, and hands over what has ended.
     pub fn drive(&self) {
         self.0.borrow_mut().drive();
+    }
+
+    /// Whether other nodes wait for this one.
+    pub fn others_wait(&self, wait: bool) {
+        self.0.borrow_mut().others_wait = wait;
     }
 
     /// Readable while there are completions to hand over.
@@ -160,7 +169,8 @@ impl Inner {
                 opcode::Write::new(file, memory.as_ptr(), len).offset(pos).build()
             }
         };
-        let aside = direction == Direction::WriteDurable && self.flushes;
+        let durable = direction == Direction::WriteDurable;
+        let aside = durable && self.flushes && self.others_wait;
         let entry = if aside { entry.flags(squeue::Flags::ASYNC) } else { entry };
         self.has_aside |= aside;
         self.slots[slot] = Slot::UnderWay { memory, waker: None };
@@ -353,22 +363,30 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_and_errors_are_told() {
-        let ring = Rc::new(Ring::new(true).unwrap());
+        // By this thread, and by one of the kernel's.
+        for others_wait in [false, true] {
+            let ring = Rc::new(Ring::new(true).unwrap());
+            ring.others_wait(others_wait);
+            write_read_and_fail(&ring);
+        }
+    }
+
+    fn write_read_and_fail(ring: &Rc<Ring>) {
         let file = tempfile::tempfile().unwrap();
         let mut from = memory(8192);
         from.bytes_mut().fill(0x5A);
-        assert_eq!(moved(&ring, ring.ask(Direction::Write, file.as_raw_fd(), 4096, from)), 8192);
+        assert_eq!(moved(ring, ring.ask(Direction::Write, file.as_raw_fd(), 4096, from)), 8192);
         let durable = ring.ask(Direction::WriteDurable, file.as_raw_fd(), 8192, memory(4096));
-        assert_eq!(moved(&ring, durable), 4096);
+        assert_eq!(moved(ring, durable), 4096);
         let read = ring.ask(Direction::Read, file.as_raw_fd(), 8192, memory(8192));
-        let (bytes, got) = ends(&ring, read).unwrap();
+        let (bytes, got) = ends(ring, read).unwrap();
         assert_eq!(got, 4096, "the file ends");
         assert!(bytes.bytes()[..4096].iter().all(|b| *b == 0));
         let read = ring.ask(Direction::Read, file.as_raw_fd(), 4096, memory(4096));
-        let (bytes, _) = ends(&ring, read).unwrap();
+        let (bytes, _) = ends(ring, read).unwrap();
         assert!(bytes.bytes().iter().all(|b| *b == 0x5A));
         let bad = ring.ask(Direction::Read, -1, 0, memory(4096));
-        assert_eq!(ends(&ring, bad).err().unwrap().raw_os_error(), Some(libc::EBADF));
+        assert_eq!(ends(ring, bad).err().unwrap().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]
