@@ -108,7 +108,9 @@ fn find<'a>(codes: &'a [Explained], wanted: &str) -> Option<&'a Explained> {
 /// What happened when a server answers with the code.
 fn meaning(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::Malformed => "The frame or its body does not parse. After a frame the connection is closed; after a body it goes on.",
+        ErrorCode::Malformed => {
+            "The frame or its body does not parse. After a frame the connection is closed; after a body it goes on."
+        }
         ErrorCode::UnsupportedVersion => "Client and server have no protocol version in common.",
         ErrorCode::UnknownOpcode => "The server does not know this kind of request.",
         ErrorCode::BadChecksum => "A checksum did not match: the frame was damaged on the way.",
