@@ -682,6 +682,37 @@ pub(super) mod tests {
         assert_eq!(p.entries.first(), Offset(23));
     }
 
+    /// What a state does not have is deleted at the last offset before its end: the value's own, here.
+    #[test]
+    fn a_large_value_that_a_state_does_not_have_leaves_nothing_behind() {
+        let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());
+        p.recovered(&mut space);
+        let body = ChunkedBody { upload: Offset(7), chunks: 1, value_bytes: 300 << 10 }.encode();
+        let key = chunk_key(Offset(7), 0);
+        p.apply(at(3), &record(RecordKind::Chunk, 7, &key, b"a"), &mut space);
+        p.apply(at(4), &record(RecordKind::PutChunked, 9, b"k", &body), &mut space);
+        space.clear();
+        let delete = record(RecordKind::Delete, 9, b"k", b"");
+        p.merge(at(5), &Record { flags: MERGED, ..delete }, &mut space);
+        let dead: Vec<Space> = [5, 4, 3].map(|n| Space::Dead(at(n))).to_vec();
+        assert_eq!((space, p.keys.len(), p.large.is_empty()), (dead, 0, true));
+    }
+
+    /// Compaction may have copied the value before the delete was there: the copy lies behind it in the log.
+    #[test]
+    fn a_value_that_a_state_does_not_have_does_not_come_back_by_a_copy_of_it() {
+        let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());
+        let put = record(RecordKind::Put, 9, b"k", b"v");
+        let delete = Record { flags: MERGED, ..record(RecordKind::Delete, 9, b"k", b"") };
+        p.merge(at(1), &put, &mut space);
+        p.merge(at(2), &delete, &mut space);
+        space.clear();
+        p.merge(at(3), &Record { flags: MERGED, ..put }, &mut space);
+        assert_eq!(space, [Space::Dead(at(3))]);
+        p.recovered(&mut space);
+        assert_eq!(p.keys.len(), 0);
+    }
+
     #[test]
     fn a_large_value_is_read_when_all_of_it_is_here() {
         let (mut p, mut space) = (Partition::new(PartitionId(0)), Vec::new());

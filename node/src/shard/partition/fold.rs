@@ -86,7 +86,7 @@ impl Partition {
     fn fold_put(&mut self, at: Location, record: &Record<'_>, flags: u8, space: &mut Vec<Space>) {
         let entry = Entry { location: at, version: record.offset, expires: record.expires, flags };
         match self.keys.insert(record.key, entry) {
-            Some(old) if old.version > record.offset => {
+            Some(old) if old.version > record.offset || is_delete_of(&old, record) => {
                 // The state is ahead of this record (fuzzy checkpoint): put the newer one back.
                 self.keys.insert(record.key, old);
                 space.push(Space::Dead(at));
@@ -107,8 +107,8 @@ impl Partition {
             return;
         };
         self.fold_put(at, record, CHUNKED, space);
-        let current = self.keys.get(record.key).is_some_and(|e| e.version == record.offset);
-        if current {
+        let is_current = |e: Entry| e.version == record.offset && e.flags & CHUNKED != 0;
+        if self.keys.get(record.key).is_some_and(is_current) {
             self.large.finish(body.upload, record.offset, body.chunks);
         } else {
             for chunk in self.large.abort(body.upload) {
@@ -125,7 +125,7 @@ impl Partition {
                 self.keys.insert(record.key, old);
                 return;
             }
-            Some(old) if old.version == record.offset => {}
+            // Also a value of the same version: see `is_delete_of`.
             Some(old) => self.superseded(&old, space),
             None => {}
         }
@@ -161,4 +161,10 @@ impl Partition {
             space.extend(self.large.remove(old.version).into_iter().map(Space::Dead));
         }
     }
+}
+
+/// Whether the value of a record was deleted with its own version. What a leader's state does not have is
+/// deleted at the last offset before the state's end, which may be that of the value.
+fn is_delete_of(entry: &Entry, put: &Record<'_>) -> bool {
+    entry.version == put.offset && entry.flags & TOMBSTONE != 0
 }
