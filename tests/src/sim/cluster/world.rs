@@ -1,7 +1,7 @@
 //! The loop: messages, disks, clients, the controller and everything that goes wrong, by seed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +97,8 @@ struct World {
     acked_before_healing: u64,
     /// The node whose disk is damaged in this run.
     victim: Option<usize>,
+    /// Its partitions that were seen damaged and led elsewhere.
+    hurt_followers: BTreeSet<PartitionId>,
     /// Nothing more befalls it until then.
     spared_until: u64,
     /// Orders to hand over are lost on their way until then.
@@ -209,6 +211,7 @@ impl World {
             next_storage: n as u128,
             healed: false,
             victim: None,
+            hurt_followers: BTreeSet::new(),
             spared_until: 0,
             no_orders_until: 0,
             damage: if rng.chance(1, 3) { Damage::OfAll } else { Damage::OfOneNode },

@@ -157,6 +157,14 @@ impl World {
             })
     }
 
+    /// No link is cut any more, and those that were down are there again.
+    fn join_all(&mut self) {
+        for row in &mut self.cut {
+            row.fill(super::Cut::default());
+        }
+        (0..self.nodes.len()).for_each(|node| self.links_up(node));
+    }
+
     /// Records of all nodes are damaged, each on all replicas but one at the most.
     fn rot_everywhere(&mut self) {
         let awake = |n: &super::Node| n.is_awake(self.time);
@@ -169,9 +177,7 @@ impl World {
             return;
         }
         self.damage = Damage::Done;
-        for row in &mut self.cut {
-            row.fill(super::Cut::default());
-        }
+        self.join_all();
         self.isolated.fill(0);
         self.note(&[14], || "all nodes are damaged".to_owned());
         // One that leads everything has everything, and the others may lose all they have; not while it
@@ -250,7 +256,9 @@ impl World {
             Some(victim) => victim,
             None => self.rng.below(self.nodes.len() as u64) as usize,
         };
-        if !self.can_lose_copy(node) || self.time < self.spared_until {
+        // One that hears nobody may be about to go on as the only voter of what it leads.
+        let hears = self.isolated[node] <= self.time;
+        if !hears || !self.can_lose_copy(node) || self.time < self.spared_until {
             return;
         }
         let serves = |shard: &Shard| shard.phase() == Phase::Serving;
@@ -259,9 +267,7 @@ impl World {
         }
         if self.victim.is_none() {
             self.victim = Some(node);
-            for row in &mut self.cut {
-                row.fill(super::Cut::default());
-            }
+            self.join_all();
             (0..self.nodes.len()).for_each(|i| self.nodes[i].paused_until = 0);
         }
         self.spared_until = self.time + GROUP_FOLLOWS_NS + self.rng.below(1500 * MS);
@@ -311,19 +317,25 @@ impl World {
         }
     }
 
-    /// A damaged copy neither votes nor begins to lead.
-    pub(super) fn judge_damaged(&self, node: usize) -> Result<(), String> {
+    /// A damaged copy neither votes nor begins to lead. One whose damage is found when it has begun goes
+    /// on until another can take over.
+    pub(super) fn judge_damaged(&mut self, node: usize) -> Result<(), String> {
         let n = &self.nodes[node];
         let Some(shard) = n.shard.as_ref().filter(|_| self.victim == Some(node)) else {
             return Ok(());
         };
         for id in (0..self.partitions).map(PartitionId) {
             if shard.models().peek(id).hurt.is_none() {
+                self.hurt_followers.remove(&id);
                 continue;
             }
             let leads = shard.replica(id).and_then(|view| view.leads);
-            if matches!(leads, Some(Stage::Promising | Stage::Starting)) {
+            let begins = matches!(leads, Some(Stage::Promising | Stage::Starting));
+            if begins && self.hurt_followers.contains(&id) {
                 return Err(format!("node {}: a damaged copy of {id} begins to lead", node + 1));
+            }
+            if leads.is_none() {
+                self.hurt_followers.insert(id);
             }
             let votes = |said: &ToController| match said {
                 ToController::Fenced(answer) => answer.partition == id,
