@@ -35,6 +35,9 @@ use crate::sim::disk::faults::{Fault, FaultPlan};
 const GROUP_FOLLOWS_NS: u64 = 150 * MS;
 /// So long after a voter was heard it may be handed the leadership, and an order to do so may arrive.
 const ORDERS_STALE_NS: u64 = 1000 * MS;
+/// So long after it was apart a leader has heard its voters again, and what it asked for because it had not
+/// is committed.
+const IN_TOUCH_NS: u64 = 500 * MS;
 
 /// Where a record lies: on which node, in which file, from where on, how long.
 type PlaceOnNode = (usize, FileName, u64, u64);
@@ -157,6 +160,17 @@ impl World {
             })
     }
 
+    /// Whether a node and the others have heard each other for a while. One that has not may be about to go
+    /// on as the only voter of what it leads.
+    fn is_in_touch(&self, node: usize) -> bool {
+        let lately = |until: u64| until > 0 && until.saturating_add(IN_TOUCH_NS) > self.time;
+        let cut = |other: usize| {
+            lately(self.cut[node][other].until) || lately(self.cut[other][node].until)
+        };
+        let apart = lately(self.isolated[node]) || lately(self.nodes[node].paused_until);
+        !apart && !(0..self.nodes.len()).any(cut)
+    }
+
     /// No link is cut any more, and those that were down are there again.
     fn join_all(&mut self) {
         for row in &mut self.cut {
@@ -256,9 +270,7 @@ impl World {
             Some(victim) => victim,
             None => self.rng.below(self.nodes.len() as u64) as usize,
         };
-        // One that hears nobody may be about to go on as the only voter of what it leads.
-        let hears = self.isolated[node] <= self.time;
-        if !hears || !self.can_lose_copy(node) || self.time < self.spared_until {
+        if !self.is_in_touch(node) || !self.can_lose_copy(node) || self.time < self.spared_until {
             return;
         }
         let serves = |shard: &Shard| shard.phase() == Phase::Serving;
