@@ -191,7 +191,8 @@ pub fn wait(
     let asked = asked(http)?;
     let mut told = String::new();
     let mut empty = false;
-    let mut heard = Instant::now();
+    let begin = Instant::now();
+    let (mut begun, mut heard) = (false, begin);
     loop {
         let look = || -> Result<Option<GoingView>, CliError> {
             let members: Vec<MemberView> = http.ask("GET", "/v1/cluster/members", None)?;
@@ -204,11 +205,16 @@ pub fn wait(
             Ok(None) => return Ok(()),
             Ok(Some(now)) if enough(&now) => return Ok(()),
             Ok(Some(now)) if now.state == MemberState::Active.name() => {
-                let why = format!("node {} takes part again: the order was taken back", now.name);
-                return Err(CliError::local(&TAKEN_BACK, why));
+                // The node that is asked may not have heard of the order yet, which another carried out.
+                if begun || begin.elapsed() >= UNHEARD_MAX {
+                    let why =
+                        format!("node {} takes part again: the order was taken back", now.name);
+                    return Err(CliError::local(&TAKEN_BACK, why));
+                }
+                heard = Instant::now();
             }
             Ok(Some(now)) => {
-                heard = Instant::now();
+                (begun, heard) = (true, Instant::now());
                 let remaining = now.remaining;
                 empty = remaining.replicas == 0;
                 let text = format!(
