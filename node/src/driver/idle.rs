@@ -12,9 +12,8 @@
 //! the kernel's own threads that finish a write may be bound to it, and nothing would be found before
 //! they have run. When somebody else uses it for long (a client, another process), looking is in the
 //! way: the shard sleeps at once for a while, and is woken with the priority of one that slept. One
-//! long absence does not tell that: a hypervisor, an interrupt or a thread that is rarely awake takes a
-//! processor as well, several times a second, and each would cost the time that the shard then sleeps.
-//! Who shares the processor has it each time it is offered.
+//! long absence does not tell that: a hypervisor or a thread that is rarely awake takes a processor now
+//! and then as well. Who shares the processor has it each time it is offered.
 //!
 //! Pure: the clock is an argument.
 

@@ -45,8 +45,8 @@ const NO_DESCRIPTOR_NAP: Duration = Duration::from_millis(1);
 const GIVE_WAY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A pass of the reactor is four system calls at least: while there is always something to do, one is
-/// made this often. It serves timers, new connections and the tasks of other queues, which wait this
-/// long for nothing that anybody notices.
+/// made this often. It serves timers, new connections and the tasks of other queues, none of which is
+/// held to less than milliseconds.
 const PASS_EVERY: Duration = Duration::from_micros(500);
 
 /// The executor of the thread it is used on.
