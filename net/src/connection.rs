@@ -284,6 +284,13 @@ impl Connection {
         self.peer_done = true;
     }
 
+    /// A write to the peer failed. Requests it sent before are still yielded; what was not written, and
+    /// every answer still to come, is dropped: a stream with a gap in it would be read as something else.
+    pub fn write_failed(&mut self) {
+        self.peer_closed();
+        self.output.discard();
+    }
+
     /// Memory the request being received needs beyond the 64 KiB a connection may always have; 0 for
     /// one that needs no more. Known when [`Connection::next_frame`] has yielded nothing. A driver
     /// that is short of memory does not read on before it has as much.

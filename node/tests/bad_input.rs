@@ -107,7 +107,7 @@ cases! {
     LITTLE_MEMLOCK: "`ulimit -l 512` and no right to exceed it, one shard", Log("info"),
         "rings of 1024 entries", "works as always";
     NO_MEMLOCK: "The same with four shards", Log("info"),
-        "rings of 256 entries (ulimit -l allows no more)", "works, with smaller rings; larger ones would cost fewer system calls";
+        "rings of 128 entries (ulimit -l allows no more)", "works, with smaller rings; larger ones would cost fewer system calls";
     NO_RINGS: "The same with 32 shards on a kernel that charges io_uring's rings to the limit (6.14 and later)", Exit(1),
         "cannot start the executor of shard …: … Cannot allocate memory (os error 12); io_uring needs more lockable memory, a limit of all processes of this user together: raise `ulimit -l`",
         "nothing is served, and nothing stored is changed";

@@ -412,6 +412,27 @@ fn a_peer_that_closed_still_gets_its_answers() {
 }
 
 #[test]
+fn after_a_failed_write_requests_are_yielded_and_nothing_more_is_sent() {
+    let mut connection = open(Limits::default());
+    connection.feed(at(1), &[put(6, b""), put(7, b""), put(8, b"")].concat());
+    let header = connection.next_frame().unwrap().map(|frame| frame.header.correlation);
+    assert_eq!(header, Some(6));
+    connection.output().respond(at(1), 6, &Response::Pong);
+    // Part of the answer is on its way: what follows would be read as the rest of it.
+    connection.output().sent(at(1), 10);
+    connection.write_failed();
+    assert!(!connection.wants_write() && !connection.wants_read());
+    assert_eq!(drain(&mut connection), [7, 8]);
+    assert!(!connection.is_finished(), "two are under way");
+    for correlation in [7, 8] {
+        connection.output().respond(at(1), correlation, &Response::Pong);
+    }
+    assert_eq!(connection.output().bytes(), b"");
+    assert_eq!(connection.next_frame(), Err(CloseReason::PeerClosed));
+    assert!(connection.is_finished());
+}
+
+#[test]
 fn half_a_frame_at_the_end_is_noticed() {
     let mut connection = open(Limits::default());
     connection.feed(at(1), &put(6, b"value")[..50]);

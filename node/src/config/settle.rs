@@ -22,9 +22,10 @@ const RING_DEPTHS: [u32; 5] = [RING_DEPTH_MAX, 512, 256, 128, 64];
 pub const RING_DEPTH_MAX: u32 = 1024;
 /// Rings of one executor.
 const RINGS: u64 = 3;
-/// Memory that is locked for an executor besides: what glommio makes, and the ring that files are read
-/// and written on (128 submissions of 64 bytes, 1,024 completions of 16), rounded up.
-const RINGS_MORE_BYTES: u64 = (8 + 32) * KIB;
+/// Memory that is locked for an executor besides: what glommio makes, the ring that files are read and
+/// written on (128 submissions of 64 bytes, 1,024 completions of 16), and that of the sockets (64
+/// submissions), rounded up.
+const RINGS_MORE_BYTES: u64 = (8 + 32 + 8) * KIB;
 /// From this on for each shard, what glommio registers besides its rings (192 KiB) is no matter.
 const MEMLOCK_PLENTY_BYTES: u64 = MIB;
 /// Bit of `CAP_IPC_LOCK` in a capability mask: a process that has it has no memlock limit.
@@ -308,7 +309,7 @@ mod tests {
         assert_eq!(depth(None, 64), 1024);
         assert_eq!(depth(Some(8 * MIB), 16), 1024);
         let of_512_kib = [1, 2, 4, 8, 16].map(|shards| depth(Some(512 * KIB), shards));
-        assert_eq!(of_512_kib, [1024, 512, 256, 64, 64]);
+        assert_eq!(of_512_kib, [1024, 512, 128, 64, 64]);
         assert_eq!(Settled::new(&config, &tight).unwrap().memlock_tight_bytes, Some(512 * KIB));
     }
 

@@ -2,28 +2,29 @@
 //!
 //! One task per executor goes round: it takes what other shards sent, reads every socket that is
 //! ready, hands messages and frames to the shard, and lets the turn seal, submit and answer; then
-//! it looks again. Answers are written by the turn with one non-blocking send a connection; what a
-//! socket does not take waits until it does.
+//! it looks again. Answers are written by the turn with one non-blocking send a connection, many with
+//! one system call; what a socket does not take waits until it does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ironring_core::{ErrorCode, Instant};
+use ironring_core::{ErrorCode, Instant, Now};
 use ironring_net::codec::encode_response;
 use ironring_net::connection::{CloseReason, Connection, Identity, Limits};
 use ironring_net::message::Response;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
+use super::batch::{WORTH_IT, receive_one, send_one};
 use super::clock;
 use super::executor::Executor;
-use super::poller::NODES;
+use super::poller::{NODES, Ready};
 use super::receive::{Given, Receive};
 use super::runtime::Runtime;
 use crate::shard::{ConnId, ConnectionBytes, Event};
@@ -34,6 +35,8 @@ const READ_BYTES: usize = 64 << 10;
 const READS_PER_ROUND: usize = 8;
 /// Bytes read in one round: what is received must not keep what is received already waiting.
 const READ_BYTES_PER_ROUND: usize = 1 << 20;
+/// Sockets received from at once: what a round may read, when each has much.
+const RECEIVES_TOGETHER: usize = READ_BYTES_PER_ROUND / READ_BYTES;
 /// A buffer that is empty keeps this much, while there is no lack of memory.
 const KEEP_BYTES: usize = 1 << 20;
 /// Frames of one connection handled in one round.
@@ -83,6 +86,7 @@ pub struct Terms {
 /// Serves every connection of an executor, and the other shards, round after round.
 pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
     let (mut ready, mut messages) = (VecDeque::new(), VecDeque::new());
+    let mut together = Vec::with_capacity(RECEIVES_TOGETHER);
     // The shard held a group back when it was last looked at.
     let mut held = false;
     loop {
@@ -129,42 +133,25 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
             }
         }
         let mut read = 0;
-        while let Some(event) = ready.pop_front() {
-            if event.conn == NODES {
+        // The rest has its turn in the next round, before anybody else.
+        while read < READ_BYTES_PER_ROUND
+            && let Some(next) = ready.front()
+        {
+            if next.conn == NODES {
+                ready.pop_front();
                 executor.nodes.round(&executor);
                 executor.want_turn();
                 continue;
             }
-            let conn = executor.conns.borrow().get(&event.conn).cloned();
-            let Some(conn) = conn else { continue };
-            if event.writable && conn.blocked.get() {
-                conn.blocked.set(false);
-                executor.mark_dirty(&conn);
-                executor.want_turn();
-            }
-            if event.readable {
-                read += conn.read(&executor);
-                executor.start_io_early();
-            }
-            if event.gone && conn.waits_for_memory() {
-                // Nobody waits for the answer, and nobody tells that there is more to read.
-                conn.protocol.borrow_mut().give_up();
-                conn.settle(&executor);
-            } else if event.gone && !conn.watched.get().0 {
-                // Answers may still be owed to nobody; the set must not report it until then.
-                executor.poller.remove(&conn.socket);
-            }
-            // The rest has its turn in the next round, before anybody else.
-            if read >= READ_BYTES_PER_ROUND {
-                break;
-            }
+            take_together(&executor, &mut ready, &mut together);
+            read += serve(&executor, &mut together);
         }
         for conn in again {
             if conn.waits_for_memory() {
-                conn.read(&executor);
+                conn.read(&executor, None, READS_PER_ROUND);
                 continue;
             }
-            conn.handle_frames(&executor);
+            conn.handle_frames(&executor, clock::now());
             conn.settle(&executor);
         }
         // The turn runs now.
@@ -172,41 +159,141 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
     }
 }
 
+/// Takes those that are served together: up to the next that is no connection.
+fn take_together<R: Runtime>(
+    executor: &Executor<R>,
+    ready: &mut VecDeque<Ready>,
+    together: &mut Vec<(Ready, Rc<ConnState>)>,
+) {
+    let conns = executor.conns.borrow();
+    while together.len() < RECEIVES_TOGETHER
+        && ready.front().is_some_and(|next| next.conn != NODES)
+        && let Some(event) = ready.pop_front()
+    {
+        together.extend(conns.get(&event.conn).map(|conn| (event, Rc::clone(conn))));
+    }
+}
+
+/// Does what the sockets of some connections are ready for. How many bytes were read.
+fn serve<R: Runtime>(
+    executor: &Rc<Executor<R>>,
+    together: &mut Vec<(Ready, Rc<ConnState>)>,
+) -> usize {
+    let mut received = receive_together(executor, together).into_iter();
+    let mut read = 0;
+    for (event, conn) in together.drain(..) {
+        if event.writable && conn.blocked.get() {
+            conn.blocked.set(false);
+            executor.mark_dirty(&conn);
+            executor.want_turn();
+        }
+        if event.readable {
+            let received = received.next().flatten();
+            // What is received already is taken in any case; the rest is told of again.
+            let full = read >= READ_BYTES_PER_ROUND;
+            let reads = if full { usize::from(received.is_some()) } else { READS_PER_ROUND };
+            read += conn.read(executor, received, reads);
+            executor.start_io_early();
+        }
+        if event.gone && conn.waits_for_memory() {
+            // Nobody waits for the answer, and nobody tells that there is more to read.
+            conn.protocol.borrow_mut().give_up();
+            conn.settle(executor);
+        } else if event.gone && !conn.watched.get().0 {
+            // Answers may still be owed to nobody; the set must not report it until then.
+            executor.poller.remove(&conn.socket);
+        }
+    }
+    read
+}
+
+/// What came of a receive into the front of [`Connection::receive_space`].
+struct Received {
+    result: nix::Result<usize>,
+    /// How much there was room for.
+    room: usize,
+}
+
+/// Receives from all that can be read, at once. In their order: none for those that are not to be read, or
+/// when there are too few.
+fn receive_together<R: Runtime>(
+    executor: &Executor<R>,
+    conns: &[(Ready, Rc<ConnState>)],
+) -> Vec<Option<Received>> {
+    if conns.len() < WORTH_IT {
+        return Vec::new();
+    }
+    let readable = || conns.iter().filter(|(event, _)| event.readable).map(|(_, conn)| conn);
+    let mut protocols: Vec<_> = readable().map(|conn| conn.protocol.borrow_mut()).collect();
+    let mut what = Vec::with_capacity(protocols.len());
+    let mut received = Vec::with_capacity(protocols.len());
+    for (conn, protocol) in readable().zip(&mut protocols) {
+        let ready = protocol.wants_read()
+            && !conn.held_back.get()
+            && !conn.waits_for_memory.get()
+            && (protocol.large_frame_bytes() == 0 || conn.given.borrow().is_some());
+        received.push(ready.then(|| {
+            // All of one after another would be more than a round is to read.
+            let space = protocol.receive_space(READ_BYTES);
+            let room = space.len().min(READ_BYTES);
+            let space = &mut space[..room];
+            what.push((conn.socket.as_fd(), space));
+            Received { result: Ok(0), room }
+        }));
+    }
+    let mut results = Vec::with_capacity(what.len());
+    executor.batch.receive(&mut what, &mut results);
+    for (received, result) in received.iter_mut().flatten().zip(results) {
+        received.result = result;
+    }
+    received
+}
+
 impl ConnState {
-    /// Reads what has come and handles it. How many bytes there were.
-    fn read<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) -> usize {
+    /// Reads what has come, at most so many times, and handles it. How many bytes there were. `received`: how a
+    /// first receive has just ended.
+    fn read<R: Runtime>(
+        self: &Rc<Self>,
+        executor: &Rc<Executor<R>>,
+        mut received: Option<Received>,
+        reads: usize,
+    ) -> usize {
         let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
         if !self.protocol.borrow().wants_read() {
             // It asks for memory anew when it does: others go first.
             self.forget_wait(executor);
         }
         let mut read = 0;
-        for _ in 0..READS_PER_ROUND {
+        for _ in 0..reads {
             let mut protocol = self.protocol.borrow_mut();
-            // Frames that have arrived come first: the buffer only has room for what is left of one.
-            if !protocol.wants_read() || self.held_back.get() {
-                break;
-            }
-            if !self.has_memory(executor, &mut protocol) {
-                break;
-            }
-            let space = protocol.receive_space(READ_BYTES);
-            let room = space.len();
-            let more = match recv(self.socket.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT) {
+            let next = received.take().or_else(|| {
+                // Frames that have arrived come first: the buffer only has room for what is left of one.
+                let reads = protocol.wants_read()
+                    && !self.held_back.get()
+                    && self.has_memory(executor, &mut protocol);
+                reads.then(|| {
+                    let space = protocol.receive_space(READ_BYTES);
+                    Received { room: space.len(), result: receive_one(&self.socket, space) }
+                })
+            });
+            let Some(Received { result, room }) = next else { break };
+            let now = clock::now();
+            let more = match result {
                 Ok(n) if n > 0 => {
-                    protocol.received(clock::mono(), n);
+                    protocol.received(now.mono, n);
                     read += n;
                     sockets.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                     n == room
                 }
-                Err(Errno::EAGAIN | Errno::EINTR) => false,
+                // When the kernel is short of memory, the socket stays ready.
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS) => false,
                 Ok(_) | Err(_) => {
                     protocol.peer_closed();
                     false
                 }
             };
             drop(protocol);
-            self.handle_frames(executor);
+            self.handle_frames(executor, now);
             if !more || self.held_back.get() {
                 break;
             }
@@ -216,8 +303,7 @@ impl ConnState {
     }
 
     /// Hands the frames that have arrived to the shard.
-    fn handle_frames<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
-        let now = clock::now();
+    fn handle_frames<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>, now: Now) {
         let mut protocol = self.protocol.borrow_mut();
         let mut shard = executor.shard.borrow_mut();
         let mut effects = executor.effects.borrow_mut();
@@ -259,26 +345,39 @@ impl ConnState {
         }
     }
 
-    /// Writes what the socket takes now.
-    pub fn write<R: Runtime>(self: &Rc<Self>, executor: &Rc<Executor<R>>) {
+    /// The socket, to send to together with others'.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether there are answers, and the socket may take some.
+    pub fn takes_answers(&self) -> bool {
+        !self.blocked.get() && self.protocol.borrow().wants_write()
+    }
+
+    /// Writes what the socket takes now. `sent`: how a send of all there was has just ended.
+    pub fn write<R: Runtime>(
+        self: &Rc<Self>,
+        executor: &Rc<Executor<R>>,
+        now: Instant,
+        mut sent: Option<nix::Result<usize>>,
+    ) {
         let (mut moved, mut failed) = (false, false);
         {
             let mut protocol = self.protocol.borrow_mut();
             let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             while !self.blocked.get() && protocol.output().pending_bytes() > 0 {
-                match send(self.socket.as_raw_fd(), protocol.output().bytes(), flags) {
+                let bytes = protocol.output().bytes();
+                match sent.take().unwrap_or_else(|| send_one(&self.socket, bytes)) {
                     Ok(n) => {
                         moved = true;
-                        protocol.output().sent(clock::mono(), n);
+                        protocol.output().sent(now, n);
                         sockets.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
                     }
-                    Err(Errno::EAGAIN) => self.blocked.set(true),
+                    Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => self.blocked.set(true),
                     Err(Errno::EINTR) => {}
                     Err(_) => {
-                        let pending = protocol.output().pending_bytes();
-                        protocol.output().sent(clock::mono(), pending);
-                        protocol.peer_closed();
+                        protocol.write_failed();
                         failed = true;
                     }
                 }

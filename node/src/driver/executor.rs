@@ -21,6 +21,7 @@ use ironring_core::io::{IoDone, IoRequest};
 use ironring_log::LogStatus;
 use ironring_net::connection::Connection;
 
+use super::batch::{self, Batch};
 use super::clock;
 use super::connection::{ConnState, next_receives};
 use super::data_dir;
@@ -75,6 +76,8 @@ pub struct Executor<R: Runtime> {
     next_conn: Cell<u64>,
     turn_wanted: Cell<bool>,
     turn_waker: RefCell<Option<Waker>>,
+    /// Many sends or receives at once.
+    pub batch: Batch,
     /// Connections with answers to write.
     dirty: RefCell<Vec<Rc<ConnState>>>,
     /// True from the moment a stop was asked for.
@@ -114,6 +117,7 @@ impl<R: Runtime> Executor<R> {
             next_conn: Cell::new(0),
             turn_wanted: Cell::new(false),
             turn_waker: RefCell::new(None),
+            batch: Batch::default(),
             dirty: RefCell::default(),
             stopping: Cell::new(false),
             io_in_flight: Cell::new(0),
@@ -335,11 +339,30 @@ impl<R: Runtime> Executor<R> {
     }
 
     fn write_answers(self: &Rc<Self>) {
-        let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
-        for conn in dirty {
-            conn.dirty.set(false);
-            conn.write(self);
+        let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+        dirty.iter().for_each(|conn| conn.dirty.set(false));
+        let now = clock::mono();
+        if dirty.len() >= batch::WORTH_IT {
+            let takes: Vec<_> = dirty.extract_if(.., |conn| conn.takes_answers()).collect();
+            let mut results = Vec::with_capacity(takes.len().min(batch::TOGETHER));
+            for together in takes.chunks(batch::TOGETHER) {
+                self.send_together(together, &mut results);
+                for (conn, result) in together.iter().zip(&results) {
+                    conn.write(self, now, Some(*result));
+                }
+            }
         }
+        for conn in dirty {
+            conn.write(self, now, None);
+        }
+    }
+
+    fn send_together(&self, conns: &[Rc<ConnState>], results: &mut Vec<nix::Result<usize>>) {
+        let mut protocols: Vec<_> = conns.iter().map(|conn| conn.protocol.borrow_mut()).collect();
+        let what: Vec<_> = (conns.iter().zip(&mut protocols))
+            .map(|(conn, protocol)| (conn.socket(), protocol.output().bytes()))
+            .collect();
+        self.batch.send(&what, results);
     }
 
     /// Wakes the shard when its deadlines come, publishes counters, and notices a stop.

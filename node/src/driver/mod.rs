@@ -4,6 +4,7 @@
 //! driver can stand in its place: the simulator does. What depends on the asynchronous runtime is
 //! behind [`runtime::Runtime`]; the rest is written once.
 
+pub mod batch;
 pub mod buffers;
 pub mod clock;
 pub mod connection;
