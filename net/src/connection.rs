@@ -286,6 +286,7 @@ impl Connection {
 
     /// A write to the peer failed. Requests it sent before are still yielded; what was not written, and
     /// every answer still to come, is dropped: a stream with a gap in it would be read as something else.
+    /// Not while bytes taken with [`Output::take`] are under way.
     pub fn write_failed(&mut self) {
         self.peer_closed();
         self.output.discard();

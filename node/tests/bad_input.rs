@@ -134,6 +134,7 @@ under_every_runtime! {
     a_flood_of_connections_is_refused_and_room_comes_back,
     a_client_that_reads_late_gets_every_answer,
     a_client_that_does_not_read_keeps_no_processor_busy,
+    a_client_that_goes_with_requests_unanswered_leaves_no_connection,
     large_requests_wait_for_memory_and_small_ones_do_not,
     a_data_directory_in_memory_works_and_the_log_says_how,
 }
@@ -482,6 +483,27 @@ fn a_client_that_does_not_read_keeps_no_processor_busy() {
     }
     assert!(node.metric("ironring_connections") > 0.0, "it was given up before it was looked at");
     Bystander::of(&node).is_served();
+}
+
+fn a_client_that_goes_with_requests_unanswered_leaves_no_connection() {
+    let (_tmp, dir) = data_dir();
+    // One at a time, so that most of what it sent waits when the first answer finds nobody.
+    let one = ["--shards", "1", "--set", "limits.in_flight_max=1"];
+    let node = NodeProcess::start(&dir, &[SMALL, &one].concat());
+    Bystander::of(&node).is_served();
+    let mut wire = Wire::greeted(&node);
+    let key = |n: u32| format!("left/{n}");
+    wire.send(&(0..50).flat_map(|n| frame(&put(key(n).as_bytes(), b"v"))).collect::<Vec<u8>>());
+    drop(wire);
+    node.until_metric("ironring_requests_total", |n| n >= 50.0);
+    node.until_metric("ironring_connections", |n| n == 0.0);
+    let mut bystander = Bystander::of(&node);
+    bystander.is_served();
+    for n in 0..50 {
+        let found = bystander.client.get(key(n).as_bytes()).unwrap();
+        assert!(found.is_some(), "what it sent is done: {n}");
+    }
+    bystander.lost_nothing(node, &dir);
 }
 
 fn large_requests_wait_for_memory_and_small_ones_do_not() {

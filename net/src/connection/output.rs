@@ -193,6 +193,12 @@ impl Output {
         self.overflowed
     }
 
+    /// Whether every answer still to come is dropped.
+    #[must_use]
+    pub fn is_discarding(&self) -> bool {
+        self.discarding
+    }
+
     /// Drops what waits, and every answer still to come.
     pub(super) fn discard(&mut self) {
         self.discarding = true;

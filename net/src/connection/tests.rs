@@ -413,8 +413,8 @@ fn a_peer_that_closed_still_gets_its_answers() {
 
 #[test]
 fn after_a_failed_write_requests_are_yielded_and_nothing_more_is_sent() {
-    let mut connection = open(Limits::default());
-    connection.feed(at(1), &[put(6, b""), put(7, b""), put(8, b"")].concat());
+    let mut connection = open(Limits { in_flight_max: 2, ..Limits::default() });
+    connection.feed(at(1), &[put(6, b""), put(7, b""), put(8, b""), put(9, b"")].concat());
     let header = connection.next_frame().unwrap().map(|frame| frame.header.correlation);
     assert_eq!(header, Some(6));
     connection.output().respond(at(1), 6, &Response::Pong);
@@ -424,8 +424,13 @@ fn after_a_failed_write_requests_are_yielded_and_nothing_more_is_sent() {
     assert!(!connection.wants_write() && !connection.wants_read());
     assert_eq!(drain(&mut connection), [7, 8]);
     assert!(!connection.is_finished(), "two are under way");
-    for correlation in [7, 8] {
+    for (correlation, next) in [(7, Some(9)), (8, None), (9, None)] {
         connection.output().respond(at(1), correlation, &Response::Pong);
+        assert_eq!(
+            drain(&mut connection),
+            Vec::from_iter(next),
+            "a dropped answer makes room as well"
+        );
     }
     assert_eq!(connection.output().bytes(), b"");
     assert_eq!(connection.next_frame(), Err(CloseReason::PeerClosed));

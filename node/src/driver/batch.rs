@@ -21,18 +21,49 @@ pub const WORTH_IT: usize = 4;
 const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 const RECEIVE_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT;
 
+/// How many batches are served one by one before a system that refused a ring is asked again.
+const PAUSE_BATCHES: u32 = 1 << 20;
+
 /// The ring of one executor.
 #[derive(Default)]
 pub struct Batch(RefCell<State>);
 
-#[derive(Default)]
 enum State {
-    /// It is made by the first who needs it.
-    #[default]
-    Unmade,
     Open(Box<IoUring>),
-    /// The system refuses one: sockets are served one by one.
-    Refused,
+    /// There is none, and none is asked for in the next `batches`.
+    Without {
+        batches: u32,
+    },
+}
+
+impl Default for State {
+    /// The first who needs a ring makes it.
+    fn default() -> State {
+        State::Without { batches: 0 }
+    }
+}
+
+impl State {
+    /// The ring, made if it is time.
+    fn ring(&mut self) -> Option<&mut IoUring> {
+        if let State::Without { batches } = self {
+            if let Some(fewer) = batches.checked_sub(1) {
+                *batches = fewer;
+                return None;
+            }
+            *self = match IoUring::builder().setup_clamp().build(TOGETHER as u32) {
+                Ok(ring) => State::Open(Box::new(ring)),
+                Err(error) => {
+                    tracing::warn!(%error, "no ring for sockets: they are served one by one");
+                    State::Without { batches: PAUSE_BATCHES }
+                }
+            };
+        }
+        match self {
+            State::Open(ring) => Some(ring),
+            State::Without { .. } => None,
+        }
+    }
 }
 
 /// Sends what one socket takes now.
@@ -66,7 +97,7 @@ impl Batch {
         // SAFETY: sockets and bytes are lent until this function returns.
         unsafe { self.execute(entries, results) };
         for ((socket, bytes), result) in what.iter().zip(results) {
-            if *result == NOT_DONE {
+            if is_not_done(*result) {
                 *result = send_one(socket, bytes);
             }
         }
@@ -91,13 +122,13 @@ impl Batch {
         // SAFETY: sockets and memory are lent until this function returns, and the memory to nobody else.
         unsafe { self.execute(entries, results) };
         for ((socket, space), result) in what.iter_mut().zip(results) {
-            if *result == NOT_DONE {
+            if is_not_done(*result) {
                 *result = receive_one(socket, space);
             }
         }
     }
 
-    /// Executes operations that do not wait. The result of one that was not executed is [`NOT_DONE`].
+    /// Executes operations that do not wait. See [`is_not_done`] for those that were not.
     ///
     /// # Safety
     /// What the entries point to stays theirs until this returns. The kernel is done with it by then: an
@@ -110,18 +141,9 @@ impl Batch {
         let count = entries.len();
         assert!(count <= TOGETHER, "more than the ring has room for");
         results.clear();
-        results.resize(count, NOT_DONE);
+        results.resize(count, UNTOLD);
         let mut state = self.0.borrow_mut();
-        if let State::Unmade = *state {
-            *state = IoUring::builder().setup_clamp().build(TOGETHER as u32).map_or_else(
-                |error| {
-                    tracing::warn!(%error, "no ring for sockets: they are served one by one");
-                    State::Refused
-                },
-                |ring| State::Open(Box::new(ring)),
-            );
-        }
-        let State::Open(ring) = &mut *state else { return };
+        let Some(ring) = state.ring() else { return };
         let mut queue = ring.submission();
         for (n, entry) in entries.enumerate() {
             // SAFETY: the caller's promise.
@@ -130,33 +152,37 @@ impl Batch {
         drop(queue);
         let mut ended = 0;
         while ended < count {
-            match ring.submit_and_wait(count - ended) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) => {
-                    // The kernel is short of something, or the ring broke. What it has not taken is never
-                    // done by a ring that is closed; what it has taken without a word is not done again.
-                    tracing::warn!(%error, "a batch of sockets was not taken whole");
-                    let taken = count - ring.submission().len();
-                    let unknown = results[..taken].iter_mut().filter(|result| **result == NOT_DONE);
-                    unknown.for_each(|result| *result = Err(Errno::EIO));
-                    *state = State::Unmade;
-                    return;
-                }
-            }
+            let entered = ring.submit_and_wait(count - ended);
             for completion in ring.completion() {
                 let result = completion.result();
-                // A want of memory is the kernel's word for an operation it did not begin: NOT_DONE.
                 results[completion.user_data() as usize] =
                     usize::try_from(result).map_err(|_| Errno::from_raw(-result));
                 ended += 1;
+            }
+            match entered {
+                Err(error) if error.raw_os_error() != Some(libc::EINTR) => {
+                    // The kernel is short of something, or the ring broke. What it has not taken is never
+                    // done by a ring that is closed; what it has taken without a word is not done again.
+                    tracing::warn!(%error, "no ring for sockets any more: they are served one by one");
+                    let taken = count - ring.submission().len();
+                    let unknown = results[..taken].iter_mut().filter(|result| **result == UNTOLD);
+                    unknown.for_each(|result| *result = Err(Errno::EIO));
+                    *state = State::Without { batches: PAUSE_BATCHES };
+                    return;
+                }
+                _ => {}
             }
         }
     }
 }
 
-/// The result of what was not executed.
-const NOT_DONE: nix::Result<usize> = Err(Errno::ENOMEM);
+/// The result of what no completion has told of; the kernel has no such error.
+const UNTOLD: nix::Result<usize> = Err(Errno::UnknownErrno);
+
+/// Whether an operation was not executed: nobody took it, or the kernel had no memory to begin it.
+fn is_not_done(result: nix::Result<usize>) -> bool {
+    matches!(result, UNTOLD | Err(Errno::ENOMEM))
+}
 
 /// More than fits is moved in parts anyway.
 fn length(bytes: &[u8]) -> u32 {
@@ -269,14 +295,18 @@ mod tests {
             // SAFETY: both descriptors are open; the ring's memory stays mapped.
             assert!(unsafe { libc::dup2(null.as_raw_fd(), ring.as_raw_fd()) } >= 0);
         }
-        // Nothing was taken: each is served by itself, and the next have a ring again.
+        // Nothing was taken: each is served by itself, for a while.
         assert_eq!(send_all(&batch, &pairs, &bytes), vec![Ok(3); 4]);
-        assert!(matches!(*batch.0.borrow(), State::Unmade));
+        assert!(matches!(*batch.0.borrow(), State::Without { batches: PAUSE_BATCHES }));
+        assert_eq!(send_all(&batch, &pairs, &bytes), vec![Ok(3); 4]);
+        *batch.0.borrow_mut() = State::Without { batches: 1 };
+        assert_eq!(send_all(&batch, &pairs, &bytes), vec![Ok(3); 4]);
+        assert!(matches!(*batch.0.borrow(), State::Without { batches: 0 }));
         assert_eq!(send_all(&batch, &pairs, &bytes), vec![Ok(3); 4]);
         assert!(matches!(*batch.0.borrow(), State::Open(_)));
         for (_, there) in &mut pairs {
-            let mut got = [0; 9];
-            there.read_exact(&mut got).expect("three times, once each");
+            let mut got = [0; 15];
+            there.read_exact(&mut got).expect("five times, once each");
             assert_eq!(
                 there
                     .set_nonblocking(true)

@@ -144,12 +144,11 @@ pub async fn rounds<R: Runtime>(executor: Rc<Executor<R>>) {
                 continue;
             }
             take_together(&executor, &mut ready, &mut together);
-            read += serve(&executor, &mut together);
+            read += serve(&executor, &mut ready, &mut together);
         }
         for conn in again {
             if conn.waits_for_memory() {
                 conn.read(&executor, None, READS_PER_ROUND);
-                continue;
             }
             conn.handle_frames(&executor, clock::now());
             conn.settle(&executor);
@@ -174,24 +173,31 @@ fn take_together<R: Runtime>(
     }
 }
 
-/// Does what the sockets of some connections are ready for. How many bytes were read.
+/// Does what the sockets of some connections are ready for. How many bytes were read. Those that there is
+/// no time for are ready still, before others.
 fn serve<R: Runtime>(
     executor: &Rc<Executor<R>>,
+    ready: &mut VecDeque<Ready>,
     together: &mut Vec<(Ready, Rc<ConnState>)>,
 ) -> usize {
     let mut received = receive_together(executor, together).into_iter();
     let mut read = 0;
+    let mut rest = Vec::new();
     for (event, conn) in together.drain(..) {
+        // What is received already is taken in any case.
+        let received = if event.readable { received.next().flatten() } else { None };
+        let full = read >= READ_BYTES_PER_ROUND;
+        if full && event.readable && received.is_none() {
+            rest.push(event);
+            continue;
+        }
         if event.writable && conn.blocked.get() {
             conn.blocked.set(false);
             executor.mark_dirty(&conn);
             executor.want_turn();
         }
         if event.readable {
-            let received = received.next().flatten();
-            // What is received already is taken in any case; the rest is told of again.
-            let full = read >= READ_BYTES_PER_ROUND;
-            let reads = if full { usize::from(received.is_some()) } else { READS_PER_ROUND };
+            let reads = if full { 1 } else { READS_PER_ROUND };
             read += conn.read(executor, received, reads);
             executor.start_io_early();
         }
@@ -204,6 +210,7 @@ fn serve<R: Runtime>(
             executor.poller.remove(&conn.socket);
         }
     }
+    rest.into_iter().rev().for_each(|event| ready.push_front(event));
     read
 }
 
@@ -363,6 +370,7 @@ impl ConnState {
         mut sent: Option<nix::Result<usize>>,
     ) {
         let (mut moved, mut failed) = (false, false);
+        let dropped;
         {
             let mut protocol = self.protocol.borrow_mut();
             let sockets = &executor.shared.sockets[usize::from(executor.shard_number())];
@@ -382,10 +390,11 @@ impl ConnState {
                     }
                 }
             }
+            dropped = protocol.output().is_discarding();
         }
-        // Answers that went out make room for frames that were held back; a failure is noticed by
+        // Answers that went out, or nowhere, make room for frames that were held back; a failure is noticed by
         // whoever asks for the next frame.
-        if failed || (moved && !self.watched.get().0) {
+        if failed || ((moved || dropped) && !self.watched.get().0) {
             executor.poller.again(Rc::clone(self));
         }
         self.settle(executor);
